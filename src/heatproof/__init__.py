@@ -1,0 +1,3 @@
+"""Heat maps that come with proof: explain what a CLIP-like model saw and read."""
+
+__version__ = "0.1.0"
