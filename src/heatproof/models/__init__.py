@@ -1,0 +1,5 @@
+"""Which model: `load` by name, `wrap` an object. Descriptions only, no forward pass."""
+
+from heatproof.models.model import ImageTower, Layout, Model, Piece, Readout, TextTower, Tokens
+
+__all__ = ["ImageTower", "Layout", "Model", "Piece", "Readout", "TextTower", "Tokens"]
