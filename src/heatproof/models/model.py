@@ -39,7 +39,9 @@ class Readout:
     `row` is the one row that does, or None where every row does (a mean over tokens).
     """
 
-    name: Literal["class token", "pool probe", "mean query", "mean of tokens", "end of text", "last token"]
+    name: Literal[
+        "class token", "pool probe", "mean query", "mean of tokens", "end of text", "last token"
+    ]
     row: int | None
 
 
