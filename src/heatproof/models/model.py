@@ -1,4 +1,4 @@
-"""What a model is: its towers, tokens, readout and scale. A description; it holds no forward pass."""
+"""What a model is: its towers, tokens, readout, scale. A description; it holds no forward pass."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -133,9 +133,10 @@ class Model:
 
     @cached_property
     def weights_hash(self) -> str:
-        """SHA-256 over names, shapes and bytes of parameters and buffers: which weights these are."""
+        """SHA-256 over names, shapes and bytes of parameters and buffers."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            values = tensor.detach().cpu().contiguous().flatten()
+            digest.update(values.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
