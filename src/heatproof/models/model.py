@@ -1,4 +1,4 @@
-"""What a model is: its towers, tokens, readout and scale. A description; it holds no forward pass."""
+"""What a model is: towers, tokens, readout, scale. A description; it holds no forward pass."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -39,7 +39,9 @@ class Readout:
     `row` is the one row that does, or None where every row does (a mean over tokens).
     """
 
-    name: Literal["class token", "pool probe", "mean query", "mean of tokens", "end of text", "last token"]
+    name: Literal[
+        "class token", "pool probe", "mean query", "mean of tokens", "end of text", "last token"
+    ]
     row: int | None
 
 
@@ -131,7 +133,7 @@ class Model:
 
     @cached_property
     def weights_hash(self) -> str:
-        """SHA-256 over names, shapes and bytes of parameters and buffers: which weights these are."""
+        """SHA-256 over names, shapes and bytes of all parameters and buffers."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
