@@ -8,7 +8,7 @@ Verdict = Literal["holds", "violated", "not applicable"]
 
 @dataclass(frozen=True)
 class Check:
-    """One question asked of an explanation: `value` is measured, `limit` the tolerance it is held to."""
+    """One question asked of an explanation: the `value` measured, the `limit` it is held to."""
 
     name: str
     verdict: Verdict

@@ -1,12 +1,12 @@
 """What can go wrong, in the user's words: what came, what was expected, what to try.
 
-    HeatproofError
-    ├── InputError            the user's input is at fault (exit code 2)
-    │   ├── UnknownName       no such method, model, score, switch; the nearest names are offered
-    │   ├── ImageError        the picture cannot be read
-    │   ├── PromptError       the prompt cannot be used
-    │   └── ModelError        the model cannot be loaded or wrapped
-    └── ReadingError          the model's forward pass cannot be read as asked (exit code 2)
+HeatproofError
+├── InputError            the user's input is at fault (exit code 2)
+│   ├── UnknownName       no such method, model, score, switch; the nearest names are offered
+│   ├── ImageError        the picture cannot be read
+│   ├── PromptError       the prompt cannot be used
+│   └── ModelError        the model cannot be loaded or wrapped
+└── ReadingError          the model's forward pass cannot be read as asked (exit code 2)
 """
 
 import difflib

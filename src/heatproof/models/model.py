@@ -1,4 +1,4 @@
-"""What a model is: its towers, tokens, readout, scale. A description; it holds no forward pass."""
+"""What a model is: towers, tokens, readout, scale. A description; it holds no forward pass."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ class Layout:
 class Readout:
     """The query rows of the last attention call that feed the embedding.
 
-    `row` is the one row that does, or None where every row does (a mean over tokens).
+    `row` is the one row that does, or None where every patch does (a mean over them).
     """
 
     name: Literal[
@@ -133,10 +133,11 @@ class Model:
 
     @cached_property
     def weights_hash(self) -> str:
-        """SHA-256 over names, shapes and bytes of parameters and buffers."""
+        """SHA-256 over names, shapes and bytes of all parameters and buffers."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            values = tensor.detach().cpu().contiguous().flatten()
-            digest.update(values.view(torch.uint8).numpy().tobytes())
+            digest.update(
+                tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()
