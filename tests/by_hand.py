@@ -18,6 +18,7 @@ def attention_weights(
 
     Fewer key heads than query heads are shared by neighbouring query heads.
     """
+    query, key = query.detach(), key.detach()
     batch, heads, queries, channels = query.shape
     keys, shared = key.shape[2], heads // key.shape[1]
     factor = 1 / math.sqrt(channels) if scale is None else scale

@@ -205,7 +205,9 @@ def test_a_module_that_calls_twice_has_two_entries() -> None:
     with reading(model, [attn(0) + "#1"], weights=True) as second:
         model(tokens())
     assert list(second) == [attn(0) + "#1"]
-    assert second[attn(0) + "#1"].weights.equal(trace[attn(0) + "#1"].weights)
+    torch.testing.assert_close(
+        second[attn(0) + "#1"].weights, trace[attn(0) + "#1"].weights, rtol=0, atol=1e-13
+    )
 
 
 def test_a_shared_module_is_read_each_time_and_its_other_name_is_explained() -> None:
@@ -326,7 +328,7 @@ def compare(attention: nn.MultiheadAttention, *args: Tensor, **kwargs: object) -
         read = trace[""].weights
         assert (read is None) is not weights
         if weights and outside_weights is not None:
-            if kwargs.get("average_attn_weights", True):
+            if read.numel() != outside_weights.numel():
                 read = read.mean(1)
             torch.testing.assert_close(read.reshape(outside_weights.shape), outside_weights)
 
@@ -389,7 +391,7 @@ def test_a_foreign_hook_sees_the_arguments_as_the_model_gave_them() -> None:
 def test_weights_given_up_by_a_failed_call_are_not_handed_to_the_next() -> None:
     attention, x = multi_head(), tokens()
     with reading(attention):
-        with pytest.raises(Exception, match=""):
+        with pytest.raises(AssertionError, match="does not match value shape"):
             attention(x, x[:, :, 1:], x)
         assert attention(x, x, x, need_weights=False)[1] is None
 
@@ -520,8 +522,8 @@ def test_an_outer_intervention_is_part_of_the_model_that_is_read(kind: type[nn.M
         changed = model(x)
     with reading(model, [], interventions=change), reading(model, weights=True) as trace:
         nested = model(x)
-    assert nested.equal(changed)
-    assert not nested.equal(model(x))
+    torch.testing.assert_close(nested, changed, rtol=0, atol=1e-13)
+    assert (nested - model(x)).abs().max() > 1e-3
     assert trace[inner(kind, 1)].output[:, 1].count_nonzero() == 0
     torch.testing.assert_close(trace[inner(kind, 2)].output, outer[inner(kind, 2)].output)
     assert list(trace) == list(outer)
@@ -670,7 +672,7 @@ def test_readings_that_come_and_go_never_disturb_another_thread() -> None:
         while not done.is_set():
             with reading(model, [attn(1)]):
                 pass_through = model(x)
-            assert pass_through.equal(expected)
+            torch.testing.assert_close(pass_through, expected, rtol=0, atol=1e-13)
 
     sys.setswitchinterval(1e-6)
     try:
@@ -756,18 +758,18 @@ def test_an_error_that_the_model_catches_leaves_the_reading_in_step() -> None:
     class Falls(SelfAttention):
         def __init__(self) -> None:
             super().__init__()
-            self.broken = Fails(KeyboardInterrupt)
+            self.broken = Fails(RuntimeError)
 
         def forward(self, x: Tensor) -> Tensor:
             try:
                 return self.broken(x)
-            except KeyboardInterrupt:
+            except RuntimeError:
                 return super().forward(x)
 
     model, x = tower(Falls, depth=2), tokens()
     with reading(model) as trace:
         inside = model(x)
-    assert inside.equal(model(x))
+    torch.testing.assert_close(inside, model(x), rtol=0, atol=1e-13)
     assert list(trace) == [
         f"blocks.{n}.attn{part}" for n in (0, 1) for part in (".broken.first", "")
     ]
@@ -918,7 +920,9 @@ def test_compiled_models_are_refused() -> None:
         pass
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning"
+)
 @pytest.mark.parametrize("how", ["trace", "script"])
 def test_torchscript_is_refused(how: str) -> None:
     part = nn.Linear(3, 3).eval()

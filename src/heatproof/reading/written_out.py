@@ -59,6 +59,8 @@ class Recogniser(TorchFunctionMode):
         self.paused = False
         # Tensors are kept beside what is known of them, so that no id is reused while it counts.
         self.known: dict[int, tuple[Tensor, _Scores]] = {}
+        # Queries or keys that were scaled before the product: result, what it was, the factor.
+        self.scaled: dict[int, tuple[Tensor, Tensor, float]] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -75,7 +77,7 @@ class Recogniser(TorchFunctionMode):
             if served is not None:
                 return served
         result = func(*args, **kwargs)
-        if tensors and self.known and _writes_in_place(func, kwargs):
+        if tensors and _writes_in_place(func, kwargs):
             scores = self._of(tensors[0])
             self._forget(kwargs.get("out", tensors[0]))
         else:
@@ -95,6 +97,7 @@ class Recogniser(TorchFunctionMode):
             known.query, known.key, right, known.mask, False, known.scale, right.shape[1]
         )
         self.known.clear()
+        self.scaled.clear()
         return self.serve(call, left)
 
     def _follow(
@@ -109,9 +112,12 @@ class Recogniser(TorchFunctionMode):
         if func in PRODUCTS and len(tensors) == 2 and result.dim() == 4:
             left, right = tensors
             if left.dim() == right.dim() == 4:
-                self._know(result, _Scores(left, right.transpose(-2, -1)))
+                query, before = self._before_scaling(left)
+                self._know(result, _Scores(query, right.transpose(-2, -1), before))
             return
         if scores is None:
+            if func in TIMES | OVER and result.dim() == 4 and not _writes_in_place(func, kwargs):
+                self._follow_scaling(func, operands, result)
             return
         if func in SAME:
             if func in DROPOUTS and _drops(operands, kwargs):
@@ -121,6 +127,19 @@ class Recogniser(TorchFunctionMode):
             self._know(result, replace(scores, softmaxed=True))
         elif not scores.softmaxed:
             self._follow_arithmetic(func, operands, scores, result)
+
+    def _follow_scaling(self, func: Any, operands: list[Any], result: Tensor) -> None:
+        """A query times a number, as timm's unfused attention begins."""
+        query, factor = operands[:2]
+        if func in TIMES and _many(factor):
+            query, factor = factor, query
+        if isinstance(query, Tensor) and query.shape == result.shape and not _many(factor):
+            number = _number(factor) if func in TIMES else 1 / _number(factor)
+            self.scaled[id(result)] = (result, query, number)
+
+    def _before_scaling(self, tensor: Tensor) -> tuple[Tensor, float]:
+        entry = self.scaled.get(id(tensor))
+        return (tensor, 1.0) if entry is None else entry[1:]
 
     def _follow_arithmetic(
         self, func: Any, operands: list[Any], scores: _Scores, result: Tensor
@@ -162,8 +181,15 @@ class Recogniser(TorchFunctionMode):
 
     def _forget(self, written: Tensor) -> None:
         """What was written into, through any view of it, is no longer what it was known for."""
+        if not (self.known or self.scaled):
+            return
         memory = _memory(written)
         self.known = {k: entry for k, entry in self.known.items() if _memory(entry[0]) != memory}
+        self.scaled = {
+            k: (result, base, factor)
+            for k, (result, base, factor) in self.scaled.items()
+            if memory not in (_memory(result), _memory(base))
+        }
 
 
 def _writes_in_place(func: Any, kwargs: dict[str, Any]) -> bool:
