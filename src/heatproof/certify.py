@@ -35,6 +35,7 @@ class Evidence:
     total: Float[Tensor, "item target"] | None
     live_rows: Bool[Tensor, "item query"]
     readout: list[int | None]
+    content: slice
     reached: dict[str, bool]
     finite: bool
 
@@ -107,11 +108,11 @@ def _native(factors: Factors) -> Check:
 def _readout(readout: Readout, ev: Evidence) -> Check:
     expected = torch.zeros_like(ev.live_rows)
     for item, row in enumerate(ev.readout):
-        expected[item, slice(None) if row is None else row] = True
+        expected[item, ev.content if row is None else row] = True
     if torch.equal(expected, ev.live_rows):
         text = f"the score depends on the {readout.name} alone, as described"
         if readout.row is None and readout.name == "mean of tokens":
-            text = "the score depends on every token's row, as described (mean of tokens)"
+            text = "the score depends on every patch's row, as described (mean of tokens)"
         return Check("readout", "holds", text)
     rows = [int(count) for count in ev.live_rows.sum(1)]
     text = f"This map reads the {readout.name}, but {min(rows)} to {max(rows)} rows feed the score."

@@ -242,11 +242,13 @@ class _Gathered:
         self.outcomes: list[Outcome] = []
         self.untouched: list[Tensor] = []
         self.readout: list[int | None] = []
+        self.content = slice(0)
 
     def add(self, chunk: Chunk, outcome: Outcome, certify: bool) -> None:
         self.outcomes.append(outcome)
         if certify:
             self.untouched.append(untouched_scores(chunk).cpu())
+            self.content = chunk.content
             items = len(outcome.scores)
             rows = [None] * items if chunk.readout is None else chunk.readout.tolist()
             self.readout.extend(rows)
@@ -270,6 +272,7 @@ class _Gathered:
             torch.cat(totals)[:, :targets] if totals else None,
             torch.cat(rows),
             self.readout,
+            self.content,
             {
                 path: any(o.reached.get(path, False) for o in self.outcomes)
                 for path in first.reached

@@ -60,7 +60,7 @@ class ReadPass:
     """One read forward pass of one tower, and the scores that it led to.
 
     Items are the tower's inputs (pictures, or prompts on the text side), targets what each is
-    scored against. `readout` is the readout row of each item, None where every row is one.
+    scored against. `readout` is the readout row of each item, None where all rows of content are.
     `content` are the key tokens that stand for the input itself: patches, or the whole context.
     `reached` notes by path whether any gradient arrived there.
     """
@@ -113,14 +113,14 @@ class ReadPass:
     def rows(
         self, tensor: Float[Tensor, "item head query last"], layer: Attention
     ) -> Float[Tensor, "item head row last"]:
-        """The readout rows: one an item, or all of them where the readout is a mean."""
+        """The readout rows: one an item, or those of all content where the readout is a mean."""
         if self.pooled and layer.path != self.last.path:
             raise ReadingError(
                 f"the readout is a row of the pooling call {self.last.path!r} alone; "
                 f"{layer.path!r} has no such row; try layers=1"
             )
         if self.readout is None:
-            return tensor
+            return tensor[:, :, self.content]
         index = self.readout.to(tensor.device).view(-1, 1, 1, 1)
         return tensor.take_along_dim(index, dim=2)
 

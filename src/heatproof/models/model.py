@@ -36,7 +36,7 @@ class Layout:
 class Readout:
     """The query rows of the last attention call that feed the embedding.
 
-    `row` is the one row that does, or None where every row does (a mean over tokens).
+    `row` is the one row that does, or None where every patch does (a mean over them).
     """
 
     name: Literal[
@@ -137,5 +137,7 @@ class Model:
         digest = hashlib.sha256()
         for name, tensor in sorted(self.module.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()
