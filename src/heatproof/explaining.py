@@ -79,7 +79,8 @@ def explain(
             warnings,
             seed,
         )
-    record = _record(model, chosen, target, asked, seed, (*shown.notices, *asked.notices))
+    notices = (*shown.notices, *asked.notices)
+    record = _record(model, chosen, target, asked, seed, notices, image_size)
     return Explanation(
         maps, gathered.scores[:, :count].float(), certificate, record, shown.photos, shown.views
     )
@@ -129,7 +130,8 @@ def explain_words(
             (),
             seed,
         )
-    record = _record(model, chosen, target, asked, seed, (*shown.notices, *asked.notices))
+    notices = (*shown.notices, *asked.notices)
+    record = _record(model, chosen, target, asked, seed, notices, image_size)
     return _word_explanation(gathered, asked, certificate, record, shown)
 
 
@@ -378,6 +380,7 @@ def _record(
     asked: Prompts,
     seed: int,
     notices: tuple[str, ...],
+    size: ImageSize,
 ) -> Record:
     return Record(
         model.spec,
@@ -387,6 +390,7 @@ def _record(
         asked.labels,
         seed,
         (*model.notices, *notices),
+        "x".join(map(str, size)) if isinstance(size, tuple) else size or "native",
     )
 
 
