@@ -31,6 +31,7 @@ from torch.nn.functional import interpolate
 from heatproof.errors import ModelError
 from heatproof.models import tokens
 from heatproof.models.geometry import Preprocess
+from heatproof.models.measured_geometry import Measured
 from heatproof.models.model import ImageTower, Layout, Model, Readout, TextTower
 
 Size = tuple[int, int]
@@ -52,11 +53,18 @@ def wrap(
 ) -> Model:
     """Describe one of open_clip's models.
 
-    `tokenizer` is any that `heatproof.models.tokens` knows, or an exception to be raised when a
-    prompt has to be tokenized. Without one, a vocabulary of CLIP's size gets CLIP's own tokenizer.
+    `preprocess` replaces the model's own; where its normalisation cannot be told, the model has no
+    other sizes. `tokenizer` is any that `heatproof.models.tokens` knows, `tokens.missing(why)`
+    included. Without one, a vocabulary of CLIP's size gets CLIP's own tokenizer.
     """
     vision = _vision(module)
-    own = _preprocess(module)
+    normalisation = {} if preprocess is None else _normalisation(preprocess.transform)
+    described = {
+        "spec": spec,
+        "tokenizer": tokenizer,
+        "pretrained": pretrained,
+        "notices": notices,
+    }
     return Model(
         spec=spec,
         family="coca" if isinstance(module, CoCa) else vision.family,
@@ -66,35 +74,28 @@ def wrap(
             path="visual",
             layout=vision.layout,
             readout=vision.readout,
-            preprocess=preprocess or own,
+            preprocess=preprocess or _preprocess(module),
         ),
         text=_text_tower(module, tokenizer),
         logit_scale=float(module.logit_scale.detach().exp()),
         logit_bias=0.0 if module.logit_bias is None else float(module.logit_bias.detach()),
         sigmoid=module.logit_bias is not None,
-        resized=partial(
-            _resized, module, spec=spec, tokenizer=tokenizer, pretrained=pretrained, notices=notices
+        resized=(
+            None if normalisation is None else partial(_resized, module, normalisation, described)
         ),
         pretrained=pretrained,
         notices=notices,
     )
 
 
-def native_size(model: Model) -> Size:
-    """Height and width of the pixels that the model takes as it is."""
-    return _pair(model.module.visual.image_size)
-
-
 def with_size(model: Model, height: int, width: int) -> Model:
-    """The model at another input size, with its own way of resizing and cropping photographs.
+    """The model at another input size, resizing and cropping photographs in its own way.
 
     `Model.resized` differs in the preprocessing only: it shows the model the whole photograph.
     """
-    if (height, width) == native_size(model):
-        return model
     assert model.resized is not None
     twin = model.resized(height, width)
-    mode = "squash" if height != width else model.image.preprocess.resize
+    mode = model.image.preprocess.resize
     preprocess = _preprocess(twin.module, resize_mode=mode)
     return replace(twin, image=replace(twin.image, preprocess=preprocess))
 
@@ -220,13 +221,27 @@ def _preprocess(module: nn.Module, **changes: Any) -> Preprocess:
     known = merge_preprocess_dict(PreprocessCfg(), get_model_preprocess_cfg(module))
     config = PreprocessCfg(**merge_preprocess_dict(known, changes))
     height, width = _pair(config.size)
-    return Preprocess(
+    # A picture that is to be cropped to another aspect is first resized so as to cover it, which
+    # is not what `Preprocess` calls "shortest": that view is measured.
+    covering = config.resize_mode == "shortest" and height != width
+    return (Measured if covering else Preprocess)(
         height=height,
         width=width,
         resize=config.resize_mode,
         resize_to=min(height, width),
         transform=image_transform_v2(config, is_train=False),
     )
+
+
+def _normalisation(transform: Any) -> dict[str, Any] | None:
+    """Mean, deviation and interpolation of a composed transform, for one of another size."""
+    steps = {type(step).__name__: step for step in getattr(transform, "transforms", ())}
+    if "Normalize" not in steps:
+        return None
+    found = {"mean": tuple(steps["Normalize"].mean), "std": tuple(steps["Normalize"].std)}
+    resize = steps.get("Resize") or steps.get("ResizeKeepRatio")
+    bilinear = resize is not None and getattr(resize.interpolation, "value", "") == "bilinear"
+    return {**found, "interpolation": "bilinear" if bilinear else "bicubic"}
 
 
 # The text side ---------------------------------------------------------------------------------
@@ -304,18 +319,26 @@ def _first_row_of(token: int, ids: Int[Tensor, "prompt context"]) -> Int[Tensor,
 # Other input sizes -----------------------------------------------------------------------------
 
 
-def _resized(module: nn.Module, height: int, width: int, **described: Any) -> Model:
+def _resized(
+    module: nn.Module,
+    normalisation: dict[str, Any],
+    described: dict[str, Any],
+    height: int,
+    width: int,
+) -> Model:
     """The same weights at `height` x `width`, which the whole photograph is squashed to."""
     vision = _vision(module)
     if height < 1 or width < 1 or height % vision.stride[0] or width % vision.stride[1]:
         raise ModelError(
-            f"got an input size of {height} x {width}, expected positive multiples of the patch "
-            f"size {vision.stride[0]} x {vision.stride[1]}; try {_near((height, width), vision.stride)}"
+            f"got an input size of {height} x {width}, expected multiples of "
+            f"{vision.stride[0]} x {vision.stride[1]}; try {_near((height, width), vision.stride)}"
         )
     twin = _shell(module)
     _set_input_size(twin.visual, (height, width))
-    described["preprocess"] = _preprocess(twin, size=(height, width), resize_mode="squash")
-    return wrap(twin, **described)
+    changes = {"size": (height, width), "resize_mode": "squash", **normalisation}
+    if hasattr(twin.visual, "preprocess_cfg"):
+        twin.visual.preprocess_cfg = {**twin.visual.preprocess_cfg, **changes}
+    return wrap(twin, preprocess=_preprocess(twin, **changes), **described)
 
 
 def _near(size: Size, stride: Size) -> str:
@@ -343,9 +366,6 @@ def _set_input_size(visual: nn.Module, size: Size) -> None:
         visual.image_size = size
     else:
         visual.set_input_size(size)
-    preprocess = getattr(visual, "preprocess_cfg", None)
-    if preprocess:
-        visual.preprocess_cfg = {**preprocess, "size": size}
 
 
 def _set_resnet_size(visual: ModifiedResNet, size: Size) -> None:
