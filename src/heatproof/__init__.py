@@ -1,3 +1,28 @@
 """Heat maps that come with proof: explain what a CLIP-like model saw and read."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heatproof import methods, scores
+    from heatproof.explaining import explain, explain_words
+    from heatproof.models import load, wrap
+
 __version__ = "0.1.0"
+__all__ = ["explain", "explain_words", "load", "methods", "scores", "wrap"]
+
+_HOMES = {
+    "explain": "heatproof.explaining",
+    "explain_words": "heatproof.explaining",
+    "load": "heatproof.models",
+    "wrap": "heatproof.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `import heatproof` alone imports no torch."""
+    if name in ("methods", "scores"):
+        return import_module(f"heatproof.{name}")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'heatproof' has no attribute {name!r}")

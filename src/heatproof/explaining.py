@@ -1,0 +1,431 @@
+"""`explain` what a model saw in pictures, `explain_words` what it read in prompts."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof import certify as proof
+from heatproof import inputs, methods, scores
+from heatproof.certificate import Certificate
+from heatproof.errors import InputError, ReadingError
+from heatproof.explanation import Explanation, Record, Word, WordExplanation
+from heatproof.inputs import Images, ImageSize, Pictures, PromptInput, Prompts
+from heatproof.methods.base import Method, Side
+from heatproof.models.model import Layout, Model, Piece, Readout
+from heatproof.passes import Chunk, Outcome, run, sites_of, untouched_scores
+
+Progress = Callable[[int, int], None]
+POOLS = ("pool probe", "mean query")
+
+
+def explain(
+    model: Model,
+    images: Images,
+    prompts: PromptInput,
+    *,
+    method: str | Method = "attention-x-gradient",
+    score: str | scores.Score | None = None,
+    image_size: ImageSize = None,
+    certify: bool = True,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Explanation:
+    """Explain each image's score with each prompt, from the model's own forward pass.
+
+    Args:
+        images: path | PIL image | list of them | preprocessed tensor (image, 3, height, width).
+        prompts: texts | token ids (prompt, context) | embeddings (prompt, dim); for a classifier
+            class names or indices.
+        method: a catalogue name, or a method object with its switches set.
+        score: what is explained; by default the cosine, or a classifier's class logit.
+        image_size: (height, width), "keep" (the pictures' own aspect ratio) or "native".
+        certify: compare with the untouched model and with null prompts. Costs one inference pass
+            and three more gradients; without it the certificate holds no checks.
+
+    Returns:
+        Signed, unnormalised maps (image, prompt, row, col) in float32 with their certificate.
+
+    Raises:
+        InputError: something handed in is at fault. ReadingError: the model cannot be read.
+    """
+    chosen, target = _chosen(model, method, score, "image")
+    shown = inputs.pictures(model, images, image_size)
+    asked = inputs.prompts(model, prompts)
+    target.check(model, len(asked.labels))
+    job = _ImageJob(shown, asked, target, _null_prompts(model) if certify else None)
+    sites = sites_of(model, "image", lambda: shown.model.image.encode(shown.pixels[:1]))
+    _check_layout(job.layout, sites[-1].keys if shown.model is model else job.layout.tokens)
+    gathered = _gather(job.model, chosen, sites, job.chunks(batch_size), certify, seed, progress)
+    layout, count = job.layout, len(asked.labels)
+    maps = layout.grid(gathered.values[:, :count]).float()
+    certificate = Certificate((), *_factors(chosen, "image"))
+    if certify:
+        names = [p.source for p in shown.photos] or [f"image {n}" for n in range(len(maps))]
+        changes = _null_changes(layout.grid(gathered.values).flatten(2), count, job.nulls)
+        warnings = _drift(model, shown, job)
+        certificate = proof.certify(
+            shown.model,
+            chosen,
+            "image",
+            (names, asked.labels),
+            gathered.evidence(count),
+            changes,
+            warnings,
+            seed,
+        )
+    record = _record(model, chosen, target, asked, seed, (*shown.notices, *asked.notices))
+    return Explanation(
+        maps, gathered.scores[:, :count].float(), certificate, record, shown.photos, shown.views
+    )
+
+
+def explain_words(
+    model: Model,
+    images: Images,
+    prompts: PromptInput,
+    *,
+    method: str | Method = "attention-x-gradient",
+    score: str | scores.Score | None = None,
+    image_size: ImageSize = None,
+    certify: bool = True,
+    batch_size: int = 16,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> WordExplanation:
+    """Explain each score by the prompt's words: one signed value a token, and merged to words.
+
+    Arguments are those of `explain`. BOS, end-of-text and padding carry no words and are left out
+    of the values; what the causal mask hides from the readout gets none.
+    """
+    if model.text is None:
+        raise InputError(f"{model.spec} is a classifier and reads no words; try without words")
+    chosen, target = _chosen(model, method, score, "text")
+    shown = inputs.pictures(model, images, image_size)
+    asked = inputs.prompts(model, prompts)
+    target.check(model, len(asked.labels))
+    if asked.tokens is None:
+        raise InputError("embeddings have no words; pass the prompts as texts or token ids")
+    job = _TextJob(shown, asked, target, batch_size)
+    first = inputs.select(asked.tokens, 0, 1)
+    encode = model.text.encode
+    sites = sites_of(model, "text", lambda: encode(first))
+    gathered = _gather(model, chosen, sites, job.chunks(batch_size), certify, seed, progress)
+    certificate = Certificate((), *_factors(chosen, "text"))
+    if certify:
+        names = [p.source for p in shown.photos] or [f"image {n}" for n in range(len(job.images))]
+        certificate = proof.certify(
+            model,
+            chosen,
+            "text",
+            (asked.labels, names),
+            gathered.evidence(len(job.images)),
+            {},
+            (),
+            seed,
+        )
+    record = _record(model, chosen, target, asked, seed, (*shown.notices, *asked.notices))
+    return _word_explanation(gathered, asked, certificate, record, shown)
+
+
+# --- the two towers as jobs -------------------------------------------------------------------
+
+
+class _ImageJob:
+    """Pictures against prompts, null prompts behind them: what the image tower is run for."""
+
+    def __init__(
+        self, shown: Pictures, asked: Prompts, score: scores.Score, nulls: Prompts | None
+    ) -> None:
+        self.model, self.pixels, self.score, self.asked = shown.model, shown.pixels, score, asked
+        self.nulls = nulls
+        self.against = _against(shown.model, score)
+        self.layout = shown.model.image.layout(*shown.pixels.shape[-2:])
+
+    def compare(self, embedding: Tensor) -> Tensor:
+        model, texts = self.model, self.asked.embeddings
+        found = self.score(scores.pairs(model, embedding, texts, against=self.against))
+        if self.nulls is None:
+            return found
+        nulls = scores.pairs(
+            model, embedding, self.nulls.embeddings, rivals=texts, against=self.against
+        )
+        return torch.cat([found, self.score(nulls)], dim=1)
+
+    def chunks(self, size: int) -> list[Chunk]:
+        tower, layout = self.model.image, self.layout
+        start = len(layout.prefix)
+        content = slice(start, start + layout.rows * layout.cols)
+        made: list[Chunk] = []
+        for pixels in self.pixels.split(size):
+            made.append(
+                Chunk(
+                    "image",
+                    partial(tower.encode, pixels),
+                    self.compare,
+                    _rows(tower.readout, len(pixels)),
+                    content,
+                    tower.readout.name in POOLS,
+                    (layout.rows, layout.cols),
+                    pixels,
+                )
+            )
+        return made
+
+
+class _TextJob:
+    """Prompts against pictures: what the text tower is run for."""
+
+    def __init__(
+        self, shown: Pictures, asked: Prompts, score: scores.Score, batch_size: int
+    ) -> None:
+        assert shown.model.text is not None
+        assert asked.tokens is not None
+        self.model, self.score, self.asked, self.tokens = shown.model, score, asked, asked.tokens
+        self.tower = shown.model.text
+        self.against = _against(shown.model, score)
+        with torch.no_grad():
+            parts = [shown.model.image.encode(pixels) for pixels in shown.pixels.split(batch_size)]
+        self.images = torch.cat(parts).to(asked.embeddings.dtype)
+
+    def compare(self, embedding: Tensor, start: int) -> Tensor:
+        """(prompt, image): these prompts are live, all others are constants."""
+        stop = start + len(embedding)
+        texts = self.asked.embeddings
+        live = torch.cat([texts[:start], embedding, texts[stop:]])
+        found = scores.pairs(self.model, self.images, live, against=self.against)
+        return self.score(found)[:, start:stop].T
+
+    def chunks(self, size: int) -> list[Chunk]:
+        made: list[Chunk] = []
+        context = self.tokens.ids.shape[1]
+        for start in range(0, len(self.tokens.texts), size):
+            part = inputs.select(self.tokens, start, start + size)
+            made.append(
+                Chunk(
+                    "text",
+                    partial(self.tower.encode, part),
+                    partial(self.compare, start=start),
+                    None if self.tower.readout.name == "mean of tokens" else part.readout,
+                    slice(0, context),
+                    self.tower.readout.name in POOLS,
+                )
+            )
+        return made
+
+
+def _rows(readout: Readout, items: int) -> Tensor | None:
+    return None if readout.row is None else torch.full((items,), readout.row)
+
+
+def _against(model: Model, score: scores.Score) -> Tensor | None:
+    if not score.against:
+        return None
+    return inputs.prompts(model, score.against).embeddings
+
+
+# --- running chunks and putting them together ------------------------------------------------
+
+
+class _Gathered:
+    """The outcomes of all chunks, side by side, on the CPU."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.outcomes: list[Outcome] = []
+        self.untouched: list[Tensor] = []
+        self.readout: list[int | None] = []
+        self.content = slice(0)
+
+    def add(self, chunk: Chunk, outcome: Outcome, certify: bool) -> None:
+        self.outcomes.append(outcome)
+        if certify:
+            self.untouched.append(untouched_scores(chunk).cpu())
+            self.content = chunk.content
+            items = len(outcome.scores)
+            rows = [None] * items if chunk.readout is None else chunk.readout.tolist()
+            self.readout.extend(rows)
+
+    @property
+    def values(self) -> Float[Tensor, "item target token"]:
+        return torch.cat([outcome.values.cpu() for outcome in self.outcomes])
+
+    @property
+    def scores(self) -> Float[Tensor, "item target"]:
+        return torch.cat([outcome.scores.cpu() for outcome in self.outcomes])
+
+    def evidence(self, targets: int) -> proof.Evidence:
+        values, first = self.values[:, :targets], self.outcomes[0]
+        totals = [o.total.cpu() for o in self.outcomes if o.total is not None]
+        rows = [o.live_rows.cpu() for o in self.outcomes if o.live_rows is not None]
+        return proof.Evidence(
+            torch.cat(self.untouched)[:, :targets],
+            self.scores[:, :targets],
+            values.sum(-1),
+            torch.cat(totals)[:, :targets] if totals else None,
+            torch.cat(rows),
+            self.readout,
+            self.content,
+            {
+                path: any(o.reached.get(path, False) for o in self.outcomes)
+                for path in first.reached
+            },
+            bool(values.isfinite().all()),
+        )
+
+
+def _gather(
+    model: Model,
+    method: Method,
+    sites: Any,
+    chunks: Sequence[Chunk],
+    certify: bool,
+    seed: int,
+    progress: Progress | None,
+) -> _Gathered:
+    gathered = _Gathered(model)
+    for number, chunk in enumerate(chunks):
+        outcome = run(model, method, sites, chunk, seed=seed + number, evidence=certify)
+        gathered.add(chunk, outcome, certify)
+        if progress is not None:
+            progress(number + 1, len(chunks))
+    return gathered
+
+
+def _check_layout(layout: Layout, keys: int) -> None:
+    if layout.tokens != keys:
+        others = len(layout.prefix) + len(layout.suffix)
+        raise ReadingError(
+            f"got {keys} key tokens for a {layout.rows} x {layout.cols} grid with {others} other "
+            "token(s); the model's description is wrong"
+        )
+
+
+# --- pieces -----------------------------------------------------------------------------------
+
+
+def _chosen(
+    model: Model, method: str | Method, score: str | scores.Score | None, side: Side
+) -> tuple[Method, scores.Score]:
+    chosen = methods.create(method) if isinstance(method, str) else method
+    if side not in chosen.card.sides:
+        raise InputError(
+            f"method {chosen.card.name} explains the {chosen.card.sides[0]} side alone"
+        )
+    score = scores.default(model) if score is None else score
+    return chosen, scores.create(score) if isinstance(score, str) else score
+
+
+def _factors(method: Method, side: Side) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    factors = method.factors(side)
+    return factors.native, factors.substituted
+
+
+def _null_prompts(model: Model) -> Prompts | None:
+    if model.text is None:
+        return None
+    return inputs.embed(model, list(proof.NULL_PROMPTS.values()))
+
+
+def _null_changes(
+    values: Float[Tensor, "image target token"], count: int, nulls: Prompts | None
+) -> dict[str, float]:
+    if nulls is None:
+        return {}
+    return {
+        kind: float(proof.change(values[:, :count], values[:, count + n]).mean())
+        for n, kind in enumerate(proof.NULL_PROMPTS)
+    }
+
+
+def _drift(native: Model, shown: Pictures, job: _ImageJob) -> tuple[str, ...]:
+    """How far the scores at this input size are from those at the model's own."""
+    if shown.model is native:
+        return ()
+    size = native.image.preprocess
+    if shown.photos:
+        pixels = torch.stack([size(photo.image) for photo in shown.photos])
+        pixels = pixels.to(native.device, native.dtype)
+    else:
+        pixels = torch.nn.functional.interpolate(
+            shown.pixels, (size.height, size.width), mode="bicubic", antialias=True
+        )
+    with torch.no_grad():
+        here = job.compare(job.model.image.encode(job.pixels).to(job.asked.embeddings.dtype))
+        there = job.compare(native.image.encode(pixels).to(job.asked.embeddings.dtype))
+    count = len(job.asked.labels)
+    drift = float((here - there)[:, :count].abs().max())
+    height, width = shown.pixels.shape[-2:]
+    return (
+        f"at {height} x {width} instead of {size.height} x {size.width} pixels the scores drift by "
+        f"up to {drift:.3g}: position embeddings were interpolated",
+    )
+
+
+def _record(
+    model: Model,
+    method: Method,
+    score: scores.Score,
+    asked: Prompts,
+    seed: int,
+    notices: tuple[str, ...],
+) -> Record:
+    return Record(
+        model.spec,
+        method.card.name,
+        method.settings(),
+        score.name,
+        asked.labels,
+        seed,
+        (*model.notices, *notices),
+    )
+
+
+# --- words ------------------------------------------------------------------------------------
+
+
+def _word_explanation(
+    gathered: _Gathered,
+    asked: Prompts,
+    certificate: Certificate,
+    record: Record,
+    shown: Pictures,
+) -> WordExplanation:
+    assert asked.tokens is not None
+    values = gathered.values.float()
+    pieces, texts = asked.tokens.pieces, asked.tokens.texts
+    positions = [torch.tensor([p.position for p in each], dtype=torch.long) for each in pieces]
+    maps = [
+        [values[prompt, image, positions[prompt]] for prompt in range(len(texts))]
+        for image in range(values.shape[1])
+    ]
+    words = [
+        [tuple(merge(texts[n], pieces[n], each)) for n, each in enumerate(row)] for row in maps
+    ]
+    return WordExplanation(
+        maps,
+        words,
+        [tuple(piece.text for piece in each) for each in pieces],
+        gathered.scores.T.float(),
+        certificate,
+        record,
+        shown.photos,
+    )
+
+
+def merge(text: str, pieces: Sequence[Piece], values: Float[Tensor, " token"]) -> Iterator[Word]:
+    """Words of `text` (runs of letters, digits and apostrophes; other marks stand alone), each
+    with the sum over the tokens that begin in it."""
+    for found in re.finditer(r"[\w'\u2019]+|[^\w\s]", text):
+        inside = [
+            float(value)
+            for piece, value in zip(pieces, values, strict=True)
+            if found.start() <= piece.start < found.end()
+        ]
+        if inside:
+            yield Word(found.group(), found.start(), found.end(), sum(inside))

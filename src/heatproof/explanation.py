@@ -1,0 +1,76 @@
+"""What comes out: signed maps or word values, with scores, geometry and certificate."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from heatproof.certificate import Certificate
+from heatproof.images import Photo
+from heatproof.models.geometry import View
+
+
+@dataclass(frozen=True)
+class Record:
+    """What made an explanation, in plain values that go to JSON as they are."""
+
+    model: str
+    method: str
+    settings: dict[str, Any]
+    score: str
+    prompts: tuple[str, ...]
+    seed: int
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a prompt, its characters, and the sum of its tokens' values."""
+
+    text: str
+    start: int
+    end: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Signed, unnormalised maps on the patch grid; `photos` is empty where tensors came in."""
+
+    maps: Float[Tensor, "image prompt row col"]
+    scores: Float[Tensor, "image prompt"]
+    certificate: Certificate
+    record: Record
+    photos: tuple[Photo, ...] = ()
+    views: tuple[View, ...] = ()
+
+    def overlay(self, image: int = 0, prompt: int | str = 0) -> Image.Image:
+        """The map on the original photograph, on the scale shared by all of the image's prompts."""
+        from heatproof.report.overlay import overlay
+
+        return overlay(self, image, self.index(prompt))
+
+    def index(self, prompt: int | str) -> int:
+        return self.record.prompts.index(prompt) if isinstance(prompt, str) else prompt
+
+    def save(self, folder: str | Path) -> Path:
+        """Write every file of the contract into `folder`; returns the path of the report."""
+        from heatproof.report.files import save
+
+        return save(self, None, Path(folder))
+
+
+@dataclass(frozen=True)
+class WordExplanation:
+    """`maps[image][prompt]` holds one signed value a token; `words` the same merged to words."""
+
+    maps: list[list[Float[Tensor, " token"]]]
+    words: list[list[tuple[Word, ...]]]
+    tokens: list[tuple[str, ...]]
+    scores: Float[Tensor, "image prompt"]
+    certificate: Certificate
+    record: Record
+    photos: tuple[Photo, ...] = field(default=())

@@ -1,0 +1,261 @@
+"""Pictures as users have them, as the RGB photograph that a viewer would show."""
+
+import difflib
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from heatproof.errors import ImageError
+
+# EPS and its like start other programs, TGA and its like claim any bytes: neither is opened.
+FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP",
+)  # fmt: skip
+EXTREME_ASPECT = 8
+TINY = 16
+# What decoders raise on bytes that are not what they claim to be.
+BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError,
+    AttributeError, RuntimeError, MemoryError, AssertionError, struct.error, zlib.error,
+)  # fmt: skip
+
+_decoding = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An upright 8-bit RGB photograph, where it came from, and what was done to read it."""
+
+    image: Image.Image
+    source: str
+    notices: tuple[str, ...] = ()
+
+
+def open_image(picture: str | Path | Image.Image) -> Photo:
+    """The photograph in a file or a PIL image: upright, on white, 8-bit RGB.
+
+    Raises `ImageError`, in one line, for whatever cannot be read whole.
+    """
+    if isinstance(picture, Image.Image):
+        source = str(getattr(picture, "filename", "")) or "picture in memory"
+        with _decoded_strictly(source) as caught:
+            return _photo(picture, source, caught)
+    path = Path(picture)
+    _expect_file(path)
+    formats = [name for name in FORMATS if _registered(name)]
+    with _decoded_strictly(str(path)) as caught, Image.open(path, formats=formats) as image:
+        return _photo(image, str(path), caught)
+
+
+def _photo(image: Image.Image, source: str, caught: list[warnings.WarningMessage]) -> Photo:
+    if 0 in image.size:
+        raise ImageError(f"{source}: a picture of no pixels; expected at least 1 x 1")
+    notices = _frames(image)
+    image.load()
+    upright = _upright(image, notices)
+    rgb = _as_rgb(upright, source, notices)
+    notices += _proportions(rgb) + [_warned(warning) for warning in caught]
+    name = Path(source).name
+    return Photo(rgb, source, tuple(dict.fromkeys(f"{name}: {notice}" for notice in notices)))
+
+
+@contextmanager
+def _decoded_strictly(source: str) -> Iterator[list[warnings.WarningMessage]]:
+    """Whole pictures only: Pillow's warnings are collected, what it raises becomes `ImageError`.
+
+    Locked, for both the warning filters and Pillow's leniency belong to the whole process.
+    """
+    with _decoding, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        lenient = ImageFile.LOAD_TRUNCATED_IMAGES
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            yield caught
+        except Image.DecompressionBombError as error:
+            raise ImageError(_bomb(source)) from error
+        except UnidentifiedImageError as error:
+            raise ImageError(_unidentified(Path(source))) from error
+        except PermissionError as error:
+            raise ImageError(f"{source}: no permission to read it; try chmod +r") from error
+        except BROKEN as error:
+            raise ImageError(_broken(source, error)) from error
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+
+
+def _registered(name: str) -> bool:
+    if not Image.OPEN.get(name):
+        Image.init()
+    return name in Image.OPEN
+
+
+# What came, and what was done about it
+
+
+def _frames(image: Image.Image) -> list[str]:
+    frames = getattr(image, "n_frames", 1)
+    if frames == 1 or image.format == "MPO":  # an MPO's other frames are previews and depth maps
+        return []
+    image.seek(0)
+    kind = "pages" if image.format == "TIFF" else "frames"
+    return [f"it has {frames} {kind}; only the first is explained"]
+
+
+def _upright(image: Image.Image, notices: list[str]) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except BROKEN:
+        notices.append("its EXIF block cannot be read; it is taken to be upright")
+        return image
+
+
+def _as_rgb(image: Image.Image, source: str, notices: list[str]) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _eight_bits(image, notices).convert("RGB")
+    try:
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        return _on_white(image.convert("RGBA"), notices)
+    except ValueError as error:
+        raise ImageError(
+            f"{source}: colour mode {image.mode} cannot be converted; save it as RGB"
+        ) from error
+
+
+def _on_white(image: Image.Image, notices: list[str]) -> Image.Image:
+    clear = sum(image.getchannel("A").histogram()[:255])
+    if clear:
+        share = _percent(clear / (image.width * image.height))
+        notices.append(f"it is see-through in {share} of its pixels; shown to the model on white")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _eight_bits(image: Image.Image, notices: list[str]) -> Image.Image:
+    """Grey of 16 or 32 bits, or of floats, scaled (never clipped) to 8 bits."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        notices.append("some of its pixels are not finite; taken as black")
+        values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
+    low, high = _range(values, image.mode)
+    notices.append(f"its grey values are scaled so that {low:g} is black and {high:g} white")
+    return Image.fromarray(_scaled(values, low, high))
+
+
+def _range(values: Shaped[np.ndarray, "height width"], mode: str) -> tuple[float, float]:
+    """The values of black and white: the format's own where the values fit, else their extremes."""
+    low, high = float(values.min()), float(values.max())
+    usual = (1.0, 255.0, 65535.0) if mode == "F" else (65535.0,)
+    fitting = [white for white in usual if low >= 0 and high <= white]
+    return (0.0, fitting[0]) if fitting else (low, high)
+
+
+def _scaled(
+    values: Shaped[np.ndarray, "height width"], low: float, high: float
+) -> UInt8[np.ndarray, "height width"]:
+    return np.rint((values - low) * (255 / ((high - low) or 1.0))).astype(np.uint8)
+
+
+def _proportions(image: Image.Image) -> list[str]:
+    width, height = image.size
+    notices: list[str] = []
+    if min(width, height) < TINY:
+        notices.append(f"it has only {width} x {height} pixels; a model can see little in it")
+    if max(width, height) > EXTREME_ASPECT * min(width, height):
+        ratio = max(width, height) / min(width, height)
+        notices.append(f"its sides are as {ratio:.0f} to 1; most models see only a part of it")
+    return notices
+
+
+def _warned(warning: warnings.WarningMessage) -> str:
+    if issubclass(warning.category, Image.DecompressionBombWarning):
+        return "it is very large; reading it takes much memory"
+    return f"read with a warning: {_line(str(warning.message))}"
+
+
+# What is wrong, in one line
+
+
+def _expect_file(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise ImageError(f"{path}: a folder; expected one picture file, such as {_inside(path)}")
+        if not path.exists():
+            raise ImageError(f"{path}: no such file; expected a picture; {_near(path)}")
+        if not path.is_file():
+            raise ImageError(f"{path}: not a regular file; expected a picture on disk")
+        if not path.stat().st_size:
+            raise ImageError(f"{path}: zero bytes; expected a picture; copy or download it again")
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: cannot be looked at ({_line(str(error))})".replace("\0", "")) from error
+
+
+def _near(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"there is no folder {folder} either: check the path"
+    names = [entry.name for entry in folder.iterdir()]
+    near = difflib.get_close_matches(path.name, names, n=2, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else "check the path"
+
+
+def _inside(folder: Path) -> str:
+    endings = (".jpg", ".jpeg", ".png", ".webp")
+    pictures = sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in endings)
+    return str(pictures[0]) if pictures else str(folder / "photo.jpg")
+
+
+def _unidentified(path: Path) -> str:
+    what = "no picture format that is known here"
+    if path.is_file():
+        with path.open("rb") as file:
+            what = _kind(file.read(512))
+    return f"{path}: {what}; expected JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF; convert it to PNG"
+
+
+def _kind(head: bytes) -> str:
+    if head[:5] == b"%PDF-":
+        return "a PDF, not a picture"
+    if b"ftyphei" in head[:16] or b"ftypmif" in head[:16]:
+        return "a HEIC picture, which is not read here"
+    if b"<svg" in head:
+        return "an SVG drawing, which has no pixels"
+    try:
+        text = head.decode("utf-8", errors="strict" if len(head) < 512 else "ignore")
+    except UnicodeDecodeError:
+        text = ""
+    if text and all(letter.isprintable() or letter.isspace() for letter in text):
+        return "a text file, whatever its name says"
+    return "no picture format that is known here"
+
+
+def _broken(source: str, error: Exception) -> str:
+    text = _line(str(error)) or type(error).__name__
+    if "truncated" in text.lower() or isinstance(error, EOFError):
+        return f"{source}: cut short ({text}); expected a whole picture; copy or download it again"
+    return f"{source}: damaged ({text}); expected a whole picture; save it again or take another"
+
+
+def _bomb(source: str) -> str:
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+    return (
+        f"{source}: more pixels than is safe to unpack; expected at most {limit} million; "
+        "scale it down first"
+    )
+
+
+def _percent(share: float) -> str:
+    return "less than 1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

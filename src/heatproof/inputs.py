@@ -1,0 +1,211 @@
+"""What users hand in (files, pictures, tensors; texts, ids, embeddings) as the towers take it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from heatproof.errors import ImageError, InputError, PromptError
+from heatproof.images import Photo, open_image
+from heatproof.models.geometry import View
+from heatproof.models.model import Model, Tokens
+
+Images = str | Path | Image.Image | Sequence[str | Path | Image.Image] | Tensor
+PromptInput = Sequence[str] | Tensor
+ImageSize = tuple[int, int] | str | None
+
+TEXT_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures as the image tower takes them, with the model at the size that they need."""
+
+    model: Model
+    pixels: Float[Tensor, "image 3 height width"]
+    photos: tuple[Photo, ...] = ()
+    views: tuple[View, ...] = ()
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return tuple(f"{p.source}: {notice}" for p in self.photos for notice in p.notices)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts with their embeddings; `tokens` is None for class names and bare embeddings."""
+
+    labels: tuple[str, ...]
+    embeddings: Float[Tensor, "prompt dim"]
+    tokens: Tokens | None = None
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        if self.tokens is None:
+            return ()
+        return tuple(
+            f"prompt {text!r} is longer than the context; cut off: {cut!r}"
+            for text, cut in zip(self.tokens.texts, self.tokens.cut, strict=True)
+            if cut
+        )
+
+
+def pictures(model: Model, images: Images, size: ImageSize) -> Pictures:
+    """Open and preprocess pictures; `size` is (height, width), "keep" or "native".
+
+    "keep" keeps the aspect ratio of the pictures: shortest side as the model's own, both sides
+    rounded to whole patches, nothing cut off. Tensors say their size themselves.
+    """
+    if isinstance(images, Tensor):
+        return _from_tensor(model, images)
+    many = [images] if isinstance(images, str | Path | Image.Image) else list(images)
+    if not many:
+        raise ImageError("got no picture, expected a path, a PIL image or a list of them")
+    photos = tuple(open_image(each) for each in many)
+    wanted = _wanted_size(model, photos, size)
+    sized = _at_size(model, *wanted) if wanted else model
+    process = sized.image.preprocess
+    pixels = torch.stack([process(photo.image) for photo in photos])
+    views = tuple(process.view(*photo.image.size) for photo in photos)
+    return Pictures(sized, pixels.to(model.device, model.dtype), photos, views)
+
+
+def _from_tensor(model: Model, pixels: Tensor) -> Pictures:
+    if pixels.dim() == 3:
+        pixels = pixels.unsqueeze(0)
+    if pixels.dim() != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+        raise ImageError(
+            f"got a tensor of shape {tuple(pixels.shape)} and {pixels.dtype}, expected "
+            "preprocessed floats of shape (image, 3, height, width)"
+        )
+    height, width = pixels.shape[-2:]
+    native = model.image.preprocess
+    sized = model
+    if (height, width) != (native.height, native.width):
+        sized = _at_size(model, height, width)
+    return Pictures(sized, pixels.to(model.device, model.dtype))
+
+
+def _at_size(model: Model, height: int, width: int) -> Model:
+    native = model.image.preprocess
+    if (height, width) == (native.height, native.width):
+        return model
+    if model.resized is None:
+        raise InputError(
+            f"{model.spec} takes {native.height} x {native.width} pixels alone, got "
+            f"{height} x {width}: its family has no rule for other sizes"
+        )
+    return model.resized(height, width)
+
+
+def _wanted_size(model: Model, photos: Sequence[Photo], size: ImageSize) -> tuple[int, int] | None:
+    if size is None or size == "native":
+        return None
+    if isinstance(size, tuple):
+        return size
+    if size != "keep":
+        raise InputError(f"got image size {size!r}, expected HEIGHTxWIDTH, 'keep' or 'native'")
+    native = model.image.preprocess
+    patch = native.height // model.image.layout(native.height, native.width).rows
+    wanted = {_kept(photo.image.size, min(native.height, native.width), patch) for photo in photos}
+    if len(wanted) > 1:
+        raise InputError(
+            f"image size 'keep' needs pictures of one aspect ratio, got {len(wanted)} different "
+            "ones; explain them one by one"
+        )
+    return wanted.pop()
+
+
+def _kept(size: tuple[int, int], shortest: int, patch: int) -> tuple[int, int]:
+    width, height = size
+    factor = shortest / min(size)
+    if max(size) * factor > 8 * shortest:
+        raise InputError(
+            f"a picture of {width} x {height} pixels is too long and thin for image size 'keep'; "
+            "try --image-size native"
+        )
+    return max(patch, round(height * factor / patch) * patch), max(
+        patch, round(width * factor / patch) * patch
+    )
+
+
+def prompts(model: Model, given: PromptInput) -> Prompts:
+    """Tokenise and embed prompts: texts, token ids, unit embeddings; class names of a classifier.
+
+    Raises:
+        PromptError: no prompt, an empty one, or a tensor of the wrong kind.
+    """
+    if isinstance(given, Tensor):
+        return _from_prompt_tensor(model, given)
+    if isinstance(given, str):
+        given = [given]
+    texts = tuple(given)
+    if not texts:
+        raise PromptError('got no prompt, expected at least one; try "a dog"')
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise PromptError(f'prompt {number} is empty, expected some words; try "a dog"')
+    if model.classes:
+        return _classes(model, texts)
+    return embed(model, texts)
+
+
+def embed(model: Model, texts: Sequence[str]) -> Prompts:
+    """Texts through the model's own tokenizer and text encoder; an empty text is allowed."""
+    assert model.text is not None
+    tokens = model.text.tokenize(texts)
+    return Prompts(tuple(texts), _encode(model, tokens), tokens)
+
+
+def _encode(model: Model, tokens: Tokens) -> Tensor:
+    assert model.text is not None
+    parts: list[Tensor] = []
+    with torch.no_grad():
+        for start in range(0, len(tokens.texts), TEXT_BATCH):
+            parts.append(model.text.encode(select(tokens, start, start + TEXT_BATCH)))
+    embeddings = torch.cat(parts)
+    return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+
+
+def select(tokens: Tokens, start: int, stop: int) -> Tokens:
+    """Some of the prompts."""
+    part = slice(start, stop)
+    return replace(
+        tokens,
+        ids=tokens.ids[part],
+        readout=tokens.readout[part],
+        texts=tokens.texts[part],
+        pieces=tokens.pieces[part],
+        cut=tokens.cut[part],
+        mask=None if tokens.mask is None else tokens.mask[part],
+    )
+
+
+def _classes(model: Model, names: Sequence[str]) -> Prompts:
+    from heatproof.models.classifiers import class_indices
+
+    index = class_indices(model, names)
+    one_hot = torch.nn.functional.one_hot(index, len(model.classes))
+    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+    labels = tuple(model.classes[int(i)] for i in index)
+    return Prompts(labels, one_hot.to(model.device, dtype))
+
+
+def _from_prompt_tensor(model: Model, given: Tensor) -> Prompts:
+    if given.dim() != 2 or not len(given):
+        raise PromptError(
+            f"got a prompt tensor of shape {tuple(given.shape)}, expected token ids "
+            "(prompt, context) or embeddings (prompt, dim)"
+        )
+    if given.is_floating_point():
+        dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+        labels = tuple(f"embedding {n}" for n in range(len(given)))
+        return Prompts(labels, given.detach().to(model.device, dtype))
+    if model.text is None:
+        raise PromptError(f"{model.spec} has no text tower; expected class names or indices")
+    tokens = model.text.from_ids(given.to(model.device))
+    return Prompts(tokens.texts, _encode(model, tokens), tokens)

@@ -1,0 +1,34 @@
+"""The catalogue of methods: one paper, one file; importing a file here registers its methods."""
+
+from heatproof.methods.attention_eclip import AttentionECLIP
+from heatproof.methods.attention_x_gradient import AttentionXGradient
+from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.controls import Center, Edges, RandomMap
+from heatproof.methods.gae import GAE
+from heatproof.methods.grad_eclip import GradECLIP
+from heatproof.methods.raw_attention import RawAttention
+from heatproof.methods.registry import Entry, Switch, catalogue, create, register
+from heatproof.methods.rollout import Rollout
+
+__all__ = [
+    "GAE",
+    "AttentionECLIP",
+    "AttentionXGradient",
+    "Card",
+    "Center",
+    "Edges",
+    "Entry",
+    "Factors",
+    "GradECLIP",
+    "Method",
+    "Plan",
+    "RandomMap",
+    "RawAttention",
+    "ReadPass",
+    "Rollout",
+    "Side",
+    "Switch",
+    "catalogue",
+    "create",
+    "register",
+]

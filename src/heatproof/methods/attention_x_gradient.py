@@ -1,0 +1,64 @@
+"""Attention x gradient at the readout (the default): the same algebra on the untouched model.
+
+E_i = sum_h A^h_ri dS/dA^h_ri. Since dS/dA^h_ri = g^h . v^h_i, the values of all keys, the readout's
+own included, add up to sum_h g^h . o^h_r exactly.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.registry import register
+from heatproof.reading import Site
+
+
+@register
+@dataclass(frozen=True)
+class AttentionXGradient(Method):
+    """Signed share of every key in the first-order effect of the readout's attention output."""
+
+    card: ClassVar[Card] = Card(
+        name="attention-x-gradient",
+        summary="the model's own attention times its gradient, at the readout of the last layer",
+        source="algebra of arXiv 2605.12952 on the untouched model",
+        reads="attention weights and their gradients in the last attention call",
+        changes="nothing",
+        values="signed; all key tokens add up to g . o_r, the readout's gradient times its output",
+        cost="1 forward pass, 1 backward pass through the last block a prompt",
+    )
+
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        del side
+        return Plan((sites[-1].path,), weights=True, start=sites[-1].path)
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        layer = read.last
+        assert layer.weights is not None
+        weights = read.rows(layer.weights.detach(), layer)
+        return torch.stack(
+            [
+                (weights * read.rows(grads["weights"][0], layer)).sum((1, 2))
+                for grads in read.gradients([layer], ("weights",))
+            ],
+            dim=1,
+        )
+
+    def total(self, read: ReadPass) -> Float[Tensor, "item target"]:
+        layer = read.last
+        output = read.rows(layer.output.detach(), layer)
+        return torch.stack(
+            [
+                (output * read.rows(grads["output"][0], layer)).sum((1, 2, 3))
+                for grads in read.gradients([layer], ("output",))
+            ],
+            dim=1,
+        )
+
+    def factors(self, side: Side) -> Factors:
+        del side
+        return Factors(("attention weights", "gradients of the score with respect to them"))

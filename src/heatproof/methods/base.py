@@ -1,0 +1,162 @@
+"""What a method is: a plan of what to read, and a function of what was read."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from heatproof.errors import InputError, ReadingError
+from heatproof.reading import Attention, Intervention, Site, Trace
+
+Side = Literal["image", "text"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """A catalogue entry: what a user must know before trusting a map of this method.
+
+    `changes` says what the method does to the model: nothing, or which part of what it explains
+    is not the model's. `values` says what a map's numbers mean and add up to.
+    """
+
+    name: str
+    summary: str
+    source: str
+    reads: str
+    changes: str
+    values: str
+    cost: str
+    sides: tuple[Side, ...] = ("image", "text")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method reads: paths in order, whether weights, from where gradients, what it changes.
+
+    `start` is None for methods that need no gradient.
+    """
+
+    paths: tuple[str, ...]
+    weights: bool
+    start: str | None
+    interventions: Mapping[str, Intervention] = field(default_factory=dict[str, Intervention])
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What a map is made of: factors that the untouched model computes, and those it never does."""
+
+    native: tuple[str, ...]
+    substituted: tuple[str, ...] = ()
+
+
+@dataclass
+class ReadPass:
+    """One read forward pass of one tower, and the scores that it led to.
+
+    Items are the tower's inputs (pictures, or prompts on the text side), targets what each is
+    scored against. `readout` is the readout row of each item, None where the rows of all content are.
+    `content` are the key tokens that stand for the input itself: patches, or the whole context.
+    `reached` notes by path whether any gradient arrived there.
+    """
+
+    side: Side
+    root: nn.Module
+    trace: Trace
+    scores: Float[Tensor, "item target"]
+    readout: Int[Tensor, " item"] | None
+    content: slice
+    pooled: bool = False
+    grid: tuple[int, int] = (1, 1)
+    pixels: Float[Tensor, "item 3 height width"] | None = None
+    seed: int = 0
+    reached: dict[str, bool] = field(default_factory=dict[str, bool])
+
+    @property
+    def targets(self) -> int:
+        return self.scores.shape[1]
+
+    @property
+    def last(self) -> Attention:
+        return self.trace.layers[-1]
+
+    def gradients(
+        self, layers: Sequence[Attention], of: Sequence[Literal["weights", "output"]]
+    ) -> Iterator[dict[str, list[Tensor]]]:
+        """For each target in turn: its gradient with respect to each layer's `of`.
+
+        Gradients are of the sum over items, each of which depends on its own input alone.
+        """
+        wanted: list[Tensor] = [getattr(layer, kind) for kind in of for layer in layers]
+        for target in range(self.targets):
+            grads = torch.autograd.grad(
+                self.scores[:, target].sum(),
+                wanted,
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            split = {
+                kind: list(grads[n * len(layers) : (n + 1) * len(layers)])
+                for n, kind in enumerate(of)
+            }
+            for layer, grad in zip(layers, split[of[0]], strict=True):
+                arrived = bool(grad.count_nonzero())
+                self.reached[layer.path] = self.reached.get(layer.path, False) or arrived
+            yield split
+
+    def rows(
+        self, tensor: Float[Tensor, "item head query last"], layer: Attention
+    ) -> Float[Tensor, "item head row last"]:
+        """The readout rows: one an item, or those of all content where the readout is a mean."""
+        if self.pooled and layer.path != self.last.path:
+            raise ReadingError(
+                f"the readout is a row of the pooling call {self.last.path!r} alone; "
+                f"{layer.path!r} has no such row; try layers=1"
+            )
+        if self.readout is None:
+            return tensor[:, :, self.content]
+        index = self.readout.to(tensor.device).view(-1, 1, 1, 1)
+        return tensor.take_along_dim(index, dim=2)
+
+
+class Method(ABC):
+    """Abstract: subclasses are frozen dataclasses whose fields are the method's switches."""
+
+    card: ClassVar[Card]
+
+    @abstractmethod
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        """What to read of a tower whose attention calls are `sites`, first to last."""
+
+    @abstractmethod
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        """A signed value for every key token of the last layer that was read."""
+
+    def factors(self, side: Side) -> Factors:
+        """What the map is made of, in words."""
+        del side
+        return Factors((self.card.reads,))
+
+    def total(self, read: ReadPass) -> Float[Tensor, "item target"] | None:
+        """What the values of all tokens promise to add up to; None where nothing is promised."""
+        del read
+        return None
+
+    def settings(self) -> dict[str, Any]:
+        fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+        return {f.name: getattr(self, f.name) for f in fields}
+
+
+def last_sites(sites: Sequence[Site], count: int | None, default: int) -> tuple[str, ...]:
+    """Paths of the last `count` calls; the default is cut down to what the model has."""
+    if count is None:
+        count = min(default, len(sites))
+    if not 1 <= count <= len(sites):
+        raise InputError(f"got layers={count}, expected 1 to {len(sites)}, the calls of this tower")
+    return tuple(site.path for site in sites[-count:])

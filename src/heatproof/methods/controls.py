@@ -1,0 +1,106 @@
+"""Controls: maps that read nothing of the model. What does no better than these shows nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.registry import register
+from heatproof.reading import Site
+
+
+@dataclass(frozen=True)
+class Control(Method):
+    """Abstract: a map that no model was asked for; its certificate fails."""
+
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        del side
+        return Plan(last_sites(sites, 1, 1), weights=False, start=None)
+
+    def factors(self, side: Side) -> Factors:
+        del side
+        return Factors((), (f"{self.card.reads}, in place of anything that the model computes",))
+
+
+@register
+@dataclass(frozen=True)
+class RandomMap(Control):
+    """Independent standard normal values, from the explanation's seed."""
+
+    card: ClassVar[Card] = Card(
+        name="random",
+        summary="control: seeded noise",
+        source="control",
+        reads="a random number generator",
+        changes="everything: it does not look at the model",
+        values="signed; standard normal",
+        cost="none beyond the score",
+    )
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        items, keys = read.last.key.shape[0], read.last.key.shape[2]
+        generator = torch.Generator().manual_seed(read.seed)
+        return torch.randn(items, read.targets, keys, generator=generator)
+
+
+@register
+@dataclass(frozen=True)
+class Center(Control):
+    """A Gaussian at the middle of the grid, a quarter of its side wide."""
+
+    card: ClassVar[Card] = Card(
+        name="center",
+        summary="control: a bump in the middle",
+        source="control",
+        reads="the middle of the picture",
+        changes="everything: it does not look at the model",
+        values="between 0 and 1",
+        cost="none beyond the score",
+        sides=("image",),
+    )
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        rows, cols = read.grid
+        row, col = (
+            torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1) for size in (rows, cols)
+        )
+        bump = torch.exp(-(row[:, None] ** 2 + col[None, :] ** 2) / (2 * 0.5**2))
+        return _on_tokens(read, bump.expand(read.last.key.shape[0], rows, cols))
+
+
+@register
+@dataclass(frozen=True)
+class Edges(Control):
+    """Mean length of the brightness gradient in each patch: what a sketch of the picture shows."""
+
+    card: ClassVar[Card] = Card(
+        name="edges",
+        summary="control: where the picture has edges",
+        source="control of Adebayo et al., NeurIPS 2018, arXiv 1810.03292",
+        reads="brightness edges of the picture",
+        changes="everything: it does not look at the model",
+        values="not negative",
+        cost="none beyond the score",
+        sides=("image",),
+    )
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        assert read.pixels is not None
+        grey = read.pixels.float().mean(1, keepdim=True)
+        slopes = torch.gradient(grey, dim=(2, 3))
+        length = torch.sqrt(slopes[0] ** 2 + slopes[1] ** 2)
+        return _on_tokens(read, F.adaptive_avg_pool2d(length, read.grid)[:, 0])
+
+
+def _on_tokens(
+    read: ReadPass, maps: Float[Tensor, "item row col"]
+) -> Float[Tensor, "item target token"]:
+    keys = read.last.key.shape[2]
+    tokens = torch.zeros(maps.shape[0], keys, device=maps.device)
+    tokens[:, read.content] = maps.flatten(1)
+    return tokens.unsqueeze(1).expand(-1, read.targets, -1)

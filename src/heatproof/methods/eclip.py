@@ -1,0 +1,128 @@
+"""What Grad-ECLIP and Attention-ECLIP share: everything but how one factor is computed.
+
+The paper's symbols: readout r, u_i the spatial weight of key i, Phi min-max normalisation,
+g = dS/do_r the channel weights, v_i the values, W_O the attention's output projection.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.methods.base import Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.models.projection import output_projection
+from heatproof.reading import Attention, Site
+from heatproof.reading.call import at_least_float32, merge_heads
+from heatproof.reading.interventions import one_head
+
+DEFAULT_LAYERS: dict[Side, int] = {"image": 1, "text": 8}
+
+
+@dataclass(frozen=True)
+class Eclip(Method):
+    """Abstract: E_i = sum over layers of u_i * sum over heads of (channel sum), rectified as asked.
+
+    heads: `one` re-runs the explained layers with one head over the full width, as published;
+        `model` leaves the model as it is.
+    spatial: `loosened` is u_i = Phi(cos(q_r, k_i)), as published; `attention` the softmax weight
+        (mean over heads); `none` is 1.
+    projection: of `loosened`: `output` puts queries and keys through W_O (generate_emap.py),
+        `none` takes them raw (the notebooks).
+    layers: the last n calls (default: 1 on the image side, 8 on the text side, as published).
+    rectify: `none` keeps the map signed (the published ReLU of the sum is left to display),
+        `layer` cuts off each layer's negative part, `head` each head's.
+    """
+
+    heads: Literal["one", "model"] = "one"
+    spatial: Literal["loosened", "attention", "none"] = "loosened"
+    projection: Literal["output", "none"] = "output"
+    layers: int | None = None
+    rectify: Literal["none", "layer", "head"] = "none"
+
+    @abstractmethod
+    def channel_sums(
+        self, read: ReadPass, layers: Sequence[Attention]
+    ) -> Iterator[list[Float[Tensor, "item head row key"]]]:
+        """For each target, a layer at a time: sum over a head's channels of g_c v_ic."""
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether the channel sums or the spatial weight are taken from attention weights."""
+        return self.spatial == "attention"
+
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        paths = last_sites(sites, self.layers, DEFAULT_LAYERS[side])
+        changes = {path: one_head() for path in paths} if self.heads == "one" else {}
+        return Plan(paths, weights=self.needs_weights, start=paths[0], interventions=changes)
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        layers = read.trace.layers
+        weights = [self.spatial_weight(read, layer) for layer in layers]
+        maps: list[Tensor] = []
+        for sums in self.channel_sums(read, layers):
+            parts = [self._layer(u, s) for u, s in zip(weights, sums, strict=True)]
+            maps.append(torch.stack(parts).sum(0))
+        return torch.stack(maps, dim=1)
+
+    def _layer(
+        self,
+        weight: Float[Tensor, "item row key"],
+        sums: Float[Tensor, "item head row key"],
+    ) -> Float[Tensor, "item key"]:
+        by_head = (weight.unsqueeze(1) * sums).sum(2)
+        if self.rectify == "head":
+            by_head = by_head.clamp(min=0)
+        total = by_head.sum(1)
+        return total.clamp(min=0) if self.rectify == "layer" else total
+
+    def spatial_weight(self, read: ReadPass, layer: Attention) -> Float[Tensor, "item row key"]:
+        """u: how much each key counts for each readout row."""
+        if self.spatial == "attention":
+            assert layer.weights is not None
+            return read.rows(layer.weights.detach(), layer).mean(1)
+        query = read.rows(layer.query, layer).detach()
+        if self.spatial == "none":
+            ones = torch.ones_like(layer.key[:, 0, :, 0].detach(), dtype=torch.float32)
+            return ones.to(at_least_float32(query).dtype).unsqueeze(1)
+        return self._loosened(read, layer, query)
+
+    def _loosened(self, read: ReadPass, layer: Attention, query: Tensor) -> Tensor:
+        rows, keys = (merge_heads(t).squeeze(1) for t in (query, layer.key.detach()))
+        if self.projection == "output":
+            project = output_projection(read.root, layer.path, rows.shape[-1])
+            with torch.no_grad():
+                rows, keys = project(rows), project(keys)
+        rows, keys = at_least_float32(rows), at_least_float32(keys)
+        cosine = F.normalize(rows, dim=-1) @ F.normalize(keys, dim=-1).transpose(-2, -1)
+        return min_max(cosine, read.content)
+
+    def factors(self, side: Side) -> Factors:
+        native = [f"gradients of the score at the last {self._count(side)} attention call(s)"]
+        substituted: list[str] = []
+        if self.heads == "one":
+            substituted.append(
+                "one attention head over the full width in place of the model's heads"
+            )
+        if self.spatial == "loosened":
+            substituted.append(
+                "a min-max normalised query-key cosine in place of attention weights"
+            )
+        elif self.spatial == "attention":
+            native.append("attention weights (mean over heads)")
+        return Factors(tuple(native), tuple(substituted))
+
+    def _count(self, side: Side) -> int:
+        return DEFAULT_LAYERS[side] if self.layers is None else self.layers
+
+
+def min_max(cosine: Float[Tensor, "item row key"], content: slice) -> Float[Tensor, "item row key"]:
+    """Phi over the content tokens. Constant cosines, where the authors divide by zero, weigh 1."""
+    low = cosine[..., content].amin(-1, keepdim=True)
+    span = cosine[..., content].amax(-1, keepdim=True) - low
+    flat = span == 0
+    return torch.where(flat, torch.ones_like(cosine), (cosine - low) / span.masked_fill(flat, 1))

@@ -1,0 +1,63 @@
+"""Generic attention explainability, GAE (Chefer et al., ICCV 2021, arXiv 2103.15679, eqs. 5-6)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.registry import register
+from heatproof.methods.relevance import check_same_tokens, identity_of, is_pooling, readout_of
+from heatproof.reading import Attention, Site
+
+
+@register
+@dataclass(frozen=True)
+class GAE(Method):
+    """R <- R + mean over heads of (A * dS/dA)+ times R, from R = 1; row r.
+
+    layers: the last n calls only (default: all, as in the paper and the authors' ViT notebook;
+    their CLIP notebook takes the last one).
+    """
+
+    layers: int | None = None
+
+    card: ClassVar[Card] = Card(
+        name="gae",
+        summary="positive attention times gradient, carried through the layers",
+        source="Chefer et al., ICCV 2021, arXiv 2103.15679",
+        reads="attention weights and their gradients in every call",
+        changes="nothing",
+        values="not negative; no promised sum",
+        cost="1 forward pass, 1 backward pass through the layers read a prompt",
+    )
+
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        del side
+        paths = last_sites(sites, self.layers, len(sites))
+        return Plan(paths, weights=True, start=paths[0])
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        layers = read.trace.layers
+        check_same_tokens(layers)
+        maps = [
+            readout_of(read, _relevance(layers, grads["weights"]))
+            for grads in read.gradients(layers, ("weights",))
+        ]
+        return torch.stack(maps, dim=1)
+
+    def factors(self, side: Side) -> Factors:
+        del side
+        return Factors(("attention weights", "gradients of the score with respect to them"))
+
+
+def _relevance(layers: Sequence[Attention], gradients: Sequence[Tensor]) -> Tensor:
+    relevance = identity_of(layers[0])
+    for layer, gradient in zip(layers, gradients, strict=True):
+        assert layer.weights is not None
+        step = (layer.weights.detach() * gradient).clamp(min=0).mean(1) @ relevance
+        relevance = step if is_pooling(layer) else relevance + step
+    return relevance

@@ -1,0 +1,138 @@
+"""Where the model looked: patch grid -> the model's view -> the original photograph."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from heatproof.errors import ImageError
+
+Resize = Literal["shortest", "squash", "longest"]
+Box = tuple[float, float, float, float]
+
+# A resized picture above this many pixels is never made: the crop throws nearly all of it away.
+MOST_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True)
+class View:
+    """The part of a photograph that the model saw, in pixels of the photograph.
+
+    The box may reach beyond the photograph where the preprocessing padded it.
+    """
+
+    width: int
+    height: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def seen(self) -> Box:
+        """The part of the box that lies on the photograph: left, top, right, bottom."""
+        left, right = (min(max(x, 0.0), float(self.width)) for x in (self.left, self.right))
+        top, bottom = (min(max(y, 0.0), float(self.height)) for y in (self.top, self.bottom))
+        return left, top, right, bottom
+
+    @property
+    def unseen(self) -> float:
+        """The share of the photograph, 0 to 1, that the model never saw."""
+        left, top, right, bottom = self.seen
+        share = (right - left) * (bottom - top) / (self.width * self.height)
+        return min(max(1.0 - share, 0.0), 1.0)
+
+    def cell(self, row: int, col: int, rows: int, cols: int) -> Box:
+        """Left, top, right and bottom of one patch of a `rows` x `cols` grid."""
+        wide, high = (self.right - self.left) / cols, (self.bottom - self.top) / rows
+        left, top = self.left + col * wide, self.top + row * high
+        return left, top, left + wide, top + high
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """The model's own preprocessing (`transform`, never re-written) and its geometry.
+
+    `resize` is `shortest` (shortest side to `resize_to` pixels, then centre crop),
+    `squash` (both sides, aspect lost) or `longest` (longest side, then centred padding).
+    `unpatched` are the rows and columns of pixels, bottom and right, that no patch covers
+    (a 384-pixel input in patches of 14 leaves 6).
+    """
+
+    height: int
+    width: int
+    resize: Resize
+    resize_to: int
+    transform: Callable[[Image.Image], Tensor]
+    unpatched: tuple[int, int] = (0, 0)
+
+    def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        return self.transform(self._narrowed(image))
+
+    def view(self, width: int, height: int) -> View:
+        """What the model sees of a photograph of `width` x `height` pixels."""
+        resized_width, resized_height = self.resized(width, height)
+        left = _crop_start(resized_width, self.width)
+        top = _crop_start(resized_height, self.height)
+        x, y = width / resized_width, height / resized_height
+        missing_rows, missing_cols = self.unpatched
+        return View(
+            width,
+            height,
+            left * x,
+            top * y,
+            (left + self.width - missing_cols) * x,
+            (top + self.height - missing_rows) * y,
+        )
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height after resizing, before the crop: torchvision's and open_clip's own rules."""
+        scale = self.resize_to / min(self.width, self.height)
+        target_width, target_height = self.width * scale, self.height * scale
+        if self.resize == "squash":
+            return round(target_width), round(target_height)
+        if self.resize == "shortest" and self.width == self.height:
+            return _shortest(width, height, self.resize_to)
+        ratios = width / target_width, height / target_height
+        ratio = min(ratios) if self.resize == "shortest" else max(ratios)
+        new_width, new_height = round(width / ratio), round(height / ratio)
+        if not new_width or not new_height:
+            raise ImageError(
+                f"a picture of {width} x {height} pixels has no side left once its longer one "
+                f"fits the model's {self.width} x {self.height}; crop it first"
+            )
+        return new_width, new_height
+
+    def _narrowed(self, image: Image.Image) -> Image.Image:
+        """An extreme picture without the far ends that the centre crop throws away.
+
+        30,000 x 2 pixels would be resized to 3,360,000 x 224 first. As much is cut off on either
+        side, and more than the resampling filter reaches is left, so that what is seen stays.
+        """
+        width, height = image.size
+        resized_width, resized_height = self.resized(width, height)
+        if resized_width * resized_height <= MOST_PIXELS:
+            return image
+        view = self.view(width, height)
+        reach = 4 * math.ceil(max(1.0, width / resized_width, height / resized_height))
+        cut_x = max(0, math.floor(min(view.left, width - view.right)) - reach)
+        cut_y = max(0, math.floor(min(view.top, height - view.bottom)) - reach)
+        return image.crop((cut_x, cut_y, width - cut_x, height - cut_y))
+
+
+def _shortest(width: int, height: int, size: int) -> tuple[int, int]:
+    """torchvision's `Resize(size)`: the longer side is rounded down."""
+    if width <= height:
+        return size, int(size * height / width)
+    return int(size * width / height), size
+
+
+def _crop_start(length: int, crop: int) -> int:
+    """First pixel of torchvision's `CenterCrop`; negative where it pads."""
+    if crop > length:
+        return -((crop - length) // 2)
+    return round((length - crop) / 2.0)

@@ -1,0 +1,367 @@
+"""Prompts as token ids, and for each token the characters of the prompt that it stands for.
+
+The ids are always those of the model's own tokenizer. The offsets are found beside it: cleaning is
+followed character by character (`Traced`), so that they point into the prompt as the user wrote it.
+"""
+
+import difflib
+import html
+import os
+import re
+import string
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import takewhile
+from typing import Any
+
+import ftfy
+import torch
+from jaxtyping import Int
+from open_clip.tokenizer import (
+    HFTokenizer,
+    SigLipTokenizer,
+    SimpleTokenizer,
+    basic_clean,
+    canonicalize_text,
+)
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from heatproof.errors import PromptError
+from heatproof.models.model import Piece, Tokens
+
+CLIP_VOCABULARY = 49408
+
+Rows = Callable[[Int[Tensor, "prompt context"]], Int[Tensor, " prompt"]]
+"""Readout row of each prompt; -1 where it is the mean over the prompt's tokens."""
+
+
+# Cleaning, followed ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A text of which each character knows where it came from: `spans[i]` in the original."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def original(cls, text: str) -> "Traced":
+        return cls(text, tuple((index, index + 1) for index in range(len(text))))
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """What characters `start` to `end` of the cleaned text are in the original."""
+        covered = self.spans[start:end]
+        return min(first for first, _ in covered), max(last for _, last in covered)
+
+    def substitute(self, pattern: str, replacement: Callable[[str], str]) -> "Traced":
+        """Replace each match; the characters of a changed match all come from the whole match."""
+        text, spans, done = "", list[tuple[int, int]](), 0
+        for match in re.finditer(pattern, self.text):
+            new = replacement(match.group())
+            text += self.text[done : match.start()] + new
+            spans += self.spans[done : match.start()]
+            spans += (
+                self.spans[match.start() : match.end()]
+                if new == match.group()
+                else [self.span(match.start(), match.end())] * len(new)
+            )
+            done = match.end()
+        return Traced(text + self.text[done:], (*spans, *self.spans[done:]))
+
+    def become(self, text: str) -> "Traced":
+        """The same text re-written as `text`: aligned by what both have in common."""
+        if text == self.text:
+            return self
+        if not self.text:
+            return Traced(text, ((0, 0),) * len(text))
+        spans = list[tuple[int, int]]()
+        for same, (start, end), (new_start, new_end) in _alignment(self.text, text):
+            if same:
+                spans += self.spans[start:end]
+            else:
+                around = (start, end) if end > start else (max(0, start - 1), max(1, start))
+                spans += [self.span(*around)] * (new_end - new_start)
+        return Traced(text, tuple(spans))
+
+
+_LONGEST_ALIGNED = 2000
+
+Range = tuple[int, int]
+
+
+def _alignment(old: str, new: str) -> Iterator[tuple[bool, Range, Range]]:
+    """Ranges of `old` and `new`, in order, and whether they hold the same characters."""
+    head = len(os.path.commonprefix([old, new]))
+    tail = len(os.path.commonprefix([old[head:][::-1], new[head:][::-1]]))
+    middle, new_middle = old[head : len(old) - tail], new[head : len(new) - tail]
+    yield True, (0, head), (0, head)
+    if max(len(middle), len(new_middle)) > _LONGEST_ALIGNED:  # quadratic: align it as one block
+        yield False, (head, len(old) - tail), (head, len(new) - tail)
+    else:
+        matcher = difflib.SequenceMatcher(a=middle, b=new_middle, autojunk=False)
+        for tag, start, end, new_start, new_end in matcher.get_opcodes():
+            yield tag == "equal", (head + start, head + end), (head + new_start, head + new_end)
+    yield True, (len(old) - tail, len(old)), (len(new) - tail, len(new))
+
+
+_CHARACTER_REFERENCE = r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)"
+
+
+def _repaired(text: Traced) -> Traced:
+    """open_clip's `basic_clean`, but for the spaces at both ends: mojibake and HTML undone."""
+    text = text.become(ftfy.fix_text(text.text))
+    for _ in range(2):
+        text = text.substitute(_CHARACTER_REFERENCE, html.unescape)
+    return text
+
+
+def _single_spaces(text: Traced) -> Traced:
+    lead = len(text.text) - len(text.text.lstrip())
+    kept = len(text.text.rstrip())
+    stripped = Traced(text.text.strip(), text.spans[lead:kept])
+    return stripped.substitute(r"\s+", lambda _: " ")
+
+
+def _lower(text: Traced) -> Traced:
+    spans = [
+        span
+        for letter, span in zip(text.text, text.spans, strict=True)
+        for _ in letter.lower()  # one letter may become two
+    ]
+    return Traced(text.text.lower(), tuple(spans))
+
+
+def _without_punctuation(text: Traced) -> Traced:
+    text = text.substitute("_", lambda _: " ")
+    return text.substitute(f"[{re.escape(string.punctuation)}]", lambda _: "")
+
+
+def _traced(prompt: str, cleaned: str) -> Traced:
+    """`cleaned`, with each character's place in `prompt`.
+
+    open_clip's ways of cleaning are followed exactly; what another one did is aligned.
+    """
+    repaired = _repaired(Traced.original(prompt))
+    candidates = (
+        Traced.original(prompt),
+        _lower(_single_spaces(repaired)),
+        _single_spaces(repaired),
+        _single_spaces(_lower(_without_punctuation(repaired))),
+    )
+    exact = (text for text in candidates if text.text == cleaned)
+    return next(exact, None) or candidates[0].become(cleaned)
+
+
+# Tokenizers --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Stands where a tokenizer should: prompts are refused with `reason`, token ids are not."""
+
+    reason: str
+
+
+def missing(reason: str) -> Missing:
+    return Missing(reason)
+
+
+@lru_cache
+def clip_tokenizer(context: int) -> SimpleTokenizer:
+    """CLIP's own tokenizer, which comes with open_clip."""
+    return SimpleTokenizer(context_length=context)
+
+
+Found = tuple[int, int, int]
+"""A token and the characters of the cleaned prompt that it stands for: id, start, end."""
+
+
+def _found(tokenizer: Any, prompt: str) -> tuple[Traced, list[Found]]:
+    """All tokens of a prompt, special ones left out, in the cleaned prompt."""
+    if isinstance(tokenizer, SimpleTokenizer):
+        cleaned = tokenizer.clean_fn(prompt)
+        return _traced(prompt, cleaned), list(_byte_pairs(tokenizer, cleaned))
+    inner = getattr(tokenizer, "tokenizer", tokenizer)
+    cleaned = _cleaned(tokenizer, prompt)
+    if getattr(inner, "is_fast", False):
+        return _traced(prompt, cleaned), _hugging_face_tokens(inner, cleaned)
+    return Traced.original(prompt), []
+
+
+def _cleaned(tokenizer: Any, prompt: str) -> str:
+    if isinstance(tokenizer, HFTokenizer):
+        return tokenizer.clean_fn(prompt)
+    if isinstance(tokenizer, SigLipTokenizer):
+        return canonicalize_text(basic_clean(prompt))
+    return prompt
+
+
+def _byte_pairs(tokenizer: SimpleTokenizer, cleaned: str) -> Iterator[Found]:
+    """CLIP's tokens are runs of bytes: a character of several bytes may lie in several tokens."""
+    for match in tokenizer.pat.finditer(cleaned):
+        owners = [
+            match.start() + index
+            for index, letter in enumerate(match.group())
+            for _ in letter.encode()
+        ]
+        encoded = "".join(tokenizer.byte_encoder[byte] for byte in match.group().encode())
+        done = 0
+        for pair in tokenizer.bpe(encoded).split(" "):
+            size = len(pair.removesuffix("</w>"))
+            covered = owners[done : done + size]
+            yield tokenizer.encoder[pair], covered[0], covered[-1] + 1
+            done += size
+
+
+def _hugging_face_tokens(tokenizer: Any, cleaned: str) -> list[Found]:
+    encoded = tokenizer(
+        cleaned, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
+    return [
+        (token, start, end)
+        for token, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+    ]
+
+
+def _placed(row: list[int], found: list[Found]) -> tuple[int, int]:
+    """Where in a row of ids the prompt's tokens begin, and how many of them it holds."""
+
+    def held(first: int) -> int:
+        pairs = zip(row[first:], found, strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1][0], pairs))
+
+    first = max(range(_MOST_LEADING), key=held)
+    return first, held(first)
+
+
+_MOST_LEADING = 3  # begin of text, a language: nothing known puts more before a prompt
+
+
+# Tokens ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A text tower's way from prompts to `Tokens`: its tokenizer, and what it takes.
+
+    `context` is the number of ids of a prompt, None where any number goes.
+    """
+
+    tokenizer: Any
+    context: int
+    vocabulary: int
+    readout: Rows
+
+    def tokenize(self, prompts: Sequence[str]) -> Tokens:
+        """The prompts as the model takes them. An empty one is allowed: a null prompt is one."""
+        if isinstance(self.tokenizer, Missing):
+            raise PromptError(self.tokenizer.reason)
+        texts = tuple(_checked(prompt) for prompt in prompts)
+        ids = self._ids(list(texts))
+        placed = [self._pieces(text, row) for text, row in zip(texts, ids.tolist(), strict=True)]
+        return Tokens(
+            ids=ids,
+            readout=self.readout(ids),
+            texts=texts,
+            pieces=tuple(pieces for pieces, _ in placed),
+            cut=tuple(cut for _, cut in placed),
+        )
+
+    def _ids(self, texts: list[str]) -> Int[Tensor, "prompt context"]:
+        if not texts:
+            return torch.zeros(0, self.context, dtype=torch.long)
+        if isinstance(self.tokenizer, PreTrainedTokenizerBase):
+            return self.tokenizer(
+                texts,
+                max_length=self.context,
+                padding="max_length",
+                truncation=True,
+                return_tensors="pt",
+            ).input_ids
+        return self.tokenizer(texts)
+
+    def _pieces(self, prompt: str, row: list[int]) -> tuple[tuple[Piece, ...], str]:
+        text, found = _found(self.tokenizer, prompt)
+        first, held = _placed(row, found)
+        pieces = list[Piece]()
+        for position, (_, start, end) in enumerate(found[:held], first):
+            span = text.span(start, end)
+            pieces.append(Piece(position, prompt[slice(*span)], *span))
+        dropped = found[held:]
+        cut = prompt[text.span(*dropped[0][1:])[0] :] if dropped else ""
+        return tuple(pieces), cut
+
+    def from_ids(self, ids: Int[Tensor, "prompt context"]) -> Tokens:
+        """Raw ids, taken as they are. Their pieces point into the text that the ids spell."""
+        self._check(ids)
+        ids = ids.long().cpu()
+        spelled = [self._spelled(row) for row in ids.tolist()]
+        return Tokens(
+            ids=ids,
+            readout=self.readout(ids),
+            texts=tuple(text for text, _ in spelled),
+            pieces=tuple(pieces for _, pieces in spelled),
+            cut=("",) * len(ids),
+        )
+
+    def _check(self, ids: Tensor) -> None:
+        if ids.ndim != 2 or ids.is_floating_point() or ids.shape[1] != self.context:
+            raise PromptError(
+                f"got token ids of shape {tuple(ids.shape)} and type {ids.dtype}, expected integers "
+                f"of shape (prompt, {self.context}); pad them as the model's tokenizer does"
+            )
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary:
+            raise PromptError(
+                f"got token ids from {int(ids.min())} to {int(ids.max())}, "
+                f"expected 0 to {self.vocabulary - 1}; was another tokenizer used?"
+            )
+
+    def _spelled(self, row: list[int]) -> tuple[str, tuple[Piece, ...]]:
+        text, pieces = "", list[Piece]()
+        for position, spelling in self._spellings(row):
+            text += spelling
+            letters = spelling.strip()
+            start = len(text) - len(spelling.lstrip())
+            if letters:
+                pieces.append(Piece(position, letters, start, start + len(letters)))
+        return text.rstrip(), tuple(pieces)
+
+    def _spellings(self, row: list[int]) -> Iterator[tuple[int, str]]:
+        """Each token that stands for text: its position, and its text with the spaces around it."""
+        if isinstance(self.tokenizer, SimpleTokenizer):
+            special = self.tokenizer.all_special_ids
+            end = row.index(special[1]) if special[1] in row else len(row)
+            for position, token in enumerate(row[:end]):
+                if token not in special:
+                    yield position, self.tokenizer.decode([token])
+            return
+        inner = getattr(self.tokenizer, "tokenizer", self.tokenizer)
+        if isinstance(inner, PreTrainedTokenizerBase):
+            for position, token in enumerate(row):
+                if token not in inner.all_special_ids:
+                    yield position, _spelling(inner, token)
+            return
+        padding = sum(1 for _ in takewhile(lambda token: token == row[-1], reversed(row)))
+        for position, token in enumerate(row[: len(row) - (padding if padding > 1 else 0)]):
+            yield position, f"[{token}] "
+
+
+def _spelling(tokenizer: Any, token: int) -> str:
+    raw: str = tokenizer.convert_ids_to_tokens(token)
+    marked = raw.replace("\u2581", " ").replace("\u0120", " ")  # sentencepiece's, byte-level BPE's
+    return marked.removeprefix("##").removesuffix("</w>")
+
+
+def _checked(prompt: str) -> str:
+    if not isinstance(prompt, str):
+        raise PromptError(f"got a prompt of type {type(prompt).__name__}, expected text")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise PromptError(
+            f"got a prompt that is no valid Unicode text ({ascii(prompt)[:60]}); try it re-typed"
+        ) from None
+    return prompt

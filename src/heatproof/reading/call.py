@@ -1,0 +1,88 @@
+"""One attention call: what goes in, what is done to it, what comes out."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+Mask = Bool[Tensor, "..."] | Float[Tensor, "..."]
+Kernel = Callable[["AttentionCall"], Tensor]
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What a module hands to attention, by head, before anything is computed.
+
+    `mask` is torch's: True where a key may be attended to, or a float that is added; it broadcasts
+    to (batch, head, query, key). `weights`, where an intervention has set them (or where the model
+    wrote attention out and has them already), take the place of softmax(query key' scale + mask).
+    `heads_out` is how many heads the module expects back.
+    """
+
+    query: Float[Tensor, "batch head query channel"]
+    key: Float[Tensor, "batch head key channel"]
+    value: Float[Tensor, "batch head key value_channel"]
+    mask: Mask | None
+    is_causal: bool
+    scale: float
+    heads_out: int
+    weights: Float[Tensor, "batch head query key"] | None = None
+
+    def change(self, **fields: object) -> "AttentionCall":
+        """The same call with some fields changed."""
+        return replace(self, **fields)  # pyright: ignore[reportArgumentType]
+
+    def softmax(self) -> Float[Tensor, "batch head query key"]:
+        """The weights that the model's own kernel forms inside, at least in float32."""
+        query, key = at_least_float32(self.query), at_least_float32(self.key)
+        scores = query @ key.transpose(-2, -1) * self.scale
+        if self.is_causal:
+            allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+            scores = scores.masked_fill(~allowed, -math.inf)
+        if self.mask is not None:
+            if self.mask.dtype == torch.bool:
+                scores = scores.masked_fill(~self.mask, -math.inf)
+            else:
+                scores = scores + self.mask
+        return scores.softmax(-1)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention call as it was read: a layer of the trace.
+
+    Tensors stand in the graph of the pass where gradients were asked for. `weights` (after
+    softmax) is None where they were not asked for. `module` is the innermost module that called.
+    """
+
+    path: str
+    module: nn.Module
+    query: Float[Tensor, "batch head query channel"]
+    key: Float[Tensor, "batch head key channel"]
+    value: Float[Tensor, "batch head key value_channel"]
+    weights: Float[Tensor, "batch head query key"] | None
+    output: Float[Tensor, "batch head query value_channel"]
+
+    @property
+    def heads(self) -> int:
+        return self.output.shape[1]
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Attribution is done in float32 where the model computes in less, in float64 where in that."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def merge_heads(tensor: Float[Tensor, "batch head token channel"]) -> Tensor:
+    """All heads side by side as one: (batch, 1, token, head * channel)."""
+    return tensor.transpose(1, 2).flatten(2).unsqueeze(1)
+
+
+def split_heads(tensor: Float[Tensor, "batch head token channel"], heads: int) -> Tensor:
+    """The channels of all heads dealt out to `heads` heads, in the order of `merge_heads`."""
+    if tensor.shape[1] == heads:
+        return tensor
+    return merge_heads(tensor).squeeze(1).unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -1,0 +1,49 @@
+"""Where a model calls attention: found by running it once, not described by hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from heatproof.errors import ReadingError
+from heatproof.reading.intercept import reading
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention call of a tower: the path of its module and the sizes that it had."""
+
+    path: str
+    heads: int
+    queries: int
+    keys: int
+
+
+def find_sites(module: nn.Module, run: Callable[[], object], batch: int) -> tuple[Site, ...]:
+    """The attention calls of the pass `run`, in their order, over a batch of `batch` inputs.
+
+    Raises:
+        ReadingError: no attention passed through the function that is read, or attention is
+            windowed (its batch is not the batch of inputs).
+    """
+    with torch.no_grad(), reading(module) as trace:
+        run()
+    if not trace:
+        raise ReadingError(
+            f"no attention passed through torch's scaled_dot_product_attention in "
+            f"{type(module).__name__}: it has none, or a kernel of its own (flash-attn, xformers, "
+            "linear attention); try the model's 'sdpa' or 'eager' attention implementation"
+        )
+    for layer in trace.layers:
+        seen = layer.query.shape[0]
+        if seen != batch:
+            raise ReadingError(
+                f"attention at {layer.path!r} is windowed or folded: {seen} groups of "
+                f"{layer.query.shape[2]} tokens for {batch} input(s), expected one group an input; "
+                "windowed models (Swin) have no token that sees the whole image"
+            )
+    return tuple(
+        Site(layer.path, layer.query.shape[1], layer.query.shape[2], layer.key.shape[2])
+        for layer in trace.layers
+    )

@@ -1,0 +1,111 @@
+"""The one colour map: signed values over a grey photograph, evenly to the eye, zero invisible.
+
+A picture is blended, in OKLab, from the grey photograph (value 0) towards one of two colours of
+equal lightness and equal chroma: vermilion for values that raise the score, azure for values that
+lower it. A path that is straight and evenly paced in OKLab has the same colour difference for the
+same difference of values: everywhere on the scale, for both signs, on every grey. The hues
+stay apart under the three kinds of colour blindness. The photograph is grey, so that all colour in
+an overlay is the map's.
+
+OKLab: Ottosson, "A perceptual color space for image processing", 2020.
+"""
+
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+LIGHTNESS, CHROMA = 0.62, 0.18
+RAISES_HUE, LOWERS_HUE = 40.0, 255.0  # degrees in OKLab's a, b plane
+STRENGTH = 0.85  # of the colour at the end of the scale: the photograph shows through it
+DARKEST, LIGHTEST = 0.30, 0.97  # OKLab lightness of the photograph's black and white
+STEPS = 255  # of each sign
+WHITE = 255  # the shade of white: what words and legends are drawn on
+
+NAME = "vermilion-azure (OKLab, straight and even, 0 invisible)"
+
+_LMS = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_LAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+
+
+def oklab(rgb: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
+    """sRGB in 0..1 to OKLab."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return np.cbrt(linear @ _LMS.T) @ _LAB.T
+
+
+def srgb(lab: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
+    """OKLab to sRGB in 0..1, cut to what a screen can show."""
+    linear = (lab @ np.linalg.inv(_LAB).T) ** 3 @ np.linalg.inv(_LMS).T
+    linear = np.clip(linear, 0.0, 1.0)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+@cache
+def table() -> UInt8[np.ndarray, "shade value 3"]:
+    """The colour of each value (-STEPS..STEPS) over each shade (0..255) of the grey photograph."""
+    grey = oklab(np.repeat(np.arange(256)[:, None] / 255, 3, axis=1))
+    base = np.zeros((256, 1, 3))
+    base[:, 0, 0] = DARKEST + (LIGHTEST - DARKEST) * grey[:, 0]
+    return _blended(base)
+
+
+@cache
+def table_on_white() -> UInt8[np.ndarray, "value 3"]:
+    """The colour of each value (-STEPS..STEPS) over paper white."""
+    return _blended(np.array([[[1.0, 0.0, 0.0]]]))[0]
+
+
+def _blended(base: Float[np.ndarray, "shade 1 3"]) -> UInt8[np.ndarray, "shade value 3"]:
+    values = np.arange(-STEPS, STEPS + 1) / STEPS
+    ends = np.where(values[:, None] < 0, _end(LOWERS_HUE), _end(RAISES_HUE))
+    share = STRENGTH * np.abs(values)[:, None]
+    mixed = (1 - share) * base + share * ends
+    return np.rint(srgb(mixed) * 255).astype(np.uint8)
+
+
+def _end(hue: float) -> Float[np.ndarray, "3"]:
+    angle = np.deg2rad(hue)
+    return np.array([LIGHTNESS, CHROMA * np.cos(angle), CHROMA * np.sin(angle)])
+
+
+def steps(values: Float[np.ndarray, "*batch"], scale: float) -> np.ndarray:
+    """Values to indices of the tables: -scale is 0, zero is STEPS; beyond the scale is its end."""
+    if scale <= 0 or not np.isfinite(scale):
+        return np.full(values.shape, STEPS, np.int16)
+    share = np.clip(np.nan_to_num(values / scale), -1.0, 1.0)
+    return (np.rint(share * STEPS) + STEPS).astype(np.int16)
+
+
+def paint(
+    photo: Image.Image, values: Float[np.ndarray, "height width"], scale: float
+) -> Image.Image:
+    """`values`, one a pixel, over the grey photograph, for a scale from -`scale` to `scale`."""
+    shades = np.asarray(photo.convert("L"))
+    return Image.fromarray(table()[shades, steps(values, scale)])
+
+
+def css(value: float, scale: float) -> str:
+    """The colour of a value over white, as CSS and PIL write it."""
+    red, green, blue = table_on_white()[int(steps(np.array(value), scale))]
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def bar(width: int, height: int) -> Image.Image:
+    """The scale from its negative to its positive end, over every shade of grey (light on top)."""
+    shades = np.rint(np.linspace(255, 0, height)).astype(np.uint8)
+    values = np.rint(np.linspace(0, 2 * STEPS, width)).astype(np.int16)
+    return Image.fromarray(table()[shades[:, None], values[None, :]])

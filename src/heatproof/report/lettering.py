@@ -1,0 +1,70 @@
+"""Text on pictures: wrapped, shortened, drawn with Pillow's own font, whatever letters come."""
+
+from functools import cache
+
+from PIL import Image, ImageDraw, ImageFont
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@cache
+def font(size: int) -> Font:
+    """Pillow's built-in font: no font files are looked for on the machine."""
+    return ImageFont.load_default(size)
+
+
+def plain(text: str) -> str:
+    """`text` on one line, without the control characters that a font stumbles over."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(shown.split())
+
+
+def width(text: str, size: int) -> float:
+    """Pixels that `text` takes in one line."""
+    try:
+        return font(size).getlength(text)
+    except UnicodeError:
+        return font(size).getlength(_latin(text))
+
+
+def wrapped(text: str, size: int, room: float, lines: int) -> list[str]:
+    """`text` in at most `lines` lines of `room` pixels; what does not fit ends in an ellipsis."""
+    words, done = plain(text).split(" "), list[str]()
+    while words and len(done) < lines - 1:
+        line = words.pop(0)
+        while words and width(f"{line} {words[0]}", size) <= room:
+            line += f" {words.pop(0)}"
+        done.append(shortened(line, size, room))
+    return [*done, shortened(" ".join(words), size, room)] if words else done
+
+
+def shortened(text: str, size: int, room: float) -> str:
+    """`text` in one line of `room` pixels, its end replaced by an ellipsis where it is too long."""
+    if width(text, size) <= room:
+        return text
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = width(text[:middle].rstrip() + "…", size) <= room
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return text[:low].rstrip() + "…"
+
+
+def write(
+    image: Image.Image,
+    place: tuple[float, float],
+    text: str,
+    size: int,
+    colour: str,
+    anchor: str = "la",
+) -> None:
+    """Draw one line of text; letters that the font cannot draw become boxes, never errors."""
+    draw = ImageDraw.Draw(image)
+    try:
+        draw.text(place, text, colour, font(size), anchor=anchor)
+    except (UnicodeError, ValueError):  # Pillow built without FreeType: a Latin bitmap font
+        draw.text(place, _latin(text), colour, font(size))
+
+
+def _latin(text: str) -> str:
+    return text.encode("latin-1", "replace").decode("latin-1")

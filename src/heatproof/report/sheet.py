@@ -1,0 +1,130 @@
+"""Maps side by side: one row an explanation, one panel a prompt, one scale a row."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from heatproof.explanation import Explanation
+from heatproof.images import Photo
+from heatproof.models.geometry import View
+from heatproof.report.lettering import plain, shortened, width, wrapped, write
+from heatproof.report.overlay import (
+    ALARM,
+    CALM,
+    FAINT,
+    INK,
+    PAPER,
+    Frame,
+    Verdict,
+    band,
+    draw,
+    frame,
+    scale_bar,
+    seen,
+    shared_scale,
+    unseen,
+    verdict,
+)
+
+SIDE = 300  # pixels of a panel's longer side
+SIZE = 15  # of the letters
+GAP = 18
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One map, what was asked, and a remark beneath it (its score)."""
+
+    title: str
+    remark: str
+    values: Float[np.ndarray, "row col"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Panels that share a scale, and what the certificate says of them."""
+
+    name: str
+    panels: tuple[Panel, ...]
+    scale: float
+    verdict: Verdict
+
+
+def row(explanation: Explanation, image: int = 0) -> Row:
+    """The maps of one picture, prompt by prompt, on their shared scale."""
+    record = explanation.record
+    panels = tuple(
+        Panel(
+            prompt or "(empty prompt)",
+            f"{record.score} {float(explanation.scores[image, number]):+.4f}",
+            np.asarray(explanation.maps[image, number].cpu(), np.float32),
+        )
+        for number, prompt in enumerate(record.prompts)
+    )
+    scale = shared_scale(explanation, image)
+    return Row(record.method, panels, scale, verdict(explanation.certificate))
+
+
+def sheet(photo: Photo, view: View, rows: list[Row]) -> Image.Image:
+    """The photograph, then each row's maps on it. Panels are read within a row: rows differ in units."""
+    part = frame(photo, view).fitted(SIDE)
+    columns = 1 + max(len(row.panels) for row in rows)
+    broad = GAP + columns * (max(part.width, SIDE * 2 // 3) + GAP)
+    drawn = [_row(photo, view, part, row, broad) for row in rows]
+    image = Image.new("RGB", (broad, sum(strip.height for strip in drawn)), PAPER)
+    y = 0
+    for strip in drawn:
+        image.paste(strip, (0, y))
+        y += strip.height
+    return image
+
+
+def strip(explanation: Explanation, image: int = 0) -> Image.Image:
+    """One picture's maps side by side on their shared scale."""
+    return sheet(explanation.photos[image], explanation.views[image], [row(explanation, image)])
+
+
+def _row(photo: Photo, view: View, part: Frame, row: Row, broad: int) -> Image.Image:
+    room = max(part.width, SIDE * 2 // 3)
+    kind, sentence = row.verdict
+    lines = [] if kind == "holds" else wrapped(sentence, SIZE, broad - 2 * GAP - 2 * SIZE, 5)
+    titles = [wrapped(panel.title, SIZE, room, 2) for panel in row.panels]
+    above = GAP + 22 * max(len(title) for title in titles)
+    footer = above + part.height + 8 + 22 + GAP
+    band_height = (round(1.5 * SIZE) * len(lines) + SIZE + GAP) if lines else 0
+    image = Image.new("RGB", (broad, footer + 2 * SIZE + GAP + band_height), PAPER)
+    pictures = [_photograph(photo, view, part)]
+    pictures += [draw(photo, view, panel.values, row.scale, part) for panel in row.panels]
+    texts = [["photograph"], *titles]
+    remarks = [f"{view.unseen:.0%} unseen (hatched)" if view.unseen >= 0.005 else "all of it seen"]
+    remarks += [panel.remark for panel in row.panels]
+    for number, (picture, title, remark) in enumerate(zip(pictures, texts, remarks, strict=True)):
+        x = GAP + number * (room + GAP)
+        for line, text in enumerate(reversed(title)):
+            place = (x, above - 22 * (line + 1))
+            write(image, place, text, SIZE, INK if number else FAINT)
+        image.paste(picture, (x, above))
+        write(image, (x, above + part.height + 6), shortened(remark, SIZE, room), SIZE, FAINT)
+    _footer(image, footer, row)
+    if lines:
+        band(image, footer + 2 * SIZE + GAP, lines, SIZE, kind)
+    return image
+
+
+def _photograph(photo: Photo, view: View, part: Frame) -> Image.Image:
+    """The photograph in its own colours, with the unseen part marked."""
+    picture = photo.image.crop((part.left, part.top, part.right, part.bottom))
+    picture = picture.resize((part.width, part.height), Image.Resampling.LANCZOS)
+    return unseen(picture, picture, seen(view, part))
+
+
+def _footer(image: Image.Image, y: int, row: Row) -> None:
+    """Method and verdict on the left, the shared scale beneath the maps."""
+    mark = {"holds": "certificate holds", "fails": "CERTIFICATE FAILS"}.get(row.verdict[0], "not certified")
+    name = shortened(plain(row.name), SIZE, SIDE - GAP)
+    write(image, (GAP, y - 2), name, SIZE, INK)
+    write(image, (GAP, y + 18), mark, SIZE, {"holds": CALM, "fails": ALARM}.get(row.verdict[0], INK))
+    left = GAP + max(SIDE * 2 // 3, round(width(name, SIZE))) + GAP
+    scale_bar(image, (left, y, image.width - GAP, y + SIZE - 2), row.scale, SIZE)

@@ -1,0 +1,182 @@
+"""What is explained: a differentiable score of each (image, prompt) pair, chosen by the user."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.errors import InputError, UnknownName
+from heatproof.models.model import Model
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images against prompts, as the model compares them.
+
+    `logit` is scale * cosine + bias (a classifier's own logit). `rivals` are the logits that a
+    prompt is compared with: all prompts, those of `against` included. Where `own` is True, column
+    p of `rivals` is prompt p itself, which is no rival of its own.
+    """
+
+    cosine: Float[Tensor, "image prompt"] | None
+    logit: Float[Tensor, "image prompt"]
+    rivals: Float[Tensor, "image rival"]
+    against: Float[Tensor, "image against"]
+    own: bool
+
+
+class Score(Protocol):
+    """What is explained. `against` names further prompts that the score needs."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def against(self) -> tuple[str, ...]: ...
+
+    def check(self, model: Model, prompts: int) -> None:
+        """Raise an `InputError` where the model or the number of prompts does not allow it."""
+
+    def __call__(self, pairs: Pairs) -> Float[Tensor, "image prompt"]:
+        """The score of every pair."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Cosine of the two embeddings, in [-1, 1]."""
+
+    name: str = "cosine"
+    against: tuple[str, ...] = ()
+
+    def check(self, model: Model, prompts: int) -> None:
+        del prompts
+        if model.classes:
+            raise InputError("a classifier has no cosine; expected score 'class-logit' or 'margin'")
+
+    def __call__(self, pairs: Pairs) -> Float[Tensor, "image prompt"]:
+        assert pairs.cosine is not None
+        return pairs.cosine
+
+
+@dataclass(frozen=True)
+class Logit:
+    """What the model compares prompts by: logit scale * cosine + bias; a classifier's logit."""
+
+    name: str = "logit"
+    against: tuple[str, ...] = ()
+
+    def check(self, model: Model, prompts: int) -> None:
+        del prompts
+        if self.name == "sigmoid-logit" and not model.sigmoid:
+            raise InputError(f"{model.spec} was not trained with a sigmoid; try score 'logit'")
+        if self.name == "class-logit" and not model.classes:
+            raise InputError(f"{model.spec} is no classifier; try score 'cosine' or 'logit'")
+
+    def __call__(self, pairs: Pairs) -> Float[Tensor, "image prompt"]:
+        return pairs.logit
+
+
+@dataclass(frozen=True)
+class Margin:
+    """By how much a prompt's logit exceeds that of the best other prompt."""
+
+    name: str = "margin"
+    against: tuple[str, ...] = ()
+
+    def check(self, model: Model, prompts: int) -> None:
+        del model
+        if prompts < 2:
+            raise InputError("score 'margin' compares prompts: got 1, expected at least 2")
+
+    def __call__(self, pairs: Pairs) -> Float[Tensor, "image prompt"]:
+        count = pairs.logit.shape[1]
+        rivals = pairs.rivals.unsqueeze(1).expand(-1, count, -1)
+        if pairs.own:
+            same = torch.eye(count, rivals.shape[-1], dtype=torch.bool, device=rivals.device)
+            rivals = rivals.masked_fill(same, -torch.inf)
+        return pairs.logit - rivals.amax(-1)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Why the prompt rather than `other`: the difference of their logits."""
+
+    other: str
+
+    @property
+    def name(self) -> str:
+        return f"contrast:{self.other}"
+
+    @property
+    def against(self) -> tuple[str, ...]:
+        return (self.other,)
+
+    def check(self, model: Model, prompts: int) -> None:
+        del model, prompts
+        if not self.other.strip():
+            raise InputError("score 'contrast' needs the other prompt: try 'contrast:a cat'")
+
+    def __call__(self, pairs: Pairs) -> Float[Tensor, "image prompt"]:
+        return pairs.logit - pairs.against
+
+
+NAMES = ("cosine", "logit", "margin", "contrast:OTHER", "sigmoid-logit", "class-logit")
+
+
+def create(name: str) -> Score:
+    """The score of that name; `contrast:a cat` explains each prompt rather than "a cat"."""
+    kind, _, rest = name.partition(":")
+    match kind:
+        case "cosine":
+            return Cosine()
+        case "logit" | "sigmoid-logit" | "class-logit":
+            return Logit(kind)
+        case "margin":
+            return Margin()
+        case "contrast":
+            return Contrast(rest)
+        case _:
+            raise UnknownName("score", name, NAMES)
+
+
+def default(model: Model) -> str:
+    """The score that is explained where none is named."""
+    return "class-logit" if model.classes else "cosine"
+
+
+def pairs(
+    model: Model,
+    image: Float[Tensor, "image dim"],
+    text: Float[Tensor, "prompt dim"],
+    *,
+    rivals: Float[Tensor, "rival dim"] | None = None,
+    against: Float[Tensor, "against dim"] | None = None,
+) -> Pairs:
+    """Every image against every prompt, by unnormalised embeddings.
+
+    Rivals are constants on the text side: what explains a prompt is its own embedding.
+    """
+    others = (text if rivals is None else rivals).detach()
+    none = text.new_zeros(0, text.shape[1])
+    cosine = None if model.classes else _cosine(image, text)
+    return Pairs(
+        cosine,
+        _logit(model, image, text),
+        _logit(model, image, others),
+        _logit(model, image, none if against is None else against.detach()),
+        own=rivals is None,
+    )
+
+
+def _cosine(image: Tensor, text: Tensor) -> Tensor:
+    unit = torch.nn.functional.normalize
+    return unit(image, dim=-1) @ unit(text, dim=-1).T
+
+
+def _logit(model: Model, image: Tensor, text: Tensor) -> Tensor:
+    if model.classes:
+        return image @ text.T
+    return model.logit_scale * _cosine(image, text) + model.logit_bias
