@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
 from heatproof.data.scenes.captions import (
     Caption,
     Phrase,
+    coded,
     combinations,
     phrase_of,
     related,
@@ -17,8 +22,8 @@ from heatproof.data.scenes.captions import (
     singles,
     swapped,
 )
-from heatproof.data.scenes.scene import Scene, SceneObject
-from heatproof.data.scenes.vocabulary import ATTRIBUTES, INVERSE, WORDS
+from heatproof.data.scenes.scene import Scene, SceneObject, Scenes
+from heatproof.data.scenes.vocabulary import ATTRIBUTES, COLOURS, HELD_OUT, INVERSE, SHAPES, WORDS
 
 WEIGHTS: Final = {
     "size": 0.3,
@@ -100,3 +105,26 @@ def bank(
     for scene in chance.sample(several, min(pairs, len(several))):
         found += [("relation", c) for c in _relational(scene, chance)]
     return [Entry(c, family, _spoken(c, chance)) for family, c in found if not c.held_out]
+
+
+def withheld(captions: list[Caption], scenes: Scenes) -> Bool[Tensor, "scene caption"]:
+    """Where falsehood is the held-out combinations' doing, and so must teach nothing.
+
+    No training picture with the one colour has the one shape. Counting "a circle" as false of all
+    of them would teach that the colour excludes the shape, which is the renderer's choice.
+    """
+    colour_of = torch.full((len(SHAPES) + 1,), -2)
+    shape_of = torch.full((len(COLOURS) + 1,), -2)
+    for shape, colour in HELD_OUT:
+        colour_of[shape], shape_of[colour] = colour, shape
+    attributes, _ = coded(captions)
+    device = scenes.seeds.device
+    # Index -1, of a word that is not said, finds the last entry: no colour, no shape.
+    shape, colour = attributes[..., 3], attributes[..., 2]
+    barred_colour = torch.where(colour < 0, colour_of[shape], -2).to(device)
+    barred_shape = torch.where(shape < 0, shape_of[colour], -2).to(device)
+    things = scenes.attributes[:, None, None]
+    meets = (things[..., 2] == barred_colour[..., None]) | (
+        things[..., 3] == barred_shape[..., None]
+    )
+    return meets.flatten(2).any(-1)

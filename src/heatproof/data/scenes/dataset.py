@@ -42,7 +42,8 @@ class SceneDataset(Dataset[Example]):
         objects: int | None = None,
     ) -> None:
         self.count, self.first, self.pixels = count, first, pixels
-        self.difficulty, self.combinations, self.objects = difficulty, combinations, objects
+        self.difficulty, self.objects = difficulty, objects
+        self.combinations: Combinations = combinations
 
     def __len__(self) -> int:
         return self.count

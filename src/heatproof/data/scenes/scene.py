@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float32, Int64
@@ -72,11 +72,11 @@ class Scenes:
     def present(self) -> Bool[Tensor, "scene object"]:
         return self.attributes[..., 0] >= 0
 
-    def to(self, device: torch.device | str) -> Self:
-        return type(self)(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+    def to(self, device: torch.device | str) -> Scenes:
+        return Scenes(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
-    def __getitem__(self, which: slice | Tensor) -> Self:
-        return type(self)(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
+    def __getitem__(self, which: slice | Tensor) -> Scenes:
+        return Scenes(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
 
     def described(self) -> list[Scene]:
         return [self._scene(i) for i in range(len(self))]
