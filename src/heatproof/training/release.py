@@ -44,3 +44,4 @@ def release(folder: Path, steps: list[int], hardware: str) -> None:
 def _copy(source: Path, target: Path) -> None:
     tensors = {k: v.half().contiguous() for k, v in load_file(source).items()}
     save_file(tensors, target, metadata={"format": "pt"})
+    target.chmod(0o644)  # safetensors leaves it readable by its owner alone
