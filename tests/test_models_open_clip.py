@@ -7,13 +7,13 @@ from typing import Any
 
 import open_clip
 import pytest
-import tiny
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from open_clip.model import resize_pos_embed
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+import tiny
 from heatproof.errors import ModelError
 from heatproof.models import Model, load, wrap
 from heatproof.models import open_clip as adapter
@@ -168,24 +168,17 @@ def test_readout_is_called_by_its_name(family: str, name: str) -> None:
 def test_attention_of_each_tower_lies_under_its_path(family: str) -> None:
     model = tiny.FAMILIES[family]()
     assert model.text is not None
-    for path, encode in (
-        (model.image.path, lambda: model.image.encode(pixels(model))),
-        (model.text.path, lambda: encode_text(model)),
-    ):
-        inside = model.module.get_submodule(path)
-        entered = list[str]()
-        hooks = [inside.register_forward_pre_hook(lambda *_: entered.append("in"))]
-        hooks += [
+    entered = list[str]()
+    for name, part in model.module.named_modules():
+        if name.endswith(("attn", "attnpool", "attn_pool", "token_mixer")):
             part.register_forward_pre_hook(lambda *_, name=name: entered.append(name))
-            for name, part in model.module.named_modules()
-            if name.endswith(("attn", "attnpool", "token_mixer"))
-        ]
-        encode()
-        [hook.remove() for hook in hooks]
-        attentions = [name for name in entered if name != "in"]
-        assert "in" in entered
-        assert attentions
-        assert all(name.startswith(f"{path}.") for name in attentions)
+    model.image.encode(pixels(model))
+    image = entered.copy()
+    entered.clear()
+    encode_text(model)
+    for names, path in ((image, model.image.path), (entered, model.text.path)):
+        assert names
+        assert all(name.startswith(f"{path}.") for name in names)
 
 
 def encode_text(model: Model, prompts: list[str] | None = None) -> Tensor:
