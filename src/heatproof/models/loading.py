@@ -193,10 +193,10 @@ def _check_usable(module: object) -> None:
         raise ModelError(
             "got a scripted model, whose attention cannot be read; pass the model that was scripted"
         )
-    if hasattr(module, "_orig_mod"):
+    if any(hasattr(part, "_orig_mod") for part in module.modules()):
         raise ModelError(
-            "got a compiled model, whose attention cannot be read; pass the model that was given "
-            "to torch.compile (compiled._orig_mod)"
+            "got a compiled model, whose attention cannot be read; pass the one that was given to "
+            "torch.compile (compiled._orig_mod)"
         )
     if any(getattr(part, "_compiled_call_impl", None) for part in module.modules()):
         raise ModelError(
