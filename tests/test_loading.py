@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,14 @@ from torch import Tensor, nn
 
 import tiny
 from heatproof.errors import HeatproofError, InputError, ModelError, PromptError, UnknownName
-from heatproof.models import checkpoints, load, measured_geometry, open_clip_loading, wrap
+from heatproof.models import (
+    checkpoints,
+    load,
+    loading,
+    measured_geometry,
+    open_clip_loading,
+    wrap,
+)
 from heatproof.models.geometry import Preprocess
 
 CONFIG: dict[str, Any] = {
@@ -32,7 +40,7 @@ WEIGHTS = "open_clip_model.safetensors"
 
 @pytest.fixture(autouse=True)
 def small_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """open_clip with architectures of our own: `small`, and `small-siglip` with another tokenizer."""
+    """open_clip with architectures of our own; `small-siglip` has another tokenizer."""
     siglip = {
         "embed_dim": tiny.EMBED,
         "init_logit_bias": -10,
@@ -85,13 +93,11 @@ def test_names_of_no_known_form_are_refused_with_the_forms(spec: str) -> None:
 
 
 def test_unknown_names_offer_the_nearest() -> None:
-    assert "ViT-B-16" in one_line(lambda: load("open_clip:ViT-B16"), UnknownName)
-    assert "laion2b_s34b_b88k" in one_line(
-        lambda: load("open_clip:ViT-B-16/laion2b_s34"), UnknownName
-    )
+    for spec, near in (("ViT-B16", "ViT-B-16"), ("ViT-B-16/laion2b_s34", "laion2b_s34b_b88k")):
+        assert near in one_line(lambda spec=spec: load(f"open_clip:{spec}"), UnknownName)
 
 
-def test_without_weights_a_model_is_random_always_the_same_and_says_so(
+def test_without_weights_a_model_is_random_reproducibly_and_says_so(
     no_network: list[str],
 ) -> None:
     before = torch.random.get_rng_state()
@@ -148,9 +154,7 @@ def test_another_image_size_keeps_the_way_of_cropping() -> None:
 # Named weights -----------------------------------------------------------------------------------
 
 
-def test_offline_a_tag_fails_at_once_and_says_which_file_to_put_where(
-    no_network: list[str],
-) -> None:
+def test_offline_a_tag_fails_at_once_and_says_what_to_put_where(no_network: list[str]) -> None:
     text = one_line(lambda: load("open_clip:RN50/openai"))
     assert "https://huggingface.co/timm/resnet50_clip.openai" in text
     assert WEIGHTS in text
@@ -165,7 +169,7 @@ def test_without_leave_nothing_is_asked_of_the_network(no_network: list[str]) ->
 
 
 def test_a_file_on_this_computer_is_used_first(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_network: list[str]
+    monkeypatch: pytest.MonkeyPatch, no_network: list[str]
 ) -> None:
     monkeypatch.setattr(checkpoints, "try_to_load_from_cache", lambda _, name: f"/there/{name}")
     found = checkpoints.fetch("a/b", ["one", "two"], instead="", allow_download=True)
@@ -318,9 +322,8 @@ def misfit(change: Callable[[dict[str, Tensor]], object], file: Path) -> str:
 def test_weights_of_another_architecture_name_the_first_key_and_both_shapes(tmp_path: Path) -> None:
     file = tmp_path / WEIGHTS
     bias = "visual.ln_pre.bias"
-    text = misfit(
-        lambda state: state.update({bias: torch.ones(7), "ln_final.bias": torch.ones(2)}), file
-    )
+    wrong = {bias: torch.ones(7), "ln_final.bias": torch.ones(2)}
+    text = misfit(lambda state: state.update(wrong), file)
     assert f"{bias} is 7 in the file, 33 in the model" in text
     assert "does not fit small" in text
     text = misfit(lambda state: [state.pop(bias), state.pop("ln_final.bias")], file)
@@ -335,6 +338,50 @@ def test_positions_of_another_grid_are_interpolated_and_told(tmp_path: Path) -> 
     (notice,) = load(f"open_clip:small/{tmp_path / WEIGHTS}").notices
     assert "26 position embeddings" in notice
     assert "interpolated" in notice
+
+
+# The embedded model -----------------------------------------------------------------------------
+
+
+def test_scenes_and_its_checkpoints_take_the_same_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Words:
+        eot_token_id, all_special_ids = 49407, [49406, 49407]
+
+        def __init__(self, context: int) -> None:
+            self.inner = open_clip.SimpleTokenizer(context_length=context)
+
+        def __call__(self, texts: list[str]) -> Tensor:
+            return self.inner(texts)
+
+        def pieces(self, text: str) -> list[tuple[int, int, int]]:
+            (token,) = self.inner.encode(text)
+            return [(token, 0, len(text))]
+
+    for number, name in enumerate(("early", "final")):
+        state = {key: value.half() for key, value in small_state(number).items()}
+        save_file(state, tmp_path / f"{name}.safetensors")
+    (tmp_path / "scenes.json").write_text(json.dumps(CONFIG))
+    scenes = SimpleNamespace(
+        CONFIG=tmp_path / "scenes.json",
+        SceneTokenizer=Words,
+        checkpoints=lambda: ["early", "final"],
+        checkpoint_file=lambda name: tmp_path / f"{name}.safetensors",
+    )
+    monkeypatch.setattr(loading, "_family", lambda _: scenes)
+    model, early = load("scenes"), load("scenes:early")
+    assert model.pretrained
+    assert model.weights_hash == load("scenes:final").weights_hash != early.weights_hash
+    assert (model.spec, early.spec) == ("scenes", "scenes:early")
+    assert "open_clip:ViT-B-16/openai" in model.notices[0]
+    assert model.text is not None
+    assert [piece.text for piece in model.text.tokenize(["dog"]).pieces[0]] == ["dog"]
+    assert "early" in one_line(lambda: load("scenes:earlier"), UnknownName)
+
+
+def test_a_part_that_is_not_installed_is_named() -> None:
+    assert "'nowhere'" in one_line(lambda: loading._family("nowhere"))
 
 
 # Folders and other tokenizers --------------------------------------------------------------------
@@ -415,8 +462,8 @@ def half_training(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (torch.compile, "pass the model that was given to torch.compile"),
-        (in_place, "compiled in place"),
+        pytest.param(torch.compile, "was given to torch.compile", marks=pytest.mark.slow),
+        pytest.param(in_place, "compiled in place", marks=pytest.mark.slow),
         (nn.DataParallel, "pass its .module"),
         (lambda module: module.train(), r"training mode; call model.eval\(\)"),
         (half_training, r"training mode \(in visual\); call model.eval\(\)"),
@@ -433,6 +480,7 @@ def test_a_scripted_model_is_refused() -> None:
     assert "pass the model that was scripted" in one_line(lambda: wrap(scripted))
 
 
+@pytest.mark.slow
 def test_a_compiled_model_within_is_refused() -> None:
     module = clip()
     module.visual = torch.compile(module.visual)  # type: ignore[assignment]
