@@ -9,16 +9,7 @@ from PIL import Image
 from heatproof.errors import ImageError
 from heatproof.models.geometry import Preprocess, View
 
-SIZES = [
-    (97, 97),
-    (640, 427),
-    (427, 640),
-    (333, 500),
-    (501, 334),
-    (61, 53),
-    (1999, 311),
-    (113, 1009),
-]
+SIZES = [(97, 97), (640, 427), (427, 640), (333, 500), (501, 334), (61, 53), (1999, 311), (113, 1009)]
 
 
 def ramp(width: int, height: int) -> Image.Image:
@@ -43,9 +34,7 @@ def stock(size: tuple[int, int], mode: str) -> Preprocess:
     return Preprocess(height, width, mode, min(size), transform)  # pyright: ignore
 
 
-def measured(
-    pixels: torch.Tensor, length: int, channel: int, axis: int
-) -> tuple[np.ndarray, np.ndarray]:
+def measured(pixels: torch.Tensor, length: int, channel: int, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """View positions, and the photo position that the ramp shows there (its clipped ends left out)."""
     inside = pixels[2] > 0.5
     shown = torch.where(inside, pixels[channel], torch.nan).nanmean(axis)
