@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,11 +23,6 @@ DONE, FAILED, AT_FAULT, INTERRUPTED = 0, 1, 2, 130
 
 DEFAULT_METHOD = "attention-x-gradient"
 ALL = "all"
-SCENES_NOTICE = (
-    "no --model was named: the embedded model knows rendered scenes only, and what it says about "
-    "a photograph means nothing; for photographs add --model open_clip:ViT-B-16/openai "
-    "(downloads about 600 MB, once)"
-)
 MODELS = {
     "scenes": "the embedded reference model: small, offline, knows rendered scenes only",
     "open_clip:NAME": "an open_clip architecture with random weights, to try things out",
@@ -59,8 +54,9 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. Bad input is one line on stderr."""
     command = typer.main.get_command(app)
+    asked = list(arguments) or ["--help"]
     try:
-        code = command.main(list(arguments), prog_name="heatproof", standalone_mode=False)
+        code = command.main(asked, prog_name="heatproof", standalone_mode=False)
     except HeatproofError as error:
         return _say(str(error), AT_FAULT)
     except (typer.Abort, KeyboardInterrupt):
@@ -69,6 +65,8 @@ def run(arguments: Sequence[str]) -> int:
         return _say(f"not enough memory ({error}); try a smaller model or --image-size", AT_FAULT)
     except typer.BadParameter.__mro__[2] as error:  # ClickException, wherever typer keeps it
         return _usage(error)
+    if not arguments:
+        return AT_FAULT
     return code if isinstance(code, int) else DONE
 
 
@@ -93,24 +91,21 @@ def _line(text: str) -> str:
     return " ".join("".join(x if x.isprintable() else " " for x in text).split())
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool | None) -> None:
     if asked:
         typer.echo(f"heatproof {__version__}")
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def heatproof(
-    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which it is.")
-    ] = False,
+        bool | None,
+        typer.Option("--version", callback=_version, is_eager=True, help="Say which it is."),
+    ] = None,
 ) -> None:
     """Heat maps that come with proof: explain what a CLIP-like model saw and read."""
     del version
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
-        raise typer.Exit(AT_FAULT)
 
 
 # explain
@@ -129,7 +124,6 @@ class Order:
     words: bool
     certify: bool
     seed: int
-    notices: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -213,7 +207,6 @@ def explain(
             words,
             certify,
             seed,
-            () if model else (SCENES_NOTICE,),
         )
     with _working(f"loading {order.model}"):
         from heatproof.models import load
@@ -318,12 +311,10 @@ def _result(model: "Model", order: Order, method: "Method") -> Result:
         "seed": order.seed,
     }
     explanation = explain(model, order.photo, order.prompts, **asked)
-    record = explanation.record
-    record = replace(record, notices=(*order.notices, *record.notices))
     words = None
     if order.words and (len(order.methods) == 1 or "text" in method.card.sides):
         words = explain_words(model, order.photo, order.prompts, **asked)
-    return Result(replace(explanation, record=record), words)
+    return Result(explanation, words)
 
 
 def _saved(results: list[Result], out: Path) -> Path:

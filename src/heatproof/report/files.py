@@ -164,6 +164,7 @@ def _save_picture(
         html = page.page(explanation, words, image, replay)
         (place / "report.html").write_text(html, "utf-8")
         plain = _finite(as_json(explanation, words, image, replay))
+        plain["pictures"] = sorted(path.name for path in place.glob("*.png"))
         text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
         (place / "explanation.json").write_text(text + "\n", "utf-8")
 
@@ -199,12 +200,20 @@ def _appearing(folder: Path) -> Iterator[Path]:
 
 def _move_into(place: Path, folder: Path) -> None:
     """Replace files of the same name, and overlays of an earlier explanation that had more."""
-    if (place / "explanation.json").exists() and (folder / "explanation.json").exists():
-        for old in folder.iterdir():
-            if OURS.fullmatch(old.name) and not (place / old.name).exists():
-                old.unlink()
+    for old in _pictures_of(folder / "explanation.json"):
+        if (place / "explanation.json").exists() and not (place / old).exists():
+            (folder / old).unlink(missing_ok=True)
     for new in sorted(place.iterdir()):
         os.replace(new, folder / new.name)
+
+
+def _pictures_of(earlier: Path) -> list[str]:
+    """The pictures that an earlier explanation in the same folder wrote, by its own record."""
+    try:
+        stored = json.loads(earlier.read_text("utf-8"))
+        return [name for name in stored["pictures"] if OURS.fullmatch(name)]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
 
 
 def _stem(source: str) -> str:

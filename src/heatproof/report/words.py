@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from heatproof.explanation import Word, WordExplanation
 from heatproof.report import colour
-from heatproof.report.lettering import figure, plain, shortened, width, wrapped, write
+from heatproof.report.lettering import Number, figure, plain, shortened, width, wrapped, write
 from heatproof.report.overlay import ALARM, CALM, FAINT, INK, PAPER, band, scale_bar, verdict
 
 SIZE, SMALL, GAP, BROAD = 22, 13, 20, 900
@@ -128,7 +128,7 @@ def _width(part: Span, scale: float) -> float:
     return max(width(part.text, SIZE), width(figure(part.value, scale), SMALL)) + 12
 
 
-def _draw(sheet: Image.Image, x: float, y: float, part: Span, scale: float) -> None:
+def _draw(sheet: Image.Image, x: Number, y: Number, part: Span, scale: float) -> None:
     room = BROAD - GAP - x
     text = shortened(part.text, SIZE, room - 12)
     if part.value is None:
