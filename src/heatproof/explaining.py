@@ -12,7 +12,7 @@ from torch import Tensor
 from heatproof import certify as proof
 from heatproof import inputs, methods, scores
 from heatproof.certificate import Certificate
-from heatproof.errors import InputError, ReadingError
+from heatproof.errors import InputError, PromptError, ReadingError
 from heatproof.explanation import Explanation, Record, Word, WordExplanation
 from heatproof.inputs import Images, ImageSize, Pictures, PromptInput, Prompts
 from heatproof.methods.base import Method, Side
@@ -151,6 +151,10 @@ class _ImageJob:
 
     def compare(self, embedding: Tensor) -> Tensor:
         model, texts = self.model, self.asked.embeddings
+        if embedding.shape[1] != texts.shape[1]:
+            raise PromptError(
+                f"got embeddings of width {texts.shape[1]}, {model.spec} has {embedding.shape[1]}"
+            )
         found = self.score(scores.pairs(model, embedding, texts, against=self.against))
         if self.nulls is None:
             return found
