@@ -49,10 +49,13 @@ def scene(width: int = 512, height: int = 384) -> Image.Image:
     unit = min(width, height) / 8
     draw.rectangle((0, height * 0.6, width, height), fill="#6f8f5a")
     draw.ellipse((unit, 2 * unit, 3 * unit, 4 * unit), fill="#d33a2c")
-    draw.rectangle((width / 2, height / 2, width / 2 + 2 * unit, height / 2 + 2 * unit), fill="#2f4fa3")
+    draw.rectangle(
+        (width / 2, height / 2, width / 2 + 2 * unit, height / 2 + 2 * unit), fill="#2f4fa3"
+    )
     corner = width - unit
     draw.polygon(
-        [(corner, 6 * unit), (corner - 2 * unit, 6 * unit), (corner - unit, 4 * unit)], fill="#f0c52e"
+        [(corner, 6 * unit), (corner - 2 * unit, 6 * unit), (corner - unit, 4 * unit)],
+        fill="#f0c52e",
     )
     return image
 

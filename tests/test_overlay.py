@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from by_hand_explanations import FAILS, HOLDS, bump, explanation, scene
 from PIL import Image
 
+from by_hand_explanations import FAILS, HOLDS, bump, explanation, scene
 from heatproof.certificate import Certificate
 from heatproof.images import Photo
 from heatproof.models.geometry import Preprocess, View
-from heatproof.report import colour, overlay as drawing
+from heatproof.report import colour
+from heatproof.report import overlay as drawing
 from heatproof.report.lettering import shortened, width, wrapped, write
 from heatproof.report.sheet import row, sheet, strip
 
@@ -20,7 +21,11 @@ def cielab(rgb: np.ndarray) -> np.ndarray:
     """sRGB bytes to CIELAB (D65), written out here, apart from the package's OKLab."""
     c = rgb / 255
     linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    matrix = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]  # fmt: skip
+    matrix = [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.072175],
+        [0.0193339, 0.119192, 0.9503041],
+    ]
     xyz = linear @ np.array(matrix).T / [0.95047, 1.0, 1.08883]
     f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
     planes = [116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])]
@@ -61,20 +66,31 @@ def test_zero_is_the_grey_photograph_itself():
     assert (colour.table_on_white()[colour.STEPS] == 255).all()
 
 
-@pytest.mark.parametrize(
-    "simulation",
-    [
-        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
-        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
-    ],
-    ids=["no red cones", "no green cones", "no blue cones"],
-)  # fmt: skip
+NO_RED = [
+    [0.152286, 1.052583, -0.204868],
+    [0.114503, 0.786281, 0.099216],
+    [-0.003882, -0.048116, 1.051998],
+]
+NO_GREEN = [
+    [0.367322, 0.860646, -0.227968],
+    [0.280085, 0.672501, 0.047413],
+    [-0.01182, 0.04294, 0.968881],
+]
+NO_BLUE = [
+    [1.255528, -0.076749, -0.178779],
+    [-0.078411, 0.930809, 0.147602],
+    [0.004733, 0.691367, 0.3039],
+]
+
+
+@pytest.mark.parametrize("simulation", [NO_RED, NO_GREEN, NO_BLUE])
 def test_signs_stay_apart_in_colour_blindness(simulation):
     """Simulation: Machado, Oliveira, Fernandes, 2009, severity 1."""
     ends = colour.table()[128][[0, colour.STEPS, -1]] / 255
     linear = np.where(ends <= 0.04045, ends / 12.92, ((ends + 0.055) / 1.055) ** 2.4)
-    lower, zero, upper = colour.oklab(colour.srgb_of(np.clip(linear @ np.array(simulation).T, 0, 1)))
+    lower, zero, upper = colour.oklab(
+        colour.srgb_of(np.clip(linear @ np.array(simulation).T, 0, 1))
+    )
     assert np.linalg.norm(upper - lower) > 0.18
     assert min(np.linalg.norm(upper - zero), np.linalg.norm(lower - zero)) > 0.07
 
@@ -114,11 +130,9 @@ def test_hot_cell_lies_on_its_own_pixels_of_the_photograph(size, cell):
     edge_y = 0 if 0 < cell[0] < 6 else 0.3
     assert abs(x.mean() - (left + right) / 2) <= 2 + edge_x * wide
     assert abs(y.mean() - (top + bottom) / 2) <= 2 + edge_y * high
-    far = colours[np.ix_(*[
-        [i for i in range(n) if abs(i + 0.5 - middle) > 1.1 * step]
-        for n, middle, step in ((size[1], (top + bottom) / 2, high), (size[0], (left + right) / 2, wide))
-    ])]  # fmt: skip
-    assert far.max(initial=0) <= 12
+    far_x = np.abs(np.arange(size[0]) + 0.5 - (left + right) / 2) > 1.1 * wide
+    far_y = np.abs(np.arange(size[1]) + 0.5 - (top + bottom) / 2) > 1.1 * high
+    assert colours[np.ix_(far_y, far_x)].max(initial=0) <= 12
 
 
 def test_rows_and_columns_of_an_uneven_grid_are_not_swapped():
@@ -211,7 +225,12 @@ def test_failed_certificate_stands_on_the_picture_and_beneath_it():
     assert share_of(fails, drawing.ALARM, (0, 0, 160, 40)) > 0.3
     assert share_of(fails, drawing.ALARM, (0, fails.height - 40, fails.width, fails.height)) > 0.5
     assert share_of(holds, drawing.ALARM, (0, 0, *holds.size)) == 0
-    assert share_of(strip(explanation(maps, ["x"], certificate=FAILS)), drawing.ALARM, (0, 300, 400, 500)) > 0.1
+    assert (
+        share_of(
+            strip(explanation(maps, ["x"], certificate=FAILS)), drawing.ALARM, (0, 300, 400, 500)
+        )
+        > 0.1
+    )
 
 
 def test_no_certificate_is_not_shown_as_one_that_holds():
@@ -245,7 +264,8 @@ def test_photograph_of_usual_size_is_drawn_pixel_for_pixel():
 
 
 @pytest.mark.parametrize(
-    "text", ["日本語のテキスト", "مرحبا", "🐕 dog", "two\nlines\tand\0nul", "x" * 5000, "\u202eback", " "]
+    "text",
+    ["日本語のテキスト", "مرحبا", "🐕 dog", "two\nlines\tand\0nul", "x" * 5000, "\u202eback", " "],
 )
 def test_any_prompt_is_drawn(text):
     made = explanation(bump(7, 7, 3, 3)[None], [text])
@@ -256,7 +276,9 @@ def test_any_prompt_is_drawn(text):
 def test_letters_that_a_bitmap_font_lacks_do_not_crash(monkeypatch):
     from PIL import ImageFont
 
-    monkeypatch.setattr("heatproof.report.lettering.font", lambda _size: ImageFont.load_default_imagefont())
+    monkeypatch.setattr(
+        "heatproof.report.lettering.font", lambda _size: ImageFont.load_default_imagefont()
+    )
     assert width("日本 dog", 12) > 0
     write(Image.new("RGB", (99, 20)), (0, 0), "日本 dog", 12, "#ffffff")
 

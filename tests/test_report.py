@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from by_hand_explanations import FAILS, HOLDS, bump, explanation, scene, worded
 from PIL import Image
 from safetensors.torch import load_file
 
+from by_hand_explanations import FAILS, HOLDS, bump, explanation, scene, worded
 from heatproof.certificate import Certificate
 from heatproof.errors import InputError
 from heatproof.explanation import Explanation
 from heatproof.images import Photo
 from heatproof.models.geometry import View
-from heatproof.report import files, words as word_view
+from heatproof.report import files
+from heatproof.report import words as word_view
+from heatproof.report.folder import check_folder
 from heatproof.report.lettering import figure
 from heatproof.report.page import page, replay_command
 
@@ -27,7 +29,9 @@ PROMPTS = ["a red disc", "an absent elephant"]
 
 def made(certificate: Certificate = HOLDS, prompts=PROMPTS, **more) -> Explanation:
     maps = torch.stack([bump(3, 5, 1, 1), -0.1 * bump(3, 5, 2, 3)])[: len(prompts)]
-    return explanation(maps, prompts, certificate=certificate, scores=[0.3, 0.1][: len(prompts)], **more)
+    return explanation(
+        maps, prompts, certificate=certificate, scores=[0.3, 0.1][: len(prompts)], **more
+    )
 
 
 def words_of(prompts=PROMPTS, values=((0.1, 0.5, 0.9), (0.0, -0.3, -0.2)), **more):
@@ -44,7 +48,9 @@ class Loads(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.found += [value or "" for key, value in attrs if key in ("src", "srcset", "href", "data")]
+        self.found += [
+            value or "" for key, value in attrs if key in ("src", "srcset", "href", "data")
+        ]
 
 
 def parsed(html: str) -> Loads:
@@ -94,7 +100,12 @@ def test_json_holds_what_made_the_explanation(tmp_path):
     assert stored["environment"]["torch"] == "2.15.0"
     assert stored["view"]["unseen"] == pytest.approx(0.25)
     assert stored["display"]["scale"] == pytest.approx(float(bump(3, 5, 1, 1).max()))
-    assert stored["words"]["prompts"][0]["words"][2] == {"text": "disc", "start": 6, "end": 10, "value": 0.9}
+    assert stored["words"]["prompts"][0]["words"][2] == {
+        "text": "disc",
+        "start": 6,
+        "end": 10,
+        "value": 0.9,
+    }
 
 
 def test_json_never_holds_nan(tmp_path):
@@ -150,9 +161,11 @@ def test_interruption_leaves_nothing_half_written(tmp_path, monkeypatch, error):
 def test_file_in_the_way_is_found_before_anything_is_done(tmp_path):
     (tmp_path / "out").write_text("mine")
     for folder in (tmp_path / "out", tmp_path / "out" / "deeper"):
-        with pytest.raises(InputError, match="a file is in the way of the output folder; try another"):
-            files.check_folder(folder)
-    files.check_folder(tmp_path / "fine" / "deeper")
+        with pytest.raises(
+            InputError, match="a file is in the way of the output folder; try another"
+        ):
+            check_folder(folder)
+    check_folder(tmp_path / "fine" / "deeper")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -161,8 +174,10 @@ def test_folder_that_cannot_be_written_to_is_an_input_error(tmp_path, monkeypatc
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
-    with pytest.raises(InputError, match=r"cannot be written to \(permission denied\); try another -o"):
-        files.check_folder(tmp_path)
+    with pytest.raises(
+        InputError, match=r"cannot be written to \(permission denied\); try another -o"
+    ):
+        check_folder(tmp_path)
 
 
 def test_full_disk_is_an_input_error_and_leaves_nothing(tmp_path, monkeypatch):
@@ -186,7 +201,9 @@ def test_page_needs_nothing_else():
     assert not re.search(r"url\(|@import", page(made(), words_of()))
 
 
-@pytest.mark.parametrize("evil", ['<script>alert(1)</script>', '"><img src=x onerror=alert(1)>', "&lt;b&gt;"])
+@pytest.mark.parametrize(
+    "evil", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "&lt;b&gt;"]
+)
 def test_user_text_is_escaped_wherever_it_stands(evil):
     e = made(prompts=[evil])
     record = replace(e.record, model=evil, method=evil, settings={evil: evil}, notices=(evil,))
@@ -204,9 +221,14 @@ def test_user_text_is_escaped_wherever_it_stands(evil):
 
 
 def test_page_says_what_a_reader_needs():
-    html = page(made(FAILS, notices=("scenes knows rendered scenes only",)), words_of(), replay="heatproof explain x")
+    html = page(
+        made(FAILS, notices=("scenes knows rendered scenes only",)),
+        words_of(),
+        replay="heatproof explain x",
+    )
     said = [
-        "FAILS", FAILS.sentence.replace("'", "&#x27;"), "scenes knows rendered scenes only", "cut off 25%",
+        "FAILS", FAILS.sentence.replace("'", "&#x27;"), "scenes knows rendered scenes only",
+        "cut off 25%",
         "a red disc", "+0.3000", "same score", "0.18 / 1e-05", "min-max normalised cosines",
         "gibberish prompt", "the map hardly changes with the prompt", "attention-x-gradient",
         "2.15.0", "heatproof explain x", "unseen (hatched)", "bilinear",
@@ -230,8 +252,12 @@ def test_replay_is_the_command_that_made_it(tmp_path):
     scene().save(tmp_path / "it's.jpg")
     e = made(prompts=['a "dog"'])
     photo = Photo(scene(), str(tmp_path / "it's.jpg"))
-    record = replace(e.record, settings={"heads": "model", "layers": None}, image_size="keep", seed=3)
-    command = replay_command(replace(e, photos=(photo,), record=record), words_of(['a "dog"'], [[1.0] * 4]))
+    record = replace(
+        e.record, settings={"heads": "model", "layers": None}, image_size="keep", seed=3
+    )
+    command = replay_command(
+        replace(e, photos=(photo,), record=record), words_of(['a "dog"'], [[1.0] * 4])
+    )
     import shlex
 
     assert shlex.split(command or "") == [
@@ -285,8 +311,14 @@ def test_one_endless_word_is_drawn():
 
 @pytest.mark.parametrize(
     ("value", "scale", "text"),
-    [(0.12345, 0.9, "+0.123"), (-0.000912, 0.001, "-0.00091"), (12.3, 45.0, "+12.3"), (-1e-9, 2e-9, "-1.00e-09"), (3e9, 3e9, "+3.00e+09")],
-)  # fmt: skip
+    [
+        (0.12345, 0.9, "+0.123"),
+        (-0.000912, 0.001, "-0.00091"),
+        (12.3, 45.0, "+12.3"),
+        (-1e-9, 2e-9, "-1.00e-09"),
+        (3e9, 3e9, "+3.00e+09"),
+    ],
+)
 def test_figures_have_the_digits_that_their_scale_needs(value, scale, text):
     assert figure(value, scale) == text
 
@@ -294,8 +326,8 @@ def test_figures_have_the_digits_that_their_scale_needs(value, scale, text):
 def test_saved_overlay_is_the_one_of_the_contract(tmp_path):
     e = made()
     e.save(tmp_path)
-    stored = np.asarray(Image.open(tmp_path / "overlay-1.png"))
-    assert (stored == np.asarray(e.overlay(0, PROMPTS[1]))).all()
+    with Image.open(tmp_path / "overlay-1.png") as stored:
+        assert (np.asarray(stored) == np.asarray(e.overlay(0, PROMPTS[1]))).all()
 
 
 def test_tensor_input_is_saved_too(tmp_path):

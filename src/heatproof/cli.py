@@ -2,11 +2,11 @@
 
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -26,10 +26,13 @@ ALL = "all"
 MODELS = {
     "scenes": "the embedded reference model: small, offline, knows rendered scenes only",
     "open_clip:NAME": "an open_clip architecture with random weights, to try things out",
-    "open_clip:NAME/PRETRAINED": "with open_clip's weights (downloaded once) or a local file of them",
-    "hf:ID": "Hugging Face id or local folder: CLIP, SigLIP, SigLIP 2, BLIP (retrieval), ViT classifiers",
+    "open_clip:NAME/PRETRAINED": "with open_clip's weights (downloaded once) or a local file",
+    "hf:ID": "Hugging Face id or local folder: CLIP, SigLIP, SigLIP 2, BLIP, ViT classifiers",
     "timm:NAME": "a timm classifier: prompts are class names or indices",
 }
+
+UsageProblem = cast(type[Exception], typer.BadParameter.__mro__[2])
+"""click's ClickException, which typer keeps elsewhere from one version to the next."""
 
 app = typer.Typer(
     name="heatproof",
@@ -63,8 +66,10 @@ def run(arguments: Sequence[str]) -> int:
         return _say("interrupted; no report was written", INTERRUPTED)
     except MemoryError as error:
         return _say(f"not enough memory ({error}); try a smaller model or --image-size", AT_FAULT)
-    except typer.BadParameter.__mro__[2] as error:  # ClickException, wherever typer keeps it
+    except UsageProblem as error:
         return _usage(error)
+    if code == INTERRUPTED:
+        return _say("interrupted; no report was written", INTERRUPTED)
     if not arguments:
         return AT_FAULT
     return code if isinstance(code, int) else DONE
@@ -72,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _usage(error: Any) -> int:
     """A wrong command line: one line, or the help where nothing was asked."""
-    context = getattr(error, "ctx", None)
+    context: Any = getattr(error, "ctx", None)
     where = context.command_path if context else "heatproof"
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(context.get_help(), err=True)
@@ -193,7 +198,7 @@ def explain(
     size = _size(image_size)
     with _working("checking the input"):
         from heatproof.images import open_image
-        from heatproof.report.files import check_folder
+        from heatproof.report.folder import check_folder
 
         check_folder(out)
         open_image(photo)
@@ -235,9 +240,11 @@ def _size(text: str) -> tuple[int, int] | str:
     if text in ("native", "keep"):
         return text
     height, cross, width = text.lower().partition("x")
-    if cross and height.isdecimal() and width.isdecimal() and 0 < int(height) and 0 < int(width):
+    if cross and height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0:
         return int(height), int(width)
-    raise InputError(f"got --image-size {text!r}, expected HEIGHTxWIDTH such as 224x336, native or keep")
+    raise InputError(
+        f"got --image-size {text!r}, expected HEIGHTxWIDTH such as 224x336, native or keep"
+    )
 
 
 def _switches(given: list[str] | None) -> dict[str, str]:
@@ -368,7 +375,7 @@ def _named(result: Result, results: list[Result]) -> str:
 
 
 @contextmanager
-def _working(on: str) -> Iterator[None]:
+def _working(on: str) -> Generator[None, None, None]:
     """Say what is being done, where somebody watches."""
     if not sys.stderr.isatty():
         yield

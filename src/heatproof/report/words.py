@@ -65,9 +65,7 @@ def html(words: WordExplanation, image: int, prompt: int) -> str:
 def picture(words: WordExplanation, image: int = 0) -> Image.Image:
     """Every prompt of a picture, word by word, on one shared scale."""
     scale = shared_scale(words, image)
-    blocks = [
-        _prompt(words, image, number, scale) for number in range(len(words.record.prompts))
-    ]
+    blocks = [_prompt(words, image, number, scale) for number in range(len(words.record.prompts))]
     kind, sentence = verdict(words.certificate)
     lines = [] if kind == "holds" else wrapped(sentence, SMALL + 2, BROAD - 3 * GAP, 5)
     high = sum(block.height + GAP for block in blocks) + GAP
