@@ -62,7 +62,7 @@ def test_alpha_is_shown_on_white_with_a_notice(tmp_path):
     photo = open_image(tmp_path / "a.png")
     assert photo.image.getpixel((5, 5)) == WHITE
     assert photo.image.getpixel((35, 5)) == BLUE
-    assert photo.notices == ("a.png: it is see-through in 50 % of its pixels; shown to the model on white",)
+    assert photo.notices == ("it is see-through in 50 % of its pixels; shown to the model on white",)
 
 
 def test_opaque_alpha_needs_no_notice():
@@ -188,7 +188,7 @@ def test_nearly_a_bomb_is_a_notice_and_no_warning_leaks(tmp_path, monkeypatch):
         warnings.simplefilter("always")
         photo = open_image(tmp_path / "a.png")
     assert not leaked
-    assert photo.notices == ("a.png: it is very large; reading it takes much memory",)
+    assert photo.notices == ("it is very large; reading it takes much memory",)
 
 
 def whole(path: Path) -> bytes:

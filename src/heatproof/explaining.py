@@ -12,7 +12,7 @@ from torch import Tensor
 from heatproof import certify as proof
 from heatproof import inputs, methods, scores
 from heatproof.certificate import Certificate
-from heatproof.errors import InputError, ReadingError
+from heatproof.errors import InputError, PromptError, ReadingError
 from heatproof.explanation import Explanation, Record, Word, WordExplanation
 from heatproof.inputs import Images, ImageSize, Pictures, PromptInput, Prompts
 from heatproof.methods.base import Method, Side
@@ -79,7 +79,8 @@ def explain(
             warnings,
             seed,
         )
-    record = _record(model, chosen, target, asked, seed, (*shown.notices, *asked.notices))
+    notices = (*shown.notices, *asked.notices)
+    record = _record(model, chosen, target, asked, seed, notices, image_size)
     return Explanation(
         maps, gathered.scores[:, :count].float(), certificate, record, shown.photos, shown.views
     )
@@ -129,7 +130,8 @@ def explain_words(
             (),
             seed,
         )
-    record = _record(model, chosen, target, asked, seed, (*shown.notices, *asked.notices))
+    notices = (*shown.notices, *asked.notices)
+    record = _record(model, chosen, target, asked, seed, notices, image_size)
     return _word_explanation(gathered, asked, certificate, record, shown)
 
 
@@ -149,6 +151,10 @@ class _ImageJob:
 
     def compare(self, embedding: Tensor) -> Tensor:
         model, texts = self.model, self.asked.embeddings
+        if embedding.shape[1] != texts.shape[1]:
+            raise PromptError(
+                f"got embeddings of width {texts.shape[1]}, {model.spec} has {embedding.shape[1]}"
+            )
         found = self.score(scores.pairs(model, embedding, texts, against=self.against))
         if self.nulls is None:
             return found
@@ -374,6 +380,7 @@ def _record(
     asked: Prompts,
     seed: int,
     notices: tuple[str, ...],
+    size: ImageSize,
 ) -> Record:
     return Record(
         model.spec,
@@ -383,6 +390,7 @@ def _record(
         asked.labels,
         seed,
         (*model.notices, *notices),
+        "x".join(map(str, size)) if isinstance(size, tuple) else size or "native",
     )
 
 

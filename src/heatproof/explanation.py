@@ -24,6 +24,7 @@ class Record:
     prompts: tuple[str, ...]
     seed: int
     notices: tuple[str, ...] = ()
+    image_size: str = "native"
 
 
 @dataclass(frozen=True)

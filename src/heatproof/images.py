@@ -64,8 +64,7 @@ def _photo(image: Image.Image, source: str, caught: list[warnings.WarningMessage
     upright = _upright(image, notices)
     rgb = _as_rgb(upright, source, notices)
     notices += _proportions(rgb) + [_warned(warning) for warning in caught]
-    name = Path(source).name
-    return Photo(rgb, source, tuple(dict.fromkeys(f"{name}: {notice}" for notice in notices)))
+    return Photo(rgb, source, tuple(dict.fromkeys(notices)))
 
 
 @contextmanager

@@ -87,8 +87,8 @@ class Eclip(Method):
             return read.rows(layer.weights.detach(), layer).mean(1)
         query = read.rows(layer.query, layer).detach()
         if self.spatial == "none":
-            ones = torch.ones_like(layer.key[:, 0, :, 0].detach(), dtype=torch.float32)
-            return ones.to(at_least_float32(query).dtype).unsqueeze(1)
+            shape = (query.shape[0], query.shape[2], layer.key.shape[2])
+            return torch.ones(shape, dtype=at_least_float32(query).dtype, device=query.device)
         return self._loosened(read, layer, query)
 
     def _loosened(self, read: ReadPass, layer: Attention, query: Tensor) -> Tensor:

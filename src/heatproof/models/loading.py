@@ -184,7 +184,7 @@ def _families() -> Iterator[Any]:
     yield _family("classifiers")
 
 
-def _check_usable(module: nn.Module) -> None:
+def _check_usable(module: object) -> None:
     if not isinstance(module, nn.Module):
         raise ModelError(
             f"got a {type(module).__name__}, expected a torch.nn.Module; load(...) takes names"

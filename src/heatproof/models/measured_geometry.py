@@ -42,7 +42,7 @@ def described(transform: Transform) -> Preprocess:
 
 
 def _pixels(transform: Transform, picture: Image.Image) -> Float[Tensor, "3 height width"]:
-    pixels = transform(picture)
+    pixels: object = transform(picture)
     if not isinstance(pixels, Tensor) or pixels.ndim != 3 or pixels.shape[0] != 3:
         got = (
             f"shape {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__
@@ -95,8 +95,14 @@ def _sides(size: Any) -> int:
 class Measured(Preprocess):
     """A preprocessing whose geometry is measured for each size of photograph."""
 
+    def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        return self.transform(image)
+
     def view(self, width: int, height: int) -> View:
         left, top, right, bottom = _box(self.transform, width, height)
+        missing_rows, missing_cols = self.unpatched
+        right -= (right - left) * missing_cols / self.width
+        bottom -= (bottom - top) * missing_rows / self.height
         return View(width, height, left, top, right, bottom)
 
 

@@ -111,7 +111,7 @@ _SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 
 
 def _tagged_recipe(name: str, config: dict[str, Any], tag: str, *, allow_download: bool) -> Recipe:
-    known = get_pretrained_cfg(name, tag)
+    known: dict[str, Any] = get_pretrained_cfg(name, tag)
     if not known:
         tags = list_pretrained_tags_by_model(name)
         raise UnknownName(f"weights of {name}", tag, tags or ["FILE"])

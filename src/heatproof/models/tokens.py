@@ -362,7 +362,7 @@ def _spelling(tokenizer: Any, token: int) -> str:
     return marked.removeprefix("##").removesuffix("</w>")
 
 
-def _checked(prompt: str) -> str:
+def _checked(prompt: object) -> str:
     if not isinstance(prompt, str):
         raise PromptError(f"got a prompt of type {type(prompt).__name__}, expected text")
     try:

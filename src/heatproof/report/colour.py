@@ -21,7 +21,6 @@ RAISES_HUE, LOWERS_HUE = 40.0, 255.0  # degrees in OKLab's a, b plane
 STRENGTH = 0.85  # of the colour at the end of the scale: the photograph shows through it
 DARKEST, LIGHTEST = 0.30, 0.97  # OKLab lightness of the photograph's black and white
 STEPS = 255  # of each sign
-WHITE = 255  # the shade of white: what words and legends are drawn on
 
 NAME = "vermilion-azure (OKLab, straight and even, 0 invisible)"
 
@@ -104,8 +103,10 @@ def css(value: float, scale: float) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def bar(width: int, height: int) -> Image.Image:
-    """The scale from its negative to its positive end, over every shade of grey (light on top)."""
+def bar(width: int, height: int, on_white: bool = False) -> Image.Image:
+    """The scale from its negative to its positive end: over every shade of grey, or over white."""
     shades = np.rint(np.linspace(255, 0, height)).astype(np.uint8)
     values = np.rint(np.linspace(0, 2 * STEPS, width)).astype(np.int16)
+    if on_white:
+        return Image.fromarray(np.tile(table_on_white()[values], (height, 1, 1)))
     return Image.fromarray(table()[shades[:, None], values[None, :]])

@@ -1,5 +1,6 @@
 """Text on pictures: wrapped, shortened, drawn with Pillow's own font, whatever letters come."""
 
+import math
 from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
@@ -17,6 +18,13 @@ def plain(text: str) -> str:
     """`text` on one line, without the control characters that a font stumbles over."""
     shown = "".join(letter if letter.isprintable() else " " for letter in text)
     return " ".join(shown.split())
+
+
+def figure(value: float, scale: float) -> str:
+    """A signed value with as many digits as its scale needs: three that count at its end."""
+    if not 1e-4 <= scale < 1e5:
+        return f"{value:+.2e}"
+    return f"{value:+.{max(0, 2 - math.floor(math.log10(scale)))}f}"
 
 
 def width(text: str, size: int) -> float:

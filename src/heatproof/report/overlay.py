@@ -63,7 +63,7 @@ class Frame:
 
 def overlay(explanation: Explanation, image: int = 0, prompt: int = 0) -> Image.Image:
     """One prompt's map on its photograph, with caption, scale and the certificate's verdict."""
-    photo, view = explanation.photos[image], explanation.views[image]
+    photo, view = pictured(explanation, image)
     values = np.asarray(explanation.maps[image, prompt].cpu(), np.float32)
     scale = shared_scale(explanation, image)
     part = frame(photo, view)
@@ -75,6 +75,15 @@ def overlay(explanation: Explanation, image: int = 0, prompt: int = 0) -> Image.
         scale,
         verdict(explanation.certificate),
     )
+
+
+def pictured(explanation: Explanation, image: int = 0) -> tuple[Photo, View]:
+    """The photograph and its view; a plain grey one, seen whole, where a tensor came in."""
+    if explanation.photos:
+        return explanation.photos[image], explanation.views[image]
+    rows, cols = (32 * side for side in explanation.maps.shape[-2:])
+    blank = Photo(Image.new("RGB", (cols, rows), "#b0b0b0"), f"tensor {image}")
+    return blank, View(cols, rows, 0.0, 0.0, float(cols), float(rows))
 
 
 def shared_scale(explanation: Explanation, image: int = 0) -> float:
@@ -214,11 +223,15 @@ def captioned(
 
 
 def scale_bar(
-    sheet: Image.Image, box: tuple[int, int, int, int], scale: float, size: int
+    sheet: Image.Image,
+    box: tuple[int, int, int, int],
+    scale: float,
+    size: int,
+    on_white: bool = False,
 ) -> None:
     """The colour bar in `box`, its ends and zero printed beneath it."""
     left, top, right, bottom = box
-    sheet.paste(colour.bar(right - left, bottom - top), (left, top))
+    sheet.paste(colour.bar(right - left, bottom - top, on_white), (left, top))
     y = bottom + size // 3
     if scale <= 0:
         write(sheet, ((left + right) / 2, y), "all values are zero", size, FAINT, "ma")

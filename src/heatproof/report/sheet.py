@@ -21,6 +21,7 @@ from heatproof.report.overlay import (
     band,
     draw,
     frame,
+    pictured,
     scale_bar,
     seen,
     shared_scale,
@@ -83,7 +84,7 @@ def sheet(photo: Photo, view: View, rows: list[Row]) -> Image.Image:
 
 def strip(explanation: Explanation, image: int = 0) -> Image.Image:
     """One picture's maps side by side on their shared scale."""
-    return sheet(explanation.photos[image], explanation.views[image], [row(explanation, image)])
+    return sheet(*pictured(explanation, image), [row(explanation, image)])
 
 
 def _row(photo: Photo, view: View, part: Frame, row: Row, broad: int) -> Image.Image:

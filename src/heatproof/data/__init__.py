@@ -1,0 +1,1 @@
+"""Pictures with known truth, and pictures that users bring."""

@@ -1,0 +1,75 @@
+"""The outlines, as signed distances (negative inside) in radii of the object, y downwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from heatproof.data.scenes.vocabulary import SHAPES
+
+Field = Float32[Tensor, "*grid"]
+
+
+def circle(x: Field, y: Field) -> Field:
+    return torch.sqrt(x * x + y * y) - 0.92
+
+
+def square(x: Field, y: Field) -> Field:
+    return torch.maximum(x.abs(), y.abs()) - 0.8
+
+
+def triangle(x: Field, y: Field) -> Field:
+    return torch.maximum(y - 0.56, x.abs() * (math.sqrt(3) / 2) - y * 0.5 - 0.56)
+
+
+def star(x: Field, y: Field) -> Field:
+    """Five points: the angle is folded into half a point, whose edge is one straight line."""
+    tip, notch, fold = 1.1, 0.48, math.pi / 5
+    angle = torch.atan2(x, -y)
+    angle = (angle - 2 * fold * torch.round(angle / (2 * fold))).abs()
+    distance = torch.sqrt(x * x + y * y)
+    along, across = distance * torch.cos(angle), distance * torch.sin(angle)
+    edge_x, edge_y = notch * math.cos(fold) - tip, notch * math.sin(fold)
+    length = math.hypot(edge_x, edge_y)
+    return ((along - tip) * edge_y - across * edge_x) / length
+
+
+def cross(x: Field, y: Field) -> Field:
+    ax, ay = x.abs(), y.abs()
+    return torch.minimum(torch.maximum(ax - 1.0, ay - 0.33), torch.maximum(ax - 0.33, ay - 1.0))
+
+
+def ring(x: Field, y: Field) -> Field:
+    return (torch.sqrt(x * x + y * y) - 0.74).abs() - 0.24
+
+
+def heart(x: Field, y: Field) -> Field:
+    """Two discs above a square that stands on its corner."""
+    ax, up = x.abs() / 1.05, -y / 1.05 + 0.12
+    disc = torch.sqrt((ax - 0.42) ** 2 + (up - 0.42) ** 2) - 0.594
+    diamond = (ax + (up).abs() - 0.84) * math.sqrt(0.5)
+    return torch.minimum(disc, diamond) * 1.05
+
+
+def moon(x: Field, y: Field) -> Field:
+    return torch.maximum(torch.sqrt(x * x + y * y) - 1.0, 0.78 - torch.sqrt((x - 0.5) ** 2 + y * y))
+
+
+DISTANCES: dict[str, Callable[[Field, Field], Field]] = {
+    "circle": circle,
+    "square": square,
+    "triangle": triangle,
+    "star": star,
+    "cross": cross,
+    "ring": ring,
+    "heart": heart,
+    "moon": moon,
+}
+assert tuple(DISTANCES) == SHAPES
+
+EXTENT = 1.14
+"""No outline reaches further than this many radii from its centre (the square's corners do)."""

@@ -1,0 +1,1 @@
+"""How the embedded reference model was trained and scored; the weights themselves are shipped."""

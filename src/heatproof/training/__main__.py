@@ -1,0 +1,3 @@
+from heatproof.training.commands import app
+
+app()
