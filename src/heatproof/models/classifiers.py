@@ -313,12 +313,8 @@ def load(name: str, *, allow_download: bool = True) -> Model:
         return wrap(_from_file(architecture, path), spec=spec)
     if tag:
         return wrap(_from_hub(architecture, allow_download=allow_download), spec=spec)
-    tags = timm.list_pretrained(f"{base}.*")
-    hint = (
-        f"name pretrained ones, such as timm:{tags[0]}"
-        if tags
-        else "name a local file: timm:NAME/FILE"
-    )
+    default = getattr(timm.get_pretrained_cfg(base), "tag", "")
+    hint = f"pretrained ones are timm:{base}.{default}" if default else f"weights: {spec}/FILE"
     notice = f"{spec} has random weights (seed {SEED}), so that its maps mean nothing; {hint}"
     model = wrap(_built(architecture), spec=spec, pretrained=False, notices=(notice,))
     return replace(model, pretrained=False)
