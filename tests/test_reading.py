@@ -897,6 +897,19 @@ def test_autocast_is_read_in_float32(kind: type[nn.Module], weights: bool) -> No
     attribution_in_float32(trace, path)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_bare_call_under_autocast_returns_the_dtype_of_outside(
+    dtype: torch.dtype, weights: bool
+) -> None:
+    call, arguments = Call().eval(), [each.to(dtype) for each in operands()]
+    with torch.autocast("cpu", torch.bfloat16):
+        outside = call(*arguments)
+        with reading(call, weights=weights):
+            inside = call(*arguments)
+    torch.testing.assert_close(inside, outside, rtol=0, atol=TOLERANCE[torch.bfloat16])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("average", [True, False])
 def test_returned_weights_have_the_dtype_of_the_model(dtype: torch.dtype, average: bool) -> None:
