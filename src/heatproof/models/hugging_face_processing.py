@@ -21,7 +21,7 @@ from heatproof.models.model import TextTower, Tokens
 
 @dataclass(frozen=True)
 class FlooredCrop(Preprocess):
-    """Hugging Face's centre crop, which rounds an odd margin down where torchvision's rounds to even."""
+    """Hugging Face's centre crop: of an odd margin, the smaller half lies left and above."""
 
     def view(self, width: int, height: int) -> View:
         """What the model sees of a photograph of `width` x `height` pixels."""
