@@ -7,8 +7,11 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from attention_by_hand import attended, attention_weights
 from torch import Tensor, nn
+
+from attention_by_hand import attended, attention_weights
+from heatproof.errors import ReadingError
+from heatproof.reading import AttentionCall, Intervention, interventions, reading
 from towers import (
     HEADS,
     TOKENS,
@@ -21,9 +24,6 @@ from towers import (
     tokens,
     tower,
 )
-
-from heatproof.errors import ReadingError
-from heatproof.reading import AttentionCall, Intervention, interventions, reading
 
 BATCH, HEAD_COUNT, QUERIES, KEYS, CHANNELS, VALUES = 2, 3, 5, 7, 11, 13
 KEEP = torch.tensor([[True, True, False, True, False, True, True]])
@@ -129,7 +129,7 @@ def test_one_head_takes_a_mask_that_all_heads_share(shape: tuple[int, int]) -> N
 def test_one_head_refuses_masks_that_differ_by_head(batched: bool) -> None:
     mask = torch.stack([LOWER, LOWER, ~LOWER])
     mask = mask.expand(BATCH, 3, QUERIES, KEYS) if batched else mask
-    with pytest.raises(ReadingError, match="''.*one head cannot take 3 different masks"):
+    with pytest.raises(ReadingError, match=r"''.*one head cannot take 3 different masks"):
         changed(Call(), interventions.one_head(), *operands(), attn_mask=mask)
 
 

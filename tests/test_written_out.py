@@ -8,9 +8,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from attention_by_hand import attended, attention_weights
 from torch import Tensor, nn
-from towers import HEADS, TOKENS, SelfAttention, Tower, attn, tokens, tower
 from transformers import (
     BlipConfig,
     BlipForImageTextRetrieval,
@@ -20,8 +18,10 @@ from transformers import (
     SiglipModel,
 )
 
+from attention_by_hand import attended, attention_weights
 from heatproof.errors import ReadingError
 from heatproof.reading import interventions, reading
+from towers import HEADS, TOKENS, SelfAttention, Tower, attn, tokens, tower
 
 MASK = torch.tensor([[True, True, False, True, True]] * TOKENS).tril()
 MASK[:, 0] = True

@@ -2,11 +2,11 @@
 
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -23,18 +23,16 @@ DONE, FAILED, AT_FAULT, INTERRUPTED = 0, 1, 2, 130
 
 DEFAULT_METHOD = "attention-x-gradient"
 ALL = "all"
-SCENES_NOTICE = (
-    "no --model was named: the embedded model knows rendered scenes only, and what it says about "
-    "a photograph means nothing; for photographs add --model open_clip:ViT-B-16/openai "
-    "(downloads about 600 MB, once)"
-)
 MODELS = {
     "scenes": "the embedded reference model: small, offline, knows rendered scenes only",
     "open_clip:NAME": "an open_clip architecture with random weights, to try things out",
-    "open_clip:NAME/PRETRAINED": "with open_clip's weights (downloaded once) or a local file of them",
-    "hf:ID": "Hugging Face id or local folder: CLIP, SigLIP, SigLIP 2, BLIP (retrieval), ViT classifiers",
+    "open_clip:NAME/PRETRAINED": "with open_clip's weights (downloaded once) or a local file",
+    "hf:ID": "Hugging Face id or local folder: CLIP, SigLIP, SigLIP 2, BLIP, ViT classifiers",
     "timm:NAME": "a timm classifier: prompts are class names or indices",
 }
+
+UsageProblem = cast(type[Exception], typer.BadParameter.__mro__[2])
+"""click's ClickException, which typer keeps elsewhere from one version to the next."""
 
 app = typer.Typer(
     name="heatproof",
@@ -59,22 +57,27 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. Bad input is one line on stderr."""
     command = typer.main.get_command(app)
+    asked = list(arguments) or ["--help"]
     try:
-        code = command.main(list(arguments), prog_name="heatproof", standalone_mode=False)
+        code = command.main(asked, prog_name="heatproof", standalone_mode=False)
     except HeatproofError as error:
         return _say(str(error), AT_FAULT)
     except (typer.Abort, KeyboardInterrupt):
         return _say("interrupted; no report was written", INTERRUPTED)
     except MemoryError as error:
         return _say(f"not enough memory ({error}); try a smaller model or --image-size", AT_FAULT)
-    except typer.BadParameter.__mro__[2] as error:  # ClickException, wherever typer keeps it
+    except UsageProblem as error:
         return _usage(error)
+    if code == INTERRUPTED:
+        return _say("interrupted; no report was written", INTERRUPTED)
+    if not arguments:
+        return AT_FAULT
     return code if isinstance(code, int) else DONE
 
 
 def _usage(error: Any) -> int:
     """A wrong command line: one line, or the help where nothing was asked."""
-    context = getattr(error, "ctx", None)
+    context: Any = getattr(error, "ctx", None)
     where = context.command_path if context else "heatproof"
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(context.get_help(), err=True)
@@ -93,24 +96,21 @@ def _line(text: str) -> str:
     return " ".join("".join(x if x.isprintable() else " " for x in text).split())
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool | None) -> None:
     if asked:
         typer.echo(f"heatproof {__version__}")
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def heatproof(
-    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which it is.")
-    ] = False,
+        bool | None,
+        typer.Option("--version", callback=_version, is_eager=True, help="Say which it is."),
+    ] = None,
 ) -> None:
     """Heat maps that come with proof: explain what a CLIP-like model saw and read."""
     del version
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
-        raise typer.Exit(AT_FAULT)
 
 
 # explain
@@ -129,7 +129,6 @@ class Order:
     words: bool
     certify: bool
     seed: int
-    notices: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ def explain(
     size = _size(image_size)
     with _working("checking the input"):
         from heatproof.images import open_image
-        from heatproof.report.files import check_folder
+        from heatproof.report.folder import check_folder
 
         check_folder(out)
         open_image(photo)
@@ -213,7 +212,6 @@ def explain(
             words,
             certify,
             seed,
-            () if model else (SCENES_NOTICE,),
         )
     with _working(f"loading {order.model}"):
         from heatproof.models import load
@@ -242,9 +240,11 @@ def _size(text: str) -> tuple[int, int] | str:
     if text in ("native", "keep"):
         return text
     height, cross, width = text.lower().partition("x")
-    if cross and height.isdecimal() and width.isdecimal() and 0 < int(height) and 0 < int(width):
+    if cross and height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0:
         return int(height), int(width)
-    raise InputError(f"got --image-size {text!r}, expected HEIGHTxWIDTH such as 224x336, native or keep")
+    raise InputError(
+        f"got --image-size {text!r}, expected HEIGHTxWIDTH such as 224x336, native or keep"
+    )
 
 
 def _switches(given: list[str] | None) -> dict[str, str]:
@@ -318,12 +318,10 @@ def _result(model: "Model", order: Order, method: "Method") -> Result:
         "seed": order.seed,
     }
     explanation = explain(model, order.photo, order.prompts, **asked)
-    record = explanation.record
-    record = replace(record, notices=(*order.notices, *record.notices))
     words = None
     if order.words and (len(order.methods) == 1 or "text" in method.card.sides):
         words = explain_words(model, order.photo, order.prompts, **asked)
-    return Result(replace(explanation, record=record), words)
+    return Result(explanation, words)
 
 
 def _saved(results: list[Result], out: Path) -> Path:
@@ -377,7 +375,7 @@ def _named(result: Result, results: list[Result]) -> str:
 
 
 @contextmanager
-def _working(on: str) -> Iterator[None]:
+def _working(on: str) -> Generator[None, None, None]:
     """Say what is being done, where somebody watches."""
     if not sys.stderr.isatty():
         yield

@@ -49,7 +49,11 @@ def oklab(rgb: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
 def srgb(lab: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
     """OKLab to sRGB in 0..1, cut to what a screen can show."""
     linear = (lab @ np.linalg.inv(_LAB).T) ** 3 @ np.linalg.inv(_LMS).T
-    linear = np.clip(linear, 0.0, 1.0)
+    return srgb_of(np.clip(linear, 0.0, 1.0))
+
+
+def srgb_of(linear: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
+    """Linear light to sRGB, both in 0..1."""
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
@@ -99,7 +103,7 @@ def paint(
 
 def css(value: float, scale: float) -> str:
     """The colour of a value over white, as CSS and PIL write it."""
-    red, green, blue = table_on_white()[int(steps(np.array(value), scale))]
+    red, green, blue = table_on_white()[steps(np.array([value]), scale)[0]]
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 

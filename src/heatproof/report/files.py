@@ -2,11 +2,9 @@
 
 import json
 import math
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from hashlib import sha256
@@ -21,7 +19,9 @@ from heatproof import __version__
 from heatproof.certificate import Certificate
 from heatproof.errors import InputError
 from heatproof.explanation import Explanation, WordExplanation
-from heatproof.report import colour, page, words as word_view
+from heatproof.report import colour, page
+from heatproof.report import words as word_view
+from heatproof.report.folder import check_folder
 from heatproof.report.overlay import overlay, pictured, shared_scale, verdict
 from heatproof.report.sheet import strip
 
@@ -62,21 +62,6 @@ def save_contents(
             sheet.save(place / "sheet.png")
         (place / "report.html").write_text(page.contents(title, rows, sheet), "utf-8")
     return folder / "report.html"
-
-
-def check_folder(folder: Path) -> None:
-    """Raise an `InputError` now where writing into `folder` would fail later. Creates nothing."""
-    base = folder
-    while not base.exists() and not base.is_symlink() and base != base.parent:
-        base = base.parent
-    if not base.is_dir():
-        raise InputError(f"{base}: a file is in the way of the output folder; try another -o")
-    try:
-        with tempfile.TemporaryDirectory(prefix=".heatproof-", dir=base):
-            pass
-    except OSError as error:
-        reason = (error.strerror or "not writable").lower()
-        raise InputError(f"{folder}: cannot be written to ({reason}); try another -o") from error
 
 
 def as_json(
@@ -164,6 +149,7 @@ def _save_picture(
         html = page.page(explanation, words, image, replay)
         (place / "report.html").write_text(html, "utf-8")
         plain = _finite(as_json(explanation, words, image, replay))
+        plain["pictures"] = sorted(path.name for path in place.glob("*.png"))
         text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
         (place / "explanation.json").write_text(text + "\n", "utf-8")
 
@@ -178,7 +164,7 @@ def _tensors(
 
 
 @contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
+def _appearing(folder: Path) -> Generator[Path, None, None]:
     """A place to write; when all is written it becomes `folder`, or its files move there."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -199,12 +185,20 @@ def _appearing(folder: Path) -> Iterator[Path]:
 
 def _move_into(place: Path, folder: Path) -> None:
     """Replace files of the same name, and overlays of an earlier explanation that had more."""
-    if (place / "explanation.json").exists() and (folder / "explanation.json").exists():
-        for old in folder.iterdir():
-            if OURS.fullmatch(old.name) and not (place / old.name).exists():
-                old.unlink()
+    for old in _pictures_of(folder / "explanation.json"):
+        if (place / "explanation.json").exists() and not (place / old).exists():
+            (folder / old).unlink(missing_ok=True)
     for new in sorted(place.iterdir()):
-        os.replace(new, folder / new.name)
+        new.replace(folder / new.name)
+
+
+def _pictures_of(earlier: Path) -> list[str]:
+    """The pictures that an earlier explanation in the same folder wrote, by its own record."""
+    try:
+        stored = json.loads(earlier.read_text("utf-8"))
+        return [name for name in stored["pictures"] if OURS.fullmatch(name)]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
 
 
 def _stem(source: str) -> str:

@@ -17,7 +17,8 @@ from heatproof.certificate import Certificate, Check
 from heatproof.explanation import Explanation, Record, WordExplanation
 from heatproof.images import Photo
 from heatproof.models.geometry import View
-from heatproof.report import colour, words as word_view
+from heatproof.report import colour
+from heatproof.report import words as word_view
 from heatproof.report.lettering import figure
 from heatproof.report.overlay import draw, frame, pictured, seen, shared_scale, unseen, verdict
 
@@ -70,13 +71,17 @@ def document(title: str, body: str) -> str:
     )
 
 
-def contents(title: str, verdicts: Iterable[tuple[str, str, str]], sheet: Image.Image | None) -> str:
+def contents(
+    title: str, verdicts: Iterable[tuple[str, str, str]], sheet: Image.Image | None
+) -> str:
     """A page that leads to others: (name, relative address, certificate's kind) each."""
     rows = [
         [f'<a href="{escape(address)}">{escape(name)}</a>', _mark(kind)]
         for name, address, kind in verdicts
     ]
-    picture = f'<figure><img alt="maps side by side" src="{_data(sheet)}"></figure>' if sheet else ""
+    picture = (
+        f'<figure><img alt="maps side by side" src="{_data(sheet)}"></figure>' if sheet else ""
+    )
     heading = f"<header><h1>{escape(title)}</h1><p>heatproof {__version__}</p></header>"
     return document(title, heading + picture + _table(["report", "certificate"], rows))
 
@@ -121,7 +126,7 @@ def _header(record: Record, photo: Photo) -> str:
     what = f"{record.model} · {record.method} · explains the {record.score}"
     return (
         f"<header><h1>{escape(Path(photo.source).name)}</h1>"
-        f"<p>{escape(what)} · {wide} × {high} pixels</p></header>"
+        f"<p>{escape(what)} · {wide} x {high} pixels</p></header>"
     )
 
 
@@ -140,16 +145,22 @@ def _notices(notices: Iterable[str], warnings: Iterable[str]) -> str:
 
 
 def _maps(explanation: Explanation, image: int, photo: Photo, view: View) -> str:
-    part = frame(photo, view).fitted(min(WIDEST, max(photo.image.size + (400,))))
+    part = frame(photo, view).fitted(min(WIDEST, max(*photo.image.size, 400)))
     scale = shared_scale(explanation, image)
     picture = photo.image.crop((part.left, part.top, part.right, part.bottom))
     picture = picture.resize((part.width, part.height), Image.Resampling.LANCZOS)
-    shown = f"{view.unseen:.0%} of it unseen (hatched)" if view.unseen >= 0.005 else "all of it seen"
-    parts = part.remarks(photo)[:1] if (part.right - part.left, part.bottom - part.top) != (
-        photo.image.size
-    ) else []
+    shown = (
+        f"{view.unseen:.0%} of it unseen (hatched)" if view.unseen >= 0.005 else "all of it seen"
+    )
+    parts = (
+        part.remarks(photo)[:1]
+        if (part.right - part.left, part.bottom - part.top) != (photo.image.size)
+        else []
+    )
     figures = [
-        _figure(unseen(picture, picture, seen(view, part)), "photograph", "; ".join([shown, *parts]))
+        _figure(
+            unseen(picture, picture, seen(view, part)), "photograph", "; ".join([shown, *parts])
+        )
     ]
     fails = verdict(explanation.certificate)[0] == "fails"
     for number, prompt in enumerate(explanation.record.prompts):
@@ -284,8 +295,10 @@ def _reading_help() -> str:
 
 def _environment(certificate: Certificate, replay: str | None) -> str:
     facts = {str(key): str(value) for key, value in certificate.environment.items()}
-    again = f"<pre><code>{escape(replay)}</code></pre>" if replay else (
-        "<p>Made from objects in memory: no command line makes it again.</p>"
+    again = (
+        f"<pre><code>{escape(replay)}</code></pre>"
+        if replay
+        else ("<p>Made from objects in memory: no command line makes it again.</p>")
     )
     return f"<h2>Make it again</h2>{again}{_facts(facts)}"
 
@@ -297,11 +310,13 @@ def _table(
     head: list[str], rows: list[list[str]], numbers: Iterable[int] = (), short: Iterable[int] = ()
 ) -> str:
     """A table of cells that are HTML already; `numbers` stand right, `short` are never broken."""
-    right = {number: ' class="number"' for number in numbers}
-    right |= {number: ' class="short"' for number in short}
+    right = dict.fromkeys(numbers, ' class="number"')
+    right |= dict.fromkeys(short, ' class="short"')
     top = "".join(f"<th{right.get(n, '')}>{escape(name)}</th>" for n, name in enumerate(head))
     body = "".join(
-        "<tr>" + "".join(f"<td{right.get(n, '')}>{cell}</td>" for n, cell in enumerate(row)) + "</tr>"
+        "<tr>"
+        + "".join(f"<td{right.get(n, '')}>{cell}</td>" for n, cell in enumerate(row))
+        + "</tr>"
         for row in rows
     )
     return f'<div class="table"><table><tr>{top}</tr>{body}</table></div>'

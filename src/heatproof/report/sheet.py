@@ -69,7 +69,7 @@ def row(explanation: Explanation, image: int = 0) -> Row:
 
 
 def sheet(photo: Photo, view: View, rows: list[Row]) -> Image.Image:
-    """The photograph, then each row's maps on it. Panels are read within a row: rows differ in units."""
+    """The photograph, then each row's maps on it; a row is read by itself: rows differ in units."""
     part = frame(photo, view).fitted(SIDE)
     columns = 1 + max(len(row.panels) for row in rows)
     broad = GAP + columns * (max(part.width, SIDE * 2 // 3) + GAP)
@@ -123,9 +123,13 @@ def _photograph(photo: Photo, view: View, part: Frame) -> Image.Image:
 
 def _footer(image: Image.Image, y: int, row: Row) -> None:
     """Method and verdict on the left, the shared scale beneath the maps."""
-    mark = {"holds": "certificate holds", "fails": "CERTIFICATE FAILS"}.get(row.verdict[0], "not certified")
+    mark = {"holds": "certificate holds", "fails": "CERTIFICATE FAILS"}.get(
+        row.verdict[0], "not certified"
+    )
     name = shortened(plain(row.name), SIZE, SIDE - GAP)
     write(image, (GAP, y - 2), name, SIZE, INK)
-    write(image, (GAP, y + 18), mark, SIZE, {"holds": CALM, "fails": ALARM}.get(row.verdict[0], INK))
+    write(
+        image, (GAP, y + 18), mark, SIZE, {"holds": CALM, "fails": ALARM}.get(row.verdict[0], INK)
+    )
     left = GAP + max(SIDE * 2 // 3, round(width(name, SIZE))) + GAP
     scale_bar(image, (left, y, image.width - GAP, y + SIZE - 2), row.scale, SIZE)

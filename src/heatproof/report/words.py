@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from heatproof.explanation import Word, WordExplanation
 from heatproof.report import colour
-from heatproof.report.lettering import figure, plain, shortened, width, wrapped, write
+from heatproof.report.lettering import Number, figure, plain, shortened, width, wrapped, write
 from heatproof.report.overlay import ALARM, CALM, FAINT, INK, PAPER, band, scale_bar, verdict
 
 SIZE, SMALL, GAP, BROAD = 22, 13, 20, 900
@@ -65,9 +65,7 @@ def html(words: WordExplanation, image: int, prompt: int) -> str:
 def picture(words: WordExplanation, image: int = 0) -> Image.Image:
     """Every prompt of a picture, word by word, on one shared scale."""
     scale = shared_scale(words, image)
-    blocks = [
-        _prompt(words, image, number, scale) for number in range(len(words.record.prompts))
-    ]
+    blocks = [_prompt(words, image, number, scale) for number in range(len(words.record.prompts))]
     kind, sentence = verdict(words.certificate)
     lines = [] if kind == "holds" else wrapped(sentence, SMALL + 2, BROAD - 3 * GAP, 5)
     high = sum(block.height + GAP for block in blocks) + GAP
@@ -128,7 +126,7 @@ def _width(part: Span, scale: float) -> float:
     return max(width(part.text, SIZE), width(figure(part.value, scale), SMALL)) + 12
 
 
-def _draw(sheet: Image.Image, x: float, y: float, part: Span, scale: float) -> None:
+def _draw(sheet: Image.Image, x: Number, y: Number, part: Span, scale: float) -> None:
     room = BROAD - GAP - x
     text = shortened(part.text, SIZE, room - 12)
     if part.value is None:
