@@ -70,8 +70,7 @@ def wrap(
     it, or measured. `tokenizer` is one of open_clip's or Hugging Face's.
     """
     _check_usable(module)
-    ready = preprocess is None or isinstance(preprocess, Preprocess)
-    if not ready and not type(preprocess).__module__.startswith("transformers."):
+    if preprocess is not None and not _is_description(preprocess):
         preprocess = described(preprocess)
     for family in _families():
         if family.recognises(module):
@@ -184,6 +183,12 @@ def _families() -> Iterator[Any]:
     yield open_clip_models
     yield _family("hugging_face")
     yield _family("classifiers")
+
+
+def _is_description(preprocess: object) -> bool:
+    """Whether it says its own geometry: ours does, and Hugging Face's processors do."""
+    known = type(preprocess).__module__.startswith("transformers.")
+    return known or isinstance(preprocess, Preprocess)
 
 
 def _check_usable(module: object) -> None:
