@@ -12,7 +12,7 @@ def worst_place(preprocess: Preprocess, width: int, height: int) -> float:
     """By how many photograph pixels `preprocess.view` is wrong about what the model's pixels show.
 
     Red grows with x and green with y, so that a pixel of the view tells its place. The outermost
-    eighth of the view is left out, where resampling meets the border.
+    eighth of the photograph, where resampling meets its border, and padding are left out.
     """
     black, white = (preprocess(_picture(width, height, value)) for value in (0.0, 1.0))
     ramps = preprocess(_picture(width, height, None))
@@ -20,21 +20,22 @@ def worst_place(preprocess: Preprocess, width: int, height: int) -> float:
     place = (ramps - black) / (white - black)
     view = preprocess.view(width, height)
     missing_rows, missing_cols = preprocess.unpatched
-    across = _errors(
-        place[0] * (width - 1) + 0.5, view.left, view.right, preprocess.width - missing_cols
+    cols, rows = preprocess.width - missing_cols, preprocess.height - missing_rows
+    return max(
+        _error(place[0], width, view.left, view.right, cols),
+        _error(place[1].T, height, view.top, view.bottom, rows),
     )
-    down = _errors(
-        place[1].T * (height - 1) + 0.5, view.top, view.bottom, preprocess.height - missing_rows
-    )
-    return max(across, down)
 
 
-def _errors(place: Tensor, start: float, end: float, seen: int) -> float:
-    """`place` (line, index): where each pixel along an axis lies, by the ramp."""
-    index = torch.arange(place.shape[1]) + 0.5
-    expected = start + index * (end - start) / seen
-    lines, edge = slice(place.shape[0] // 4, -(place.shape[0] // 4)), max(1, place.shape[1] // 8)
-    return (place[lines] - expected)[:, edge:-edge].abs().max().item()
+def _error(ramp: Tensor, size: int, start: float, end: float, seen: int) -> float:
+    """How far the places that a ramp (line, index) tells are from even ones, `start` to `end`."""
+    place = ramp * (size - 1) + 0.5
+    expected = start + (torch.arange(ramp.shape[1]) + 0.5) * (end - start) / seen
+    inside = (expected > size / 8) & (expected < size * 7 / 8)
+    told = (place - expected)[:, inside]
+    told = told[told.isfinite().all(1)]  # lines of padding tell nothing
+    assert told.numel() >= seen
+    return told.abs().max().item()
 
 
 def _picture(width: int, height: int, value: float | None) -> Image.Image:

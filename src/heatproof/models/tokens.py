@@ -243,7 +243,10 @@ def _placed(row: list[int], found: list[Found]) -> tuple[int, int]:
         pairs = zip(row[first:], found, strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1][0], pairs))
 
-    first = max(range(_MOST_LEADING), key=held)
+    padding = sum(
+        1 for _ in takewhile(lambda token: token == row[0], row)
+    )  # Gemma's is on the left
+    first = max((*range(_MOST_LEADING), *range(padding, padding + _MOST_LEADING)), key=held)
     return first, held(first)
 
 

@@ -151,8 +151,8 @@ open_clip's default preprocessing.
 
 One to four objects, each of one of eight shapes (circle, square, triangle, star, cross, ring,
 heart, moon), eight colours (red, orange, yellow, green, cyan, blue, purple, pink), two sizes
-(radius 13 % to 15 % or 19 % to 22 % of the picture's side) and three textures (plain, striped,
-dotted), turned by up to 17 degrees, on five families of coloured backgrounds (even, gradient,
+(radius 15 % to 16 % or 20 % to 23 % of the picture's side) and three textures (plain, striped,
+dotted), turned by up to 9 degrees, on five families of coloured backgrounds (even, gradient,
 waves, checks, clouds), under uneven light, with noise. Two in five of the further objects share
 the first one's colour or shape. Objects hardly overlap; masks hold the visible pixels.
 
