@@ -128,6 +128,34 @@ def test_interventions_do_there_what_they_do_on_the_fused_call(form, change, wei
     assert (results[0] - model(x)).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("shared", [(slice(None), slice(1)), (slice(1),)], ids=["heads", "inputs"])
+@pytest.mark.parametrize("which", ["key", "value", "both"])
+def test_shared_keys_and_values_are_read_with_one_for_every_head(shared, which: str) -> None:
+    def form(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        key = k if which == "value" else k[shared]
+        value = v if which == "key" else v[shared]
+        return (q @ key.mT).softmax(-1) @ value
+
+    def spread(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        key = k if which == "value" else k[shared].expand_as(k)
+        value = v if which == "key" else v[shared].expand_as(v)
+        return F.scaled_dot_product_attention(q, key, value, scale=1.0)
+
+    model, twin, x = with_form(form, 1), with_form(spread, 1), tokens()
+    for change in ({}, {attn(0): interventions.one_head()}):
+        traces = []
+        for each in (model, twin):
+            with reading(each, weights=True, interventions=change) as trace:
+                inside = each(x)
+            traces.append((trace[attn(0)], inside))
+        (layer, inside), (expected, outside) = traces
+        torch.testing.assert_close(inside, outside, rtol=0, atol=1e-12)
+        for name in ("query", "key", "value", "weights", "output"):
+            torch.testing.assert_close(
+                getattr(layer, name), getattr(expected, name), rtol=0, atol=1e-12
+            )
+
+
 # --- what looks like attention and is not ---------------------------------------------------
 
 
@@ -189,17 +217,13 @@ def filled_with_something(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ k.mT).masked_fill(~MASK, 0.7).softmax(-1) @ v
 
 
-def shared_value(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return (q @ k.mT).softmax(-1) @ v[:, :1]
-
-
-def shared_key(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return (q @ k[:1].mT).softmax(-1) @ v
+def shared_query(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q[:1] @ k.mT).softmax(-1) @ v
 
 
 LOOKALIKES = [other_axis, transposed, gated, sigmoid, gate, capped, written_over,
               written_over_in_part, written_through_a_view, weights_written_over, weighed_sum,
-              filled_with_something, shared_value, shared_key]  # fmt: skip
+              filled_with_something, shared_query]  # fmt: skip
 
 
 @pytest.mark.parametrize("form", LOOKALIKES)

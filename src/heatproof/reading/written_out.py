@@ -91,11 +91,14 @@ class Recogniser(TorchFunctionMode):
         if known is None or not known.softmaxed or right.dim() != 4:
             return None
         shape = (*known.query.shape[:3], known.key.shape[2])
-        if left.shape != shape or right.shape[:2] != left.shape[:2]:
+        if left.shape != shape:
             return None
-        call = AttentionCall(
-            known.query, known.key, right, known.mask, False, known.scale, right.shape[1]
+        # A key or value that heads (or inputs) share is read with one for each of them.
+        key, value = (
+            each if each.shape[:2] == shape[:2] else each.expand(*shape[:2], -1, -1)
+            for each in (known.key, right)
         )
+        call = AttentionCall(known.query, key, value, known.mask, False, known.scale, shape[1])
         self.known.clear()
         self.scaled.clear()
         return self.serve(call, left)
