@@ -1,6 +1,7 @@
 """Attention in plain loops: slow, float64 where the input is, one sum at a time."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,41 +15,47 @@ def attention_weights(
     scale: float | None = None,
     causal: bool = False,
 ) -> Tensor:
-    """softmax(query key' scale + mask) of (batch, head, query, channel) and (batch, head, key, ...).
+    """softmax(query key' scale + mask) of (batch, head, query or key, channel).
 
     Fewer key heads than query heads are shared by neighbouring query heads.
     """
-    query, key = query.detach(), key.detach()
     batch, heads, queries, channels = query.shape
     keys, shared = key.shape[2], heads // key.shape[1]
     factor = 1 / math.sqrt(channels) if scale is None else scale
     added = _added(mask, (batch, heads, queries, keys))
-    weights = torch.zeros(batch, heads, queries, keys, dtype=query.dtype)
-    for b in range(batch):
-        for h in range(heads):
-            for q in range(queries):
-                scores = [
-                    factor * sum(float(query[b, h, q, c] * key[b, h // shared, k, c])
-                                 for c in range(channels)) + added[b][h][q][k]
-                    for k in range(keys)
-                ]  # fmt: skip
-                if causal:
-                    scores = [s if k <= q else -math.inf for k, s in enumerate(scores)]
-                weights[b, h, q] = torch.tensor(_softmax(scores), dtype=query.dtype)
-    return weights
+    rows, columns = query.tolist(), key.tolist()
+
+    def row(b: int, h: int, q: int) -> list[float]:
+        scores = [
+            factor * sum(left * right for left, right in zip(rows[b][h][q], column, strict=True))
+            + added[b][h][q][k]
+            for k, column in enumerate(columns[b][h // shared])
+        ]
+        return _softmax([s if k <= q or not causal else -math.inf for k, s in enumerate(scores)])
+
+    return _filled(row, batch, heads, queries, dtype=query.dtype)
 
 
 def attended(weights: Tensor, value: Tensor) -> Tensor:
     """Each query's weighted sum of values: (batch, head, query, channel)."""
-    batch, heads, queries, keys = weights.shape
+    batch, heads, queries, _ = weights.shape
     shared = heads // value.shape[1]
-    output = torch.zeros(batch, heads, queries, value.shape[-1], dtype=value.dtype)
-    for b in range(batch):
-        for h in range(heads):
-            for q in range(queries):
-                for k in range(keys):
-                    output[b, h, q] += weights[b, h, q, k] * value[b, h // shared, k]
-    return output
+    rows, values = weights.tolist(), value.tolist()
+
+    def row(b: int, h: int, q: int) -> list[float]:
+        total = [0.0] * value.shape[-1]
+        for weight, each in zip(rows[b][h][q], values[b][h // shared], strict=True):
+            total = [so_far + weight * channel for so_far, channel in zip(total, each, strict=True)]
+        return total
+
+    return _filled(row, batch, heads, queries, dtype=value.dtype)
+
+
+def _filled(row: Callable[[int, int, int], list[float]], *sizes: int, dtype: torch.dtype) -> Tensor:
+    batch, heads, queries = map(range, sizes)
+    return torch.tensor(
+        [[[row(b, h, q) for q in queries] for h in heads] for b in batch], dtype=dtype
+    )
 
 
 def _softmax(scores: list[float]) -> list[float]:

@@ -7,8 +7,11 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from attention_by_hand import attended, attention_weights
 from torch import Tensor, nn
+
+from attention_by_hand import attended, attention_weights
+from heatproof.errors import ReadingError
+from heatproof.reading import AttentionCall, Intervention, interventions, reading
 from towers import (
     HEADS,
     TOKENS,
@@ -21,9 +24,6 @@ from towers import (
     tokens,
     tower,
 )
-
-from heatproof.errors import ReadingError
-from heatproof.reading import AttentionCall, Intervention, interventions, reading
 
 BATCH, HEAD_COUNT, QUERIES, KEYS, CHANNELS, VALUES = 2, 3, 5, 7, 11, 13
 KEEP = torch.tensor([[True, True, False, True, False, True, True]])
@@ -129,7 +129,7 @@ def test_one_head_takes_a_mask_that_all_heads_share(shape: tuple[int, int]) -> N
 def test_one_head_refuses_masks_that_differ_by_head(batched: bool) -> None:
     mask = torch.stack([LOWER, LOWER, ~LOWER])
     mask = mask.expand(BATCH, 3, QUERIES, KEYS) if batched else mask
-    with pytest.raises(ReadingError, match="''.*one head cannot take 3 different masks"):
+    with pytest.raises(ReadingError, match=r"''.*one head cannot take 3 different masks"):
         changed(Call(), interventions.one_head(), *operands(), attn_mask=mask)
 
 
@@ -325,8 +325,7 @@ def test_masking_patches_of_a_clip_is_removing_them() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", KINDS)
-@formed
-def test_interventions_work_in_half_precision(dtype: torch.dtype, kind, weights: bool) -> None:
+def test_interventions_work_in_half_precision(dtype: torch.dtype, kind) -> None:
     model, whole, x = tower(kind, 2).to(dtype), tower(kind, 2), tokens()
     path = attn(1) + (".attend" if kind is MultiHead else "")
     keep = torch.tensor([[True, False, True, True, True]])
@@ -338,9 +337,9 @@ def test_interventions_work_in_half_precision(dtype: torch.dtype, kind, weights:
         interventions.value_attention(),
         interventions.replaced_weights(torch.full((1, 1, TOKENS, TOKENS), 0.25)),
     ):
-        with reading(model, weights=weights, interventions={path: change}):
+        with reading(model, weights=dtype == torch.float16, interventions={path: change}):
             half = model(x.to(dtype))
-        with reading(whole, weights=weights, interventions={path: change}):
+        with reading(whole, weights=dtype == torch.float16, interventions={path: change}):
             full = whole(x)
         assert half.dtype == dtype
         torch.testing.assert_close(half.double(), full, rtol=0, atol=4e-2)

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
-from towers import HEADS, TOKENS, MultiHead, SelfAttention, WrittenOut, attn, tokens, tower
 
 from heatproof.errors import ReadingError
 from heatproof.reading import Site, find_sites
+from towers import HEADS, TOKENS, MultiHead, SelfAttention, WrittenOut, attn, tokens, tower
 
 NATIVE = F.scaled_dot_product_attention
 

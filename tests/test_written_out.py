@@ -8,9 +8,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from attention_by_hand import attended, attention_weights
 from torch import Tensor, nn
-from towers import HEADS, TOKENS, SelfAttention, Tower, attn, tokens, tower
 from transformers import (
     BlipConfig,
     BlipForImageTextRetrieval,
@@ -20,8 +18,10 @@ from transformers import (
     SiglipModel,
 )
 
+from attention_by_hand import attended, attention_weights
 from heatproof.errors import ReadingError
 from heatproof.reading import interventions, reading
+from towers import HEADS, TOKENS, SelfAttention, Tower, attn, tokens, tower
 
 MASK = torch.tensor([[True, True, False, True, True]] * TOKENS).tril()
 MASK[:, 0] = True
@@ -189,13 +189,17 @@ def filled_with_something(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ k.mT).masked_fill(~MASK, 0.7).softmax(-1) @ v
 
 
-def mixed_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return (q @ k.mT).softmax(-1)[:, :1] @ v
+def shared_value(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.mT).softmax(-1) @ v[:, :1]
+
+
+def shared_key(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k[:1].mT).softmax(-1) @ v
 
 
 LOOKALIKES = [other_axis, transposed, gated, sigmoid, gate, capped, written_over,
               written_over_in_part, written_through_a_view, weights_written_over, weighed_sum,
-              filled_with_something, mixed_heads]  # fmt: skip
+              filled_with_something, shared_value, shared_key]  # fmt: skip
 
 
 @pytest.mark.parametrize("form", LOOKALIKES)
@@ -240,7 +244,9 @@ def test_many_products_that_lead_nowhere_are_not_taken_for_each_other() -> None:
     def busy(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         for _ in range(50):
             (q @ k.mT).softmax(-1)
-        return torch.rand(3, HEADS, TOKENS, TOKENS, generator=generator).double() @ v
+        shape = (3, HEADS, TOKENS, TOKENS)
+        others = [torch.rand(shape, generator=generator, dtype=v.dtype) for _ in range(50)]
+        return sum(other @ v for other in others)
 
     model, x = with_form(busy, 1), tokens()
     generator = torch.Generator().manual_seed(0)

@@ -5,8 +5,12 @@ Each function returns a described `heatproof.models.Model`, in float64 unless to
 own random ones, shaken: no bias, scale or residual branch is idle.
 """
 
+import string
+
 import torch
 import transformers
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordPiece
 from torch import nn
 
 from heatproof.models import Model, hugging_face
@@ -29,7 +33,7 @@ TEXT = {
     "max_position_embeddings": CONTEXT,
     "bos_token_id": VOCABULARY - 2,
     "eos_token_id": VOCABULARY - 1,
-    "pad_token_id": 1,
+    "pad_token_id": 0,
 }
 
 
@@ -112,7 +116,7 @@ def siglip2_config() -> transformers.Siglip2Config:
 
 
 def blip_config() -> transformers.BlipConfig:
-    text = {**TEXT, **LAYERS, "encoder_hidden_size": VISION["hidden_size"], "pad_token_id": 0}
+    text = {**TEXT, **LAYERS, "encoder_hidden_size": VISION["hidden_size"]}
     return transformers.BlipConfig(
         text_config={**text, "sep_token_id": VOCABULARY - 1},
         vision_config={**VISION, **LAYERS},
@@ -123,6 +127,28 @@ def blip_config() -> transformers.BlipConfig:
 
 def vit_config() -> transformers.ViTConfig:
     return transformers.ViTConfig(**VISION, **LAYERS, id2label=dict(enumerate(LABELS)))
+
+
+# Tokenizers ------------------------------------------------------------------------------------
+
+
+def tokenizer(begin: bool = True) -> transformers.PreTrainedTokenizerFast:
+    """A word-piece tokenizer of `VOCABULARY` tokens, `begin` (or not) and `end` around a prompt."""
+    letters, words = string.ascii_lowercase, ("dog", "cat", "snow", "##ball", "white", "red")
+    names = ["<pad>", "<unk>", *letters, *(f"##{letter}" for letter in letters), *words]
+    names += [f"<unused {number}>" for number in range(len(names), VOCABULARY - 2)]
+    names += ["<begin>", "<end>"]
+    core = Tokenizer(WordPiece({name: id for id, name in enumerate(names)}, unk_token="<unk>"))
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(
+        single="<begin> $A <end>" if begin else "$A <end>",
+        special_tokens=[("<begin>", VOCABULARY - 2), ("<end>", VOCABULARY - 1)],
+    )
+    special = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<begin>"}
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<end>", model_max_length=CONTEXT, **special
+    )
 
 
 # Building --------------------------------------------------------------------------------------

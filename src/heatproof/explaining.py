@@ -58,7 +58,8 @@ def explain(
     shown = inputs.pictures(model, images, image_size)
     asked = inputs.prompts(model, prompts)
     target.check(model, len(asked.labels))
-    job = _ImageJob(shown, asked, target, _null_prompts(model) if certify else None)
+    nulls, unmeasured = _null_prompts(model) if certify else (None, ())
+    job = _ImageJob(shown, asked, target, nulls)
     sites = sites_of(model, "image", lambda: shown.model.image.encode(shown.pixels[:1]))
     _check_layout(job.layout, sites[-1].keys if shown.model is model else job.layout.tokens)
     gathered = _gather(job.model, chosen, sites, job.chunks(batch_size), certify, seed, progress)
@@ -68,7 +69,7 @@ def explain(
     if certify:
         names = [p.source for p in shown.photos] or [f"image {n}" for n in range(len(maps))]
         changes = _null_changes(layout.grid(gathered.values).flatten(2), count, job.nulls)
-        warnings = _drift(model, shown, job)
+        warnings = (*_drift(model, shown, job), *unmeasured)
         certificate = proof.certify(
             shown.model,
             chosen,
@@ -332,10 +333,14 @@ def _factors(method: Method, side: Side) -> tuple[tuple[str, ...], tuple[str, ..
     return factors.native, factors.substituted
 
 
-def _null_prompts(model: Model) -> Prompts | None:
+def _null_prompts(model: Model) -> tuple[Prompts | None, tuple[str, ...]]:
+    """The null prompts, or why there are none."""
     if model.text is None:
-        return None
-    return inputs.embed(model, list(proof.NULL_PROMPTS.values()))
+        return None, ()
+    try:
+        return inputs.embed(model, list(proof.NULL_PROMPTS.values())), ()
+    except PromptError as error:
+        return None, (f"null prompts were not measured: {error}",)
 
 
 def _null_changes(

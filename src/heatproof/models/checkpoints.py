@@ -7,6 +7,7 @@ hub can be reached, so that being offline costs seconds.
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -67,7 +68,9 @@ def _read_torch(path: Path) -> Any:
             "torch.jit.load(FILE).state_dict() with safetensors where you trust the file"
         )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # that it is an uncommon pickle: it is read or refused
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused(path, error) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, UnicodeDecodeError) as error:

@@ -79,6 +79,6 @@ def _unknown(classes: Sequence[str], known: dict[str, list[int]], prompt: str) -
     if near or len(classes) <= _MOST_LISTED:
         return UnknownName("class", _plain(prompt), known)
     return PromptError(
-        f"unknown class {prompt!r}; expected an index from 0 to {len(classes) - 1}, or a class name "
-        f"such as {classes[0].split(',')[0]!r}"
+        f"unknown class {prompt!r}; expected an index from 0 to {len(classes) - 1}, or a class "
+        f"name such as {classes[0].split(',')[0]!r}"
     )

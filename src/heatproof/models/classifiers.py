@@ -6,6 +6,7 @@ around the very same parameters, with its position embeddings resampled by the l
 
 import copy
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +18,7 @@ import torch
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torchvision import transforms
 from torchvision.models import VisionTransformer as TorchvisionViT
 from torchvision.models import ViT_B_16_Weights
 from torchvision.models.vision_transformer import interpolate_embeddings
@@ -63,7 +65,7 @@ def wrap(
     pretrained: bool = True,
     notices: tuple[str, ...] = (),
 ) -> Model:
-    """Describe a classifier of timm's or torchvision's. It takes no tokenizer: prompts are classes."""
+    """Describe a classifier of timm's or torchvision's. Its prompts are classes: no tokenizer."""
     if tokenizer is not None:
         raise ModelError(
             f"a classifier ({type(module).__name__}) takes class names or indices as prompts, "
@@ -177,16 +179,18 @@ def _timm_preprocess(module: Any, size: Size, patch: Size, mode: str | None = No
     from timm.data.config import resolve_model_data_config
     from timm.data.transforms_factory import create_transform
 
-    config = {**resolve_model_data_config(module), "input_size": (3, *size)}
+    transform: Any
+    config: dict[str, Any] = dict(resolve_model_data_config(module)) | {"input_size": (3, *size)}
     if mode:
         config |= {"crop_mode": mode, "crop_pct": 1.0}
+    transform = create_transform(**config, is_training=False)
     kinds = {"squash": "squash", "border": "longest"}
     return Preprocess(
         height=size[0],
         width=size[1],
         resize=kinds.get(config["crop_mode"], "shortest"),  # pyright: ignore[reportArgumentType]
         resize_to=int(min(size) / config["crop_pct"]),
-        transform=create_transform(**config, is_training=False),
+        transform=transform,
         unpatched=(size[0] % patch[0], size[1] % patch[1]),
     )
 
@@ -239,7 +243,8 @@ def _resize_torchvision(shell: Any, size: Size) -> None:
         )
     name = "encoder.pos_embedding"
     embedding = shell.encoder.pos_embedding
-    new = interpolate_embeddings(size[0], shell.patch_size, {name: embedding.detach()})[name]
+    state = OrderedDict({name: embedding.detach()})
+    new = interpolate_embeddings(size[0], shell.patch_size, state)[name]
     shell.encoder.pos_embedding = nn.Parameter(new, requires_grad=embedding.requires_grad)
     shell.image_size, shell.seq_length = size[0], new.shape[1]
 
@@ -274,7 +279,13 @@ def _shell(module: nn.Module) -> Any:
 def _squashed(module: Any, known: _Classifier, size: Size) -> Preprocess:
     if isinstance(module, VisionTransformer | Eva):
         return _timm_preprocess(module, size, known.patch, "squash")
-    transform = ViT_B_16_Weights.IMAGENET1K_V1.transforms(crop_size=size, resize_size=size)
+    usual = ViT_B_16_Weights.IMAGENET1K_V1.transforms()
+    steps = [
+        transforms.Resize(size, interpolation=usual.interpolation),
+        transforms.ToTensor(),
+        transforms.Normalize(usual.mean, usual.std),
+    ]
+    transform = transforms.Compose(steps)
     unpatched = (size[0] % known.patch[0], size[1] % known.patch[1])
     return Preprocess(*size, "squash", min(size), transform, unpatched)
 
@@ -302,12 +313,8 @@ def load(name: str, *, allow_download: bool = True) -> Model:
         return wrap(_from_file(architecture, path), spec=spec)
     if tag:
         return wrap(_from_hub(architecture, allow_download=allow_download), spec=spec)
-    tags = timm.list_pretrained(f"{base}.*")
-    hint = (
-        f"name pretrained ones, such as timm:{tags[0]}"
-        if tags
-        else "name a local file: timm:NAME/FILE"
-    )
+    default = getattr(timm.get_pretrained_cfg(base), "tag", "")
+    hint = f"pretrained ones are timm:{base}.{default}" if default else f"weights: {spec}/FILE"
     notice = f"{spec} has random weights (seed {SEED}), so that its maps mean nothing; {hint}"
     model = wrap(_built(architecture), spec=spec, pretrained=False, notices=(notice,))
     return replace(model, pretrained=False)

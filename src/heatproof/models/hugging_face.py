@@ -52,6 +52,13 @@ def wrap(
     return _described(module, family, vision, processor, preprocess, described)
 
 
+def load(name: str, *, allow_download: bool = True) -> Model:
+    """The model in a local folder, or of an id on the Hugging Face hub."""
+    from heatproof.models import hugging_face_loading
+
+    return hugging_face_loading.load(name, allow_download=allow_download)
+
+
 def _described(
     module: Any,
     family: Family,

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from heatproof.errors import ModelError
+from heatproof.errors import ModelError, PromptError
 from heatproof.models import tokens
 from heatproof.models.geometry import Preprocess, Resize, View
 from heatproof.models.hugging_face_towers import Size, Text, Vision, real
@@ -21,7 +21,7 @@ from heatproof.models.model import TextTower, Tokens
 
 @dataclass(frozen=True)
 class FlooredCrop(Preprocess):
-    """Hugging Face's centre crop, which rounds an odd margin down where torchvision's rounds to even."""
+    """Hugging Face's centre crop: of an odd margin, the smaller half lies left and above."""
 
     def view(self, width: int, height: int) -> View:
         """What the model sees of a photograph of `width` x `height` pixels."""
@@ -144,11 +144,10 @@ def text_tower(text: Text, tokenizer: Any) -> TextTower:
         vocabulary=text.vocabulary,
         readout=text.rows,
     )
-    tokenize, from_ids = codec.tokenize, codec.from_ids
-    if text.padding is not None:
-        own = getattr(tokenizer, "pad_token_id", None)
-        padding = text.padding if own is None else own
-        tokenize, from_ids = partial(_tokenize, codec, padding), partial(_from_ids, codec, padding)
+    own = getattr(codec.tokenizer, "pad_token_id", None)
+    padding = text.padding if text.padding is None or own is None else own
+    tokenize = partial(_tokenize, codec, padding)
+    from_ids = codec.from_ids if padding is None else partial(_from_ids, codec, padding)
     return TextTower(text.encode, text.path, tokenize, from_ids, text.readout)
 
 
@@ -163,18 +162,19 @@ def _usable(text: Text, tokenizer: Any) -> Any:
     if isinstance(tokenizer, tokens.Missing):
         return tokenizer
     inner = getattr(tokenizer, "tokenizer", tokenizer)  # a processor holds one
-    size = len(inner) if hasattr(inner, "__len__") else 0
-    if size > text.vocabulary:
-        raise ModelError(
-            f"the tokenizer has {size} tokens, the model {text.vocabulary}; is it another model's?"
-        )
     if getattr(inner, "pad_token_id", 0) is None:
         raise ModelError("the tokenizer names no padding token; set tokenizer.pad_token first")
     return inner
 
 
-def _tokenize(codec: tokens.Codec, padding: int, prompts: Sequence[str]) -> Tokens:
-    return _trimmed(codec.tokenize(prompts), padding)
+def _tokenize(codec: tokens.Codec, padding: int | None, prompts: Sequence[str]) -> Tokens:
+    padded = codec.tokenize(prompts)
+    if padded.ids.numel() and int(padded.ids.max()) >= codec.vocabulary:
+        raise PromptError(
+            f"the tokenizer gave the id {int(padded.ids.max())}, but the model has "
+            f"{codec.vocabulary} tokens; is it another model's?"
+        )
+    return padded if padding is None else _trimmed(padded, padding)
 
 
 def _from_ids(codec: tokens.Codec, padding: int, ids: Int[Tensor, "prompt context"]) -> Tokens:

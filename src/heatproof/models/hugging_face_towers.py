@@ -1,7 +1,7 @@
 """Hugging Face's families, described: where the towers are, what they take, where they read out.
 
-Nothing here computes an embedding: `encode` calls the model's own public methods. Facts are those of
-the sources of transformers; the tests hold them against the attention that the models compute.
+Nothing here computes an embedding: `encode` calls the model's own public methods. The facts are
+those of the sources of transformers; tests hold them against the attention that models compute.
 """
 
 from collections.abc import Callable
@@ -191,7 +191,7 @@ def patched(
 def _projected_image(
     module: Any, native: Size, pixels: Float[Tensor, "image 3 height width"]
 ) -> Float[Tensor, "image dim"]:
-    """BLIP has no method for this; these are its own modules, joined as its retrieval joins them."""
+    """BLIP has no method for this; these are its own modules, as its retrieval joins them."""
     output = module.vision_model(
         pixel_values=pixels,
         interpolate_pos_encoding=_differs(pixels, native),

@@ -59,17 +59,19 @@ def load(
 def wrap(
     module: nn.Module,
     *,
-    preprocess: Preprocess | Callable[[Image.Image], Tensor] | None = None,
+    preprocess: Preprocess | Callable[[Image.Image], Tensor] | Any = None,
     tokenizer: Any = None,
     name: str | None = None,
 ) -> Model:
     """A model object that is there, described; it is not changed.
 
-    `preprocess` is the transform that the model was trained with, if it is not the model's own;
-    what it does to a photograph is read off it, or measured.
+    `preprocess` is the transform that the model was trained with, if it is not the model's own
+    (for a Hugging Face model its processor, too); which part of a photograph it shows is read off
+    it, or measured. `tokenizer` is one of open_clip's or Hugging Face's.
     """
     _check_usable(module)
-    if preprocess is not None and not isinstance(preprocess, Preprocess):
+    ready = preprocess is None or isinstance(preprocess, Preprocess)
+    if not ready and not type(preprocess).__module__.startswith("transformers."):
         preprocess = described(preprocess)
     for family in _families():
         if family.recognises(module):
@@ -193,10 +195,10 @@ def _check_usable(module: object) -> None:
         raise ModelError(
             "got a scripted model, whose attention cannot be read; pass the model that was scripted"
         )
-    if hasattr(module, "_orig_mod"):
+    if any(hasattr(part, "_orig_mod") for part in module.modules()):
         raise ModelError(
-            "got a compiled model, whose attention cannot be read; pass the model that was given "
-            "to torch.compile (compiled._orig_mod)"
+            "got a compiled model, whose attention cannot be read; pass the one that was given to "
+            "torch.compile (compiled._orig_mod)"
         )
     if any(getattr(part, "_compiled_call_impl", None) for part in module.modules()):
         raise ModelError(

@@ -42,7 +42,7 @@ def described(transform: Transform) -> Preprocess:
 
 
 def _pixels(transform: Transform, picture: Image.Image) -> Float[Tensor, "3 height width"]:
-    pixels: object = transform(picture)
+    pixels: Any = transform(picture)
     if not isinstance(pixels, Tensor) or pixels.ndim != 3 or pixels.shape[0] != 3:
         got = (
             f"shape {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__

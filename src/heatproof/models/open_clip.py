@@ -296,7 +296,7 @@ def _text_readout(
         return "mean of tokens", partial(_constant_row, -1)
     if isinstance(text, TextTransformer) and text.cls_emb is not None:
         return "class token", partial(_constant_row, text.context_length)
-    pool: str = text.text_pool_type if text is module else text.pool_type
+    pool: Any = text.text_pool_type if text is module else text.pool_type
     if pool == "eos":
         return "end of text", partial(
             _first_row_of, module.text_eos_id if text is module else text.eos_id

@@ -164,7 +164,6 @@ def _hub_recipe(repository: str, *, allow_download: bool) -> Recipe:
         for files in ((_CONFIG,), _WEIGHTS)
     )
     model, preprocess = _read_config(config)
-    model["text_cfg"].setdefault("hf_tokenizer_name", "")
     recipe = Recipe(f"hf-hub:{repository}", model, preprocess, weights=weights)
     return _completed(recipe, allow_download=allow_download)
 
@@ -198,7 +197,7 @@ def _completed(recipe: Recipe, *, allow_download: bool, folder: Path | None = No
 
 
 def _text_tower_folder(name: str, folder: Path | None, allow_download: bool) -> Path:
-    for local in (Path(name), folder):
+    for local in (folder, Path(name)):
         if local is not None and (local / "config.json").is_file():
             return local
     instead = "put that file beside the weights and name them: open_clip:NAME/FILE"
@@ -215,7 +214,7 @@ def _tokenizer(text: dict[str, Any], folder: Path | None, allow_download: bool) 
         return open_clip.SimpleTokenizer(context_length=context, **settings)
     mode = text.get("tokenizer_mode")
     build = partial(HFTokenizer, context_length=context, tokenizer_mode=mode, **settings)
-    local = next((p for p in (Path(name), folder) if p is not None and _has_tokenizer(p)), None)
+    local = next((p for p in (folder, Path(name)) if p is not None and _has_tokenizer(p)), None)
     try:
         if local is None and allow_download:
             checkpoints.fetch(name, _TOKENIZER_FILES, instead="", allow_download=True)

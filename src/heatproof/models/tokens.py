@@ -8,10 +8,10 @@ import difflib
 import html
 import re
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 import ftfy
@@ -117,7 +117,10 @@ _CHARACTER_REFERENCE = r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};
 
 def _repaired(text: Traced) -> Traced:
     """open_clip's `basic_clean`, but for the spaces at both ends: mojibake and HTML undone."""
-    text = text.become(ftfy.fix_text(text.text))
+    fixed = ftfy.fix_text(text.text)
+    if "<" not in text.text:  # ftfy's own condition for undoing HTML itself
+        text = text.substitute(_CHARACTER_REFERENCE, html.unescape)
+    text = text.become(fixed)
     for _ in range(2):
         text = text.substitute(_CHARACTER_REFERENCE, html.unescape)
     return text
@@ -184,11 +187,11 @@ Found = tuple[int, int, int]
 """A token and the characters of the cleaned prompt that it stands for: id, start, end."""
 
 
-def _found(tokenizer: Any, prompt: str) -> tuple[Traced, list[Found]]:
+def _found(tokenizer: Any, prompt: str) -> tuple[Traced, Iterable[Found]]:
     """All tokens of a prompt, special ones left out, in the cleaned prompt."""
     if isinstance(tokenizer, SimpleTokenizer):
         cleaned = tokenizer.clean_fn(prompt)
-        return _traced(prompt, cleaned), list(_byte_pairs(tokenizer, cleaned))
+        return _traced(prompt, cleaned), _byte_pairs(tokenizer, cleaned)
     if hasattr(tokenizer, "pieces"):  # one that says it by itself
         return Traced.original(prompt), tokenizer.pieces(prompt)
     inner = getattr(tokenizer, "tokenizer", tokenizer)
@@ -240,7 +243,10 @@ def _placed(row: list[int], found: list[Found]) -> tuple[int, int]:
         pairs = zip(row[first:], found, strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1][0], pairs))
 
-    first = max(range(_MOST_LEADING), key=held)
+    padding = sum(
+        1 for _ in takewhile(lambda token: token == row[0], row)
+    )  # Gemma's is on the left
+    first = max((*range(_MOST_LEADING), *range(padding, padding + _MOST_LEADING)), key=held)
     return first, held(first)
 
 
@@ -291,7 +297,8 @@ class Codec:
         return self.tokenizer(texts)
 
     def _pieces(self, prompt: str, row: list[int]) -> tuple[tuple[Piece, ...], str]:
-        text, found = _found(self.tokenizer, prompt)
+        text, tokens = _found(self.tokenizer, prompt)
+        found = list(islice(tokens, len(row) + 1))
         first, held = _placed(row, found)
         pieces = list[Piece]()
         for position, (_, start, end) in enumerate(found[:held], first):

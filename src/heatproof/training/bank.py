@@ -92,13 +92,22 @@ def _spoken(caption: Caption, chance: random.Random) -> str:
 
 
 def bank(
-    scenes: list[Scene], chance: random.Random, *, mixed: int = 8, pairs: int = 8
+    scenes: list[Scene],
+    chance: random.Random,
+    *,
+    both: int = 32,
+    mixed: int = 4,
+    pairs: int = 6,
 ) -> list[Entry]:
-    """Every word, every trained colour and shape, and minimal pairs about some of the scenes."""
+    """Every word, some trained colours with shapes, and minimal pairs about some of the scenes.
+
+    both: how many of the 56 trained combinations; mixed, pairs: about how many scenes.
+    """
     found: list[tuple[str, Caption]] = []
     for attribute in ATTRIBUTES:
         found += [(attribute, c) for c in singles(attribute)]
-    found += [("colour and shape", c) for c in combinations(with_held_out=False)]
+    known = combinations(with_held_out=False)
+    found += [("colour and shape", c) for c in chance.sample(known, min(both, len(known)))]
     for scene in chance.sample(scenes, min(mixed, len(scenes))):
         found += [("mixed", c) for c in _mixed(chance.choice(scene.objects), chance)]
     several = [scene for scene in scenes if len(scene.objects) > 1]

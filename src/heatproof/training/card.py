@@ -74,11 +74,24 @@ def family_table(family: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+def stages_table(stages: list[dict[str, Any]]) -> str:
+    """The settings that differ between stages, a line each; how they end comes first."""
+    usual = {"until", "batch", "workers", "seed"}
+    free = {"steps", "save", "snapshots"}
+    names = [k for k in stages[-1] if k not in usual | free]
+    told = [k for k in names if len({str(stage.get(k)) for stage in stages}) > 1]
+    lines = [f"| until step | scenes a step | seed | {' | '.join(told)} |"]
+    lines.append("|---" * (3 + len(told)) + "|")
+    for stage in stages:
+        scenes = stage["batch"] * stage["workers"]
+        values = [str(stage.get(k)).lower() for k in told]
+        lines.append(f"| {stage['until']} | {scenes} | {stage['seed']} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
 def markdown(card: dict[str, Any]) -> str:
     """The card's page, from its JSON alone."""
     figures, training = card["figures"], card["training"]
-    settings = training["settings"]
-    hours = training["seconds"] / 3600
     held = ", ".join(f"{COLOURS[c]} {SHAPES[s]}" for s, c in HELD_OUT)
     sizes = sum(card["bytes"].values()) / 1e6
     parts = [
@@ -91,13 +104,11 @@ def markdown(card: dict[str, Any]) -> str:
             speed=card["pictures_per_second"],
         ),
         _TRAINING.format(
-            pairs=training["pairs"],
+            pictures=training["pictures"],
             steps=training["steps"],
-            batch=settings["batch"] * settings["workers"],
-            hours=hours,
+            hours=training["seconds"] / 3600,
             hardware=training["hardware"],
-            seed=settings["seed"],
-            workers=settings["workers"],
+            stages=stages_table(training["stages"]),
         ),
         _SCORES.format(count=card["count"]),
     ]
@@ -107,6 +118,7 @@ def markdown(card: dict[str, Any]) -> str:
             parts.append(f"### {name[0].upper()}{name[1:]}\n\n{note}{table(rows)}\n")
     parts.append("## Where it fails\n\n" + _failures(figures))
     parts.append(_FAMILY + family_table(card["family"]) + "\n")
+    parts.append(_USE)
     return "\n".join(parts)
 
 
@@ -139,8 +151,8 @@ open_clip's default preprocessing.
 
 One to four objects, each of one of eight shapes (circle, square, triangle, star, cross, ring,
 heart, moon), eight colours (red, orange, yellow, green, cyan, blue, purple, pink), two sizes
-(radius 13 % to 15 % or 19 % to 22 % of the picture's side) and three textures (plain, striped,
-dotted), turned by up to 17 degrees, on five families of coloured backgrounds (even, gradient,
+(radius 15 % to 16 % or 20 % to 23 % of the picture's side) and three textures (plain, striped,
+dotted), turned by up to 9 degrees, on five families of coloured backgrounds (even, gradient,
 waves, checks, clouds), under uneven light, with noise. Two in five of the further objects share
 the first one's colour or shape. Objects hardly overlap; masks hold the visible pixels.
 
@@ -158,15 +170,21 @@ same seed gives the same bytes, alone or in any batch; `pixels=` draws the same 
 
 _TRAINING = """## How it was trained
 
-`heatproof scenes train` ({steps} steps of {batch} scenes, {pairs:,} pictures, each scored against
-some 130 captions; {hours:.1f} hours on {hardware} shared with other work; {workers} workers; seed
-{seed}; one seed only, so spread between runs is not known). The loss is CLIP's, cosine times a
-learnt scale, with two changes that computable truth allows: true captions do not compete with each
-other, and besides the whole batch, captions compete within families (shapes with shapes, minimal
-pairs with each other). Masks never enter training.
+By `heatproof scenes train`: {steps} steps, {pictures:,} pictures, each scored against about a
+hundred captions, in {hours:.1f} hours on {hardware}. One training run, in the stages below, each
+begun from the one before (`--start`): how much another seed would differ is not known.
 
-The curriculum starts with one large plain object in the middle of clean grey and gets harder only
-while shapes are recognised. The weights are a moving average over steps.
+{stages}
+
+The loss is CLIP's, cosine times a learnt scale, with two changes that computable truth allows: true
+captions do not compete with each other, and besides the whole batch, captions compete within
+families (shapes with shapes, minimal pairs with each other). With `withhold`, a caption that names
+only a colour or only a shape does not count as false where the held-out combinations alone make it
+so: no training picture of a colour shows its held-out shape, and counting that as evidence teaches
+that the one excludes the other. Masks never enter training.
+
+The curriculum starts with one large plain object in the middle of clean grey and gets harder (by
+`pace` a step) only while shapes are recognised. The weights are a moving average over steps.
 
 ![Training curve](scenes-curve.svg)
 
@@ -192,6 +210,24 @@ _FAMILY = """## The graded family
 Earlier states of the same run (moving averages too), as `heatproof.load("scenes:NAME")`; all of
 them on the same scenes at full difficulty.
 
+"""
+
+
+_USE = """## Use
+
+```python
+import heatproof
+from heatproof.data.scenes import Caption, Phrase, SceneDataset, render, sample, truth
+
+model = heatproof.load("scenes")                 # or "scenes:NAME", a checkpoint of the family
+item = SceneDataset(2000)[0]                     # scene, picture, masks, captions, absent captions
+scenes = sample(item["scene"].seed + torch.arange(8), objects=3)
+pictures, masks = render(scenes, pixels=512)     # uint8 (8, 3, 512, 512), bool (8, 4, 512, 512)
+truth(Caption(Phrase(colour="red", shape="star")), scenes.described()[0])
+```
+
+`heatproof scenes render DIR` writes pictures, COCO masks and captions; `heatproof scenes train DIR`
+trains, and goes on where it was stopped; `heatproof scenes card` measures everything above again.
 """
 
 

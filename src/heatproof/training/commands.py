@@ -46,9 +46,12 @@ def train(
         int, typer.Option(min=0, help="The last of them, with a falling rate.")
     ] = 1500,
     workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each.")] = 2,
-    batch: Annotated[int, typer.Option(min=8, help="Scenes a step for each worker.")] = 64,
+    batch: Annotated[int, typer.Option(min=8, help="Scenes a step for each worker.")] = 32,
     seed: Annotated[int, typer.Option(help="Decides weights, scenes and captions.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, or cuda with one worker.")] = "cpu",
+    start: Annotated[
+        Path | None, typer.Option(help="Another run, whose state a new one begins from.")
+    ] = None,
 ) -> None:
     """Train the reference model, or go on where a run stopped."""
     from heatproof.training.recipe import Settings
@@ -56,7 +59,7 @@ def train(
 
     settings = Settings(steps=steps, decay=decay, workers=workers, batch=batch, seed=seed)
     try:
-        run(folder, settings, device=device)
+        run(folder, settings, device=device, start=start)
     except ValueError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
@@ -64,14 +67,16 @@ def train(
 
 @app.command()
 def release(
-    folder: Annotated[Path, typer.Argument(help="A finished run.")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="A finished run, after those it began from.")
+    ],
     step: Annotated[list[int], typer.Option(help="Snapshot to keep in the graded family.")],
     hardware: Annotated[str, typer.Option(help="What it ran on, in words.")],
 ) -> None:
     """Put a run's final weights and some of its snapshots into the package."""
     from heatproof.training.release import release as put
 
-    put(folder, step, hardware)
+    put(folders, step, hardware)
 
 
 @app.command()

@@ -36,7 +36,7 @@ class Settings:
     decay: int = 1500
     """Over the last steps the learning rate falls to nothing."""
     warmup: int = 200
-    batch: int = 64
+    batch: int = 32
     """Scenes a step for each worker."""
     workers: int = 2
     rate: float = 1e-3
@@ -48,6 +48,14 @@ class Settings:
     """Accuracy on shapes above which the pictures get harder."""
     pace: float = 0.002
     """How much harder a step, of 1."""
+    withhold: bool = True
+    """Whether captions false only through the held-out combinations are left out: `withheld`."""
+    both: int = 32
+    mixed: int = 4
+    pairs: int = 6
+    """How many captions of each kind: see `bank`."""
+    relation: float = 1.0
+    """Weight of captions of two objects in the loss."""
     snapshots: int = 100
     save: int = 50
 
@@ -63,6 +71,8 @@ class Progress:
     loss: float = 0.0
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    stages: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """Settings of the runs that this one began from, each with the step at which it ended."""
 
 
 def rate_at(step: int, settings: Settings) -> float:
@@ -131,9 +141,10 @@ def _texts(model: CLIP, texts: list[str], tokenizer: SceneTokenizer, short: int 
     return out
 
 
-def _columns(entries: list[Entry]) -> list[tuple[float, list[int]]]:
+def _columns(entries: list[Entry], relation: float) -> list[tuple[float, list[int]]]:
+    weights = {**WEIGHTS, "relation": WEIGHTS["relation"] * relation}
     return [
-        (WEIGHTS[family], [i for i, e in enumerate(entries) if e.family == family])
+        (weights[family], [i for i, e in enumerate(entries) if e.family == family])
         for family in FAMILIES
     ]
 
@@ -162,7 +173,10 @@ class Run:
         scenes = sample(seeds, difficulty=self.progress.difficulty)
         pictures, _ = render(scenes, masks=False)
         chance = random.Random(f"{self.settings.seed} {step} {self.worker}")
-        return scenes, prepared(pictures), bank(scenes.to("cpu").described(), chance)
+        s = self.settings
+        described = scenes.to("cpu").described()
+        entries = bank(described, chance, both=s.both, mixed=s.mixed, pairs=s.pairs)
+        return scenes, prepared(pictures), entries
 
     def step(self) -> None:
         settings, progress, model = self.settings, self.progress, self.model
@@ -171,11 +185,13 @@ class Run:
         scenes, pictures, entries = self.batch(progress.step)
         captions = [e.caption for e in entries]
         true = truths(captions, scenes)
-        false = ~true & ~withheld(captions, scenes)
+        false = ~true
+        if settings.withhold:
+            false &= ~withheld(captions, scenes)
         seen = model.encode_image(pictures, normalize=True)
         said = _texts(model, [e.text for e in entries], self.tokenizer)
         logits = model.logit_scale.exp() * seen @ said.T
-        columns = _columns(entries)
+        columns = _columns(entries, settings.relation)
         total = loss(logits, true, false, columns)
         self.optimizer.zero_grad()
         total.backward()
@@ -248,20 +264,30 @@ class Run:
         """Take up the folder's state if there is one. Raises `ValueError` if settings differ."""
         if not self._state_file.exists():
             return False
-        state: dict[str, Any] = torch.load(
-            self._state_file, weights_only=True, map_location=self.device
-        )
+        state = self._read(self._state_file)
         free = {"steps", "decay", "save", "snapshots"}
         asked, had = asdict(self.settings), state["settings"]
         changed = [k for k in asked if k not in free and asked[k] != had[k]]
         if changed:
             told = ", ".join(f"{k} {had[k]} became {asked[k]}" for k in changed)
             raise ValueError(f"got another recipe for {self.folder}: {told}; use another folder")
+        self._take(state)
+        return True
+
+    def begin_from(self, folder: Path) -> None:
+        """Take up another run's state, whose settings become a stage of this one."""
+        state = self._read(folder / "state.pt")
+        self._take(state)
+        self.progress.stages.append({**state["settings"], "until": self.progress.step})
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        return torch.load(path, weights_only=True, map_location=self.device)
+
+    def _take(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
-        return True
 
     def snapshot(self) -> None:
         if self.worker:
@@ -306,14 +332,20 @@ def _right(logits: Tensor, true: Tensor, scenes: Scenes, shapes: list[int]) -> t
     return int(hits.sum()), int(alone.sum())
 
 
-def _work(worker: int, folder: Path, settings: Settings, device: str, port: int) -> None:
+def _begun(run: Run, start: Path | None) -> Run:
+    if not run.resume() and start is not None:
+        run.begin_from(start)
+    return run
+
+
+def _work(
+    worker: int, folder: Path, settings: Settings, device: str, start: Path | None, port: int
+) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=worker, world_size=settings.workers)
     try:
-        run = Run(folder, settings, worker=worker, device=device)
-        run.resume()
-        run.go(print_progress)
+        _begun(Run(folder, settings, worker=worker, device=device), start).go(print_progress)
     finally:
         dist.destroy_process_group()
 
@@ -333,16 +365,18 @@ def train(
     settings: Settings,
     *,
     device: str = "cpu",
+    start: Path | None = None,
     report: Callable[[Progress], None] | None = print_progress,
 ) -> None:
-    """Train, or go on training, in `folder`; each of several workers is a process of one thread."""
+    """Train, or go on training, in `folder`; each of several workers is a process of one thread.
+
+    start: folder of another run, whose state a new run begins from (see `Progress.stages`).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if settings.workers == 1:
-        run = Run(folder, settings, device=device)
-        run.resume()
-        run.go(report)
+        _begun(Run(folder, settings, device=device), start).go(report)
         return
     from torch.multiprocessing.spawn import spawn
 
     port = 20_000 + os.getpid() % 20_000
-    spawn(_work, args=(folder, settings, device, port), nprocs=settings.workers, join=True)
+    spawn(_work, args=(folder, settings, device, start, port), nprocs=settings.workers, join=True)

@@ -15,27 +15,44 @@ from heatproof.models.scenes import CARD, FAMILY, WEIGHTS
 def training_facts(folder: Path) -> dict[str, Any]:
     """What the run's own state says of how the weights came about."""
     state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
-    settings, progress = state["settings"], state["progress"]
+    progress = state["progress"]
+    stages = [*progress["stages"], {**state["settings"], "until": progress["step"]}]
+    starts = [0, *(stage["until"] for stage in stages)]
+    pictures = sum(
+        (stage["until"] - start) * stage["batch"] * stage["workers"]
+        for start, stage in zip(starts, stages, strict=False)
+    )
     return {
-        "settings": settings,
+        "stages": stages,
         "steps": progress["step"],
-        "pairs": progress["step"] * settings["batch"] * settings["workers"],
+        "pictures": pictures,
         "seconds": round(progress["seconds"]),
         "difficulty": round(progress["difficulty"], 4),
         "curve": progress["curve"],
     }
 
 
-def release(folder: Path, steps: list[int], hardware: str) -> None:
-    """Copy the run's average weights (float16) and those of the named steps into the package."""
-    snapshots = folder / "snapshots"
+def release(folders: list[Path], steps: list[int], hardware: str) -> None:
+    """Copy the last run's average weights (float16) and those of the named steps into the package.
+
+    folders: the run, after those it began from; a step is looked for in the last one first.
+    """
+    folder = folders[-1]
+
+    def snapshot(step: int) -> Path:
+        name = f"snapshots/step-{step:06d}.safetensors"
+        found = [f / name for f in reversed(folders) if (f / name).exists()]
+        if not found:
+            raise ValueError(f"got step {step}, which none of the runs kept a snapshot of")
+        return found[0]
+
     facts = training_facts(folder)
-    _copy(snapshots / f"step-{facts['steps']:06d}.safetensors", WEIGHTS)
+    _copy(snapshot(facts["steps"]), WEIGHTS)
     FAMILY.mkdir(exist_ok=True)
     for old in FAMILY.glob("*.safetensors"):
         old.unlink()
     for step in steps:
-        _copy(snapshots / f"step-{step:06d}.safetensors", FAMILY / f"step-{step:05d}.safetensors")
+        _copy(snapshot(step), FAMILY / f"step-{step:05d}.safetensors")
     card: dict[str, Any] = json.loads(CARD.read_text()) if CARD.exists() else {}
     card["training"] = {**facts, "hardware": hardware}
     CARD.write_text(json.dumps(card, indent=1) + "\n")

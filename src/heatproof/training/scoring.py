@@ -69,14 +69,20 @@ class Judge:
         self.model, self.device = model.to(device).eval(), device
         self.tokenizer = SceneTokenizer()
         self._texts: dict[str, Tensor] = {}
+        self._pictures: dict[bytes, Tensor] = {}
 
     @torch.inference_mode()
     def pictures(self, scenes: Scenes) -> Float[Tensor, "scene embedding"]:
+        """Unit embeddings at the native size; the same scenes are drawn once for all questions."""
+        key = scenes.seeds.numpy().tobytes() + scenes.attributes.numpy().tobytes()
+        if key in self._pictures:
+            return self._pictures[key]
         parts: list[Tensor] = []
         for start in range(0, len(scenes), 128):
             drawn, _ = render(scenes[start : start + 128].to(self.device), masks=False)
             parts.append(self.model.encode_image(prepared(drawn), normalize=True))
-        return torch.cat(parts).cpu()
+        self._pictures[key] = torch.cat(parts).cpu()
+        return self._pictures[key]
 
     @torch.inference_mode()
     def texts(self, captions: Sequence[Caption]) -> Float[Tensor, "caption embedding"]:
@@ -160,7 +166,7 @@ def preferred(judge: Judge, scenes: Scenes, pairing: Pairing) -> Figure:
             rows.append(row)
     if not pairs:
         return share(0, 0, 0.5)
-    seen = judge.pictures(scenes[torch.tensor(rows)])
+    seen = judge.pictures(scenes)[rows]
     true, false = (judge.texts([p[k] for p in pairs]) for k in (0, 1))
     hits = (seen * true).sum(1) > (seen * false).sum(1)
     return share(int(hits.sum()), len(pairs), 0.5)

@@ -198,7 +198,7 @@ def sample(
     sizes = (per[:, :, 3] >= small).long()
     thirds = torch.tensor([1 - early * 2 / 3, early / 3, early / 3], dtype=u.dtype, device=u.device)
     textures = _pick(thirds.expand(n * MOST_OBJECTS, -1), per[:, :, 4].flatten()).view(n, -1)
-    radii = torch.where(sizes == 1, 12.0 + 2.0 * per[:, :, 5], 8.5 + 1.2 * per[:, :, 5]) / 64
+    radii = torch.where(sizes == 1, 12.5 + 2.0 * per[:, :, 5], 9.3 + 1.2 * per[:, :, 5]) / 64
     candidates = uniforms(seeds, 2, MOST_OBJECTS * 32 * 2).view(n, MOST_OBJECTS, 32, 2)
     centres = _placed(candidates, radii, present)
     spread = torch.where(count == 1, hard, 1.0)[:, None, None]
@@ -210,7 +210,7 @@ def sample(
         attributes=torch.where(present[..., None], attributes, -1),
         centres=centres.float(),
         radii=radii.float(),
-        turns=((per[:, :, 6] * 2 - 1) * 0.3 * hard).float(),
+        turns=((per[:, :, 6] * 2 - 1) * 0.15 * hard).float(),
         tints=((per[:, :, 7:10] * 2 - 1) * 0.07 * hard).float(),
         grains=(per[:, :, 10:13] * 6.283185307179586).float(),
         surroundings=(surroundings[:, :20] * 2 - 1).float() * _amplitudes(hard).to(u.device),
@@ -221,7 +221,7 @@ def sample(
 def _amplitudes(hard: float) -> Float32[Tensor, "20"]:
     """Range (plus or minus) of each of the surroundings' numbers: see `renderer._Surroundings`."""
     colour = [0.16] + [0.07] * 3
-    contrast = [0.13] * 3
+    contrast = [0.09] * 3
     pattern = [1.0] * 6
     light = [0.18, 0.18, 0.14]
     noise = [1.0] * 4

@@ -39,8 +39,8 @@ def star(x: Field, y: Field) -> Field:
 
 
 def cross(x: Field, y: Field) -> Field:
-    ax, ay = x.abs(), y.abs()
-    return torch.minimum(torch.maximum(ax - 1.0, ay - 0.33), torch.maximum(ax - 0.33, ay - 1.0))
+    ax, ay, half = x.abs(), y.abs(), 0.27
+    return torch.minimum(torch.maximum(ax - 1.05, ay - half), torch.maximum(ax - half, ay - 1.05))
 
 
 def ring(x: Field, y: Field) -> Field:
@@ -48,11 +48,15 @@ def ring(x: Field, y: Field) -> Field:
 
 
 def heart(x: Field, y: Field) -> Field:
-    """Two discs above a square that stands on its corner."""
-    ax, up = x.abs() / 1.05, -y / 1.05 + 0.12
-    disc = torch.sqrt((ax - 0.42) ** 2 + (up - 0.42) ** 2) - 0.594
-    diamond = (ax + (up).abs() - 0.84) * math.sqrt(0.5)
-    return torch.minimum(disc, diamond) * 1.05
+    """Two discs that touch, the wedge whose sides are tangent to both, and what lies between."""
+    ax, up = x.abs(), -y
+    disc = torch.sqrt((ax - 0.5) ** 2 + (up - 0.45) ** 2) - 0.5
+    # The wedge's tip is at -1.02; seen from there the tangent leans twice the disc's angle.
+    lean = 2 * math.atan2(0.5, 1.47)
+    side = ax * math.cos(lean) - (up + 1.02) * math.sin(lean)
+    wedge = torch.maximum(side, up - 0.145)
+    between = torch.maximum(ax - 0.5, (up - 0.2).abs() - 0.25)
+    return torch.minimum(torch.minimum(disc, wedge), between)
 
 
 def moon(x: Field, y: Field) -> Field:
