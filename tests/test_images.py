@@ -285,7 +285,12 @@ def test_impossible_paths_are_errors(path):
         open_image(path)
 
 
-def test_postscript_is_never_run(tmp_path):
-    (tmp_path / "a.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    with pytest.raises(ImageError):
+def test_postscript_is_never_run(tmp_path, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    started: list[object] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *given: started.append(given))
+    halves().save(tmp_path / "a.eps")
+    with pytest.raises(ImageError, match="no picture format|text file"):
         open_image(tmp_path / "a.eps")
+    assert not started

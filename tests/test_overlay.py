@@ -33,19 +33,19 @@ def cielab(rgb: np.ndarray) -> np.ndarray:
 
 
 def paths() -> dict[str, np.ndarray]:
-    """The scale in 30 steps, over several greys and over white."""
-    every = {f"grey {grey}": colour.table()[grey][::17] for grey in GREYS}
-    return every | {"white": colour.table_on_white()[::17]}
+    """The scale in 10 steps, over several greys and over white."""
+    every = {f"grey {grey}": colour.table()[grey][::51] for grey in GREYS}
+    return every | {"white": colour.table_on_white()[::51]}
 
 
 @pytest.mark.parametrize("name", paths())
 def test_equal_steps_of_value_are_equal_steps_to_the_eye(name):
     path = paths()[name]
     steps = np.linalg.norm(np.diff(colour.oklab(path / 255), axis=0), axis=1)
-    assert steps.min() > 0.008
-    assert steps.max() / steps.min() < 1.35  # what is left is the rounding to bytes
+    assert steps.min() > 0.02
+    assert steps.max() / steps.min() < 1.15  # what is left is the rounding to bytes
     other = np.linalg.norm(np.diff(cielab(path), axis=0), axis=1)
-    assert other.max() / other.min() < 2.0  # a second, independent model of the eye
+    assert other.max() / other.min() < 1.8  # a second, independent model of the eye
 
 
 @pytest.mark.parametrize("name", paths())

@@ -23,6 +23,7 @@ from heatproof.report import words as word_view
 from heatproof.report.folder import check_folder
 from heatproof.report.lettering import figure
 from heatproof.report.page import page, replay_command
+from heatproof.report.sheet import Panel, row
 
 PROMPTS = ["a red disc", "an absent elephant"]
 
@@ -339,3 +340,20 @@ def test_view_reaching_beyond_the_photograph_is_drawn(tmp_path):
     view = View(512, 384, 0.0, -64.0, 512.0, 448.0)
     assert files.save(made(views=view), None, tmp_path / "out").is_file()
     assert Path(tmp_path / "out" / "overlay-0.png").stat().st_size
+
+
+def test_score_of_a_changed_model_is_not_passed_off_as_the_models_own():
+    other = replace(FAILS, checks=(replace(FAILS.checks[0], name="parity"), *FAILS.checks[1:]))
+    html = page(made(other))
+    assert html.count("cosine +0.3000 of the changed model") == 1
+    assert "of the changed model" not in page(made(HOLDS))
+    assert "of the changed model" not in page(made(FAILS))  # fails for another reason
+
+
+def test_controls_are_shown_on_the_shared_scale():
+    loud = Panel("random control", "noise", np.full((3, 5), 7.0, np.float32))
+    html = page(made(), controls=[loud])
+    assert "random control" in html
+    assert "+7.00" in html  # the scale reaches as far as the control does
+    assert row(made(), controls=[loud]).scale == 7.0
+    assert len(row(made(), controls=[loud]).panels) == len(PROMPTS) + 1

@@ -345,7 +345,7 @@ def _saved(results: list[Result], out: Path) -> Path:
 
 def _summarise(results: list[Result], order: Order, report: Path) -> None:
     """Notices on stderr; scores, verdicts and the report's place on stdout."""
-    from heatproof.report.overlay import verdict
+    from heatproof.report.overlay import score_text, verdict
     from heatproof.report.page import notices
 
     lines = [f"notice: {text}" for result in results for text in notices(result.explanation)]
@@ -356,10 +356,11 @@ def _summarise(results: list[Result], order: Order, report: Path) -> None:
     ]
     for line in dict.fromkeys(lines):
         typer.echo(_line(line), err=True)
-    first = results[0].explanation
-    typer.echo(f"{_line(str(order.photo))} · {first.record.model} · {first.record.score}")
+    holding = [result for result in results if result.explanation.certificate.holds]
+    first = (holding or results)[0].explanation
+    typer.echo(f"{_line(str(order.photo))} · {first.record.model}")
     for number, prompt in enumerate(first.record.prompts):
-        typer.echo(f"  {float(first.scores[0, number]):+.4f}  {_line(prompt)}")
+        typer.echo(f"  {score_text(first, 0, number)}  {_line(prompt)}")
     for result in results:
         certificates = [("", result.explanation.certificate)]
         certificates += [("words: ", result.words.certificate)] if result.words else []

@@ -19,7 +19,7 @@ from PIL import Image
 LIGHTNESS, CHROMA = 0.62, 0.18
 RAISES_HUE, LOWERS_HUE = 40.0, 255.0  # degrees in OKLab's a, b plane
 STRENGTH = 0.85  # of the colour at the end of the scale: the photograph shows through it
-DARKEST, LIGHTEST = 0.30, 0.97  # OKLab lightness of the photograph's black and white
+DARKEST, LIGHTEST = 0.50, 0.97  # OKLab lightness of the photograph's black and white
 STEPS = 255  # of each sign
 
 NAME = "vermilion-azure (OKLab, straight and even, 0 invisible)"

@@ -23,7 +23,7 @@ from heatproof.report import colour, page
 from heatproof.report import words as word_view
 from heatproof.report.folder import check_folder
 from heatproof.report.overlay import overlay, pictured, shared_scale, verdict
-from heatproof.report.sheet import strip
+from heatproof.report.sheet import Panel, strip
 
 SCHEMA = 1
 OURS = re.compile(r"overlay-\d+\.png|words\.png")
@@ -34,6 +34,7 @@ def save(
     words: WordExplanation | None,
     folder: Path,
     replay: str | None = None,
+    controls: Sequence[Panel] = (),
 ) -> Path:
     """Write the files of the contract into `folder`, in one sub-folder a picture where there are
     several; returns the path of the report.
@@ -43,7 +44,7 @@ def save(
     check_folder(folder)
     count = len(explanation.maps)
     if count == 1:
-        _save_picture(explanation, words, 0, folder, replay)
+        _save_picture(explanation, words, 0, folder, replay, controls)
         return folder / "report.html"
     names = [f"{n:04d}-{_stem(pictured(explanation, n)[0].source)}" for n in range(count)]
     for number, name in enumerate(names):
@@ -137,16 +138,17 @@ def _save_picture(
     image: int,
     folder: Path,
     replay: str | None,
+    controls: Sequence[Panel] = (),
 ) -> None:
     with _appearing(folder) as place:
         tensors = as_safetensors(_tensors(explanation, words, image))
         (place / "maps.safetensors").write_bytes(tensors)
         for prompt in range(len(explanation.record.prompts)):
             overlay(explanation, image, prompt).save(place / f"overlay-{prompt}.png")
-        strip(explanation, image).save(place / "strip.png")
+        strip(explanation, image, controls).save(place / "strip.png")
         if words is not None:
             word_view.picture(words, image).save(place / "words.png")
-        html = page.page(explanation, words, image, replay)
+        html = page.page(explanation, words, image, replay, controls)
         (place / "report.html").write_text(html, "utf-8")
         plain = _finite(as_json(explanation, words, image, replay))
         plain["pictures"] = sorted(path.name for path in place.glob("*.png"))

@@ -69,7 +69,7 @@ def overlay(explanation: Explanation, image: int = 0, prompt: int = 0) -> Image.
     values = np.asarray(explanation.maps[image, prompt].cpu(), np.float32)
     scale = shared_scale(explanation, image)
     part = frame(photo, view)
-    score = f"{explanation.record.score} {float(explanation.scores[image, prompt]):+.4f}"
+    score = score_text(explanation, image, prompt)
     return captioned(
         draw(photo, view, values, scale, part),
         explanation.record.prompts[prompt],
@@ -100,6 +100,14 @@ def verdict(certificate: Certificate) -> Verdict:
     if not certificate.checks:
         return "not asked", "No certificate was asked for: nothing proves what this map explains."
     return ("holds" if certificate.holds else "fails"), certificate.sentence
+
+
+def score_text(explanation: Explanation, image: int, prompt: int) -> str:
+    """What was explained and its value; it says so where the value is a changed model's."""
+    checks = explanation.certificate.checks
+    changed = any(check.name == "parity" and check.verdict == "violated" for check in checks)
+    value = f"{explanation.record.score} {float(explanation.scores[image, prompt]):+.4f}"
+    return f"{value} of the changed model" if changed else value
 
 
 # The map on the photograph
@@ -171,19 +179,19 @@ def _weights(at: Float[np.ndarray, " pixel"], cells: int) -> Float[np.ndarray, "
 def unseen(
     painted: Image.Image, photo: Image.Image, seen: Bool[np.ndarray, "height width"]
 ) -> Image.Image:
-    """What the model never saw: pale, hatched, behind a line; nobody takes it for a value of 0."""
+    """What the model never saw: dark, hatched, behind a line; nobody takes it for a value of 0."""
     if seen.all():
         return painted
-    pale = Image.blend(
-        photo.convert("L").convert("RGB"), Image.new("RGB", photo.size, "#e8e8ea"), 0.72
+    dark = Image.blend(
+        photo.convert("L").convert("RGB"), Image.new("RGB", photo.size, "#585858"), 0.72
     )
     step = max(7, min(photo.size) // 36)
     y, x = np.ogrid[: photo.height, : photo.width]
     stripes = (x + y) % step < max(1, step // 7)
-    pale.paste("#8d8e96", (0, 0), Image.fromarray(stripes))
-    pale.paste(painted, (0, 0), Image.fromarray(seen))
-    _outline(pale, seen)
-    return pale
+    dark.paste("#949494", (0, 0), Image.fromarray(stripes))
+    dark.paste(painted, (0, 0), Image.fromarray(seen))
+    _outline(dark, seen)
+    return dark
 
 
 def _outline(image: Image.Image, seen: Bool[np.ndarray, "height width"]) -> None:

@@ -3,13 +3,12 @@
 import base64
 import io
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from heatproof import __version__, methods
@@ -20,7 +19,8 @@ from heatproof.models.geometry import View
 from heatproof.report import colour
 from heatproof.report import words as word_view
 from heatproof.report.lettering import figure
-from heatproof.report.overlay import draw, frame, pictured, seen, shared_scale, unseen, verdict
+from heatproof.report.overlay import Frame, draw, frame, pictured, score_text, shared_scale, verdict
+from heatproof.report.sheet import Panel, photograph, row
 
 WIDEST = 900  # pixels of a picture's longer side in the page
 TITLES = {
@@ -36,8 +36,12 @@ def page(
     words: WordExplanation | None = None,
     image: int = 0,
     replay: str | None = None,
+    controls: Sequence[Panel] = (),
 ) -> str:
-    """The whole page for one picture. `replay` is the command that made it."""
+    """The whole page for one picture. `replay` is the command that made it.
+
+    `controls` are maps that were not asked for, shown beside the others on their scale.
+    """
     photo, view = pictured(explanation, image)
     record, certificate = explanation.record, explanation.certificate
     command = replay or replay_command(explanation, words, image)
@@ -45,7 +49,7 @@ def page(
         _header(record, photo),
         _verdict(certificate),
         _notices(notices(explanation, image), certificate.warnings),
-        _maps(explanation, image, photo, view),
+        _maps(explanation, image, photo, view, controls),
         _words(words, image),
         _scores(explanation, image),
         _certificate("The certificate, check by check", certificate),
@@ -83,7 +87,7 @@ def contents(
         f'<figure><img alt="maps side by side" src="{_data(sheet)}"></figure>' if sheet else ""
     )
     heading = f"<header><h1>{escape(title)}</h1><p>heatproof {__version__}</p></header>"
-    return document(title, heading + picture + _table(["report", "certificate"], rows))
+    return document(title, heading + _table(["report", "certificate"], rows) + picture)
 
 
 def notices(explanation: Explanation, image: int = 0) -> tuple[str, ...]:
@@ -144,32 +148,29 @@ def _notices(notices: Iterable[str], warnings: Iterable[str]) -> str:
     return f'<ul class="notices">{"".join(items)}</ul>' if items else ""
 
 
-def _maps(explanation: Explanation, image: int, photo: Photo, view: View) -> str:
+def _maps(
+    explanation: Explanation, image: int, photo: Photo, view: View, controls: Sequence[Panel]
+) -> str:
     part = frame(photo, view).fitted(min(WIDEST, max(*photo.image.size, 400)))
-    scale = shared_scale(explanation, image)
-    picture = photo.image.crop((part.left, part.top, part.right, part.bottom))
-    picture = picture.resize((part.width, part.height), Image.Resampling.LANCZOS)
-    shown = (
-        f"{view.unseen:.0%} of it unseen (hatched)" if view.unseen >= 0.005 else "all of it seen"
-    )
-    parts = (
-        part.remarks(photo)[:1]
-        if (part.right - part.left, part.bottom - part.top) != (photo.image.size)
-        else []
-    )
-    figures = [
-        _figure(
-            unseen(picture, picture, seen(view, part)), "photograph", "; ".join([shown, *parts])
-        )
-    ]
-    fails = verdict(explanation.certificate)[0] == "fails"
-    for number, prompt in enumerate(explanation.record.prompts):
-        values = np.asarray(explanation.maps[image, number].cpu(), np.float32)
-        score = f"{explanation.record.score} {float(explanation.scores[image, number]):+.4f}"
-        drawn = draw(photo, view, values, scale, part)
-        figures.append(_figure(drawn, prompt or "(empty prompt)", score, fails))
+    maps = row(explanation, image, controls)
+    fails = maps.verdict[0] == "fails"
+    figures = [_photograph(photo, view, part)]
+    for number, panel in enumerate(maps.panels):
+        drawn = draw(photo, view, panel.values, maps.scale, part)
+        mark = fails and number < len(explanation.record.prompts)
+        figures.append(_figure(drawn, panel.title, panel.remark, mark))
     title = "<h2>What raised and what lowered each score</h2>"
-    return f'{title}<div class="maps">{"".join(figures)}</div>{_scale(scale)}'
+    return f'{title}<div class="maps">{"".join(figures)}</div>{_scale(maps.scale)}'
+
+
+def _photograph(photo: Photo, view: View, part: Frame) -> str:
+    """The photograph in its own colours, what was not seen hatched."""
+    remarks = ["all of it seen"]
+    if view.unseen >= 0.005:
+        remarks = [f"{view.unseen:.0%} of it unseen (hatched)"]
+    if (part.right - part.left, part.bottom - part.top) != photo.image.size:
+        remarks += part.remarks(photo)[:1]
+    return _figure(photograph(photo, view, part), "photograph", "; ".join(remarks))
 
 
 def _figure(picture: Image.Image, title: str, remark: str, fails: bool = False) -> str:
@@ -204,7 +205,7 @@ def _scores(explanation: Explanation, image: int) -> str:
     rows = [
         [
             escape(prompt or "(empty prompt)"),
-            f"{float(explanation.scores[image, number]):+.4f}",
+            score_text(explanation, image, number).removeprefix(explanation.record.score),
             figure(float(explanation.maps[image, number].min()), scale),
             figure(float(explanation.maps[image, number].max()), scale),
             figure(float(explanation.maps[image, number].sum()), scale),
@@ -212,7 +213,7 @@ def _scores(explanation: Explanation, image: int) -> str:
         for number, prompt in enumerate(explanation.record.prompts)
     ]
     head = ["prompt", explanation.record.score, "lowest patch", "highest patch", "all patches"]
-    return "<h2>Scores of the model</h2>" + _table(head, rows, numbers=range(1, 5))
+    return "<h2>Scores</h2>" + _table(head, rows, numbers=range(1, 5))
 
 
 def _certificate(title: str, certificate: Certificate) -> str:
@@ -285,8 +286,8 @@ def _reading_help() -> str:
         "method gave them: signed, unnormalised, one value a patch (maps.safetensors). Only for "
         "display they are interpolated bilinearly between the patches' centres and coloured on "
         "one scale, from minus to plus the largest absolute value over all prompts of the "
-        "picture, so that a weak map looks weak. The photograph is shown in grey: all colour is "
-        "the map's, and where the map is zero the photograph is unchanged. Equal steps of value "
+        "picture, so that a weak map looks weak. The photograph is shown in pale grey: all colour "
+        "is the map's, and where the map is zero there is none. Equal steps of value "
         "are equal steps to the eye (straight lines in OKLab from grey to vermilion and to azure "
         "of equal lightness and chroma). What the model's preprocessing cut off is hatched: it "
         "was not seen, which is not the same as unimportant.</p></details>"
