@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from torch import Tensor
@@ -479,6 +480,14 @@ def _other_weights(folder: Path) -> None:
     tiny_hf.clip_config().save_pretrained(folder)
 
 
+def _incomplete(folder: Path) -> None:
+    """Weights without the classifier: the library would make one up."""
+    module = tiny_hf.hf_vit(torch.float32).module
+    module.config.save_pretrained(folder)
+    kept = {name: value for name, value in module.state_dict().items() if "classifier" not in name}
+    safetensors.torch.save_file(kept, folder / "model.safetensors")
+
+
 def _truncated(folder: Path) -> None:
     tiny_hf.hf_vit(torch.float32).module.save_pretrained(folder)
     weights = folder / "model.safetensors"
@@ -500,6 +509,7 @@ def _escaping_shard(folder: Path) -> None:
         (_headless, "holds a ViTModel, expected one of"),
         (_broken_json, "cannot be read as JSON"),
         (_other_weights, "do not fit the CLIPModel"),
+        (_incomplete, "classifier.bias and 1 more are not there"),
         (_truncated, "cannot be read as weights"),
         (_escaping_shard, "expected the name of a file in its own folder"),
     ],
