@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from torch import Tensor
@@ -289,7 +290,17 @@ def test_another_size_is_the_librarys_own_interpolation(name: str) -> None:
     if name in ("vit", "deit"):
         own = model.module(images, interpolate_pos_encoding=True).logits
         assert torch.equal(sized.image.encode(images), own)
-    assert sized.image.encode(images).shape == (2, sized.image.encode(images).shape[1])
+    if name == "siglip 2":
+        own = model.module.get_image_features(
+            patched(images, 7),
+            pixel_attention_mask=torch.ones(2, 10).int(),
+            spatial_shapes=torch.tensor([[2, 5], [2, 5]]),
+        ).pooler_output
+        assert torch.equal(sized.image.encode(images), own)
+    if name == "blip":
+        inside = model.module.vision_model(images, interpolate_pos_encoding=True)
+        own = model.module.vision_proj(inside.last_hidden_state[:, 0])
+        assert torch.equal(sized.image.encode(images), own)
     assert tiny_hf.MODELS[name]().weights_hash == before
     assert sized.module is model.module
 
@@ -469,6 +480,14 @@ def _other_weights(folder: Path) -> None:
     tiny_hf.clip_config().save_pretrained(folder)
 
 
+def _incomplete(folder: Path) -> None:
+    """Weights without the classifier: the library would make one up."""
+    module = tiny_hf.hf_vit(torch.float32).module
+    module.config.save_pretrained(folder)
+    kept = {name: value for name, value in module.state_dict().items() if "classifier" not in name}
+    safetensors.torch.save_file(kept, folder / "model.safetensors")
+
+
 def _truncated(folder: Path) -> None:
     tiny_hf.hf_vit(torch.float32).module.save_pretrained(folder)
     weights = folder / "model.safetensors"
@@ -490,6 +509,7 @@ def _escaping_shard(folder: Path) -> None:
         (_headless, "holds a ViTModel, expected one of"),
         (_broken_json, "cannot be read as JSON"),
         (_other_weights, "do not fit the CLIPModel"),
+        (_incomplete, "classifier.bias and 1 more are not there"),
         (_truncated, "cannot be read as weights"),
         (_escaping_shard, "expected the name of a file in its own folder"),
     ],
