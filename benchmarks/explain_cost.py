@@ -1,7 +1,7 @@
 """What a map costs, as a ratio to bare `encode_image` of the same model on the same pixels.
 
 Both sides run alternately in one process; the figure is the median of the ratios of neighbouring
-runs, so that what else the machine does falls on both. Random weights: cost does not depend on them.
+runs, so that what else the machine does falls on both. Random weights: cost is the same.
 
     python benchmarks/explain_cost.py [--model open_clip:ViT-B-16] [--batch 8] [--runs 15]
 """

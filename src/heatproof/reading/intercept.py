@@ -78,8 +78,9 @@ def reading(
             without a graph; its weights (its output, where no weights are asked for) are the
             leaves. Without it, the caller's grad mode stands. Inside the call and after it,
             until the context ends, gradients are on.
-        interventions: what is done to a call, by path. Readings may be nested: the outer one's
-            interventions are part of the model that the inner one reads.
+        interventions: what is done to the calls at a path (`path#1`: to its second one).
+            Readings may be nested: the outer one's interventions are part of the model that the
+            inner one reads.
 
     Raises:
         ReadingError: compiled, scripted or training modules; a path that no attention passed.
@@ -255,7 +256,8 @@ class _Session:
 
     def intervene(self, call: AttentionCall) -> AttentionCall:
         path = cast(str, self.path)
-        change = self.interventions.get(path)
+        # A plain path means every call there, of later passes in this context too.
+        change = self.interventions.get(path, self.interventions.get(_module_path(path)))
         if change is None:
             return call
         try:
