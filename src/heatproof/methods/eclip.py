@@ -95,8 +95,9 @@ class Eclip(Method):
         rows, keys = (merge_heads(t).squeeze(1) for t in (query, layer.key.detach()))
         if self.projection == "output":
             project = output_projection(read.root, layer.path, rows.shape[-1])
+            native = project.weight.dtype  # the trace is float32 where the model is less
             with torch.no_grad():
-                rows, keys = project(rows), project(keys)
+                rows, keys = project(rows.to(native)), project(keys.to(native))
         rows, keys = at_least_float32(rows), at_least_float32(keys)
         cosine = F.normalize(rows, dim=-1) @ F.normalize(keys, dim=-1).transpose(-2, -1)
         return min_max(cosine, read.content)
