@@ -1,5 +1,7 @@
 """The view against open_clip's real transforms, on ramps that say where each pixel came from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,12 @@ def test_extreme_pictures_are_narrowed_without_moving_the_view(photo):
     assert after.left + cut_x == pytest.approx(before.left, abs=pixel)
     assert after.bottom + cut_y == pytest.approx(before.bottom, abs=pixel)
     assert preprocess(image).shape == (3, 224, 224)
+    given: list[tuple[int, int]] = []
+    watch = replace(
+        preprocess, transform=lambda shown: given.append(shown.size) or torch.zeros(3, 224, 224)
+    )
+    watch(image)
+    assert given == [narrowed.size]  # the transform never sees, and so never resizes, the rest
 
 
 def test_picture_that_vanishes_is_an_error_in_one_line():
