@@ -10,6 +10,7 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from PIL import Image
 from torch import Tensor, nn
 
 from heatproof.errors import ModelError, PromptError, ReadingError, UnknownName
@@ -195,6 +196,15 @@ def test_the_view_is_what_the_transform_shows(
     # timm rounds each side of a target that is not square by itself: within a pixel of the view.
     allowed = photo[0] / 35 if (name, make) == ("vit", tiny) else 1
     assert worst_place(make(name).image.preprocess, *photo) < max(1, allowed)
+
+
+def test_torchvisions_usual_preprocessing_is_that_of_its_weights() -> None:
+    module = torchvision.models.VisionTransformer(224, 32, 1, 1, 8, 8).eval()
+    preprocess = classifiers.wrap(module).image.preprocess
+    photo = Image.effect_noise((310, 270), 40).convert("RGB")
+    usual = torchvision.models.ViT_B_16_Weights.IMAGENET1K_V1.transforms()
+    assert preprocess.resize_to == 256
+    assert torch.equal(preprocess(photo), usual(photo))
 
 
 @pytest.mark.parametrize("mode", ["center", "squash", "border"])
