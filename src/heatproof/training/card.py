@@ -123,7 +123,20 @@ def markdown(card: dict[str, Any]) -> str:
 
 
 def _failures(figures: dict[str, dict[str, dict[str, float]]]) -> str:
-    told = ["Accuracy on the shape of one object, by what may make it hard.\n"]
+    not_learnt = [
+        f"{name}, {row}"
+        for name, rows in figures.items()
+        for row, figure in rows.items()
+        if figure["low"] <= figure["chance"]
+    ]
+    told: list[str] = []
+    if not_learnt:
+        told.append(
+            "Not learnt, or not shown to be: the interval reaches chance for "
+            + "; ".join(not_learnt)
+            + ". Nothing about these can be benchmarked on this model.\n"
+        )
+    told.append("Accuracy on the shape of one object, by what may make it hard.\n")
     for name, rows in figures.items():
         if name.startswith("shape by"):
             told.append(f"### {name[0].upper()}{name[1:]}\n\n{table(rows)}\n")
