@@ -26,6 +26,15 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+# Ratios and tables with this machine's figures, into benchmarks/results/.
+bench: setup
+	$(BIN)/python benchmarks/explain_cost.py
+	$(BIN)/python benchmarks/families.py
+
+# The pages that are tables, from the catalogue and from benchmarks/results/.
+docs: setup
+	$(BIN)/python docs/generate.py
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .

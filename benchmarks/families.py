@@ -1,0 +1,156 @@
+"""Every model family at true size, with random weights: parity of the read pass, methods that ran.
+
+For each model: the largest gap between the score of the read pass and that of the untouched one,
+image and text side, in three dtypes; and how many methods of the catalogue ran on it, with how many
+certificates that came out as their catalogue entry says. Killed, it goes on where it was.
+
+    python benchmarks/families.py [--only ViT-B-16]
+"""
+
+import argparse
+import gc
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+
+import heatproof
+from heatproof.errors import HeatproofError
+from heatproof.models import Model
+
+RESULTS = Path(__file__).parent / "results" / "families.json"
+OPEN_CLIP = (
+    "ViT-B-32",
+    "ViT-B-16",
+    "ViT-B-16-quickgelu",
+    "ViT-L-14",
+    "ViT-B-16-SigLIP",
+    "ViT-B-16-SigLIP2",
+    "EVA02-B-16",
+    "coca_ViT-B-32",
+    "RN50",
+    "ViTamin-S",
+    "MobileCLIP-S1",
+    "MobileCLIP-B",
+)
+HUGGING_FACE = {
+    "CLIPModel": transformers.CLIPConfig,
+    "SiglipModel": transformers.SiglipConfig,
+    "Siglip2Model": transformers.Siglip2Config,
+    "BlipForImageTextRetrieval": transformers.BlipConfig,
+    "ViTForImageClassification": transformers.ViTConfig,
+}
+DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+# Those whose certificate fails by their own account.
+UNCERTIFIED = {"attention-eclip", "grad-eclip", "random", "center", "edges"}
+
+
+def builders() -> dict[str, Callable[[], Model]]:
+    made: dict[str, Callable[[], Model]] = {
+        f"open_clip:{name}": lambda name=name: heatproof.load(f"open_clip:{name}")
+        for name in OPEN_CLIP
+    }
+    for name, config in HUGGING_FACE.items():
+        made[f"hf:{name}"] = lambda name=name, config=config: hugging_face(name, config)
+    made["timm:vit_base_patch16_224"] = lambda: heatproof.load("timm:vit_base_patch16_224")
+    made["torchvision vit_b_16"] = torchvision_vit
+    return made
+
+
+def hugging_face(name: str, config: type) -> Model:
+    torch.manual_seed(0)
+    settings = config()
+    for text in (getattr(settings, "text_config", None),):
+        if text is not None and text.vocab_size < 49408:
+            text.bos_token_id, text.eos_token_id, text.pad_token_id = 1, text.vocab_size - 1, 0
+    return heatproof.wrap(getattr(transformers, name)(settings).eval(), name=f"hf:{name}")
+
+
+def torchvision_vit() -> Model:
+    from torchvision.models import vit_b_16
+
+    torch.manual_seed(0)
+    return heatproof.wrap(vit_b_16().eval(), name="torchvision vit_b_16")
+
+
+def prompts_of(model: Model) -> torch.Tensor | list[str]:
+    """Two class names, or token ids that end in the highest id (OpenAI's end of text)."""
+    if model.classes:
+        return list(model.classes[:2])
+    assert model.text is not None
+    for context in (77, 76, 64, 32):
+        ids = torch.randint(5, 400, (2, context), generator=torch.Generator().manual_seed(1))
+        ids[0, 9:], ids[0, 9] = 0, end_of_text(model)
+        ids[1, -1] = end_of_text(model)
+        try:
+            model.text.from_ids(ids)
+        except HeatproofError:
+            continue
+        return ids
+    raise SystemExit(f"no context fits {model.spec}")
+
+
+def end_of_text(model: Model) -> int:
+    sizes = [
+        m.num_embeddings
+        for m in model.module.modules()
+        if isinstance(m, torch.nn.Embedding) and m.num_embeddings > 1000
+    ]
+    return max(sizes) - 1 if sizes else 49407
+
+
+def gap(explanation: object) -> float:
+    checks = {c.name: c for c in explanation.certificate.checks}  # type: ignore[attr-defined]
+    return checks["parity"].value
+
+
+def measured(build: Callable[[], Model]) -> dict[str, object]:
+    model = build()
+    size = model.image.preprocess
+    pixels = torch.randn(1, 3, size.height, size.width, generator=torch.Generator().manual_seed(0))
+    prompts = prompts_of(model)
+    row: dict[str, object] = {"parity": {}, "methods": 0, "as expected": 0, "refused": []}
+    for name, entry in heatproof.methods.catalogue().items():
+        for side in entry.sides if model.text is not None else ("image",):
+            explain = heatproof.explain if side == "image" else heatproof.explain_words
+            try:
+                found = explain(model, pixels, prompts, method=name)
+            except HeatproofError as error:
+                row["refused"].append(f"{name}, {side}: {error}")
+                continue
+            row["methods"] += 1
+            row["as expected"] += found.certificate.holds is (name not in UNCERTIFIED)
+    for dtype in DTYPES:
+        model.module.to(dtype)
+        gaps = [gap(heatproof.explain(model, pixels.to(dtype), prompts))]
+        if model.text is not None:
+            gaps.append(gap(heatproof.explain_words(model, pixels.to(dtype), prompts)))
+        row["parity"][str(dtype).removeprefix("torch.")] = max(gaps)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", default="")
+    asked = parser.parse_args()
+    done = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.parent.mkdir(exist_ok=True)
+    for name, build in builders().items():
+        if name in done or asked.only not in name:
+            continue
+        start = time.perf_counter()
+        try:
+            done[name] = measured(build)
+        except HeatproofError as error:
+            print(f"{name}: {error}")
+            continue
+        RESULTS.write_text(json.dumps(done, indent=2) + "\n")
+        print(f"{name}: {done[name]} in {time.perf_counter() - start:.0f} s", flush=True)
+        gc.collect()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Write the pages that are tables: the methods from the catalogue, the others from results.
+
+python docs/generate.py
+"""
+
+import json
+from pathlib import Path
+
+import heatproof
+
+DOCS = Path(__file__).parent
+RESULTS = DOCS.parent / "benchmarks" / "results"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def methods() -> str:
+    rows: list[list[str]] = []
+    for name, entry in heatproof.methods.catalogue().items():
+        switches = "; ".join(
+            f"`{key}` = {' or '.join(map(str, switch.allowed)) or 'a whole number'} "
+            f"(default {switch.default})"
+            for key, switch in entry.switches.items()
+        )
+        rows.append(
+            [f"`{name}`", entry.summary, entry.reads, entry.changes, entry.values, entry.cost,
+             ", ".join(entry.sides), switches or "none", entry.source]
+        )  # fmt: skip
+    head = ["method", "what", "reads", "changes", "values", "cost", "sides", "switches", "source"]
+    return "# Methods\n\n`heatproof methods` prints the same.\n\n" + table(head, rows)
+
+
+def families() -> str:
+    found = json.loads((RESULTS / "families.json").read_text())
+    dtypes = ("float64", "float32", "bfloat16")
+    rows = [
+        [name, *(f"{row['parity'][dtype]:.1g}" for dtype in dtypes), str(row["methods"]),
+         str(row["as expected"]), str(len(row["refused"]))]
+        for name, row in found.items()
+    ]  # fmt: skip
+    head = ["model", *dtypes, "method runs", "certificates as expected", "refused"]
+    text = (
+        "# Model families\n\nRandom weights at true size, one picture and two prompts "
+        "(`python benchmarks/families.py`).\nParity: the largest gap between the cosine (or class "
+        "logit) of the pass that was read\nand that of the untouched model, image and text side. "
+        "A method run is one method of the catalogue on one side; its certificate must come out as "
+        "the catalogue says (`grad-eclip` and `attention-eclip` as published fail, and so do the "
+        "controls).\n\n"
+    )
+    return text + table(head, rows)
+
+
+def cost() -> str:
+    found = json.loads((RESULTS / "explain_cost.json").read_text())
+    rows = [
+        [
+            name,
+            f"{row['median']:.2f}",
+            f"{row['lower quartile']:.2f} to {row['upper quartile']:.2f}",
+        ]
+        for name, row in found["ratios"].items()
+    ]
+    text = (
+        f"# What a map costs\n\n{found['model']}, batch {found['batch']}, 1 prompt, float32, "
+        f"torch {found['torch']}, {found['threads']} threads ({found['processor']}): times bare "
+        f"`encode_image` in inference mode, medians of {found['runs']} alternating runs "
+        "(`make bench`).\nA certificate runs the untouched model once more: that is its price.\n\n"
+    )
+    return text + table(["method", "ratio", "quartiles"], rows)
+
+
+def main() -> None:
+    for page in (methods, families, cost):
+        (DOCS / f"{page.__name__}.md").write_text(page())
+
+
+if __name__ == "__main__":
+    main()
