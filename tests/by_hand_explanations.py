@@ -1,12 +1,13 @@
 """Explanations made by hand, for what shows them: no model, known values."""
 
+import re
 from collections.abc import Sequence
 
 import torch
 from PIL import Image, ImageDraw
 
 from heatproof.certificate import Certificate, Check
-from heatproof.explanation import Explanation, Record
+from heatproof.explanation import Explanation, Record, Word, WordExplanation
 from heatproof.images import Photo
 from heatproof.models.geometry import View
 
@@ -48,10 +49,13 @@ def scene(width: int = 512, height: int = 384) -> Image.Image:
     unit = min(width, height) / 8
     draw.rectangle((0, height * 0.6, width, height), fill="#6f8f5a")
     draw.ellipse((unit, 2 * unit, 3 * unit, 4 * unit), fill="#d33a2c")
-    draw.rectangle((width / 2, height / 2, width / 2 + 2 * unit, height / 2 + 2 * unit), fill="#2f4fa3")
+    draw.rectangle(
+        (width / 2, height / 2, width / 2 + 2 * unit, height / 2 + 2 * unit), fill="#2f4fa3"
+    )
     corner = width - unit
     draw.polygon(
-        [(corner, 6 * unit), (corner - 2 * unit, 6 * unit), (corner - unit, 4 * unit)], fill="#f0c52e"
+        [(corner, 6 * unit), (corner - 2 * unit, 6 * unit), (corner - unit, 4 * unit)],
+        fill="#f0c52e",
     )
     return image
 
@@ -93,3 +97,21 @@ def bump(rows: int, cols: int, row: float, col: float, size: float = 1.5) -> tor
     """A blob of height 1 on the grid."""
     y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(cols) + 0.5, indexing="ij")
     return torch.exp(-((y - row) ** 2 + (x - col) ** 2) / (2 * size**2))
+
+
+def worded(
+    prompts: Sequence[str], values: Sequence[Sequence[float]], certificate: Certificate = HOLDS
+) -> WordExplanation:
+    """Each prompt's words and marks, in order, with these values; words without one were cut."""
+    words = [
+        tuple(
+            Word(match.group(), match.start(), match.end(), value)
+            for match, value in zip(re.finditer(r"\w+|[^\w\s]", prompt), row, strict=False)
+        )
+        for prompt, row in zip(prompts, values, strict=True)
+    ]
+    maps = [torch.tensor([word.value for word in each]) for each in words]
+    tokens = [tuple(word.text for word in each) for each in words]
+    record = Record("scenes", "attention-x-gradient", {}, "cosine", tuple(prompts), 0)
+    scores = torch.full((1, len(prompts)), 0.25)
+    return WordExplanation([maps], [words], tokens, scores, certificate, record)

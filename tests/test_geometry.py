@@ -1,4 +1,6 @@
-"""The view against the real transforms of open_clip, on ramps that say where each pixel came from."""
+"""The view against open_clip's real transforms, on ramps that say where each pixel came from."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +11,16 @@ from PIL import Image
 from heatproof.errors import ImageError
 from heatproof.models.geometry import Preprocess, View
 
-SIZES = [(97, 97), (640, 427), (427, 640), (333, 500), (501, 334), (61, 53), (1999, 311), (113, 1009)]
+SIZES = [
+    (97, 97),
+    (640, 427),
+    (427, 640),
+    (333, 500),
+    (501, 334),
+    (61, 53),
+    (1999, 311),
+    (113, 1009),
+]
 
 
 def ramp(width: int, height: int) -> Image.Image:
@@ -34,8 +45,10 @@ def stock(size: tuple[int, int], mode: str) -> Preprocess:
     return Preprocess(height, width, mode, min(size), transform)  # pyright: ignore
 
 
-def measured(pixels: torch.Tensor, length: int, channel: int, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """View positions, and the photo position that the ramp shows there (its clipped ends left out)."""
+def measured(
+    pixels: torch.Tensor, length: int, channel: int, axis: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """View positions, and the photo position that the ramp shows there (clipped ends left out)."""
     inside = pixels[2] > 0.5
     shown = torch.where(inside, pixels[channel], torch.nan).nanmean(axis)
     values = (shown * 255 / 254 * length).numpy()
@@ -59,7 +72,8 @@ def test_view_is_where_open_clip_looks_within_a_pixel(photo, size, mode):
         at, shown = measured(pixels, length, channel, axis)
         step = (end - start) / pixels.shape[2 - channel]
         error = np.abs(start + at * step - shown)
-        assert len(at) and error.max() <= 0.75 * max(step, 1.0), (error.max(), step)
+        assert len(at)
+        assert error.max() <= 0.75 * max(step, 1.0), (error.max(), step)
 
 
 def test_crop_larger_than_the_resized_picture_is_padded_as_torchvision_pads():
@@ -111,6 +125,12 @@ def test_extreme_pictures_are_narrowed_without_moving_the_view(photo):
     assert after.left + cut_x == pytest.approx(before.left, abs=pixel)
     assert after.bottom + cut_y == pytest.approx(before.bottom, abs=pixel)
     assert preprocess(image).shape == (3, 224, 224)
+    given: list[tuple[int, int]] = []
+    watch = replace(
+        preprocess, transform=lambda shown: given.append(shown.size) or torch.zeros(3, 224, 224)
+    )
+    watch(image)
+    assert given == [narrowed.size]  # the transform never sees, and so never resizes, the rest
 
 
 def test_picture_that_vanishes_is_an_error_in_one_line():

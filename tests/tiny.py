@@ -46,12 +46,11 @@ def open_clip_mean_pool(dtype: torch.dtype = torch.float64) -> Model:
 
 def open_clip_coca(dtype: torch.dtype = torch.float64) -> Model:
     """CoCa: the image is read by the first of 7 pooling queries, the text by an appended token."""
-    vision = {**VIT, "attentional_pool": True, "attn_pooler_heads": 1, "attn_pooler_queries": 7}
-    text = {**TEXT, "embed_cls": True}
-    tower = {"output_tokens": True}
-    decoder = {"width": 26, "heads": 2, "layers": 2, "context_length": CONTEXT}
-    build = lambda: open_clip.CoCa(EMBED, decoder, {**text, **tower}, {**vision, **tower})  # noqa: E731
-    return _model("tiny coca", build, dtype)
+    tokens = {"output_tokens": True}
+    pool = {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 7}
+    vision, text = {**VIT, **pool, **tokens}, {**TEXT, "embed_cls": True, **tokens}
+    decoder = {**TEXT, "heads": 2}  # its width is the embedding's
+    return _model("tiny coca", lambda: open_clip.CoCa(26, decoder, text, vision), dtype)
 
 
 def open_clip_resnet(dtype: torch.dtype = torch.float64) -> Model:
@@ -146,13 +145,13 @@ def _timm(
 def _model(name: str, build: Callable[[], nn.Module], dtype: torch.dtype) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(29)
-        module = build().eval().to(dtype)
+        module = build().eval()
         with torch.no_grad():
             for parameter in module.parameters():
                 if parameter.ndim:
                     parameter += 0.05 * torch.randn_like(parameter)
     module.visual.preprocess_cfg = {"size": module.visual.image_size, "resize_mode": "squash"}
-    return adapter.wrap(module, spec=name)
+    return adapter.wrap(module.to(dtype), spec=name)
 
 
 FAMILIES: dict[str, Callable[[], Model]] = {

@@ -12,7 +12,7 @@ from torch import Tensor
 from heatproof import certify as proof
 from heatproof import inputs, methods, scores
 from heatproof.certificate import Certificate
-from heatproof.errors import InputError, ReadingError
+from heatproof.errors import InputError, PromptError, ReadingError
 from heatproof.explanation import Explanation, Record, Word, WordExplanation
 from heatproof.inputs import Images, ImageSize, Pictures, PromptInput, Prompts
 from heatproof.methods.base import Method, Side
@@ -58,9 +58,10 @@ def explain(
     shown = inputs.pictures(model, images, image_size)
     asked = inputs.prompts(model, prompts)
     target.check(model, len(asked.labels))
-    job = _ImageJob(shown, asked, target, _null_prompts(model) if certify else None)
-    sites = sites_of(model, "image", lambda: shown.model.image.encode(shown.pixels[:1]))
-    _check_layout(job.layout, sites[-1].keys if shown.model is model else job.layout.tokens)
+    nulls, unmeasured = _null_prompts(model) if certify else (None, ())
+    job = _ImageJob(shown, asked, target, nulls)
+    sites = sites_of(shown.model, "image", lambda: shown.model.image.encode(shown.pixels[:1]))
+    _check_layout(job.layout, sites[-1].keys)
     gathered = _gather(job.model, chosen, sites, job.chunks(batch_size), certify, seed, progress)
     layout, count = job.layout, len(asked.labels)
     maps = layout.grid(gathered.values[:, :count]).float()
@@ -68,7 +69,7 @@ def explain(
     if certify:
         names = [p.source for p in shown.photos] or [f"image {n}" for n in range(len(maps))]
         changes = _null_changes(layout.grid(gathered.values).flatten(2), count, job.nulls)
-        warnings = _drift(model, shown, job)
+        warnings = (*_drift(model, shown, job), *unmeasured)
         certificate = proof.certify(
             shown.model,
             chosen,
@@ -79,7 +80,8 @@ def explain(
             warnings,
             seed,
         )
-    record = _record(model, chosen, target, asked, seed, (*shown.notices, *asked.notices))
+    notices = (*shown.notices, *asked.notices)
+    record = _record(model, chosen, target, asked, seed, notices, image_size)
     return Explanation(
         maps, gathered.scores[:, :count].float(), certificate, record, shown.photos, shown.views
     )
@@ -129,7 +131,8 @@ def explain_words(
             (),
             seed,
         )
-    record = _record(model, chosen, target, asked, seed, (*shown.notices, *asked.notices))
+    notices = (*shown.notices, *asked.notices)
+    record = _record(model, chosen, target, asked, seed, notices, image_size)
     return _word_explanation(gathered, asked, certificate, record, shown)
 
 
@@ -149,6 +152,10 @@ class _ImageJob:
 
     def compare(self, embedding: Tensor) -> Tensor:
         model, texts = self.model, self.asked.embeddings
+        if embedding.shape[1] != texts.shape[1]:
+            raise PromptError(
+                f"got embeddings of width {texts.shape[1]}, {model.spec} has {embedding.shape[1]}"
+            )
         found = self.score(scores.pairs(model, embedding, texts, against=self.against))
         if self.nulls is None:
             return found
@@ -326,10 +333,14 @@ def _factors(method: Method, side: Side) -> tuple[tuple[str, ...], tuple[str, ..
     return factors.native, factors.substituted
 
 
-def _null_prompts(model: Model) -> Prompts | None:
+def _null_prompts(model: Model) -> tuple[Prompts | None, tuple[str, ...]]:
+    """The null prompts, or why there are none."""
     if model.text is None:
-        return None
-    return inputs.embed(model, list(proof.NULL_PROMPTS.values()))
+        return None, ()
+    try:
+        return inputs.embed(model, list(proof.NULL_PROMPTS.values())), ()
+    except PromptError as error:
+        return None, (f"null prompts were not measured: {error}",)
 
 
 def _null_changes(
@@ -374,6 +385,7 @@ def _record(
     asked: Prompts,
     seed: int,
     notices: tuple[str, ...],
+    size: ImageSize,
 ) -> Record:
     return Record(
         model.spec,
@@ -383,6 +395,7 @@ def _record(
         asked.labels,
         seed,
         (*model.notices, *notices),
+        "x".join(map(str, size)) if isinstance(size, tuple) else size or "native",
     )
 
 

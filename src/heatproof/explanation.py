@@ -24,6 +24,7 @@ class Record:
     prompts: tuple[str, ...]
     seed: int
     notices: tuple[str, ...] = ()
+    image_size: str = "native"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Explanation:
 class WordExplanation:
     """`maps[image][prompt]` holds one signed value a token; `words` the same merged to words."""
 
-    maps: list[list[Float[Tensor, " token"]]]
+    maps: list[list[Float[Tensor, " _token"]]]
     words: list[list[tuple[Word, ...]]]
     tokens: list[tuple[str, ...]]
     scores: Float[Tensor, "image prompt"]

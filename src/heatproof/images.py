@@ -5,7 +5,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from heatproof.errors import ImageError
 
 # EPS and its like start other programs, TGA and its like claim any bytes: neither is opened.
 FORMATS = (
-    "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TIFF", "WEBP",
+    "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO",
+    "PNG", "PPM", "QOI", "TIFF", "WEBP",
 )  # fmt: skip
 EXTREME_ASPECT = 8
 TINY = 16
@@ -64,12 +65,11 @@ def _photo(image: Image.Image, source: str, caught: list[warnings.WarningMessage
     upright = _upright(image, notices)
     rgb = _as_rgb(upright, source, notices)
     notices += _proportions(rgb) + [_warned(warning) for warning in caught]
-    name = Path(source).name
-    return Photo(rgb, source, tuple(dict.fromkeys(f"{name}: {notice}" for notice in notices)))
+    return Photo(rgb, source, tuple(dict.fromkeys(notices)))
 
 
 @contextmanager
-def _decoded_strictly(source: str) -> Iterator[list[warnings.WarningMessage]]:
+def _decoded_strictly(source: str) -> Generator[list[warnings.WarningMessage], None, None]:
     """Whole pictures only: Pillow's warnings are collected, what it raises becomes `ImageError`.
 
     Locked, for both the warning filters and Pillow's leniency belong to the whole process.
@@ -188,7 +188,9 @@ def _warned(warning: warnings.WarningMessage) -> str:
 def _expect_file(path: Path) -> None:
     try:
         if path.is_dir():
-            raise ImageError(f"{path}: a folder; expected one picture file, such as {_inside(path)}")
+            raise ImageError(
+                f"{path}: a folder; expected one picture file, such as {_inside(path)}"
+            )
         if not path.exists():
             raise ImageError(f"{path}: no such file; expected a picture; {_near(path)}")
         if not path.is_file():
@@ -196,7 +198,9 @@ def _expect_file(path: Path) -> None:
         if not path.stat().st_size:
             raise ImageError(f"{path}: zero bytes; expected a picture; copy or download it again")
     except (OSError, ValueError) as error:
-        raise ImageError(f"{path}: cannot be looked at ({_line(str(error))})".replace("\0", "")) from error
+        raise ImageError(
+            f"{path}: cannot be looked at ({_line(str(error))})".replace("\0", "")
+        ) from error
 
 
 def _near(path: Path) -> str:

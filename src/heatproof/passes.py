@@ -86,6 +86,7 @@ def run(
             seed,
         )
         values = method.attribute(read)
+        reached = dict(read.reached)
         total = method.total(read) if evidence else None
         live = _live_rows(read) if evidence else None
     return Outcome(
@@ -93,7 +94,7 @@ def run(
         scores.detach(),
         None if total is None else total.detach(),
         live,
-        read.reached,
+        reached,
     )
 
 

@@ -1,7 +1,7 @@
 """What is explained: a differentiable score of each (image, prompt) pair, chosen by the user."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,7 @@ class Pairs:
     own: bool
 
 
+@runtime_checkable
 class Score(Protocol):
     """What is explained. `against` names further prompts that the score needs."""
 

@@ -60,7 +60,7 @@ class ReadPass:
     """One read forward pass of one tower, and the scores that it led to.
 
     Items are the tower's inputs (pictures, or prompts on the text side), targets what each is
-    scored against. `readout` is the readout row of each item, None where the rows of all content are.
+    scored against. `readout` is the readout row of each item, None where all rows of content are.
     `content` are the key tokens that stand for the input itself: patches, or the whole context.
     `reached` notes by path whether any gradient arrived there.
     """

@@ -12,6 +12,7 @@ from torch import Tensor
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.methods.registry import register
 from heatproof.reading import Site
+from heatproof.reading.call import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Edges(Control):
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         assert read.pixels is not None
-        grey = read.pixels.float().mean(1, keepdim=True)
+        grey = at_least_float32(read.pixels).mean(1, keepdim=True)
         slopes = torch.gradient(grey, dim=(2, 3))
         length = torch.sqrt(slopes[0] ** 2 + slopes[1] ** 2)
         return _on_tokens(read, F.adaptive_avg_pool2d(length, read.grid)[:, 0])
@@ -101,6 +102,6 @@ def _on_tokens(
     read: ReadPass, maps: Float[Tensor, "item row col"]
 ) -> Float[Tensor, "item target token"]:
     keys = read.last.key.shape[2]
-    tokens = torch.zeros(maps.shape[0], keys, device=maps.device)
+    tokens = torch.zeros(maps.shape[0], keys, device=maps.device, dtype=maps.dtype)
     tokens[:, read.content] = maps.flatten(1)
     return tokens.unsqueeze(1).expand(-1, read.targets, -1)

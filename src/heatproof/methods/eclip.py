@@ -87,16 +87,17 @@ class Eclip(Method):
             return read.rows(layer.weights.detach(), layer).mean(1)
         query = read.rows(layer.query, layer).detach()
         if self.spatial == "none":
-            ones = torch.ones_like(layer.key[:, 0, :, 0].detach(), dtype=torch.float32)
-            return ones.to(at_least_float32(query).dtype).unsqueeze(1)
+            shape = (query.shape[0], query.shape[2], layer.key.shape[2])
+            return torch.ones(shape, dtype=at_least_float32(query).dtype, device=query.device)
         return self._loosened(read, layer, query)
 
     def _loosened(self, read: ReadPass, layer: Attention, query: Tensor) -> Tensor:
         rows, keys = (merge_heads(t).squeeze(1) for t in (query, layer.key.detach()))
         if self.projection == "output":
             project = output_projection(read.root, layer.path, rows.shape[-1])
+            native = project.weight.dtype  # the trace is float32 where the model is less
             with torch.no_grad():
-                rows, keys = project(rows), project(keys)
+                rows, keys = project(rows.to(native)), project(keys.to(native))
         rows, keys = at_least_float32(rows), at_least_float32(keys)
         cosine = F.normalize(rows, dim=-1) @ F.normalize(keys, dim=-1).transpose(-2, -1)
         return min_max(cosine, read.content)

@@ -90,7 +90,7 @@ class Preprocess:
         )
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height after resizing, before the crop: torchvision's and open_clip's own rules."""
+        """Width and height after resizing, before the crop, by the libraries' own rules."""
         scale = self.resize_to / min(self.width, self.height)
         target_width, target_height = self.width * scale, self.height * scale
         if self.resize == "squash":

@@ -1,45 +1,218 @@
 """`load` a model by its name, `wrap` one that is there."""
 
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import open_clip
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
 from heatproof.errors import InputError, ModelError, UnknownName
 from heatproof.models import open_clip as open_clip_models
+from heatproof.models import open_clip_loading
+from heatproof.models.geometry import Preprocess
+from heatproof.models.measured_geometry import described
 from heatproof.models.model import Model
 
+SPECS = "open_clip:NAME[/PRETRAINED], hf:ID_OR_FOLDER, timm:NAME or scenes[:CHECKPOINT]"
+
 DTYPES = {
-    "float32": torch.float32,
     "float64": torch.float64,
+    "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
 
 
-def load(spec: str, *, device: str = "cpu", dtype: str = "float32") -> Model:
-    """A model by its name: `open_clip:NAME`."""
+def load(
+    spec: str,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
+    image_size: int | tuple[int, int] | None = None,
+    allow_download: bool = True,
+) -> Model:
+    """A model by its name, in evaluation mode.
+
+    `spec` is `open_clip:NAME[/PRETRAINED]` (PRETRAINED: a tag or a local file), `hf:ID_OR_FOLDER`,
+    `timm:NAME` or `scenes[:CHECKPOINT]`. Where it names no weights they are random, from a fixed
+    seed, and `Model.notices` says so. Only weights that `spec` names are ever downloaded, and none
+    with `allow_download=False`. `image_size` (a side, or height and width) has the position
+    embeddings interpolated.
+
+    Raises `UnknownName`, `ModelError` and, for a device or dtype that cannot be had, `InputError`.
+    """
+    target, precision = _device(device), _dtype(dtype)
     kind, _, name = spec.partition(":")
-    if kind != "open_clip":
-        raise UnknownName("kind of model", kind, ["open_clip"])
-    if name not in open_clip.list_models():
-        raise UnknownName("open_clip model", name, open_clip.list_models())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = open_clip.create_model(name, load_weights=False)
-    module = module.eval().to(device, DTYPES[dtype])
-    return open_clip_models.wrap(module, spec=spec, pretrained=False)
+    if kind not in _LOADERS or (kind != "scenes" and not name):
+        raise ModelError(f"got the model {spec!r}, expected {SPECS}{_guess(spec)}")
+    model = _LOADERS[kind](name, allow_download=allow_download)
+    model.module.to(device=target, dtype=precision)
+    return model if image_size is None else _at_size(model, image_size)
 
 
 def wrap(
-    module: nn.Module, *, preprocess: Any = None, tokenizer: Any = None, name: str | None = None
+    module: nn.Module,
+    *,
+    preprocess: Preprocess | Callable[[Image.Image], Tensor] | Any = None,
+    tokenizer: Any = None,
+    name: str | None = None,
 ) -> Model:
-    """A model object that is there, described."""
-    if module.training:
-        raise ModelError("the model is in training mode; call model.eval() first")
-    if open_clip_models.recognises(module):
-        return open_clip_models.wrap(
-            module, spec=name or type(module).__name__, tokenizer=tokenizer
+    """A model object that is there, described; it is not changed.
+
+    `preprocess` is the transform that the model was trained with, if it is not the model's own
+    (for a Hugging Face model its processor, too); which part of a photograph it shows is read off
+    it, or measured. `tokenizer` is one of open_clip's or Hugging Face's.
+    """
+    _check_usable(module)
+    if preprocess is not None and not _is_description(preprocess):
+        preprocess = described(preprocess)
+    for family in _families():
+        if family.recognises(module):
+            return family.wrap(
+                module,
+                spec=name or type(module).__name__,
+                preprocess=preprocess,
+                tokenizer=tokenizer,
+            )
+    raise ModelError(
+        f"got a {type(module).__name__}, which is no model that heatproof knows; expected "
+        "open_clip's CLIP, CustomTextCLIP or CoCa, Hugging Face's CLIP, SigLIP, BLIP or ViT, or "
+        "timm's or torchvision's ViT"
+    )
+
+
+# Loading -----------------------------------------------------------------------------------------
+
+
+def _load_hugging_face(name: str, *, allow_download: bool) -> Model:
+    return _family("hugging_face").load(name, allow_download=allow_download)
+
+
+def _load_classifier(name: str, *, allow_download: bool) -> Model:
+    return _family("classifiers").load(name, allow_download=allow_download)
+
+
+def _load_scenes(name: str, *, allow_download: bool) -> Model:  # noqa: ARG001 (nothing to download)
+    """The embedded reference model, or an earlier state of its training."""
+    scenes = _family("scenes")
+    name = name or scenes.checkpoints()[-1]
+    if name not in scenes.checkpoints():
+        raise UnknownName("checkpoint of scenes", name, scenes.checkpoints())
+    config = json.loads(Path(scenes.CONFIG).read_text())
+    recipe = open_clip_loading.Recipe(
+        name="scenes",
+        config=config,
+        weights=Path(scenes.checkpoint_file(name)),
+        tokenizer=scenes.SceneTokenizer(config["text_cfg"]["context_length"]),
+        notices=(
+            "scenes knows rendered scenes only; for photographs name another model, such as "
+            "--model open_clip:ViT-B-16/openai (a download of 0.6 GB)",
+        ),
+    )
+    spec = "scenes" if name == scenes.checkpoints()[-1] else f"scenes:{name}"
+    return open_clip_loading.build(recipe, spec=spec)
+
+
+_LOADERS: dict[str, Callable[..., Model]] = {
+    "open_clip": open_clip_loading.load,
+    "hf": _load_hugging_face,
+    "timm": _load_classifier,
+    "scenes": _load_scenes,
+}
+
+
+def _family(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"heatproof.models.{name}")
+    except ModuleNotFoundError as error:
+        raise ModelError(f"this heatproof has no models of the kind {name!r} ({error})") from None
+
+
+def _guess(spec: str) -> str:
+    if spec in open_clip.list_models():
+        return f"; did you mean open_clip:{spec}?"
+    return f"; did you mean hf:{spec}?" if Path(spec).is_dir() else ""
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise InputError(
+            f"asked for the device {str(device)!r}, which torch does not find here; "
+            f"there is {', '.join(here)}"
+        ) from None
+    return target
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise UnknownName("dtype", name, DTYPES)
+    return DTYPES[name]
+
+
+def _at_size(model: Model, image_size: int | tuple[int, int]) -> Model:
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    native = model.image.preprocess
+    if (height, width) == (native.height, native.width):
+        return model
+    if model.resized is None:
+        raise ModelError(
+            f"{model.spec} takes pictures of {native.height} x {native.width} only, "
+            f"got an image size of {height} x {width}"
         )
-    raise ModelError(f"got a {type(module).__name__}, which is no model that heatproof knows")
+    if open_clip_models.recognises(model.module):
+        return open_clip_models.with_size(model, height, width)
+    return model.resized(height, width)
+
+
+# Wrapping ----------------------------------------------------------------------------------------
+
+
+def _families() -> Iterator[Any]:
+    """The modules that describe a library's models, imported when their turn comes."""
+    yield open_clip_models
+    yield _family("hugging_face")
+    yield _family("classifiers")
+
+
+def _is_description(preprocess: object) -> bool:
+    """Whether it says its own geometry: ours does, and Hugging Face's processors do."""
+    known = type(preprocess).__module__.startswith("transformers.")
+    return known or isinstance(preprocess, Preprocess)
+
+
+def _check_usable(module: object) -> None:
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"got a {type(module).__name__}, expected a torch.nn.Module; load(...) takes names"
+        )
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ModelError(
+            "got a scripted model, whose attention cannot be read; pass the model that was scripted"
+        )
+    if any(hasattr(part, "_orig_mod") for part in module.modules()):
+        raise ModelError(
+            "got a compiled model, whose attention cannot be read; pass the one that was given to "
+            "torch.compile (compiled._orig_mod)"
+        )
+    if any(getattr(part, "_compiled_call_impl", None) for part in module.modules()):
+        raise ModelError(
+            "got a model compiled in place, whose attention cannot be read; pass one on which "
+            ".compile() was not called"
+        )
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ModelError(f"got a model inside a {type(module).__name__}; pass its .module")
+    training = next((name for name, part in module.named_modules() if part.training), None)
+    if training is not None:
+        where = f" (in {training})" if training else ""
+        raise ModelError(f"the model is in training mode{where}; call model.eval() first")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -30,7 +30,7 @@ from torch.nn.functional import interpolate
 
 from heatproof.errors import ModelError
 from heatproof.models import tokens
-from heatproof.models.geometry import Preprocess
+from heatproof.models.geometry import Preprocess, Resize
 from heatproof.models.model import ImageTower, Layout, Model, Readout, TextTower
 
 Size = tuple[int, int]
@@ -42,7 +42,7 @@ def recognises(module: nn.Module) -> bool:
 
 
 def wrap(
-    module: nn.Module,
+    module: Any,
     *,
     spec: str,
     preprocess: Preprocess | None = None,
@@ -52,11 +52,21 @@ def wrap(
 ) -> Model:
     """Describe one of open_clip's models.
 
-    `tokenizer` is any that `heatproof.models.tokens` knows, or an exception to be raised when a
-    prompt has to be tokenized. Without one, a vocabulary of CLIP's size gets CLIP's own tokenizer.
+    `preprocess` replaces the model's own; where its normalisation cannot be told, the model has no
+    other sizes. `tokenizer` is any that `heatproof.models.tokens` knows, `tokens.missing(why)`
+    included. Without one, a vocabulary of CLIP's size gets CLIP's own tokenizer.
     """
     vision = _vision(module)
-    own = _preprocess(module)
+    normalisation = {} if preprocess is None else _normalisation(preprocess.transform)
+    if preprocess is None:
+        preprocess = _preprocess(module)
+    unpatched = vision.unpatched(preprocess.height, preprocess.width)
+    described = {
+        "spec": spec,
+        "tokenizer": tokenizer,
+        "pretrained": pretrained,
+        "notices": notices,
+    }
     return Model(
         spec=spec,
         family="coca" if isinstance(module, CoCa) else vision.family,
@@ -66,35 +76,28 @@ def wrap(
             path="visual",
             layout=vision.layout,
             readout=vision.readout,
-            preprocess=preprocess or own,
+            preprocess=replace(preprocess, unpatched=unpatched),
         ),
         text=_text_tower(module, tokenizer),
         logit_scale=float(module.logit_scale.detach().exp()),
         logit_bias=0.0 if module.logit_bias is None else float(module.logit_bias.detach()),
         sigmoid=module.logit_bias is not None,
-        resized=partial(
-            _resized, module, spec=spec, tokenizer=tokenizer, pretrained=pretrained, notices=notices
+        resized=(
+            None if normalisation is None else partial(_resized, module, normalisation, described)
         ),
         pretrained=pretrained,
         notices=notices,
     )
 
 
-def native_size(model: Model) -> Size:
-    """Height and width of the pixels that the model takes as it is."""
-    return _pair(model.module.visual.image_size)
-
-
 def with_size(model: Model, height: int, width: int) -> Model:
-    """The model at another input size, with its own way of resizing and cropping photographs.
+    """The model at another input size, resizing and cropping photographs in its own way.
 
     `Model.resized` differs in the preprocessing only: it shows the model the whole photograph.
     """
-    if (height, width) == native_size(model):
-        return model
     assert model.resized is not None
     twin = model.resized(height, width)
-    mode = "squash" if height != width else model.image.preprocess.resize
+    mode = model.image.preprocess.resize
     preprocess = _preprocess(twin.module, resize_mode=mode)
     return replace(twin, image=replace(twin.image, preprocess=preprocess))
 
@@ -104,21 +107,27 @@ def with_size(model: Model, height: int, width: int) -> Model:
 
 @dataclass(frozen=True)
 class _Vision:
-    """What has to be known of an image tower. `stride` is the side of a patch in pixels."""
+    """What has to be known of an image tower. `stride` is a patch in pixels, high and wide."""
 
     family: str
     layout: Callable[[int, int], Layout]
     readout: Readout
     stride: Size
 
+    def unpatched(self, height: int, width: int) -> Size:
+        """Rows and columns of pixels, bottom and right, that no patch covers."""
+        grid = self.layout(height, width)
+        rows, cols = grid.rows * self.stride[0], grid.cols * self.stride[1]
+        return max(0, height - rows), max(0, width - cols)
+
 
 def _encode_image(
-    module: nn.Module, pixels: Float[Tensor, "image 3 height width"]
+    module: Any, pixels: Float[Tensor, "image 3 height width"]
 ) -> Float[Tensor, "image dim"]:
     return module.encode_image(pixels, normalize=False)  # CoCa normalises unless told not to
 
 
-def _vision(module: nn.Module) -> _Vision:
+def _vision(module: Any) -> _Vision:
     visual = module.visual
     if isinstance(visual, VisionTransformer):
         return _vit(visual)
@@ -135,7 +144,7 @@ def _vision(module: nn.Module) -> _Vision:
     )
 
 
-def _vit(visual: VisionTransformer) -> _Vision:
+def _vit(visual: Any) -> _Vision:
     if visual.attn_pool is not None and visual.attn_pool_type:
         raise ModelError(
             f"the image tower pools in two steps (attentional_pool={visual.attn_pool_type!r}), "
@@ -163,7 +172,7 @@ def _resnet_layout(height: int, width: int) -> Layout:
     return Layout((height + 1) // 2 // 16, (width + 1) // 2 // 16, ("mean",))
 
 
-def _timm_vit(trunk: TimmVisionTransformer | Eva) -> _Vision:
+def _timm_vit(trunk: Any) -> _Vision:
     readout = _timm_readout(trunk)
     stride = _pair(trunk.patch_embed.feat_ratio(as_scalar=False))
     prefix = _timm_prefix(trunk)
@@ -177,7 +186,7 @@ def _timm_vit(trunk: TimmVisionTransformer | Eva) -> _Vision:
     return _Vision(_timm_family(trunk), layout, readout, stride)
 
 
-def _timm_family(trunk: nn.Module) -> str:
+def _timm_family(trunk: Any) -> str:
     if isinstance(trunk, Eva):
         return "eva"
     backbone = type(getattr(trunk.patch_embed, "backbone", None)).__name__
@@ -185,13 +194,13 @@ def _timm_family(trunk: nn.Module) -> str:
     return by_backbone.get(backbone, "vit" if trunk.attn_pool is None else "siglip")
 
 
-def _timm_prefix(trunk: TimmVisionTransformer | Eva) -> tuple[str, ...]:
+def _timm_prefix(trunk: Any) -> tuple[str, ...]:
     named = ("class",) if trunk.cls_token is not None else ()
     registers = trunk.num_prefix_tokens - len(named)
     return (*named, *(f"register {number}" for number in range(1, registers + 1)))
 
 
-def _timm_readout(trunk: TimmVisionTransformer | Eva) -> Readout:
+def _timm_readout(trunk: Any) -> Readout:
     if trunk.attn_pool is not None:
         whole = trunk.attn_pool.latent_len > 1 and trunk.attn_pool.pool != "token"
         return Readout("pool probe", None if whole else 0)
@@ -204,7 +213,7 @@ def _timm_readout(trunk: TimmVisionTransformer | Eva) -> Readout:
     return readouts[trunk.global_pool]
 
 
-def _fastvit(trunk: FastVit) -> _Vision:
+def _fastvit(trunk: Any) -> _Vision:
     if not any(name.endswith("token_mixer.qkv") for name, _ in trunk.named_modules()):
         raise ModelError("the image tower is a FastViT without attention; try MobileCLIP-S1 or -B")
     stride: int = trunk.feature_info[-1]["reduction"]
@@ -215,24 +224,36 @@ def _fastvit(trunk: FastVit) -> _Vision:
     return _Vision("mobileclip", layout, Readout("mean of tokens", None), (stride, stride))
 
 
-def _preprocess(module: nn.Module, **changes: Any) -> Preprocess:
+def _preprocess(module: Any, **changes: Any) -> Preprocess:
     """The preprocessing that the model was trained with, as open_clip builds it."""
     known = merge_preprocess_dict(PreprocessCfg(), get_model_preprocess_cfg(module))
     config = PreprocessCfg(**merge_preprocess_dict(known, changes))
     height, width = _pair(config.size)
+    transform: Any = image_transform_v2(config, is_train=False)
     return Preprocess(
         height=height,
         width=width,
-        resize=config.resize_mode,
+        resize=cast(Resize, config.resize_mode),
         resize_to=min(height, width),
-        transform=image_transform_v2(config, is_train=False),
+        transform=transform,
     )
+
+
+def _normalisation(transform: Any) -> dict[str, Any] | None:
+    """Mean, deviation and interpolation of a composed transform, for one of another size."""
+    steps = {type(step).__name__: step for step in getattr(transform, "transforms", ())}
+    if "Normalize" not in steps:
+        return None
+    found = {"mean": tuple(steps["Normalize"].mean), "std": tuple(steps["Normalize"].std)}
+    resize = steps.get("Resize") or steps.get("ResizeKeepRatio")
+    bilinear = resize is not None and getattr(resize.interpolation, "value", "") == "bilinear"
+    return {**found, "interpolation": "bilinear" if bilinear else "bicubic"}
 
 
 # The text side ---------------------------------------------------------------------------------
 
 
-def _text_tower(module: nn.Module, tokenizer: Any) -> TextTower:
+def _text_tower(module: Any, tokenizer: Any) -> TextTower:
     name, row = _text_readout(module)
     text = getattr(module, "text", module)
     codec = tokens.Codec(
@@ -250,12 +271,12 @@ def _text_tower(module: nn.Module, tokenizer: Any) -> TextTower:
     )
 
 
-def _encode_text(module: nn.Module, prompts: tokens.Tokens) -> Float[Tensor, "prompt dim"]:
+def _encode_text(module: Any, prompts: tokens.Tokens) -> Float[Tensor, "prompt dim"]:
     device = next(module.parameters()).device
     return module.encode_text(prompts.ids.to(device), normalize=False)
 
 
-def _own_tokenizer(text: nn.Module) -> Any:
+def _own_tokenizer(text: Any) -> Any:
     if text.vocab_size == tokens.CLIP_VOCABULARY:
         return tokens.clip_tokenizer(text.context_length)
     return tokens.missing(
@@ -265,7 +286,7 @@ def _own_tokenizer(text: nn.Module) -> Any:
 
 
 def _text_readout(
-    module: nn.Module,
+    module: Any,
 ) -> tuple[Any, Callable[[Int[Tensor, "prompt context"]], Int[Tensor, " prompt"]]]:
     """The readout's name and its row for each prompt; -1 is the mean over a prompt's tokens."""
     text = getattr(module, "text", module)
@@ -275,7 +296,7 @@ def _text_readout(
         return "mean of tokens", partial(_constant_row, -1)
     if isinstance(text, TextTransformer) and text.cls_emb is not None:
         return "class token", partial(_constant_row, text.context_length)
-    pool = text.text_pool_type if text is module else text.pool_type
+    pool: Any = text.text_pool_type if text is module else text.pool_type
     if pool == "eos":
         return "end of text", partial(
             _first_row_of, module.text_eos_id if text is module else text.eos_id
@@ -304,18 +325,26 @@ def _first_row_of(token: int, ids: Int[Tensor, "prompt context"]) -> Int[Tensor,
 # Other input sizes -----------------------------------------------------------------------------
 
 
-def _resized(module: nn.Module, height: int, width: int, **described: Any) -> Model:
+def _resized(
+    module: Any,
+    normalisation: dict[str, Any],
+    described: dict[str, Any],
+    height: int,
+    width: int,
+) -> Model:
     """The same weights at `height` x `width`, which the whole photograph is squashed to."""
     vision = _vision(module)
     if height < 1 or width < 1 or height % vision.stride[0] or width % vision.stride[1]:
         raise ModelError(
-            f"got an input size of {height} x {width}, expected positive multiples of the patch "
-            f"size {vision.stride[0]} x {vision.stride[1]}; try {_near((height, width), vision.stride)}"
+            f"got an input size of {height} x {width}, expected multiples of "
+            f"{vision.stride[0]} x {vision.stride[1]}; try {_near((height, width), vision.stride)}"
         )
     twin = _shell(module)
     _set_input_size(twin.visual, (height, width))
-    described["preprocess"] = _preprocess(twin, size=(height, width), resize_mode="squash")
-    return wrap(twin, **described)
+    changes = {"size": (height, width), "resize_mode": "squash", **normalisation}
+    if hasattr(twin.visual, "preprocess_cfg"):
+        twin.visual.preprocess_cfg = {**twin.visual.preprocess_cfg, **changes}
+    return wrap(twin, preprocess=_preprocess(twin, **changes), **described)
 
 
 def _near(size: Size, stride: Size) -> str:
@@ -323,16 +352,17 @@ def _near(size: Size, stride: Size) -> str:
     return " x ".join(map(str, near))
 
 
-def _shell(module: nn.Module) -> Any:
+def _shell(module: Any) -> Any:
     """New module objects around the very same parameters and buffers."""
     shared = itertools.chain(module.parameters(), module.buffers())
     return copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
 
 
-def _set_input_size(visual: nn.Module, size: Size) -> None:
+def _set_input_size(visual: Any, size: Size) -> None:
     """Give a shell of an image tower its new size: new position embeddings, nothing in place."""
     if isinstance(visual, VisionTransformer):
-        grid = (size[0] // visual.patch_size[0], size[1] // visual.patch_size[1])
+        patch = _pair(visual.patch_size)
+        grid = (size[0] // patch[0], size[1] // patch[1])
         visual.positional_embedding = _interpolated(
             visual.positional_embedding, 1, visual.grid_size, grid
         )
@@ -343,12 +373,9 @@ def _set_input_size(visual: nn.Module, size: Size) -> None:
         visual.image_size = size
     else:
         visual.set_input_size(size)
-    preprocess = getattr(visual, "preprocess_cfg", None)
-    if preprocess:
-        visual.preprocess_cfg = {**preprocess, "size": size}
 
 
-def _set_resnet_size(visual: ModifiedResNet, size: Size) -> None:
+def _set_resnet_size(visual: Any, size: Size) -> None:
     pool, (height, width) = visual.attnpool, _pair(visual.image_size)
     pool.positional_embedding = _interpolated(
         pool.positional_embedding, 1, (height // 32, width // 32), (size[0] // 32, size[1] // 32)

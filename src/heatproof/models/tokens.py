@@ -6,13 +6,12 @@ followed character by character (`Traced`), so that they point into the prompt a
 
 import difflib
 import html
-import os
 import re
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 import ftfy
@@ -94,8 +93,8 @@ Range = tuple[int, int]
 
 def _alignment(old: str, new: str) -> Iterator[tuple[bool, Range, Range]]:
     """Ranges of `old` and `new`, in order, and whether they hold the same characters."""
-    head = len(os.path.commonprefix([old, new]))
-    tail = len(os.path.commonprefix([old[head:][::-1], new[head:][::-1]]))
+    head = _common(old, new)
+    tail = _common(old[head:][::-1], new[head:][::-1])
     middle, new_middle = old[head : len(old) - tail], new[head : len(new) - tail]
     yield True, (0, head), (0, head)
     if max(len(middle), len(new_middle)) > _LONGEST_ALIGNED:  # quadratic: align it as one block
@@ -107,12 +106,21 @@ def _alignment(old: str, new: str) -> Iterator[tuple[bool, Range, Range]]:
     yield True, (len(old) - tail, len(old)), (len(new) - tail, len(new))
 
 
+def _common(one: str, other: str) -> int:
+    """The length of the longest common beginning."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
 _CHARACTER_REFERENCE = r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};?)"
 
 
 def _repaired(text: Traced) -> Traced:
     """open_clip's `basic_clean`, but for the spaces at both ends: mojibake and HTML undone."""
-    text = text.become(ftfy.fix_text(text.text))
+    fixed = ftfy.fix_text(text.text)
+    if "<" not in text.text:  # ftfy's own condition for undoing HTML itself
+        text = text.substitute(_CHARACTER_REFERENCE, html.unescape)
+    text = text.become(fixed)
     for _ in range(2):
         text = text.substitute(_CHARACTER_REFERENCE, html.unescape)
     return text
@@ -179,11 +187,13 @@ Found = tuple[int, int, int]
 """A token and the characters of the cleaned prompt that it stands for: id, start, end."""
 
 
-def _found(tokenizer: Any, prompt: str) -> tuple[Traced, list[Found]]:
+def _found(tokenizer: Any, prompt: str) -> tuple[Traced, Iterable[Found]]:
     """All tokens of a prompt, special ones left out, in the cleaned prompt."""
     if isinstance(tokenizer, SimpleTokenizer):
         cleaned = tokenizer.clean_fn(prompt)
-        return _traced(prompt, cleaned), list(_byte_pairs(tokenizer, cleaned))
+        return _traced(prompt, cleaned), _byte_pairs(tokenizer, cleaned)
+    if hasattr(tokenizer, "pieces"):  # one that says it by itself
+        return Traced.original(prompt), tokenizer.pieces(prompt)
     inner = getattr(tokenizer, "tokenizer", tokenizer)
     cleaned = _cleaned(tokenizer, prompt)
     if getattr(inner, "is_fast", False):
@@ -233,7 +243,10 @@ def _placed(row: list[int], found: list[Found]) -> tuple[int, int]:
         pairs = zip(row[first:], found, strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1][0], pairs))
 
-    first = max(range(_MOST_LEADING), key=held)
+    padding = sum(
+        1 for _ in takewhile(lambda token: token == row[0], row)
+    )  # Gemma's is on the left
+    first = max((*range(_MOST_LEADING), *range(padding, padding + _MOST_LEADING)), key=held)
     return first, held(first)
 
 
@@ -247,7 +260,7 @@ _MOST_LEADING = 3  # begin of text, a language: nothing known puts more before a
 class Codec:
     """A text tower's way from prompts to `Tokens`: its tokenizer, and what it takes.
 
-    `context` is the number of ids of a prompt, None where any number goes.
+    `context` is the number of ids of a prompt, `vocabulary` the number of ids there are.
     """
 
     tokenizer: Any
@@ -284,7 +297,8 @@ class Codec:
         return self.tokenizer(texts)
 
     def _pieces(self, prompt: str, row: list[int]) -> tuple[tuple[Piece, ...], str]:
-        text, found = _found(self.tokenizer, prompt)
+        text, tokens = _found(self.tokenizer, prompt)
+        found = list(islice(tokens, len(row) + 1))
         first, held = _placed(row, found)
         pieces = list[Piece]()
         for position, (_, start, end) in enumerate(found[:held], first):
@@ -310,8 +324,8 @@ class Codec:
     def _check(self, ids: Tensor) -> None:
         if ids.ndim != 2 or ids.is_floating_point() or ids.shape[1] != self.context:
             raise PromptError(
-                f"got token ids of shape {tuple(ids.shape)} and type {ids.dtype}, expected integers "
-                f"of shape (prompt, {self.context}); pad them as the model's tokenizer does"
+                f"got token ids of shape {tuple(ids.shape)} and type {ids.dtype}, expected "
+                f"integers of shape (prompt, {self.context}), padded as the model's tokenizer does"
             )
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary:
             raise PromptError(
@@ -331,12 +345,12 @@ class Codec:
 
     def _spellings(self, row: list[int]) -> Iterator[tuple[int, str]]:
         """Each token that stands for text: its position, and its text with the spaces around it."""
-        if isinstance(self.tokenizer, SimpleTokenizer):
-            special = self.tokenizer.all_special_ids
-            end = row.index(special[1]) if special[1] in row else len(row)
-            for position, token in enumerate(row[:end]):
-                if token not in special:
-                    yield position, self.tokenizer.decode([token])
+        if hasattr(self.tokenizer, "eot_token_id"):  # CLIP's, and those made after it
+            final = self.tokenizer.eot_token_id
+            space = "" if isinstance(self.tokenizer, SimpleTokenizer) else " "
+            for position, token in enumerate(row[: row.index(final) if final in row else None]):
+                if token not in self.tokenizer.all_special_ids:
+                    yield position, self.tokenizer.decode([token]) + space
             return
         inner = getattr(self.tokenizer, "tokenizer", self.tokenizer)
         if isinstance(inner, PreTrainedTokenizerBase):
@@ -355,7 +369,7 @@ def _spelling(tokenizer: Any, token: int) -> str:
     return marked.removeprefix("##").removesuffix("</w>")
 
 
-def _checked(prompt: str) -> str:
+def _checked(prompt: object) -> str:
     if not isinstance(prompt, str):
         raise PromptError(f"got a prompt of type {type(prompt).__name__}, expected text")
     try:

@@ -1,7 +1,6 @@
 """One attention call: what goes in, what is done to it, what comes out."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +8,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Mask = Bool[Tensor, "..."] | Float[Tensor, "..."]
-Kernel = Callable[["AttentionCall"], Tensor]
 
 
 @dataclass(frozen=True)
@@ -17,8 +15,8 @@ class AttentionCall:
     """What a module hands to attention, by head, before anything is computed.
 
     `mask` is torch's: True where a key may be attended to, or a float that is added; it broadcasts
-    to (batch, head, query, key). `weights`, where an intervention has set them (or where the model
-    wrote attention out and has them already), take the place of softmax(query key' scale + mask).
+    to (batch, head, query, key). `weights`, where an intervention has set them, take the place of
+    softmax(query key' scale + mask).
     `heads_out` is how many heads the module expects back.
     """
 
@@ -39,23 +37,34 @@ class AttentionCall:
         """The weights that the model's own kernel forms inside, at least in float32."""
         query, key = at_least_float32(self.query), at_least_float32(self.key)
         scores = query @ key.transpose(-2, -1) * self.scale
-        if self.is_causal:
-            allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-            scores = scores.masked_fill(~allowed, -math.inf)
-        if self.mask is not None:
-            if self.mask.dtype == torch.bool:
-                scores = scores.masked_fill(~self.mask, -math.inf)
-            else:
-                scores = scores + self.mask
-        return scores.softmax(-1)
+        mask = self.whole_mask()
+        if mask is not None and mask.dtype == torch.bool:
+            scores = scores.masked_fill(~mask, -math.inf)
+        elif mask is not None:
+            scores = scores + mask
+        # Zeros, as the fused kernels give, in a row all of whose keys are masked.
+        return torch._safe_softmax(scores, -1)  # pyright: ignore[reportPrivateUsage]
+
+    def whole_mask(self) -> Mask | None:
+        """`mask` and the causal mask in one."""
+        if not self.is_causal:
+            return self.mask
+        size = (self.query.shape[-2], self.key.shape[-2])
+        allowed = torch.ones(size, dtype=torch.bool, device=self.query.device).tril()
+        if self.mask is None:
+            return allowed
+        if self.mask.dtype == torch.bool:
+            return self.mask & allowed
+        return self.mask.masked_fill(~allowed, -math.inf)
 
 
 @dataclass(frozen=True)
 class Attention:
     """One attention call as it was read: a layer of the trace.
 
-    Tensors stand in the graph of the pass where gradients were asked for. `weights` (after
-    softmax) is None where they were not asked for. `module` is the innermost module that called.
+    Tensors stand in the graph of the pass where gradients were asked for, and are at least
+    float32. `weights` (after softmax) is None where they were not asked for. `module` is the
+    innermost module that called.
     """
 
     path: str

@@ -20,7 +20,6 @@ from heatproof.errors import ReadingError
 from heatproof.reading.call import (
     Attention,
     AttentionCall,
-    Kernel,
     at_least_float32,
     merge_heads,
     split_heads,
@@ -28,7 +27,7 @@ from heatproof.reading.call import (
 from heatproof.reading.interventions import Intervention
 from heatproof.reading.written_out import Recogniser
 
-_native = F.scaled_dot_product_attention
+_native = F.scaled_dot_product_attention  # or what stands there when the first reading opens
 _lock = threading.Lock()
 _open_readings = 0
 _thread = threading.local()
@@ -77,14 +76,21 @@ def reading(
         weights: materialise the weights of the calls that are read.
         start: the path of the first call that gradients must reach. Everything before it runs
             without a graph; its weights (its output, where no weights are asked for) are the
-            leaves. Without it, the caller's grad mode stands.
-        interventions: what is done to a call, by path. Readings may be nested: the outer one's
-            interventions are part of the model that the inner one reads.
+            leaves. Without it, the caller's grad mode stands. Inside the call and after it,
+            until the context ends, gradients are on.
+        interventions: what is done to the calls at a path (`path#1`: to its second one).
+            Readings may be nested: the outer one's interventions are part of the model that the
+            inner one reads.
 
     Raises:
         ReadingError: compiled, scripted or training modules; a path that no attention passed.
     """
     refuse_unreadable(module)
+    if start is not None and torch.is_inference_mode_enabled():
+        raise ReadingError(
+            "gradients are asked for inside torch.inference_mode, which forbids them; "
+            "leave it (torch.no_grad may stay)"
+        )
     session = _Session(module, paths, weights, start, interventions or {})
     with ExitStack() as stack:
         stack.enter_context(_dispatching(session))
@@ -103,13 +109,19 @@ def refuse_unreadable(module: nn.Module) -> None:
             raise ReadingError(
                 f"{where} is TorchScript, which cannot be read; pass the python model"
             )
-        if hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None:
+        if (
+            hasattr(part, "_orig_mod")
+            or getattr(part, "_compiled_call_impl", None) is not None
+            or hasattr(part.forward, "_torchdynamo_orig_callable")
+        ):
             raise ReadingError(
                 f"{where} is compiled by torch.compile, which hides its attention; "
                 "pass the module that was given to torch.compile"
             )
-    if module.training:
-        raise ReadingError("the model is in training mode (dropout is on); call model.eval() first")
+        if part.training:
+            raise ReadingError(
+                f"{where} is in training mode (dropout is on); call model.eval() first"
+            )
 
 
 class _Session:
@@ -133,21 +145,24 @@ class _Session:
         self.running: list[tuple[str, nn.Module]] = []
         self.calls: dict[str, int] = {}
         self.mode: Recogniser | None = None
-        self.reached: set[str] = set()
+        self.reached: list[str] = []
         self.owed_weights: dict[str, bool] = {}
+        self.last_weights: Tensor | None = None
 
     # --- which module runs -----------------------------------------------------------------
 
     @contextmanager
     def hooked(self) -> Generator[None]:
         named = dict(self.module.named_modules())
-        wanted = None if self.paths is None else self.paths | set(self.interventions)
-        chosen = named if wanted is None else {_module_path(p) for p in wanted}
-        missing = sorted(set(chosen) - set(named))
-        if missing:
-            raise ReadingError(
-                f"the model has no module {missing[0]!r} whose attention could be read"
-            )
+        for path in sorted({_module_path(path) for path in self._asked()} - set(named)):
+            self._refuse_path(path, named)
+        # The modules inside the chosen ones are followed too: a call is its innermost module's.
+        wanted = {_module_path(path) for path in self._asked()}
+        chosen = [
+            path
+            for path in named
+            if self.paths is None or path in wanted or wanted & set(_outer_paths(path))
+        ]
         with ExitStack() as stack:
             # A KeyboardInterrupt skips the modules' own post-hooks: close what they would have.
             stack.callback(self._close_mode)
@@ -161,8 +176,21 @@ class _Session:
                 stack.callback(after.remove)
             yield
 
+    def _asked(self) -> set[str]:
+        """Every path that the caller names: attention must pass through each of them."""
+        return {*(self.paths or ()), *self.interventions, *([self.start] if self.start else [])}
+
+    def _refuse_path(self, path: str, named: Mapping[str, nn.Module]) -> None:
+        part = dict(self.module.named_modules(remove_duplicate=False)).get(path)
+        other = next((name for name, known in named.items() if known is part), None)
+        hint = "" if other is None else f"; it is the same module as {other!r}: ask for that one"
+        raise ReadingError(f"the model has no module {path!r} whose attention could be read{hint}")
+
+    # Another thread that runs the same module may call a hook after it was removed here, and then
+    # torch no longer knows that it takes keyword arguments: hence the defaults and the star.
+
     def _before(self, path: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any = None) -> Any:
             if threading.get_ident() != self.thread:
                 return None
             self._open_mode()
@@ -175,33 +203,36 @@ class _Session:
 
     def _ask_for_no_weights(self, path: str, args: Any, kwargs: Any) -> Any:
         """With weights, `nn.MultiheadAttention` leaves the function that is read: ask for none."""
-        names = ("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask",
-                 "average_attn_weights", "is_causal")  # fmt: skip
-        asked = dict(zip(names, args, strict=False)) | kwargs
+        names = ("need_weights", "attn_mask", "average_attn_weights")
+        asked = dict(zip(names, args[4:], strict=False)) | kwargs
         if not asked.get("need_weights", True):
             return None
         self.owed_weights[path] = asked.get("average_attn_weights", True)
-        return (), asked | {"need_weights": False}
+        if len(args) > 4:
+            return (*args[:4], False, *args[5:]), kwargs
+        return args, kwargs | {"need_weights": False}
 
     def _after(self, path: str) -> Any:
-        def hook(module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> Any:
+        def hook(module: nn.Module, *args_and_output: Any) -> Any:
             if threading.get_ident() != self.thread:
                 return None
-            while self.running:
-                if self.running.pop()[1] is module:
-                    break
+            if all(module is not each for _, each in self.running):
+                return None  # a hook before ours failed
+            while self.running.pop()[1] is not module:
+                pass
             if not self.running:
                 self._close_mode()
-            if output is None or path not in self.owed_weights:
+            average, output = self.owed_weights.pop(path, None), args_and_output[-1]
+            weights, self.last_weights = self.last_weights, None
+            if average is None or output is None or weights is None:
                 return None
-            average, weights = self.owed_weights.pop(path), self._last_weights
-            return output[0], weights.mean(1) if average else weights
+            return output[0], _returned_weights(weights, output[0], average)
 
         return hook
 
     def _open_mode(self) -> None:
         if self.mode is None:
-            self.mode = Recogniser(_serve_written_out)
+            self.mode = Recogniser(_serve_written_out, _dispatch)
             self.mode.__enter__()
 
     def _close_mode(self) -> None:
@@ -225,10 +256,10 @@ class _Session:
 
     def intervene(self, call: AttentionCall) -> AttentionCall:
         path = cast(str, self.path)
-        change = self.interventions.get(path)
+        # A plain path means every call there, of later passes in this context too.
+        change = self.interventions.get(path, self.interventions.get(_module_path(path)))
         if change is None:
             return call
-        self.reached.add(path)
         try:
             return change(call)
         except ValueError as error:
@@ -243,20 +274,21 @@ class _Session:
 
     def record(self, call: AttentionCall, weights: Tensor | None, output: Tensor) -> None:
         path, (name, module) = cast(str, self.path), self.running[-1]
+        self.reached.append(path)
         self.calls[name] = self.calls.get(name, 0) + 1
         if name in self.owed_weights and weights is not None:
-            self._last_weights = weights
+            self.last_weights = weights
         if self.reads(path):
             kept = weights if self.weights else None
             self.trace.add(Attention(path, module, call.query, call.key, call.value, kept, output))
 
     def check_reached(self) -> None:
-        missed = (self.paths or set()) - set(self.trace)
-        missed |= set(self.interventions) - self.reached
-        if missed and (self.calls or self.paths):
+        missed = self._asked() - set(self.reached)
+        if missed:
+            seen = ", ".join(map(repr, self.reached))
             raise ReadingError(
                 f"no attention passed through {min(missed)!r} in this forward pass; "
-                f"calls were seen at: {', '.join(self.trace) or 'no other path'}"
+                f"calls were seen at: {seen or 'no other path'}"
             )
 
 
@@ -265,9 +297,11 @@ class _Session:
 
 @contextmanager
 def _dispatching(session: _Session) -> Generator[None]:
-    global _open_readings
+    global _open_readings, _native
     sessions: list[_Session] = _thread.__dict__.setdefault("sessions", [])
     with _lock:
+        if _open_readings == 0:
+            _native = F.scaled_dot_product_attention
         _open_readings += 1
         F.scaled_dot_product_attention = _dispatch
     sessions.append(session)
@@ -307,7 +341,7 @@ def _dispatch(
         shape = "a nested tensor" if query.is_nested else tuple(query.shape)
         raise ReadingError(f"got queries of shape {shape}, expected (batch, head, query, channel)")
     call = _as_call(query, key, value, attn_mask, is_causal, scale, enable_gqa)
-    output = _serve(call, _fused_kernel)
+    output = _serve(call)
     return output.squeeze(1) if query.dim() == 3 else output
 
 
@@ -329,38 +363,51 @@ def _as_call(
     return AttentionCall(query, key, value, mask, is_causal, factor, query.shape[1])
 
 
-def _fused_kernel(call: AttentionCall) -> Tensor:
-    mask = call.mask
-    if mask is not None and mask.dtype != torch.bool:
-        mask = mask.to(call.query.dtype)
-    return _native(
-        call.query, call.key, call.value, mask, is_causal=call.is_causal, scale=call.scale
-    )
+def _serve_written_out(call: AttentionCall, weights: Tensor) -> Tensor:
+    return _serve(call, weights)
 
 
-def _written_out_kernel(call: AttentionCall) -> Tensor:
-    return call.softmax().to(call.value.dtype) @ call.value
+def _serve(call: AttentionCall, own_weights: Tensor | None = None) -> Tensor:
+    """Intervene, compute once, record: for every reading whose model makes this call.
 
-
-def _serve_written_out(call: AttentionCall) -> Tensor:
-    return _serve(call, _written_out_kernel)
-
-
-def _serve(call: AttentionCall, kernel: Kernel) -> Tensor:
-    """Intervene, compute once, record: for every reading whose model makes this call."""
+    `own_weights` are those that the model wrote out itself: they stand as they are unless an
+    intervention changes what they were made from.
+    """
     sessions = _running_sessions()
     dtype = _returned_dtype(call)
     with _recognisers_paused(sessions):
+        untouched = call
         for session in sessions:
             call = session.intervene(call)
+        if own_weights is not None and _same_weights(call, untouched):
+            call = call.change(weights=own_weights)
         leaf = any(session.starts() for session in sessions)
         if leaf:
             torch.set_grad_enabled(True)
-        with_weights = any(session.wants_weights() for session in sessions)
-        weights, output = _compute(call, kernel, with_weights, leaf)
+        native = call.query.dtype
+        call = call.change(
+            query=at_least_float32(call.query),
+            key=at_least_float32(call.key),
+            value=at_least_float32(call.value),
+        )
+        if any(session.wants_weights() for session in sessions):
+            weights, output = _from_weights(call, leaf)
+        else:
+            weights, output = None, _without_weights(call, native, leaf)
         for session in sessions:
             session.record(call, weights, output)
         return split_heads(output, call.heads_out).to(dtype)
+
+
+def _same_weights(call: AttentionCall, other: AttentionCall) -> bool:
+    """Whether nothing differs that weights are made from."""
+    return (
+        call.query is other.query
+        and call.key is other.key
+        and call.mask is other.mask
+        and call.weights is other.weights
+        and (call.is_causal, call.scale) == (other.is_causal, other.scale)
+    )
 
 
 @contextmanager
@@ -376,30 +423,57 @@ def _recognisers_paused(sessions: Collection[_Session]) -> Generator[None]:
             mode.paused = False
 
 
-def _compute(
-    call: AttentionCall, kernel: Kernel, with_weights: bool, leaf: bool
-) -> tuple[Tensor | None, Tensor]:
-    """Weights (or None) and output by head, at least in float32; leaves of the graph if asked."""
-    if not with_weights and call.weights is None:
-        output = at_least_float32(kernel(call))
-        return None, output.detach().requires_grad_() if leaf else output
+def _from_weights(call: AttentionCall, leaf: bool) -> tuple[Tensor, Tensor]:
+    """Weights and output by head, at least in float32; the weights are leaves if asked."""
     with torch.autocast(call.query.device.type, enabled=False):
         weights = call.softmax() if call.weights is None else call.weights
-        value = at_least_float32(call.value)
+        weights = weights.to(call.value.dtype)
         if leaf:
             weights = weights.detach().requires_grad_()
-        return weights, weights.to(value.dtype) @ value
+        return weights, weights @ call.value
+
+
+def _without_weights(call: AttentionCall, native: torch.dtype, leaf: bool) -> Tensor:
+    """The output by head as the model's own kernel gives it, in the dtype of the model."""
+    if call.weights is None:
+        output = at_least_float32(_fused_kernel(call, native))
+    else:
+        output = _from_weights(call, leaf=False)[1]
+    return output.detach().requires_grad_() if leaf else output
+
+
+def _fused_kernel(call: AttentionCall, native: torch.dtype) -> Tensor:
+    mask, is_causal = call.mask, call.is_causal
+    if mask is not None and is_causal:  # the kernel takes one or the other
+        mask, is_causal = call.whole_mask(), False
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(native)
+    query, key, value = (each.to(native) for each in (call.query, call.key, call.value))
+    return _native(query, key, value, mask, is_causal=is_causal, scale=call.scale)
+
+
+def _returned_weights(weights: Tensor, output: Tensor, average: bool) -> Tensor:
+    """What `nn.MultiheadAttention` returns beside its output, in its dtype and shape."""
+    weights = (weights.mean(1) if average else weights).to(output.dtype)
+    return weights.squeeze(0) if output.dim() == 2 else weights
 
 
 def _returned_dtype(call: AttentionCall) -> torch.dtype:
-    device = call.query.device.type
-    if torch.is_autocast_enabled(device) and call.query.dtype != torch.float64:
+    device, dtype = call.value.device.type, call.value.dtype
+    if torch.is_autocast_enabled(device) and dtype != torch.float64:
         return torch.get_autocast_dtype(device)
-    return call.query.dtype
+    return dtype
 
 
 def _module_path(path: str) -> str:
     return path.split("#")[0]
+
+
+def _outer_paths(path: str) -> Iterator[str]:
+    """The paths of the modules that hold the module at `path`, the root's (empty) included."""
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
 __all__ = ["Trace", "merge_heads", "reading", "refuse_unreadable"]

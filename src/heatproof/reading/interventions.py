@@ -35,11 +35,12 @@ def one_head(scale: Literal["full", "head"] = "full") -> Intervention:
 
 def _one_mask(call: AttentionCall) -> Tensor | None:
     mask = call.mask
-    if mask is None or mask.dim() < 4 or mask.shape[1] == 1:
+    if mask is None or mask.dim() < 3 or mask.shape[-3] == 1:
         return mask
-    if not torch.equal(mask, mask[:, :1].expand_as(mask)):
-        raise ValueError(f"one head cannot take {mask.shape[1]} different masks, one a head")
-    return mask[:, :1]
+    first = mask[..., :1, :, :]
+    if not torch.equal(mask, first.expand_as(mask)):
+        raise ValueError(f"one head cannot take {mask.shape[-3]} different masks, one a head")
+    return first
 
 
 def replaced_weights(weights: Float[Tensor, "#batch #head query key"]) -> Intervention:
@@ -48,6 +49,11 @@ def replaced_weights(weights: Float[Tensor, "#batch #head query key"]) -> Interv
     def intervene(call: AttentionCall) -> AttentionCall:
         batch, heads, queries, _ = call.query.shape
         shape = (batch, heads, queries, call.key.shape[2])
+        if any(
+            have not in (1, want)
+            for have, want in zip(weights.shape[-4:], shape[-weights.dim() :], strict=True)
+        ):
+            raise ValueError(f"got weights of shape {tuple(weights.shape)}, expected {shape}")
         return call.change(weights=weights.to(call.value.device).expand(shape))
 
     return intervene
@@ -87,15 +93,20 @@ def knock_out(heads: Collection[int]) -> Intervention:
 
 
 def masked_keys(keep: Bool[Tensor, "#batch key"]) -> Intervention:
-    """Nothing attends to the keys where `keep` is False: in every layer, true token removal."""
+    """Nothing attends to the keys where `keep` is False: in every layer, true token removal.
+
+    Weights that another intervention has set are dealt out among the keys that are left.
+    """
 
     def intervene(call: AttentionCall) -> AttentionCall:
         if keep.shape[-1] != call.key.shape[2]:
             raise ValueError(f"got a mask of {keep.shape[-1]} keys for {call.key.shape[2]} keys")
         allowed = keep.to(call.key.device)[:, None, None, :]
         if call.weights is not None:
-            kept = call.weights * allowed
-            return call.change(weights=kept / kept.sum(-1, keepdim=True))
+            kept = call.weights.masked_fill(~allowed, 0)
+            left = kept.sum(-1, keepdim=True)
+            share = call.weights.sum(-1, keepdim=True) / left.masked_fill(left == 0, 1)
+            return call.change(weights=kept * share)
         if call.mask is None:
             return call.change(mask=allowed)
         if call.mask.dtype == torch.bool:

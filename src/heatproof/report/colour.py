@@ -19,9 +19,8 @@ from PIL import Image
 LIGHTNESS, CHROMA = 0.62, 0.18
 RAISES_HUE, LOWERS_HUE = 40.0, 255.0  # degrees in OKLab's a, b plane
 STRENGTH = 0.85  # of the colour at the end of the scale: the photograph shows through it
-DARKEST, LIGHTEST = 0.30, 0.97  # OKLab lightness of the photograph's black and white
+DARKEST, LIGHTEST = 0.50, 0.97  # OKLab lightness of the photograph's black and white
 STEPS = 255  # of each sign
-WHITE = 255  # the shade of white: what words and legends are drawn on
 
 NAME = "vermilion-azure (OKLab, straight and even, 0 invisible)"
 
@@ -50,7 +49,11 @@ def oklab(rgb: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
 def srgb(lab: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
     """OKLab to sRGB in 0..1, cut to what a screen can show."""
     linear = (lab @ np.linalg.inv(_LAB).T) ** 3 @ np.linalg.inv(_LMS).T
-    linear = np.clip(linear, 0.0, 1.0)
+    return srgb_of(np.clip(linear, 0.0, 1.0))
+
+
+def srgb_of(linear: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
+    """Linear light to sRGB, both in 0..1."""
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
@@ -100,12 +103,14 @@ def paint(
 
 def css(value: float, scale: float) -> str:
     """The colour of a value over white, as CSS and PIL write it."""
-    red, green, blue = table_on_white()[int(steps(np.array(value), scale))]
+    red, green, blue = table_on_white()[steps(np.array([value]), scale)[0]]
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def bar(width: int, height: int) -> Image.Image:
-    """The scale from its negative to its positive end, over every shade of grey (light on top)."""
+def bar(width: int, height: int, on_white: bool = False) -> Image.Image:
+    """The scale from its negative to its positive end: over every shade of grey, or over white."""
     shades = np.rint(np.linspace(255, 0, height)).astype(np.uint8)
     values = np.rint(np.linspace(0, 2 * STEPS, width)).astype(np.int16)
+    if on_white:
+        return Image.fromarray(np.tile(table_on_white()[values], (height, 1, 1)))
     return Image.fromarray(table()[shades[:, None], values[None, :]])

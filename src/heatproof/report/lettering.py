@@ -1,10 +1,12 @@
 """Text on pictures: wrapped, shortened, drawn with Pillow's own font, whatever letters come."""
 
+import math
 from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Number = int | float
 
 
 @cache
@@ -19,15 +21,22 @@ def plain(text: str) -> str:
     return " ".join(shown.split())
 
 
+def figure(value: float, scale: float) -> str:
+    """A signed value with as many digits as its scale needs: three that count at its end."""
+    if not 1e-4 <= scale < 1e5:
+        return f"{value:+.2e}"
+    return f"{value:+.{max(0, 2 - math.floor(math.log10(scale)))}f}"
+
+
 def width(text: str, size: int) -> float:
     """Pixels that `text` takes in one line."""
     try:
-        return font(size).getlength(text)
+        return float(font(size).getlength(text))
     except UnicodeError:
-        return font(size).getlength(_latin(text))
+        return float(font(size).getlength(_latin(text)))
 
 
-def wrapped(text: str, size: int, room: float, lines: int) -> list[str]:
+def wrapped(text: str, size: int, room: Number, lines: int) -> list[str]:
     """`text` in at most `lines` lines of `room` pixels; what does not fit ends in an ellipsis."""
     words, done = plain(text).split(" "), list[str]()
     while words and len(done) < lines - 1:
@@ -38,7 +47,7 @@ def wrapped(text: str, size: int, room: float, lines: int) -> list[str]:
     return [*done, shortened(" ".join(words), size, room)] if words else done
 
 
-def shortened(text: str, size: int, room: float) -> str:
+def shortened(text: str, size: int, room: Number) -> str:
     """`text` in one line of `room` pixels, its end replaced by an ellipsis where it is too long."""
     if width(text, size) <= room:
         return text
@@ -52,7 +61,7 @@ def shortened(text: str, size: int, room: float) -> str:
 
 def write(
     image: Image.Image,
-    place: tuple[float, float],
+    place: tuple[Number, Number],
     text: str,
     size: int,
     colour: str,

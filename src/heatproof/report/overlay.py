@@ -49,7 +49,9 @@ class Frame:
         across, down = self.right - self.left, self.bottom - self.top
         remarks: list[str] = []
         if (across, down) != photo.image.size:
-            remarks.append(f"{across} x {down} of {photo.image.width} x {photo.image.height} pixels")
+            remarks.append(
+                f"{across} x {down} of {photo.image.width} x {photo.image.height} pixels"
+            )
         if self.zoom != 1:
             remarks.append(f"drawn {self.zoom:.3g} times as large")
         return remarks
@@ -63,11 +65,11 @@ class Frame:
 
 def overlay(explanation: Explanation, image: int = 0, prompt: int = 0) -> Image.Image:
     """One prompt's map on its photograph, with caption, scale and the certificate's verdict."""
-    photo, view = explanation.photos[image], explanation.views[image]
+    photo, view = pictured(explanation, image)
     values = np.asarray(explanation.maps[image, prompt].cpu(), np.float32)
     scale = shared_scale(explanation, image)
     part = frame(photo, view)
-    score = f"{explanation.record.score} {float(explanation.scores[image, prompt]):+.4f}"
+    score = score_text(explanation, image, prompt)
     return captioned(
         draw(photo, view, values, scale, part),
         explanation.record.prompts[prompt],
@@ -75,6 +77,15 @@ def overlay(explanation: Explanation, image: int = 0, prompt: int = 0) -> Image.
         scale,
         verdict(explanation.certificate),
     )
+
+
+def pictured(explanation: Explanation, image: int = 0) -> tuple[Photo, View]:
+    """The photograph and its view; a plain grey one, seen whole, where a tensor came in."""
+    if explanation.photos:
+        return explanation.photos[image], explanation.views[image]
+    rows, cols = (32 * side for side in explanation.maps.shape[-2:])
+    blank = Photo(Image.new("RGB", (cols, rows), "#b0b0b0"), f"tensor {image}")
+    return blank, View(cols, rows, 0.0, 0.0, float(cols), float(rows))
 
 
 def shared_scale(explanation: Explanation, image: int = 0) -> float:
@@ -89,6 +100,14 @@ def verdict(certificate: Certificate) -> Verdict:
     if not certificate.checks:
         return "not asked", "No certificate was asked for: nothing proves what this map explains."
     return ("holds" if certificate.holds else "fails"), certificate.sentence
+
+
+def score_text(explanation: Explanation, image: int, prompt: int) -> str:
+    """What was explained and its value; it says so where the value is a changed model's."""
+    checks = explanation.certificate.checks
+    changed = any(check.name == "parity" and check.verdict == "violated" for check in checks)
+    value = f"{explanation.record.score} {float(explanation.scores[image, prompt]):+.4f}"
+    return f"{value} of the changed model" if changed else value
 
 
 # The map on the photograph
@@ -110,7 +129,7 @@ def frame(photo: Photo, view: View, longest: int = LONGEST, shortest: int = SHOR
 
 
 def _extent(length: int, other: int, start: float, end: float) -> tuple[int, int]:
-    """Where the drawn part of one side begins and ends, kept within `WIDEST_ASPECT` of the other."""
+    """Where the drawn part of one side begins and ends: `WIDEST_ASPECT` of the other at most."""
     room = WIDEST_ASPECT * other
     if length <= room:
         return 0, length
@@ -120,7 +139,7 @@ def _extent(length: int, other: int, start: float, end: float) -> tuple[int, int
 
 
 def draw(photo: Photo, view: View, values: Values, scale: float, frame: Frame) -> Image.Image:
-    """The drawn part of the photograph: grey, the map in colour where the model saw, else hatched."""
+    """The drawn part of the photograph: grey, the map in colour; hatched where it was not seen."""
     part = photo.image.crop((frame.left, frame.top, frame.right, frame.bottom))
     way = Image.Resampling.NEAREST if frame.zoom >= 4 else Image.Resampling.LANCZOS
     part = part.resize((frame.width, frame.height), way)
@@ -152,7 +171,7 @@ def _centres(frame: Frame) -> tuple[Float[np.ndarray, " width"], Float[np.ndarra
 
 
 def _weights(at: Float[np.ndarray, " pixel"], cells: int) -> Float[np.ndarray, "pixel cell"]:
-    """Linear interpolation between the centres of `cells` cells (cell 0 spans 0..1), flat at the ends."""
+    """Linear interpolation between the centres of cells (cell 0 spans 0..1), flat at the ends."""
     at = np.clip(at - 0.5, 0.0, cells - 1.0)
     return np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(cells))).astype(np.float32)
 
@@ -160,17 +179,19 @@ def _weights(at: Float[np.ndarray, " pixel"], cells: int) -> Float[np.ndarray, "
 def unseen(
     painted: Image.Image, photo: Image.Image, seen: Bool[np.ndarray, "height width"]
 ) -> Image.Image:
-    """What the model never saw: pale, hatched, behind a line; not to be taken for a value of zero."""
+    """What the model never saw: dark, hatched, behind a line; nobody takes it for a value of 0."""
     if seen.all():
         return painted
-    pale = Image.blend(photo.convert("L").convert("RGB"), Image.new("RGB", photo.size, "#e8e8ea"), 0.72)
+    dark = Image.blend(
+        photo.convert("L").convert("RGB"), Image.new("RGB", photo.size, "#585858"), 0.72
+    )
     step = max(7, min(photo.size) // 36)
     y, x = np.ogrid[: photo.height, : photo.width]
     stripes = (x + y) % step < max(1, step // 7)
-    pale.paste("#8d8e96", (0, 0), Image.fromarray(stripes))
-    pale.paste(painted, (0, 0), Image.fromarray(seen))
-    _outline(pale, seen)
-    return pale
+    dark.paste("#949494", (0, 0), Image.fromarray(stripes))
+    dark.paste(painted, (0, 0), Image.fromarray(seen))
+    _outline(dark, seen)
+    return dark
 
 
 def _outline(image: Image.Image, seen: Bool[np.ndarray, "height width"]) -> None:
@@ -187,14 +208,16 @@ def _outline(image: Image.Image, seen: Bool[np.ndarray, "height width"]) -> None
 def captioned(
     drawn: Image.Image, prompt: str, score: str, scale: float, verdict: Verdict
 ) -> Image.Image:
-    """The drawn photograph, at the top left and untouched in size, with what must be read with it."""
+    """The drawn photograph, top left and of its own size, with what must be read with it."""
     size = min(max(13, max(drawn.size) // 44), 64)
     broad = max(drawn.width, 24 * size)
     gap = size // 2
     kind, sentence = verdict
     title = wrapped(prompt or "(empty prompt)", round(1.25 * size), broad - 2 * gap, 2)
     lines = [] if kind == "holds" else wrapped(sentence, size, broad - 4 * gap, 6)
-    high = gap + round(1.65 * size) * len(title) + round(5.6 * size) + round(1.5 * size) * len(lines)
+    high = (
+        gap + round(1.65 * size) * len(title) + round(5.6 * size) + round(1.5 * size) * len(lines)
+    )
     sheet = Image.new("RGB", (broad, drawn.height + high + (2 * gap if lines else 0)), PAPER)
     sheet.paste(drawn, (0, 0))
     y = drawn.height + gap
@@ -214,11 +237,15 @@ def captioned(
 
 
 def scale_bar(
-    sheet: Image.Image, box: tuple[int, int, int, int], scale: float, size: int
+    sheet: Image.Image,
+    box: tuple[int, int, int, int],
+    scale: float,
+    size: int,
+    on_white: bool = False,
 ) -> None:
     """The colour bar in `box`, its ends and zero printed beneath it."""
     left, top, right, bottom = box
-    sheet.paste(colour.bar(right - left, bottom - top), (left, top))
+    sheet.paste(colour.bar(right - left, bottom - top, on_white), (left, top))
     y = bottom + size // 3
     if scale <= 0:
         write(sheet, ((left + right) / 2, y), "all values are zero", size, FAINT, "ma")

@@ -1,5 +1,6 @@
 """Maps side by side: one row an explanation, one panel a prompt, one scale a row."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,9 @@ from heatproof.report.overlay import (
     band,
     draw,
     frame,
+    pictured,
     scale_bar,
+    score_text,
     seen,
     shared_scale,
     unseen,
@@ -52,23 +55,29 @@ class Row:
     verdict: Verdict
 
 
-def row(explanation: Explanation, image: int = 0) -> Row:
-    """The maps of one picture, prompt by prompt, on their shared scale."""
+def row(explanation: Explanation, image: int = 0, controls: Sequence[Panel] = ()) -> Row:
+    """The maps of one picture, prompt by prompt, and controls, on one scale for all of them."""
     record = explanation.record
     panels = tuple(
         Panel(
             prompt or "(empty prompt)",
-            f"{record.score} {float(explanation.scores[image, number]):+.4f}",
+            score_text(explanation, image, number),
             np.asarray(explanation.maps[image, number].cpu(), np.float32),
         )
         for number, prompt in enumerate(record.prompts)
     )
-    scale = shared_scale(explanation, image)
-    return Row(record.method, panels, scale, verdict(explanation.certificate))
+    scale = scale_of(explanation, image, controls)
+    return Row(record.method, (*panels, *controls), scale, verdict(explanation.certificate))
+
+
+def scale_of(explanation: Explanation, image: int, controls: Sequence[Panel]) -> float:
+    """The largest |value| over all prompts of a picture and all controls shown with them."""
+    others = [float(np.abs(panel.values).max()) for panel in controls]
+    return max([shared_scale(explanation, image), *others])
 
 
 def sheet(photo: Photo, view: View, rows: list[Row]) -> Image.Image:
-    """The photograph, then each row's maps on it. Panels are read within a row: rows differ in units."""
+    """The photograph, then each row's maps on it; a row is read by itself: rows differ in units."""
     part = frame(photo, view).fitted(SIDE)
     columns = 1 + max(len(row.panels) for row in rows)
     broad = GAP + columns * (max(part.width, SIDE * 2 // 3) + GAP)
@@ -81,9 +90,9 @@ def sheet(photo: Photo, view: View, rows: list[Row]) -> Image.Image:
     return image
 
 
-def strip(explanation: Explanation, image: int = 0) -> Image.Image:
-    """One picture's maps side by side on their shared scale."""
-    return sheet(explanation.photos[image], explanation.views[image], [row(explanation, image)])
+def strip(explanation: Explanation, image: int = 0, controls: Sequence[Panel] = ()) -> Image.Image:
+    """One picture's maps, and controls, side by side on their shared scale."""
+    return sheet(*pictured(explanation, image), [row(explanation, image, controls)])
 
 
 def _row(photo: Photo, view: View, part: Frame, row: Row, broad: int) -> Image.Image:
@@ -95,7 +104,7 @@ def _row(photo: Photo, view: View, part: Frame, row: Row, broad: int) -> Image.I
     footer = above + part.height + 8 + 22 + GAP
     band_height = (round(1.5 * SIZE) * len(lines) + SIZE + GAP) if lines else 0
     image = Image.new("RGB", (broad, footer + 2 * SIZE + GAP + band_height), PAPER)
-    pictures = [_photograph(photo, view, part)]
+    pictures = [photograph(photo, view, part)]
     pictures += [draw(photo, view, panel.values, row.scale, part) for panel in row.panels]
     texts = [["photograph"], *titles]
     remarks = [f"{view.unseen:.0%} unseen (hatched)" if view.unseen >= 0.005 else "all of it seen"]
@@ -113,7 +122,7 @@ def _row(photo: Photo, view: View, part: Frame, row: Row, broad: int) -> Image.I
     return image
 
 
-def _photograph(photo: Photo, view: View, part: Frame) -> Image.Image:
+def photograph(photo: Photo, view: View, part: Frame) -> Image.Image:
     """The photograph in its own colours, with the unseen part marked."""
     picture = photo.image.crop((part.left, part.top, part.right, part.bottom))
     picture = picture.resize((part.width, part.height), Image.Resampling.LANCZOS)
@@ -122,9 +131,13 @@ def _photograph(photo: Photo, view: View, part: Frame) -> Image.Image:
 
 def _footer(image: Image.Image, y: int, row: Row) -> None:
     """Method and verdict on the left, the shared scale beneath the maps."""
-    mark = {"holds": "certificate holds", "fails": "CERTIFICATE FAILS"}.get(row.verdict[0], "not certified")
+    mark = {"holds": "certificate holds", "fails": "CERTIFICATE FAILS"}.get(
+        row.verdict[0], "not certified"
+    )
     name = shortened(plain(row.name), SIZE, SIDE - GAP)
     write(image, (GAP, y - 2), name, SIZE, INK)
-    write(image, (GAP, y + 18), mark, SIZE, {"holds": CALM, "fails": ALARM}.get(row.verdict[0], INK))
+    write(
+        image, (GAP, y + 18), mark, SIZE, {"holds": CALM, "fails": ALARM}.get(row.verdict[0], INK)
+    )
     left = GAP + max(SIDE * 2 // 3, round(width(name, SIZE))) + GAP
     scale_bar(image, (left, y, image.width - GAP, y + SIZE - 2), row.scale, SIZE)

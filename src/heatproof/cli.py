@@ -1,0 +1,454 @@
+"""The command line: `heatproof explain photo.jpg "a dog"`. No torch until a command needs it."""
+
+import importlib.util
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from heatproof import __version__
+from heatproof.errors import HeatproofError, InputError, PromptError
+
+if TYPE_CHECKING:
+    from heatproof.explanation import Explanation, WordExplanation
+    from heatproof.methods.base import Method
+    from heatproof.models.model import Model
+
+# Exit codes: done; done, but a certificate fails; the input is at fault; Ctrl-C.
+DONE, FAILED, AT_FAULT, INTERRUPTED = 0, 1, 2, 130
+
+DEFAULT_METHOD = "attention-x-gradient"
+ALL = "all"
+MODELS = {
+    "scenes": "the embedded reference model: small, offline, knows rendered scenes only",
+    "open_clip:NAME": "an open_clip architecture with random weights, to try things out",
+    "open_clip:NAME/PRETRAINED": "with open_clip's weights (downloaded once) or a local file",
+    "hf:ID": "Hugging Face id or local folder: CLIP, SigLIP, SigLIP 2, BLIP, ViT classifiers",
+    "timm:NAME": "a timm classifier: prompts are class names or indices",
+}
+
+UsageProblem = cast(type[Exception], typer.BadParameter.__mro__[2])
+"""click's ClickException, which typer keeps elsewhere from one version to the next."""
+
+app = typer.Typer(
+    name="heatproof",
+    help="Heat maps that come with proof: explain what a CLIP-like model saw and read.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+# Only looked for, not imported, where it is not there: the package may come without training.
+if importlib.util.find_spec("heatproof.training") is not None:
+    from heatproof.training.commands import app as scenes
+
+    app.add_typer(scenes, name="scenes")
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code. Bad input is one line on stderr."""
+    command = typer.main.get_command(app)
+    asked = list(arguments) or ["--help"]
+    try:
+        code = command.main(asked, prog_name="heatproof", standalone_mode=False)
+    except HeatproofError as error:
+        return _say(str(error), AT_FAULT)
+    except (typer.Abort, KeyboardInterrupt):
+        return _say("interrupted; no report was written", INTERRUPTED)
+    except MemoryError as error:
+        return _say(f"not enough memory ({error}); try a smaller model or --image-size", AT_FAULT)
+    except UsageProblem as error:
+        return _usage(error)
+    if code == INTERRUPTED:
+        return _say("interrupted; no report was written", INTERRUPTED)
+    if not arguments:
+        return AT_FAULT
+    return code if isinstance(code, int) else DONE
+
+
+def _usage(error: Any) -> int:
+    """A wrong command line: one line, or the help where nothing was asked."""
+    context: Any = getattr(error, "ctx", None)
+    where = context.command_path if context else "heatproof"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(context.get_help(), err=True)
+        return AT_FAULT
+    text = error.format_message().strip().rstrip(".")
+    return _say(f"{text[:1].lower()}{text[1:]}; try '{where} --help'", AT_FAULT)
+
+
+def _say(text: str, code: int) -> int:
+    typer.echo(f"heatproof: {_line(text)}", err=True)
+    return code
+
+
+def _line(text: str) -> str:
+    """One line without control characters, whatever a prompt or a file name holds."""
+    return " ".join("".join(x if x.isprintable() else " " for x in text).split())
+
+
+def _version(asked: bool | None) -> None:
+    if asked:
+        typer.echo(f"heatproof {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def heatproof(
+    version: Annotated[
+        bool | None,
+        typer.Option("--version", callback=_version, is_eager=True, help="Say which it is."),
+    ] = None,
+) -> None:
+    """Heat maps that come with proof: explain what a CLIP-like model saw and read."""
+    del version
+
+
+# explain
+
+
+@dataclass(frozen=True)
+class Order:
+    """What `explain` was asked for, checked as far as it can be before a model is loaded."""
+
+    photo: Path
+    prompts: tuple[str, ...]
+    model: str
+    methods: tuple["Method", ...]
+    score: str | None
+    image_size: tuple[int, int] | str
+    words: bool
+    certify: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method's answer."""
+
+    explanation: "Explanation"
+    words: "WordExplanation | None"
+
+    @property
+    def holds(self) -> bool:
+        """Nothing that was checked failed."""
+        return self.explanation.certificate.holds and (
+            self.words is None or self.words.certificate.holds
+        )
+
+
+@app.command()
+def explain(
+    photo: Annotated[Path, typer.Argument(help="The picture.", show_default=False)],
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help="One or more prompts.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="See `heatproof models`.", show_default="scenes, the embedded model"),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="See `heatproof methods`; several with commas, or `all`.")
+    ] = DEFAULT_METHOD,
+    switches: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SWITCH=VALUE", help="A switch of the method; repeatable."),
+    ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            help="cosine, logit, margin, contrast:OTHER, sigmoid-logit or class-logit.",
+            show_default="cosine, or a classifier's class-logit",
+        ),
+    ] = None,
+    words: Annotated[bool, typer.Option("--words", help="Explain by the words as well.")] = False,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")] = Path("out"),
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    image_size: Annotated[
+        str,
+        typer.Option(
+            metavar="HxW|native|keep",
+            help="Size of the model's input; keep: the photograph's own aspect ratio, uncropped.",
+        ),
+    ] = "native",
+    seed: Annotated[int, typer.Option(help="Decides whatever is left to chance.")] = 0,
+    allow_uncertified: Annotated[
+        bool,
+        typer.Option("--allow-uncertified", help="Exit with 0 although the certificate fails."),
+    ] = False,
+    certify: Annotated[
+        bool, typer.Option("--certify/--no-certify", help="Prove what the maps explain.")
+    ] = True,
+) -> None:
+    """Say where in PHOTO a model saw each of PROMPTS, and prove it.
+
+    Writes report.html, explanation.json, maps.safetensors and an overlay for each prompt. Exits
+    with 0; with 1 where the certificate fails; with 2 where the input is at fault.
+    """
+    asked = _prompts(prompts)
+    size = _size(image_size)
+    with _working("checking the input"):
+        from heatproof.images import open_image
+        from heatproof.report.folder import check_folder
+
+        check_folder(out)
+        open_image(photo)
+        order = Order(
+            photo,
+            asked,
+            model or "scenes",
+            _methods(method, _switches(switches)),
+            _score(score),
+            size,
+            words,
+            certify,
+            seed,
+        )
+    with _working(f"loading {order.model}"):
+        from heatproof.models import load
+
+        loaded = load(order.model, device=device)
+    results = _explained(loaded, order)
+    with _working("drawing"):
+        report = _saved(results, out)
+    _summarise(results, order, report)
+    if not allow_uncertified and not all(result.holds for result in results):
+        raise typer.Exit(FAILED)
+
+
+def _prompts(given: list[str] | None) -> tuple[str, ...]:
+    if not given:
+        raise PromptError('got no prompt, expected at least one; try photo.jpg "a dog"')
+    for number, text in enumerate(given, 1):
+        if not text.strip():
+            raise PromptError(f'prompt {number} is empty, expected some words; try "a dog"')
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise PromptError(f"prompt {number} is not UTF-8; check the terminal's encoding")
+    return tuple(given)
+
+
+def _size(text: str) -> tuple[int, int] | str:
+    if text in ("native", "keep"):
+        return text
+    height, cross, width = text.lower().partition("x")
+    if cross and height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0:
+        return int(height), int(width)
+    raise InputError(
+        f"got --image-size {text!r}, expected HEIGHTxWIDTH such as 224x336, native or keep"
+    )
+
+
+def _switches(given: list[str] | None) -> dict[str, str]:
+    switches: dict[str, str] = {}
+    for text in given or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key or not value:
+            raise InputError(f"got --set {text!r}, expected SWITCH=VALUE such as heads=model")
+        switches[key.strip()] = value.strip()
+    return switches
+
+
+def _methods(names: str, switches: dict[str, str]) -> tuple["Method", ...]:
+    """The methods of a comma list or of `all`; there, each takes the switches that it has."""
+    from heatproof import methods
+
+    known = methods.catalogue()
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    if names == ALL:
+        chosen = [name for name, entry in known.items() if "image" in entry.sides]
+    if not chosen:
+        raise InputError("got no method; try --method attention-x-gradient")
+    if len(chosen) == 1:
+        return (methods.create(chosen[0], **switches),)
+    for name in chosen:
+        methods.create(name)
+    for key in switches:
+        if not any(key in known[name].switches for name in chosen):
+            raise InputError(f"none of these methods has a switch {key!r}; see heatproof methods")
+    return tuple(
+        methods.create(name, **{k: v for k, v in switches.items() if k in known[name].switches})
+        for name in dict.fromkeys(chosen)
+    )
+
+
+def _score(name: str | None) -> str | None:
+    if name is not None:
+        from heatproof import scores
+
+        scores.create(name)
+    return name
+
+
+def _explained(model: "Model", order: Order) -> list[Result]:
+    """One result a method. Of several, those that this model does not allow are left out."""
+    results: list[Result] = []
+    refused: list[HeatproofError] = []
+    for method in order.methods:
+        name = method.card.name
+        try:
+            with _working(f"explaining with {name}"):
+                results.append(_result(model, order, method))
+        except HeatproofError as error:
+            if len(order.methods) == 1:
+                raise
+            refused.append(error)
+            typer.echo(f"notice: {name} is left out: {_line(str(error))}", err=True)
+    if not results:
+        raise refused[0]
+    return results
+
+
+def _result(model: "Model", order: Order, method: "Method") -> Result:
+    from heatproof.explaining import explain, explain_words
+
+    asked: dict[str, Any] = {
+        "method": method,
+        "score": order.score,
+        "image_size": order.image_size,
+        "certify": order.certify,
+        "seed": order.seed,
+    }
+    explanation = explain(model, order.photo, order.prompts, **asked)
+    words = None
+    if order.words and (len(order.methods) == 1 or "text" in method.card.sides):
+        words = explain_words(model, order.photo, order.prompts, **asked)
+    return Result(explanation, words)
+
+
+def _saved(results: list[Result], out: Path) -> Path:
+    """One method's files in `out`; several methods' in a folder each, led to by a contact sheet."""
+    from heatproof.report import files
+    from heatproof.report.overlay import pictured, verdict
+    from heatproof.report.sheet import row, sheet
+
+    if len(results) == 1:
+        return files.save(results[0].explanation, results[0].words, out)
+    rows: list[tuple[str, str, str]] = []
+    for result in results:
+        name = result.explanation.record.method
+        files.save(result.explanation, result.words, out / name)
+        rows.append((name, f"{name}/report.html", verdict(result.explanation.certificate)[0]))
+    first = results[0].explanation
+    drawn = sheet(*pictured(first), [row(result.explanation) for result in results])
+    title = f"{Path(first.photos[0].source).name}: {len(results)} methods"
+    return files.save_contents(title, rows, out, drawn)
+
+
+def _summarise(results: list[Result], order: Order, report: Path) -> None:
+    """Notices on stderr; scores, verdicts and the report's place on stdout."""
+    from heatproof.report.overlay import score_text, verdict
+    from heatproof.report.page import notices
+
+    lines = [f"notice: {text}" for result in results for text in notices(result.explanation)]
+    lines += [
+        f"warning: {_named(result, results)}{text}"
+        for result in results
+        for text in result.explanation.certificate.warnings
+    ]
+    for line in dict.fromkeys(lines):
+        typer.echo(_line(line), err=True)
+    holding = [result for result in results if result.explanation.certificate.holds]
+    first = (holding or results)[0].explanation
+    typer.echo(f"{_line(str(order.photo))} · {first.record.model}")
+    for number, prompt in enumerate(first.record.prompts):
+        typer.echo(f"  {score_text(first, 0, number)}  {_line(prompt)}")
+    for result in results:
+        certificates = [("", result.explanation.certificate)]
+        certificates += [("words: ", result.words.certificate)] if result.words else []
+        for side, certificate in certificates:
+            kind, sentence = verdict(certificate)
+            said = {"holds": "certificate holds", "fails": f"CERTIFICATE FAILS: {_line(sentence)}"}
+            typer.echo(f"{result.explanation.record.method}: {side}{said.get(kind, sentence)}")
+    typer.echo(f"report: {report}")
+
+
+def _named(result: Result, results: list[Result]) -> str:
+    return f"{result.explanation.record.method}: " if len(results) > 1 else ""
+
+
+@contextmanager
+def _working(on: str) -> Generator[None, None, None]:
+    """Say what is being done, where somebody watches."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{on} ..."):
+        yield
+
+
+# catalogues
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
+) -> None:
+    """List the methods: what each computes and what it changes in the model."""
+    from heatproof import methods as catalogue
+
+    entries = catalogue.catalogue()
+    if name is not None:
+        catalogue.create(name)
+        _describe(entries[name])
+        return
+    wide = max(map(len, entries))
+    for entry in entries.values():
+        typer.echo(f"{entry.name:<{wide}}  {entry.summary}")
+        typer.echo(f"{'':<{wide}}  changes: {entry.changes}")
+        for key, switch in entry.switches.items():
+            typer.echo(f"{'':<{wide}}  --set {key}={_allowed(switch)}")
+
+
+def _describe(entry: Any) -> None:
+    for key in ("name", "summary", "source", "reads", "changes", "values", "cost"):
+        typer.echo(f"{key + ':':<9} {getattr(entry, key)}")
+    typer.echo(f"{'explains:':<9} {' and '.join(entry.sides)} side")
+    for key, switch in entry.switches.items():
+        typer.echo(f"{'switch:':<9} {key}={_allowed(switch)}")
+
+
+def _allowed(switch: Any) -> str:
+    values = "|".join(switch.allowed) or "a whole number"
+    return values if switch.default is None else f"{values}  (default {switch.default})"
+
+
+@app.command()
+def models(
+    word: Annotated[str | None, typer.Argument(help="Names that hold this word.")] = None,
+) -> None:
+    """List what --model takes; with a WORD, the names that hold it."""
+    if word is None:
+        wide = max(map(len, MODELS))
+        for spec, meaning in MODELS.items():
+            typer.echo(f"{spec:<{wide}}  {meaning}")
+        typer.echo("heatproof models WORD lists names, such as: heatproof models vit-b-16")
+        return
+    found = [spec for spec in _specs() if word.lower() in spec.lower()]
+    if not found:
+        raise InputError(f"no model name holds {word!r}; see heatproof models")
+    for spec in found:
+        typer.echo(spec)
+
+
+def _specs() -> Iterator[str]:
+    import open_clip
+    import timm
+
+    yield "scenes"
+    for name in open_clip.list_models():
+        yield f"open_clip:{name}"
+        for tag in open_clip.list_pretrained_tags_by_model(name):
+            yield f"open_clip:{name}/{tag}"
+    for name in timm.list_models("vit_*", pretrained=True):
+        yield f"timm:{name}"

@@ -1,0 +1,73 @@
+"""`python -m heatproof.demo FOLDER`: a rendered scene, three prompts, a random control.
+
+One prompt names what the scene shows, one what it does not, one nothing at all. Their maps and
+the control stand side by side on one scale, as they are.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import heatproof
+from heatproof.data.scenes import render, sample
+from heatproof.errors import HeatproofError
+from heatproof.explanation import Explanation
+from heatproof.report.files import save
+from heatproof.report.folder import check_folder
+from heatproof.report.overlay import verdict
+from heatproof.report.sheet import Panel
+
+SEED = (1 << 60) + 7  # a blue moon and a red circle, in a range that training never draws from
+PIXELS = 512
+PRESENT, ABSENT, NONSENSE = "a red circle", "a yellow heart", "xqvz kjwprt"
+
+
+def main(folder: Path) -> int:
+    """Write the demonstration into `folder`; returns the exit code of the command line."""
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = folder / "scene.png"
+    scene().save(picture)
+    model = heatproof.load("scenes")
+    prompts = (PRESENT, ABSENT, NONSENSE)
+    explanation = heatproof.explain(model, picture, prompts)
+    words = heatproof.explain_words(model, picture, prompts)
+    noise = heatproof.explain(model, picture, prompts[:1], method="random", certify=False)
+    report = save(explanation, words, folder, controls=[control(explanation, noise)])
+    kind, sentence = verdict(explanation.certificate)
+    for number, (prompt, what) in enumerate(
+        zip(prompts, ("in the scene", "not in the scene", "nonsense"), strict=True)
+    ):
+        _say(f"  {float(explanation.scores[0, number]):+.4f}  {prompt}  ({what})")
+    _say(f"certificate: {kind}. {sentence}")
+    _say(f"side by side: {folder / 'strip.png'}")
+    _say(f"report: {report}")
+    return 0 if explanation.certificate.holds and words.certificate.holds else 1
+
+
+def scene() -> Image.Image:
+    """The scene, drawn larger than the model sees it."""
+    pixels, _ = render(sample(torch.tensor([SEED])), pixels=PIXELS)
+    return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
+
+
+def control(explanation: Explanation, noise: Explanation) -> Panel:
+    """Noise has no unit: it is shown as strong (root mean square) as the first prompt's map."""
+    values = np.asarray(noise.maps[0, 0], np.float32)
+    strength = float(explanation.maps[0, 0].square().mean().sqrt())
+    values = values * np.float32(strength / np.sqrt(np.square(values).mean()))
+    return Panel("random control", "noise, as strong as the first map", values)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo")))
+    except HeatproofError as error:
+        sys.exit(f"heatproof: {error}")

@@ -1,0 +1,191 @@
+"""Hugging Face's image processors and tokenizers, as the parts of a described model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from heatproof.errors import ModelError, PromptError
+from heatproof.models import tokens
+from heatproof.models.geometry import Preprocess, Resize, View
+from heatproof.models.hugging_face_towers import Size, Text, Vision, real
+from heatproof.models.model import TextTower, Tokens
+
+# Pictures --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FlooredCrop(Preprocess):
+    """Hugging Face's centre crop: of an odd margin, the smaller half lies left and above."""
+
+    def view(self, width: int, height: int) -> View:
+        """What the model sees of a photograph of `width` x `height` pixels."""
+        view = super().view(width, height)
+        resized_width, resized_height = self.resized(width, height)
+        x = _excess(resized_width - self.width) * width / resized_width
+        y = _excess(resized_height - self.height) * height / resized_height
+        return replace(
+            view, left=view.left - x, right=view.right - x, top=view.top - y, bottom=view.bottom - y
+        )
+
+
+def _excess(margin: int) -> int:
+    return round(margin / 2) - margin // 2 if margin > 0 else 0
+
+
+def preprocess_of(processor: Any, vision: Vision) -> Preprocess:
+    """The geometry of an image processor, which stays the one that transforms.
+
+    Raises `ModelError` where it gives no fixed size.
+    """
+    if vision.family == "hf-siglip2":
+        return squashed(processor, vision, vision.native)
+    size, crop = _size(processor.size), processor.do_center_crop or None
+    cropped = _size(processor.crop_size) if crop else size
+    shown = (cropped.get("height"), cropped.get("width"))
+    if not processor.do_resize or None in shown or getattr(processor, "do_pad", None):
+        raise ModelError(
+            f"the image processor ({type(processor).__name__}, size {size}) gives pictures of "
+            "no fixed size; expected one that squashes, or that resizes the shortest side and crops"
+        )
+    height, width = int(shown[0]), int(shown[1])  # pyright: ignore[reportArgumentType]
+    kind, resize_to = _resize(size, (height, width))
+    return FlooredCrop(
+        height=height,
+        width=width,
+        resize=kind,
+        resize_to=resize_to,
+        transform=partial(_pixels, processor, {}),
+        unpatched=(height % vision.patch[0], width % vision.patch[1]),
+    )
+
+
+def _size(size: Any) -> dict[str, int]:
+    return {name: int(side) for name, side in dict(size).items() if side is not None}
+
+
+def _resize(size: dict[str, int], shown: Size) -> tuple[Resize, int]:
+    if set(size) == {"shortest_edge"} and shown[0] == shown[1]:
+        return "shortest", size["shortest_edge"]
+    # A squash may be followed by a crop (DeiT: 256 to 224), which has to have the same aspect.
+    if set(size) == {"height", "width"} and size["height"] * shown[1] == size["width"] * shown[0]:
+        return "squash", min(size.values())
+    raise ModelError(
+        f"the image processor resizes to {size} and then crops to {shown[0]} x {shown[1]}, which "
+        "heatproof cannot place on the photograph; pass wrap(..., preprocess=...)"
+    )
+
+
+def squashed(processor: Any, vision: Vision, size: Size) -> Preprocess:
+    """The same processor, asked to squash the whole photograph to another size."""
+    height, width = size
+    asked = {"size": {"height": height, "width": width}, "do_resize": True}
+    if vision.family == "hf-siglip2":
+        processor = _unpatched(processor)
+    elif processor.do_center_crop:
+        asked["do_center_crop"] = False
+    return Preprocess(
+        height=height,
+        width=width,
+        resize="squash",
+        resize_to=min(size),
+        transform=partial(_pixels, processor, asked),
+        unpatched=(height % vision.patch[0], width % vision.patch[1]),
+    )
+
+
+def _unpatched(processor: Any) -> Any:
+    """SigLIP 2's processor without its last step, cutting into patches, which `encode` does."""
+    from transformers import SiglipImageProcessor
+
+    if not hasattr(processor, "max_num_patches"):
+        return processor
+    same = ("resample", "image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor")
+    return SiglipImageProcessor(**{name: getattr(processor, name) for name in same})
+
+
+def _pixels(
+    processor: Any, asked: dict[str, Any], image: Image.Image
+) -> Float[Tensor, "3 height width"]:
+    return processor(images=image, return_tensors="pt", **asked)["pixel_values"][0]
+
+
+def usual_processor(vision: Vision) -> Any:
+    """The image processor that the library gives a family by default, at the model's size."""
+    import transformers
+
+    height, width = vision.native
+    square = {"height": height, "width": width}
+    if vision.family == "hf-clip":
+        return transformers.CLIPImageProcessor(
+            size={"shortest_edge": min(vision.native)}, crop_size=square
+        )
+    names = {"hf-siglip": "Siglip", "hf-siglip2": "Siglip", "hf-blip": "Blip", "hf-vit": "ViT"}
+    if vision.family == "hf-deit":
+        return transformers.DeiTImageProcessor(
+            size={"height": height * 8 // 7, "width": width * 8 // 7}, crop_size=square
+        )
+    return getattr(transformers, f"{names[vision.family]}ImageProcessor")(size=square)
+
+
+# Prompts ---------------------------------------------------------------------------------------
+
+
+def text_tower(text: Text, tokenizer: Any) -> TextTower:
+    """The text side, with the model's own tokenizer, CLIP's where it fits, or none."""
+    codec = tokens.Codec(
+        tokenizer=_usable(text, tokenizer),
+        context=text.context,
+        vocabulary=text.vocabulary,
+        readout=text.rows,
+    )
+    own = getattr(codec.tokenizer, "pad_token_id", None)
+    padding = text.padding if text.padding is None or own is None else own
+    tokenize = partial(_tokenize, codec, padding)
+    from_ids = codec.from_ids if padding is None else partial(_from_ids, codec, padding)
+    return TextTower(text.encode, text.path, tokenize, from_ids, text.readout)
+
+
+def _usable(text: Text, tokenizer: Any) -> Any:
+    if tokenizer is None and text.vocabulary == tokens.CLIP_VOCABULARY and text.padding is None:
+        return tokens.clip_tokenizer(text.context)
+    if tokenizer is None:
+        return tokens.missing(
+            f"the model came without a tokenizer for its {text.vocabulary} tokens; "
+            "pass wrap(..., tokenizer=...) or token ids"
+        )
+    if isinstance(tokenizer, tokens.Missing):
+        return tokenizer
+    inner = getattr(tokenizer, "tokenizer", tokenizer)  # a processor holds one
+    if getattr(inner, "pad_token_id", 0) is None:
+        raise ModelError("the tokenizer names no padding token; set tokenizer.pad_token first")
+    return inner
+
+
+def _tokenize(codec: tokens.Codec, padding: int | None, prompts: Sequence[str]) -> Tokens:
+    padded = codec.tokenize(prompts)
+    if padded.ids.numel() and int(padded.ids.max()) >= codec.vocabulary:
+        raise PromptError(
+            f"the tokenizer gave the id {int(padded.ids.max())}, but the model has "
+            f"{codec.vocabulary} tokens; is it another model's?"
+        )
+    return padded if padding is None else _trimmed(padded, padding)
+
+
+def _from_ids(codec: tokens.Codec, padding: int, ids: Int[Tensor, "prompt context"]) -> Tokens:
+    missing = codec.context - ids.shape[-1]
+    if ids.ndim == 2 and missing > 0:
+        ids = torch.nn.functional.pad(ids, (0, missing), value=padding)
+    return _trimmed(codec.from_ids(ids), padding)
+
+
+def _trimmed(padded: Tokens, padding: int) -> Tokens:
+    """Prompts as long as the longest of them, and a mask over the padding that is left."""
+    mask = real(padded.ids, padding)
+    longest = int(mask.int().cumsum(1).argmax(1).max()) + 1 if len(mask) else 1
+    return replace(padded, ids=padded.ids[:, :longest], mask=mask[:, :longest])

@@ -1,0 +1,21 @@
+"""Whether a folder can be written to, asked before any work is done. Imports no torch."""
+
+import tempfile
+from pathlib import Path
+
+from heatproof.errors import InputError
+
+
+def check_folder(folder: Path) -> None:
+    """Raise an `InputError` now where writing into `folder` would fail later. Creates nothing."""
+    base = folder
+    while not base.exists() and not base.is_symlink() and base != base.parent:
+        base = base.parent
+    if not base.is_dir():
+        raise InputError(f"{base}: a file is in the way of the output folder; try another -o")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".heatproof-", dir=base):
+            pass
+    except OSError as error:
+        reason = (error.strerror or "not writable").lower()
+        raise InputError(f"{folder}: cannot be written to ({reason}); try another -o") from error

@@ -1,0 +1,339 @@
+"""report.html: one page that needs nothing else, for a reader with a minute."""
+
+import base64
+import io
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from heatproof import __version__, methods
+from heatproof.certificate import Certificate, Check
+from heatproof.explanation import Explanation, Record, WordExplanation
+from heatproof.images import Photo
+from heatproof.models.geometry import View
+from heatproof.report import colour
+from heatproof.report import words as word_view
+from heatproof.report.lettering import figure
+from heatproof.report.overlay import Frame, draw, frame, pictured, score_text, shared_scale, verdict
+from heatproof.report.sheet import Panel, photograph, row
+
+WIDEST = 900  # pixels of a picture's longer side in the page
+TITLES = {
+    "holds": "Certificate holds",
+    "fails": "The certificate FAILS: do not take these maps for an explanation of this model",
+    "not asked": "Not certified",
+}
+CLASSES = {"holds": "holds", "fails": "fails", "not asked": "unproven"}
+
+
+def page(
+    explanation: Explanation,
+    words: WordExplanation | None = None,
+    image: int = 0,
+    replay: str | None = None,
+    controls: Sequence[Panel] = (),
+) -> str:
+    """The whole page for one picture. `replay` is the command that made it.
+
+    `controls` are maps that were not asked for, shown beside the others on their scale.
+    """
+    photo, view = pictured(explanation, image)
+    record, certificate = explanation.record, explanation.certificate
+    command = replay or replay_command(explanation, words, image)
+    body = [
+        _header(record, photo),
+        _verdict(certificate),
+        _notices(notices(explanation, image), certificate.warnings),
+        _maps(explanation, image, photo, view, controls),
+        _words(words, image),
+        _scores(explanation, image),
+        _certificate("The certificate, check by check", certificate),
+        _certificate("The words' certificate", words.certificate) if words else "",
+        _method(record),
+        _reading_help(),
+        _environment(certificate, command),
+    ]
+    return document(f"{Path(photo.source).name}: what {record.model} saw", "".join(body))
+
+
+def document(title: str, body: str) -> str:
+    """A self-contained HTML document."""
+    style = resources.files("heatproof.report").joinpath("page.css").read_text("utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        # No request leaves this page, whatever ends up in it.
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{style}</style></head>"
+        f"<body>{body}</body></html>\n"
+    )
+
+
+def contents(
+    title: str, verdicts: Iterable[tuple[str, str, str]], sheet: Image.Image | None
+) -> str:
+    """A page that leads to others: (name, relative address, certificate's kind) each."""
+    rows = [
+        [f'<a href="{escape(address)}">{escape(name)}</a>', _mark(kind)]
+        for name, address, kind in verdicts
+    ]
+    picture = (
+        f'<figure><img alt="maps side by side" src="{_data(sheet)}"></figure>' if sheet else ""
+    )
+    heading = f"<header><h1>{escape(title)}</h1><p>heatproof {__version__}</p></header>"
+    return document(title, heading + _table(["report", "certificate"], rows) + picture)
+
+
+def notices(explanation: Explanation, image: int = 0) -> tuple[str, ...]:
+    """What the reader must know: the model's and the pictures' notices, and what was never seen."""
+    _, view = pictured(explanation, image)
+    unseen = ()
+    if view.unseen >= 0.005:
+        share = f"{view.unseen:.1%}" if view.unseen > 0.99 else f"{view.unseen:.0%}"
+        unseen = (
+            f"the model's own preprocessing cut off {share} of the picture: it is hatched, for it "
+            "was never seen; --image-size keep shows more where the model allows it",
+        )
+    return (*explanation.record.notices, *unseen)
+
+
+def replay_command(
+    explanation: Explanation, words: WordExplanation | None, image: int = 0
+) -> str | None:
+    """The command line that makes this explanation again; None for objects in memory."""
+    record = explanation.record
+    source = pictured(explanation, image)[0].source
+    if not Path(source).is_file():
+        return None
+    parts = ["heatproof", "explain", source, *record.prompts, "--model", record.model]
+    parts += ["--method", record.method]
+    for key, value in record.settings.items():
+        parts += [] if value is None else ["--set", f"{key}={value}"]
+    parts += ["--score", record.score, "--seed", str(record.seed)]
+    parts += [] if record.image_size == "native" else ["--image-size", record.image_size]
+    parts += ["--words"] if words else []
+    parts += [] if explanation.certificate.checks else ["--no-certify"]
+    return shlex.join(parts)
+
+
+# The sections
+
+
+def _header(record: Record, photo: Photo) -> str:
+    wide, high = photo.image.size
+    what = f"{record.model} · {record.method} · explains the {record.score}"
+    return (
+        f"<header><h1>{escape(Path(photo.source).name)}</h1>"
+        f"<p>{escape(what)} · {wide} x {high} pixels</p></header>"
+    )
+
+
+def _verdict(certificate: Certificate) -> str:
+    kind, sentence = verdict(certificate)
+    return (
+        f'<div class="verdict {CLASSES[kind]}" role="{"alert" if kind == "fails" else "note"}">'
+        f"<strong>{TITLES[kind]}</strong>{escape(sentence)}</div>"
+    )
+
+
+def _notices(notices: Iterable[str], warnings: Iterable[str]) -> str:
+    items = [f"<li>{escape(text)}</li>" for text in notices]
+    items += [f"<li><b>Warning:</b> {escape(text)}</li>" for text in warnings]
+    return f'<ul class="notices">{"".join(items)}</ul>' if items else ""
+
+
+def _maps(
+    explanation: Explanation, image: int, photo: Photo, view: View, controls: Sequence[Panel]
+) -> str:
+    part = frame(photo, view).fitted(min(WIDEST, max(*photo.image.size, 400)))
+    maps = row(explanation, image, controls)
+    fails = maps.verdict[0] == "fails"
+    figures = [_photograph(photo, view, part)]
+    for number, panel in enumerate(maps.panels):
+        drawn = draw(photo, view, panel.values, maps.scale, part)
+        mark = fails and number < len(explanation.record.prompts)
+        figures.append(_figure(drawn, panel.title, panel.remark, mark))
+    title = "<h2>What raised and what lowered each score</h2>"
+    return f'{title}<div class="maps">{"".join(figures)}</div>{_scale(maps.scale)}'
+
+
+def _photograph(photo: Photo, view: View, part: Frame) -> str:
+    """The photograph in its own colours, what was not seen hatched."""
+    remarks = ["all of it seen"]
+    if view.unseen >= 0.005:
+        remarks = [f"{view.unseen:.0%} of it unseen (hatched)"]
+    if (part.right - part.left, part.bottom - part.top) != photo.image.size:
+        remarks += part.remarks(photo)[:1]
+    return _figure(photograph(photo, view, part), "photograph", "; ".join(remarks))
+
+
+def _figure(picture: Image.Image, title: str, remark: str, fails: bool = False) -> str:
+    mark = ' <span class="mark">certificate fails</span>' if fails else ""
+    return (
+        f'<figure><img alt="{escape(title)}" src="{_data(picture)}">'
+        f"<figcaption><b>{escape(title)}</b>{escape(remark)}{mark}</figcaption></figure>"
+    )
+
+
+def _scale(scale: float, on_white: bool = False) -> str:
+    bar = _data(colour.bar(512, 16, on_white), lossless=True)
+    return (
+        f'<div class="scale"><img alt="colour scale" src="{bar}"><div>'
+        f"<span>{figure(-scale, scale)} lowers the score</span><span>0</span>"
+        f"<span>raises the score {figure(scale, scale)}</span></div></div>"
+    )
+
+
+def _words(words: WordExplanation | None, image: int) -> str:
+    if words is None:
+        return ""
+    prompts = [word_view.html(words, image, n) for n in range(len(words.record.prompts))]
+    kind, sentence = verdict(words.certificate)
+    alarm = f'<div class="verdict fails">{escape(sentence)}</div>' if kind == "fails" else ""
+    bar = _scale(word_view.shared_scale(words, image), on_white=True)
+    return f"<h2>Which words raised and which lowered it</h2>{alarm}{''.join(prompts)}{bar}"
+
+
+def _scores(explanation: Explanation, image: int) -> str:
+    scale = shared_scale(explanation, image)
+    rows = [
+        [
+            escape(prompt or "(empty prompt)"),
+            score_text(explanation, image, number).removeprefix(explanation.record.score),
+            figure(float(explanation.maps[image, number].min()), scale),
+            figure(float(explanation.maps[image, number].max()), scale),
+            figure(float(explanation.maps[image, number].sum()), scale),
+        ]
+        for number, prompt in enumerate(explanation.record.prompts)
+    ]
+    head = ["prompt", explanation.record.score, "lowest patch", "highest patch", "all patches"]
+    return "<h2>Scores</h2>" + _table(head, rows, numbers=range(1, 5))
+
+
+def _certificate(title: str, certificate: Certificate) -> str:
+    if not certificate.checks:
+        return ""
+    rows = [
+        [_mark(check.verdict), escape(check.name), escape(check.evidence), _measured(check)]
+        for check in certificate.checks
+    ]
+    facts = {
+        "the model's own": "; ".join(certificate.native) or "nothing",
+        "not the model's": "; ".join(certificate.substituted) or "nothing",
+    }
+    table = _table(["verdict", "check", "evidence", "measured / limit"], rows, short=[0, 1, 3])
+    made_of = f"<h3>What the map is made of</h3>{_facts(facts)}"
+    return f"<h2>{escape(title)}</h2>{table}{made_of}{_nulls(certificate.null_prompts)}"
+
+
+def _mark(kind: str) -> str:
+    name = {"violated": "bad", "fails": "bad", "holds": "ok"}.get(kind, "faint")
+    return f'<span class="{name}">{escape(kind)}</span>'
+
+
+def _measured(check: Check) -> str:
+    if check.value is None:
+        return ""
+    limit = "" if check.limit is None else f" / {check.limit:.2g}"
+    return f"{check.value:.2g}{limit}"
+
+
+def _nulls(changes: Mapping[str, float]) -> str:
+    if not changes:
+        return ""
+    rows = [
+        [
+            escape(f"{kind} prompt"),
+            f"{change:.2f}",
+            f'<meter min="0" max="2" value="{change:.4f}"></meter>',
+        ]
+        for kind, change in changes.items()
+    ]
+    text = (
+        "<p>1 - cosine between each map and the map of a prompt that says nothing: 0 is the same "
+        "map, so the prompt is ignored; 1 is unrelated; 2 is the opposite.</p>"
+    )
+    return f"<h3>How much the maps change under null prompts</h3>{text}" + _table(
+        ["prompt", "change", ""], rows, numbers=[1]
+    )
+
+
+def _method(record: Record) -> str:
+    entry = methods.catalogue().get(record.method)
+    facts: dict[str, str] = {"method": record.method}
+    if entry is not None:
+        facts |= {
+            "computes": entry.summary,
+            "reads": entry.reads,
+            "changes": entry.changes,
+            "values": entry.values,
+            "cost": entry.cost,
+            "source": entry.source,
+        }
+    facts |= {key: f"{value}" for key, value in record.settings.items() if value is not None}
+    return f"<h2>The method</h2>{_facts(facts)}"
+
+
+def _reading_help() -> str:
+    return (
+        "<details><summary>How these pictures were drawn</summary><p>The maps are stored as the "
+        "method gave them: signed, unnormalised, one value a patch (maps.safetensors). Only for "
+        "display they are interpolated bilinearly between the patches' centres and coloured on "
+        "one scale, from minus to plus the largest absolute value over all prompts of the "
+        "picture, so that a weak map looks weak. The photograph is shown in pale grey: all colour "
+        "is the map's, and where the map is zero there is none. Equal steps of value "
+        "are equal steps to the eye (straight lines in OKLab from grey to vermilion and to azure "
+        "of equal lightness and chroma). What the model's preprocessing cut off is hatched: it "
+        "was not seen, which is not the same as unimportant.</p></details>"
+    )
+
+
+def _environment(certificate: Certificate, replay: str | None) -> str:
+    facts = {str(key): str(value) for key, value in certificate.environment.items()}
+    again = (
+        f"<pre><code>{escape(replay)}</code></pre>"
+        if replay
+        else ("<p>Made from objects in memory: no command line makes it again.</p>")
+    )
+    return f"<h2>Make it again</h2>{again}{_facts(facts)}"
+
+
+# Pieces of HTML
+
+
+def _table(
+    head: list[str], rows: list[list[str]], numbers: Iterable[int] = (), short: Iterable[int] = ()
+) -> str:
+    """A table of cells that are HTML already; `numbers` stand right, `short` are never broken."""
+    right = dict.fromkeys(numbers, ' class="number"')
+    right |= dict.fromkeys(short, ' class="short"')
+    top = "".join(f"<th{right.get(n, '')}>{escape(name)}</th>" for n, name in enumerate(head))
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{right.get(n, '')}>{cell}</td>" for n, cell in enumerate(row))
+        + "</tr>"
+        for row in rows
+    )
+    return f'<div class="table"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    items = (f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items())
+    return f"<dl>{''.join(items)}</dl>"
+
+
+def _data(picture: Image.Image, lossless: bool = False) -> str:
+    """The picture itself, as an address."""
+    buffer = io.BytesIO()
+    if lossless:
+        picture.save(buffer, "PNG")
+    else:
+        picture.save(buffer, "JPEG", quality=90, subsampling=0)
+    kind = "png" if lossless else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

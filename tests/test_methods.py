@@ -1,0 +1,336 @@
+"""Every method of the catalogue: against its by-hand twin, and what all of them must keep to."""
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import by_hand
+import heatproof
+import tiny
+from families import FAMILIES, ids, ids_for, model_of, picture, prompts_for
+from heatproof import methods
+from heatproof.errors import HeatproofError, InputError, ReadingError, UnknownName
+from heatproof.methods import Factors, Method, Plan, ReadPass, Side, eclip
+from heatproof.models import Model
+from heatproof.models import open_clip as adapter
+from heatproof.reading import Site, reading
+from heatproof.reading.interventions import replaced_weights
+
+NAMES = list(methods.catalogue())
+NATIVE_TORCH = F.scaled_dot_product_attention
+# What the certificate must say of each method as its bare name runs.
+HOLDS = {
+    "attention-eclip": False,
+    "attention-x-gradient": True,
+    "center": False,
+    "edges": False,
+    "gae": True,
+    "grad-eclip": False,
+    "random": False,
+    "raw-attention": True,
+    "rollout": True,
+}
+
+
+def settings_of(name: str) -> Iterator[dict[str, Any]]:
+    """Every combination of a method's switches, the default of `layers` and 1 and 2 included."""
+    switches = methods.catalogue()[name].switches
+    values = [switch.allowed or (None, 1, 2) for switch in switches.values()]
+    for combination in itertools.product(*values):
+        yield dict(zip(switches, combination, strict=True))
+
+
+CASES = [
+    pytest.param(name, settings, id=f"{name}-{'-'.join(map(str, settings.values()))}")
+    for name in NAMES
+    for settings in settings_of(name)
+]
+
+
+def sides(name: str) -> tuple[str, ...]:
+    return methods.catalogue()[name].sides
+
+
+def texts(count: int = 3, width: int = tiny.EMBED) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(count, width, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def vit() -> Model:
+    return tiny.open_clip_vit()
+
+
+class Spy(Method):
+    """A method that keeps what its inner one returned, before maps are cut out in float32."""
+
+    def __init__(self, inner: Method) -> None:
+        self.inner, self.card, self.values = inner, inner.card, torch.empty(0)
+
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        return self.inner.plan(sites, side)
+
+    def attribute(self, read: ReadPass) -> Tensor:
+        self.values = self.inner.attribute(read).detach()
+        return self.values
+
+    def factors(self, side: Side) -> Factors:
+        return self.inner.factors(side)
+
+    def total(self, read: ReadPass) -> Tensor | None:
+        return self.inner.total(read)
+
+    def settings(self) -> dict[str, Any]:
+        return self.inner.settings()
+
+
+def token_values(
+    model: Model, name: str, settings: dict[str, Any], side: str, items: Tensor, targets: Tensor
+) -> Tensor:
+    """(item, target, token) in the model's dtype, through the public functions."""
+    spy = Spy(methods.create(name, **settings))
+    if side == "image":
+        heatproof.explain(model, items, targets, method=spy, certify=False)
+    else:
+        heatproof.explain_words(model, targets, items, method=spy, certify=False)
+    return spy.values
+
+
+def depth(name: str, settings: dict[str, Any], side: str) -> int:
+    """How many of the two layers a method reads by default."""
+    everything = name in ("gae", "rollout") or side == "text"
+    return settings.get("layers") or (2 if everything else 1)
+
+
+def twin(name: str, told: by_hand.Told, settings: dict[str, Any], layers: int) -> Tensor:
+    filled = {**settings, "layers": layers} if "layers" in settings else settings
+    return by_hand.TWINS[name](told, **filled).detach()
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
+    torch.testing.assert_close(found, expected.to(found.dtype), rtol=tolerance, atol=tolerance)
+
+
+# --- by hand ----------------------------------------------------------------------------------
+
+
+def test_every_method_has_a_by_hand_twin() -> None:
+    assert set(by_hand.TWINS) == set(NAMES)
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_image_values_equal_by_hand(vit: Model, name: str, settings: dict[str, Any]) -> None:
+    pixels, prompts = picture(vit, 1), texts(1)
+    found = token_values(vit, name, settings, "image", pixels, prompts)[0, 0]
+    layers = depth(name, settings, "image")
+    told = by_hand.see(
+        vit.module, pixels[0], prompts[0], layers if settings.get("heads") == "one" else 0
+    )
+    close(found, twin(name, told, settings, layers))
+
+
+@pytest.mark.parametrize(("name", "settings"), [c for c in CASES if "text" in sides(c.values[0])])
+def test_text_values_equal_by_hand(vit: Model, name: str, settings: dict[str, Any]) -> None:
+    pixels, prompt = picture(vit, 1), ids(1)
+    found = token_values(vit, name, settings, "text", prompt, pixels)[0, 0]
+    layers = depth(name, settings, "text")
+    with torch.no_grad():
+        image = vit.image.encode(pixels)[0]
+    told = by_hand.read(
+        vit.module, prompt[0], image, layers if settings.get("heads") == "one" else 0
+    )
+    close(found, twin(name, told, settings, layers))
+
+
+def test_by_hand_score_is_the_models(vit: Model) -> None:
+    pixels, prompts = picture(vit, 1), texts(1)
+    told = by_hand.see(vit.module, pixels[0], prompts[0])
+    score = heatproof.explain(vit, pixels, prompts, certify=False).scores[0, 0]
+    close(score, told.score.detach(), 1e-6)
+
+
+def test_by_hand_gradient_is_a_finite_difference(vit: Model) -> None:
+    """dS/dA by nudging one weight of the last layer in an intervention."""
+    pixels, prompts = picture(vit, 1), texts(1)
+    told = by_hand.see(vit.module, pixels[0], prompts[0])
+    expected = float(by_hand.gradient(told, told.layers[-1].weights)[1][0, 4])
+    path = "visual.transformer.resblocks.1.attn"
+    base = torch.stack([w.detach() for w in told.layers[-1].weights])[None]
+    found: list[float] = []
+    for step in (1e-5, -1e-5):
+        moved = base.clone()
+        moved[0, 1, 0, 4] += step
+        with (
+            torch.no_grad(),
+            reading(vit.module, [path], interventions={path: replaced_weights(moved)}),
+        ):
+            found.append(float(by_hand.cosine(vit.image.encode(pixels)[0], prompts[0])))
+    assert (found[0] - found[1]) / 2e-5 == pytest.approx(expected, rel=1e-6)
+
+
+# --- the paper's identity, on every family ----------------------------------------------------
+
+# All settings are compared by hand above; here those that meet a family's own shapes.
+ECLIP = [
+    {"heads": heads, "spatial": spatial, "projection": projection, "rectify": "head"}
+    for heads in ("one", "model")
+    for spatial in ("loosened", "attention", "none")
+    for projection in ("output", "none")
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_grad_eclip_equals_attention_eclip_for_every_setting(family: str) -> None:
+    model = model_of(family)
+    passes: list[tuple[str, Any, Any]] = [("image", picture(model), prompts_for(family))]
+    if model.text is not None:
+        passes.append(("text", ids_for(family), picture(model)))
+    for settings in ECLIP:
+        for side, items, targets in passes:
+            one, other = (
+                token_values(model, name, settings, side, items, targets)
+                for name in ("grad-eclip", "attention-eclip")
+            )
+            close(one, other)
+
+
+# --- what every method keeps to ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_equals_single(vit: Model, name: str) -> None:
+    if name == "random":
+        pytest.skip("noise is drawn for the whole batch")
+    pixels, prompts = picture(vit), texts()
+    together = token_values(vit, name, {}, "image", pixels, prompts)
+    for image in range(2):
+        for prompt in range(3):
+            alone = token_values(vit, name, {}, "image", pixels[image, None], prompts[prompt, None])
+            close(together[image, prompt], alone[0, 0])
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if "text" in sides(n) and n != "random"])
+def test_text_batch_equals_single(vit: Model, name: str) -> None:
+    pixels, prompts = picture(vit), ids()
+    together = token_values(vit, name, {}, "text", prompts, pixels)
+    for prompt in range(3):
+        alone = token_values(vit, name, {}, "text", prompts[prompt, None], pixels[1, None])
+        close(together[prompt, 1], alone[0, 0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_input_same_bits(vit: Model, name: str) -> None:
+    maps = [heatproof.explain(vit, picture(vit), texts(), method=name).maps for _ in range(2)]
+    assert torch.equal(maps[0], maps[1])
+    assert maps[0].dtype == torch.float32
+    assert maps[0].shape == (2, 3, 3, 5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_lower_precision_is_near(name: str, dtype: torch.dtype) -> None:
+    exact = tiny.open_clip_vit()
+    rough = adapter.wrap(copy.deepcopy(exact.module).to(dtype), spec="rough")
+    expected = heatproof.explain(exact, picture(exact), texts(), method=name, certify=False).maps
+    found = heatproof.explain(
+        rough, picture(exact).to(dtype), texts().to(dtype), method=name, certify=False
+    ).maps
+    assert found.dtype == torch.float32
+    near = {torch.float32: 1e-4, torch.bfloat16: 0.15, torch.float16: 0.02}[dtype]
+    assert (found - expected).norm() <= near * expected.norm()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_left_behind(vit: Model, name: str) -> None:
+    for prompts in (texts(), texts()[:, :-1]):  # the second one has the wrong width and fails
+        try:
+            heatproof.explain(vit, picture(vit), prompts, method=name)
+        except (HeatproofError, RuntimeError):
+            assert prompts.shape[1] != tiny.EMBED
+        assert F.scaled_dot_product_attention is NATIVE_TORCH
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in vit.module.modules())
+        assert torch.is_grad_enabled()
+        assert all(p.grad is None for p in vit.module.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_runs_and_certifies_as_expected(family: str, name: str) -> None:
+    model = model_of(family)
+    found = [heatproof.explain(model, picture(model), prompts_for(family), method=name)]
+    if "text" in sides(name) and model.text is not None:
+        words = heatproof.explain_words(model, picture(model), ids_for(family), method=name)
+        found.append(words)
+    for explanation in found:
+        certificate = explanation.certificate
+        wrong = [check for check in certificate.checks if check.verdict == "violated"]
+        assert certificate.holds is HOLDS[name], wrong
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_x_gradient_adds_up(family: str) -> None:
+    model = model_of(family)
+    explanation = heatproof.explain(model, picture(model), prompts_for(family))
+    check = {c.name: c for c in explanation.certificate.checks}["completeness"]
+    assert check.verdict == "holds"
+    assert check.value is not None
+    assert check.value < 1e-12
+
+
+@pytest.mark.parametrize("name", ["raw-attention", "rollout"])
+def test_weights_of_the_readout_add_up_to_one(vit: Model, name: str) -> None:
+    values = token_values(vit, name, {}, "image", picture(vit), texts())
+    close(values.sum(-1), torch.ones(2, 3))
+
+
+def test_constant_cosines_weigh_one() -> None:
+    """Where the authors' min-max divides by zero, every key counts the same."""
+    weight = eclip.min_max(torch.full((1, 1, 7), 0.25), slice(1, 7))
+    close(weight, torch.ones(1, 1, 7))
+
+
+def test_registry_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(UnknownName, match=r"unknown method 'grad-clip'; did you mean .*grad-eclip"):
+        methods.create("grad-clip")
+    with pytest.raises(
+        UnknownName, match=r"unknown switch of grad-eclip 'head'; did you mean heads"
+    ):
+        methods.create("grad-eclip", head="one")
+    with pytest.raises(
+        UnknownName, match=r"unknown value of grad-eclip's heads 'two'; known: model, one"
+    ):
+        methods.create("grad-eclip", heads="two")
+    with pytest.raises(InputError, match=r"got layers='many' for gae, expected a whole number"):
+        methods.create("gae", layers="many")
+    with pytest.raises(InputError, match=r"method random has no switches, got 'heads'"):
+        methods.create("random", heads="one")
+    with pytest.raises(ValueError, match="two methods are called 'gae'"):
+        methods.register(methods.GAE)
+
+
+@pytest.mark.parametrize("layers", [0, 3])
+def test_more_layers_than_there_are_is_an_input_error(vit: Model, layers: int) -> None:
+    with pytest.raises(InputError, match=rf"got layers={layers}, expected 1 to 2"):
+        heatproof.explain(vit, picture(vit), texts(), method=methods.GAE(layers=layers))
+
+
+def test_controls_of_pictures_refuse_words(vit: Model) -> None:
+    with pytest.raises(InputError, match="method center explains the image side alone"):
+        heatproof.explain_words(vit, picture(vit), ids(), method="center")
+
+
+def test_a_pool_has_no_row_in_lower_layers() -> None:
+    model = model_of("open_clip siglip")
+    with pytest.raises(ReadingError, match="has no such row; try layers=1"):
+        heatproof.explain(
+            model,
+            picture(model),
+            texts_for(model),
+            method=methods.GradECLIP(heads="model", layers=2),
+        )
