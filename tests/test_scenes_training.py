@@ -144,7 +144,7 @@ def test_render_command_writes_files(tmp_path):
 @pytest.mark.slow
 def test_a_hundred_steps_lower_the_loss_and_find_shapes(tmp_path):
     losses: list[float] = []
-    settings = Settings(steps=100, decay=20, warmup=20, batch=24, workers=1)
+    settings = Settings(steps=100, decay=20, warmup=20, batch=8, both=12, mixed=2, workers=1)
     run = Run(tmp_path, settings)
     while run.progress.step < settings.steps:
         before = run.progress.loss

@@ -109,6 +109,7 @@ def markdown(card: dict[str, Any]) -> str:
             hours=training["seconds"] / 3600,
             hardware=training["hardware"],
             stages=stages_table(training["stages"]),
+            notes="".join(f"{note}\n\n" for note in training.get("notes", [])),
         ),
         _SCORES.format(count=card["count"]),
     ]
@@ -127,14 +128,14 @@ def _failures(figures: dict[str, dict[str, dict[str, float]]]) -> str:
         f"{name}, {row}"
         for name, rows in figures.items()
         for row, figure in rows.items()
-        if figure["low"] <= figure["chance"]
+        if figure["low"] < figure["chance"] + 0.05
     ]
     told: list[str] = []
     if not_learnt:
         told.append(
-            "Not learnt, or not shown to be: the interval reaches chance for "
+            "Not learnt (the interval begins less than five points above chance):\n"
             + "; ".join(not_learnt)
-            + ". Nothing about these can be benchmarked on this model.\n"
+            + ".\nNothing about these can be benchmarked on this model.\n"
         )
     told.append("Accuracy on the shape of one object, by what may make it hard.\n")
     for name, rows in figures.items():
@@ -156,9 +157,9 @@ and a family of checkpoints gives models of graded performance. It knows nothing
 open_clip's own `CLIP` class: images of 64 x 64 pixels in patches of 8 (a map of 8 x 8), six image
 blocks of width 128 with four heads of 32, three text blocks likewise, 20 tokens of a vocabulary of
 whole words, embeddings of 128 numbers; {parameters:.2f} M parameters, {megabytes:.2f} MB in
-float16.
-Words it does not know share one token. It is loaded exactly as any other open_clip model, with
-open_clip's default preprocessing.
+float16, {sizes:.1f} MB with the {family} checkpoints of the family. Words it does not know share
+one token. It is loaded exactly as any other open_clip model, with open_clip's default
+preprocessing.
 
 ## What it was trained on
 
@@ -189,7 +190,7 @@ begun from the one before (`--start`): how much another seed would differ is not
 
 {stages}
 
-The loss is CLIP's, cosine times a learnt scale, with two changes that computable truth allows: true
+{notes}The loss is CLIP's, cosine times a learnt scale, with two changes that computable truth allows: true
 captions do not compete with each other, and besides the whole batch, captions compete within
 families (shapes with shapes, minimal pairs with each other). With `withhold`, a caption that names
 only a colour or only a shape does not count as false where the held-out combinations alone make it
