@@ -297,6 +297,16 @@ def test_text_that_did_not_fit_is_struck_out():
     assert "beyond the context</del>" in html
 
 
+@pytest.mark.parametrize("values", [[0.1], [0.1] * 9])
+def test_words_are_escaped_one_by_one(values):
+    """Marks such as < are words of their own, and what was cut off is one long stretch."""
+    html = word_view.html(words_of(["dog <script>&amp;"], [values]), 0, 0)
+    shown = re.sub(r"</?(p|span|small|del)\b[^>]*>", "", html)
+    assert "<" not in shown
+    assert ">" not in shown
+    assert shown.count("&lt;") == 1
+
+
 def test_picture_of_words_shows_both_signs_and_a_failure():
     w = words_of(values=((0.9, 0.0, 0.0), (-0.9, 0.0, 0.0)), certificate=FAILS)
     drawn = np.asarray(word_view.picture(w)).astype(int)
