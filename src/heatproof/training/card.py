@@ -185,17 +185,18 @@ same seed gives the same bytes, alone or in any batch; `pixels=` draws the same 
 _TRAINING = """## How it was trained
 
 By `heatproof scenes train`: {steps} steps, {pictures:,} pictures, each scored against about a
-hundred captions, in {hours:.1f} hours on {hardware}. One training run, in the stages below, each
-begun from the one before (`--start`): how much another seed would differ is not known.
+hundred captions, in {hours:.1f} hours on {hardware}.
+One training run, in the stages below, each begun from the one before (`--start`): how much another
+seed would differ is not known.
 
 {stages}
 
-{notes}The loss is CLIP's, cosine times a learnt scale, with two changes that computable truth allows: true
-captions do not compete with each other, and besides the whole batch, captions compete within
-families (shapes with shapes, minimal pairs with each other). With `withhold`, a caption that names
-only a colour or only a shape does not count as false where the held-out combinations alone make it
-so: no training picture of a colour shows its held-out shape, and counting that as evidence teaches
-that the one excludes the other. Masks never enter training.
+{notes}The loss is CLIP's, cosine times a learnt scale, with two changes that computable truth
+allows: true captions do not compete with each other, and besides the whole batch, captions compete
+within families (shapes with shapes, minimal pairs with each other). With `withhold`, a caption that
+names only a colour or only a shape does not count as false where the held-out combinations alone
+make it so: no training picture of a colour shows its held-out shape, and counting that as evidence
+teaches that the one excludes the other. Masks never enter training.
 
 The curriculum starts with one large plain object in the middle of clean grey and gets harder (by
 `pace` a step) only while shapes are recognised. The weights are a moving average over steps.
@@ -206,7 +207,8 @@ The curriculum starts with one large plain object in the middle of clean grey an
 
 _SCORES = """## How good it is
 
-{count} scenes a row, at full difficulty, with seeds that training never draws (pairs of captions
+{count} scenes a row, at full difficulty, with seeds that neither training nor the making of
+the recipe drew (pairs of captions
 leave out scenes that have no such pair). Naming takes the caption with the highest cosine among
 all words of the kind; colour and shape among all 64 pairs. The others ask whether a true caption's
 cosine is above a false one's (chance one half). Intervals are Wilson's.
