@@ -1,15 +1,17 @@
-"""Every model family at true size, with random weights: parity of the read pass, methods that ran.
+"""Every model family with random weights: parity of the read pass, methods that ran.
 
 For each model: the largest gap between the score of the read pass and that of the untouched one,
 image and text side, in three dtypes; and how many methods of the catalogue ran on it, with how many
 certificates that came out as their catalogue entry says. Killed, it goes on where it was.
 
-    python benchmarks/families.py [--only ViT-B-16]
+    python benchmarks/families.py [--only ViT-B-16]      the libraries' own configurations
+    python benchmarks/families.py --tiny                 the tests' two-block models, in a minute
 """
 
 import argparse
 import gc
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,8 @@ import heatproof
 from heatproof.errors import HeatproofError
 from heatproof.models import Model
 
-RESULTS = Path(__file__).parent / "results" / "families.json"
+RESULTS = Path(__file__).parent / "results"
+TESTS = Path(__file__).parent.parent / "tests"
 OPEN_CLIP = (
     "ViT-B-32",
     "ViT-B-16",
@@ -60,6 +63,16 @@ def builders() -> dict[str, Callable[[], Model]]:
     return made
 
 
+def tiny_builders() -> dict[str, Callable[[], Model]]:
+    """The models that the tests run on, in float32."""
+    sys.path.insert(0, str(TESTS))
+    import families  # pyright: ignore
+
+    return {
+        name: lambda build=build: build(torch.float32) for name, build in families.FAMILIES.items()
+    }
+
+
 def hugging_face(name: str, config: type) -> Model:
     torch.manual_seed(0)
     settings = config()
@@ -81,10 +94,12 @@ def prompts_of(model: Model) -> torch.Tensor | list[str]:
     if model.classes:
         return list(model.classes[:2])
     assert model.text is not None
-    for context in (77, 76, 64, 32):
-        ids = torch.randint(5, 400, (2, context), generator=torch.Generator().manual_seed(1))
-        ids[0, 9:], ids[0, 9] = 0, end_of_text(model)
-        ids[1, -1] = end_of_text(model)
+    end = end_of_text(model)
+    for context in (77, 76, 64, 32, 13):
+        words = torch.Generator().manual_seed(1)
+        ids = torch.randint(5, min(400, end), (2, context), generator=words)
+        ids[0, 9:], ids[0, 9] = 0, end
+        ids[1, -1] = end
         try:
             model.text.from_ids(ids)
         except HeatproofError:
@@ -94,12 +109,8 @@ def prompts_of(model: Model) -> torch.Tensor | list[str]:
 
 
 def end_of_text(model: Model) -> int:
-    sizes = [
-        m.num_embeddings
-        for m in model.module.modules()
-        if isinstance(m, torch.nn.Embedding) and m.num_embeddings > 1000
-    ]
-    return max(sizes) - 1 if sizes else 49407
+    sizes = [m.num_embeddings for m in model.module.modules() if isinstance(m, torch.nn.Embedding)]
+    return max(sizes) - 1
 
 
 def gap(explanation: object) -> float:
@@ -135,10 +146,12 @@ def measured(build: Callable[[], Model]) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="")
+    parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
-    done = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.parent.mkdir(exist_ok=True)
-    for name, build in builders().items():
+    results = RESULTS / ("families_tiny.json" if asked.tiny else "families.json")
+    done = json.loads(results.read_text()) if results.exists() else {}
+    results.parent.mkdir(exist_ok=True)
+    for name, build in (tiny_builders() if asked.tiny else builders()).items():
         if name in done or asked.only not in name:
             continue
         start = time.perf_counter()
@@ -147,7 +160,7 @@ def main() -> None:
         except HeatproofError as error:
             print(f"{name}: {error}")
             continue
-        RESULTS.write_text(json.dumps(done, indent=2) + "\n")
+        results.write_text(json.dumps(done, indent=2) + "\n")
         print(f"{name}: {done[name]} in {time.perf_counter() - start:.0f} s", flush=True)
         gc.collect()
 
