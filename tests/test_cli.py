@@ -388,11 +388,13 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(run, monkeypatch):
 
 
 def test_ctrl_c_from_a_terminal(tmp_path):
-    """A real signal to a real process, while it loads torch."""
+    """A real signal to a real process, while it loads the model."""
     scene(64, 48).save(tmp_path / "photo.jpg")
-    code = "import sys, os, signal, threading; from heatproof import cli\n"
-    code += f"threading.Timer(1.0, os.kill, (os.getpid(), {int(signal.SIGINT)})).start()\n"
-    code += "sys.exit(cli.run(['explain', 'photo.jpg', 'a cat', '--model', 'open_clip:ViT-L-14']))"
+    code = "import os, signal, sys, time; from heatproof import cli, models\n"
+    code += (
+        f"load = lambda *_, **__: (os.kill(os.getpid(), {int(signal.SIGINT)}), time.sleep(30))\n"
+    )
+    code += "models.load = load; sys.exit(cli.run(['explain', 'photo.jpg', 'a cat']))"
     environment = {**os.environ, "PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True

@@ -331,6 +331,6 @@ def test_a_pool_has_no_row_in_lower_layers() -> None:
         heatproof.explain(
             model,
             picture(model),
-            texts_for(model),
+            prompts_for("open_clip siglip"),
             method=methods.GradECLIP(heads="model", layers=2),
         )
