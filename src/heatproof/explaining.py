@@ -28,7 +28,7 @@ def explain(
     images: Images,
     prompts: PromptInput,
     *,
-    method: str | Method = "attention-x-gradient",
+    method: str | Method | Callable[[Any, str], Any] = "attention-x-gradient",
     score: str | scores.Score | None = None,
     image_size: ImageSize = None,
     certify: bool = True,
@@ -42,7 +42,8 @@ def explain(
         images: path | PIL image | list of them | preprocessed tensor (image, 3, height, width).
         prompts: texts | token ids (prompt, context) | embeddings (prompt, dim); for a classifier
             class names or indices.
-        method: a catalogue name, or a method object with its switches set.
+        method: a catalogue name, a method object with its switches set, or any callable
+            (PIL image, prompt) -> map, whose maps no certificate can vouch for (see `Foreign`).
         score: what is explained; by default the cosine, or a classifier's class logit.
         image_size: (height, width), "keep" (the pictures' own aspect ratio) or "native".
         certify: compare with the untouched model and with null prompts. Costs one inference pass
@@ -55,6 +56,7 @@ def explain(
         InputError: something handed in is at fault. ReadingError: the model cannot be read.
     """
     chosen, target = _chosen(model, method, score, "image")
+    certify = certify and not chosen.foreign
     shown = inputs.pictures(model, images, image_size)
     asked = inputs.prompts(model, prompts)
     target.check(model, len(asked.labels))
@@ -147,6 +149,8 @@ class _ImageJob:
     ) -> None:
         self.model, self.pixels, self.score, self.asked = shown.model, shown.pixels, score, asked
         self.nulls = nulls
+        self.photos = shown.photos
+        self.labels = asked.labels if nulls is None else (*asked.labels, *nulls.labels)
         self.against = _against(shown.model, score)
         self.layout = shown.model.image.layout(*shown.pixels.shape[-2:])
 
@@ -169,7 +173,8 @@ class _ImageJob:
         start = len(layout.prefix)
         content = slice(start, start + layout.rows * layout.cols)
         made: list[Chunk] = []
-        for pixels in self.pixels.split(size):
+        for number, pixels in enumerate(self.pixels.split(size)):
+            start_of = number * size
             made.append(
                 Chunk(
                     "image",
@@ -180,6 +185,9 @@ class _ImageJob:
                     tower.readout.name in POOLS,
                     (layout.rows, layout.cols),
                     pixels,
+                    tower.encode,
+                    self.labels,
+                    tuple(photo.image for photo in self.photos[start_of : start_of + len(pixels)]),
                 )
             )
         return made
@@ -317,9 +325,15 @@ def _check_layout(layout: Layout, keys: int) -> None:
 
 
 def _chosen(
-    model: Model, method: str | Method, score: str | scores.Score | None, side: Side
+    model: Model,
+    method: str | Method | Callable[[Any, str], Any],
+    score: str | scores.Score | None,
+    side: Side,
 ) -> tuple[Method, scores.Score]:
-    chosen = methods.create(method) if isinstance(method, str) else method
+    if isinstance(method, str):
+        chosen = methods.create(method)
+    else:
+        chosen = method if isinstance(method, Method) else methods.Foreign(method)
     if side not in chosen.card.sides:
         raise InputError(
             f"method {chosen.card.name} explains the {chosen.card.sides[0]} side alone"

@@ -1,18 +1,30 @@
 """One read pass over a chunk of inputs: the model's own encoder, read, then the method."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
-from heatproof.methods.base import Method, Plan, ReadPass, Side
+from heatproof.methods.base import Method, Plan, ReadPass, Rerun, Side
 from heatproof.models.model import Model
-from heatproof.reading import Site, find_sites, reading
+from heatproof.reading import (
+    Edit,
+    Intervention,
+    Site,
+    State,
+    Trace,
+    editing,
+    find_sites,
+    observing,
+    reading,
+)
 from heatproof.reading.call import at_least_float32
 
 _sites: WeakKeyDictionary[Model, dict[Side, tuple[Site, ...]]] = WeakKeyDictionary()
@@ -23,7 +35,8 @@ class Chunk:
     """Inputs of one tower that go through the model together.
 
     `encode` is the model's own encoder on these inputs; `compare` turns its embeddings into scores
-    (item, target). `readout`, `content`, `grid` and `pixels` are those of `ReadPass`.
+    (item, target). `encode_pixels` encodes other pictures instead (image side). The other fields
+    are those of `ReadPass`.
     """
 
     side: Side
@@ -34,6 +47,33 @@ class Chunk:
     pooled: bool
     grid: tuple[int, int] = (1, 1)
     pixels: Float[Tensor, "item 3 height width"] | None = None
+    encode_pixels: Callable[[Tensor], Tensor] | None = None
+    labels: tuple[str, ...] = ()
+    photos: tuple[Image.Image, ...] = ()
+
+    def rerun(self, module: nn.Module) -> Rerun:
+        """See `Rerun`."""
+
+        def scores(
+            pixels: Tensor | None = None,
+            *,
+            interventions: Mapping[str, Intervention] | None = None,
+            edits: Mapping[str, Edit] | None = None,
+        ) -> Tensor:
+            with ExitStack() as stack:
+                if interventions:
+                    paths: list[str] = []
+                    stack.enter_context(reading(module, paths, interventions=interventions))
+                if edits:
+                    stack.enter_context(editing(module, edits))
+                if pixels is None:
+                    embedding = self.encode()
+                else:
+                    assert self.encode_pixels is not None
+                    embedding = self.encode_pixels(pixels)
+            return self.compare(at_least_float32(embedding))
+
+        return scores
 
 
 @dataclass(frozen=True)
@@ -68,11 +108,12 @@ def run(
     block, and no forward pass.
     """
     plan = method.plan(sites, chunk.side)
-    if evidence and plan.start is None:
+    if evidence and not plan.differentiates:
         plan = replace(plan, start=plan.paths[-1])
-    with torch.inference_mode(False), torch.set_grad_enabled(plan.start is not None):
-        embedding, trace = _read(model, plan, chunk)
-        scores = chunk.compare(at_least_float32(embedding))
+    with torch.inference_mode(False), torch.set_grad_enabled(plan.differentiates):
+        with plan.rules():
+            embedding, trace, states = _read(model, plan, chunk)
+            scores = chunk.compare(at_least_float32(embedding))
         read = ReadPass(
             chunk.side,
             model.module,
@@ -80,10 +121,15 @@ def run(
             scores,
             chunk.readout,
             chunk.content,
+            chunk.compare,
+            chunk.rerun(model.module),
             chunk.pooled,
             chunk.grid,
             chunk.pixels,
             seed,
+            states=states,
+            labels=chunk.labels,
+            photos=chunk.photos,
         )
         values = method.attribute(read)
         reached = dict(read.reached)
@@ -98,21 +144,24 @@ def run(
     )
 
 
-def _read(model: Model, plan: Plan, chunk: Chunk) -> tuple[Tensor, Any]:
-    with reading(
-        model.module,
-        plan.paths,
-        weights=plan.weights,
-        start=plan.start,
-        interventions=plan.interventions,
-    ) as trace:
+def _read(model: Model, plan: Plan, chunk: Chunk) -> tuple[Tensor, Trace, Mapping[str, State]]:
+    with (
+        reading(
+            model.module,
+            plan.paths,
+            weights=plan.weights,
+            start=plan.start,
+            interventions=plan.interventions,
+        ) as trace,
+        observing(model.module, plan.states, leaf=plan.leaf) as states,
+    ):
         embedding = chunk.encode()
-    if plan.start is not None and not embedding.requires_grad:
+    if plan.differentiates and not embedding.requires_grad:
         raise ReadingError(
-            f"the embedding of {model.spec} does not depend on {plan.start!r} by gradient: the "
-            "model detaches it or runs it under no_grad"
+            f"the embedding of {model.spec} does not depend on {plan.start or plan.leaf!r} by "
+            "gradient: the model detaches it or runs it under no_grad"
         )
-    return embedding, trace
+    return embedding, trace, states
 
 
 def _live_rows(read: ReadPass) -> Bool[Tensor, "item query"]:

@@ -4,6 +4,7 @@ from heatproof.methods.attention_eclip import AttentionECLIP
 from heatproof.methods.attention_x_gradient import AttentionXGradient
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.controls import Center, Edges, RandomMap
+from heatproof.methods.foreign import Foreign
 from heatproof.methods.gae import GAE
 from heatproof.methods.grad_eclip import GradECLIP
 from heatproof.methods.raw_attention import RawAttention
@@ -19,6 +20,7 @@ __all__ = [
     "Edges",
     "Entry",
     "Factors",
+    "Foreign",
     "GradECLIP",
     "Method",
     "Plan",

@@ -2,16 +2,18 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor, nn
 
 from heatproof.errors import InputError, ReadingError
-from heatproof.reading import Attention, Intervention, Site, Trace
+from heatproof.reading import Attention, Edit, Intervention, Site, State, Trace
 
 Side = Literal["image", "text"]
 
@@ -38,13 +40,23 @@ class Card:
 class Plan:
     """What a method reads: paths in order, whether weights, from where gradients, what it changes.
 
-    `start` is None for methods that need no gradient.
+    `start` is None for methods that need no gradient, or whose gradients start at `leaf`: the path
+    of a module whose input is the graph's leaf (a residual block). `states` are modules whose
+    input and output are read. `rules` is a context in which the pass and the score are computed:
+    what it changes is gradients only.
     """
 
     paths: tuple[str, ...]
     weights: bool
     start: str | None
     interventions: Mapping[str, Intervention] = field(default_factory=dict[str, Intervention])
+    states: tuple[str, ...] = ()
+    leaf: str | None = None
+    rules: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    @property
+    def differentiates(self) -> bool:
+        return self.start is not None or self.leaf is not None
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,24 @@ class Factors:
     substituted: tuple[str, ...] = ()
 
 
+@runtime_checkable
+class Rerun(Protocol):
+    """Scores of the model's own encoder once more: on other pixels, edited, or intervened on."""
+
+    def __call__(
+        self,
+        pixels: Float[Tensor, "variant 3 height width"] | None = None,
+        *,
+        interventions: Mapping[str, Intervention] | None = None,
+        edits: Mapping[str, Edit] | None = None,
+    ) -> Float[Tensor, "variant target"]:
+        """By default on the pass's own inputs, in the caller's grad mode.
+
+        pixels: any number of pictures (image side alone); they need not be those of the pass.
+        """
+        ...
+
+
 @dataclass
 class ReadPass:
     """One read forward pass of one tower, and the scores that it led to.
@@ -62,7 +92,9 @@ class ReadPass:
     Items are the tower's inputs (pictures, or prompts on the text side), targets what each is
     scored against. `readout` is the readout row of each item, None where all rows of content are.
     `content` are the key tokens that stand for the input itself: patches, or the whole context.
-    `reached` notes by path whether any gradient arrived there.
+    `reached` notes by path whether any gradient arrived there. `states` holds what `Plan.states`
+    asked for. `compare` scores embeddings as the pass's own were, `rerun` runs the encoder again.
+    `labels` are the targets' names, `photos` the pictures as the user handed them in, if he did.
     """
 
     side: Side
@@ -71,11 +103,16 @@ class ReadPass:
     scores: Float[Tensor, "item target"]
     readout: Int[Tensor, " item"] | None
     content: slice
+    compare: Callable[[Float[Tensor, "item dim"]], Float[Tensor, "item target"]]
+    rerun: Rerun
     pooled: bool = False
     grid: tuple[int, int] = (1, 1)
     pixels: Float[Tensor, "item 3 height width"] | None = None
     seed: int = 0
     reached: dict[str, bool] = field(default_factory=dict[str, bool])
+    states: Mapping[str, State] = field(default_factory=dict[str, State])
+    labels: tuple[str, ...] = ()
+    photos: tuple[Image.Image, ...] = ()
 
     @property
     def targets(self) -> int:
@@ -93,14 +130,7 @@ class ReadPass:
         Gradients are of the sum over items, each of which depends on its own input alone.
         """
         wanted: list[Tensor] = [getattr(layer, kind) for kind in of for layer in layers]
-        for target in range(self.targets):
-            grads = torch.autograd.grad(
-                self.scores[:, target].sum(),
-                wanted,
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+        for grads in self.gradients_of(wanted):
             split = {
                 kind: list(grads[n * len(layers) : (n + 1) * len(layers)])
                 for n, kind in enumerate(of)
@@ -109,6 +139,18 @@ class ReadPass:
                 arrived = bool(grad.count_nonzero())
                 self.reached[layer.path] = self.reached.get(layer.path, False) or arrived
             yield split
+
+    def gradients_of(self, wanted: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+        """For each target in turn: the gradient of its score (summed over items) with respect to
+        each of `wanted`, zero where it does not depend on it."""
+        for target in range(self.targets):
+            yield torch.autograd.grad(
+                self.scores[:, target].sum(),
+                wanted,
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
 
     def rows(
         self, tensor: Float[Tensor, "item head query last"], layer: Attention
@@ -129,6 +171,8 @@ class Method(ABC):
     """Abstract: subclasses are frozen dataclasses whose fields are the method's switches."""
 
     card: ClassVar[Card]
+    foreign: ClassVar[bool] = False
+    """Whether its maps come from code that was handed in, of whose pass nothing is known."""
 
     @abstractmethod
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:

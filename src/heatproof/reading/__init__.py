@@ -4,14 +4,20 @@ from heatproof.reading.call import Attention, AttentionCall
 from heatproof.reading.intercept import Trace, reading, refuse_unreadable
 from heatproof.reading.interventions import Intervention
 from heatproof.reading.sites import Site, find_sites
+from heatproof.reading.states import Edit, State, block_path, editing, observing
 
 __all__ = [
     "Attention",
     "AttentionCall",
+    "Edit",
     "Intervention",
     "Site",
+    "State",
     "Trace",
+    "block_path",
+    "editing",
     "find_sites",
+    "observing",
     "reading",
     "refuse_unreadable",
 ]

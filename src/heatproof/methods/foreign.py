@@ -1,0 +1,106 @@
+"""Anybody's method: a callable (picture, prompt) -> map, taken as a method of the catalogue."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.errors import InputError
+from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.reading import Site
+
+
+class Foreign(Method):
+    """Maps that code from outside makes; nothing is known of the pass that they explain.
+
+    call: (picture, prompt) -> map. The map has two axes of any size, rows first: a tensor, an array
+        or nested lists; it is averaged over each patch (or interpolated where it is coarser).
+    takes: what the callable is given: "photo", a PIL image as the user handed it in, or "pixels",
+        the model's preprocessed input (3, height, width).
+    """
+
+    foreign = True
+
+    def __init__(
+        self,
+        call: Callable[[Any, str], Any],
+        *,
+        takes: Literal["photo", "pixels"] = "photo",
+        name: str | None = None,
+    ) -> None:
+        self.call, self.takes = call, takes
+        self.name = name or getattr(call, "__name__", type(call).__name__)
+        self.card = Card(  # pyright: ignore[reportAttributeAccessIssue]
+            name=self.name,
+            summary="a callable (picture, prompt) -> map",
+            source="handed in",
+            reads="unknown",
+            changes="unknown; see `heatproof audit`",
+            values="unknown",
+            cost="unknown",
+            sides=("image",),
+        )
+
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        del side
+        return Plan(last_sites(sites, 1, 1), weights=False, start=None)
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        pictures = self._pictures(read)
+        keys = read.last.key.shape[2]
+        values = torch.zeros(len(pictures), read.targets, keys, dtype=torch.float64)
+        with torch.inference_mode(False), torch.enable_grad():
+            for item, picture in enumerate(pictures):
+                for target, label in enumerate(read.labels):
+                    made = on_grid(self.call(picture, label), read.grid, self.name)
+                    values[item, target, read.content] = made.flatten()
+        return values
+
+    def _pictures(self, read: ReadPass) -> Sequence[Any]:
+        if self.takes == "pixels":
+            assert read.pixels is not None
+            return list(read.pixels)
+        if not read.photos:
+            raise InputError(
+                f"{self.name} takes photographs, and tensors were handed in; pass paths or PIL "
+                "images, or say takes='pixels'"
+            )
+        return read.photos
+
+    def factors(self, side: Side) -> Factors:
+        del side
+        return Factors(())
+
+    def settings(self) -> dict[str, Any]:
+        return {"takes": self.takes}
+
+
+def on_grid(made: Any, grid: tuple[int, int], name: str) -> Float[Tensor, "row col"]:
+    """A map of any size on the patch grid.
+
+    Raises:
+        InputError: it has not two axes, or holds no numbers.
+    """
+    try:
+        tensor = made if isinstance(made, Tensor) else torch.as_tensor(np.asarray(made))
+        tensor = tensor.detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"{name} returned {type(made).__name__}, expected a map (row, col)"
+        ) from None
+    if tensor.dim() > 2:
+        tensor = tensor.squeeze()
+    if tensor.dim() != 2 or not tensor.numel():
+        raise InputError(
+            f"{name} returned a map of shape {tuple(tensor.shape)}, expected (row, col)"
+        )
+    if tuple(tensor.shape) == grid:
+        return tensor
+    coarser = tensor.shape[0] < grid[0] or tensor.shape[1] < grid[1]
+    if coarser:
+        return F.interpolate(tensor[None, None], grid, mode="bilinear", align_corners=False)[0, 0]
+    return F.adaptive_avg_pool2d(tensor[None], grid)[0]
