@@ -41,10 +41,10 @@ def render_files(
 @app.command()
 def train(
     folder: Annotated[Path, typer.Argument(help="Where the run lives; an earlier one goes on.")],
-    steps: Annotated[int, typer.Option(min=1, help="How many steps in all.")] = 5000,
+    steps: Annotated[int, typer.Option(min=1, help="How many steps in all.")] = 4000,
     decay: Annotated[
         int, typer.Option(min=0, help="The last of them, with a falling rate.")
-    ] = 1500,
+    ] = 1200,
     workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each.")] = 2,
     batch: Annotated[int, typer.Option(min=8, help="Scenes a step for each worker.")] = 32,
     seed: Annotated[int, typer.Option(help="Decides weights, scenes and captions.")] = 0,
@@ -77,6 +77,27 @@ def release(
     from heatproof.training.release import release as put
 
     put(folders, step, hardware)
+
+
+@app.command()
+def seeds(
+    folders: Annotated[list[Path], typer.Argument(help="Finished runs that differ by seed alone.")],
+    count: Annotated[int, typer.Option(min=10, help="Scenes a figure.")] = 2000,
+) -> None:
+    """Measure several runs of the recipe, and put their figures into the card."""
+    import json
+
+    from heatproof.models.scenes import CARD
+    from heatproof.training.seeds import measure_runs, seeds_table
+
+    try:
+        measured = measure_runs(folders, count)
+    except (OSError, ValueError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    kept = json.loads(CARD.read_text())
+    CARD.write_text(json.dumps({**kept, "seeds": measured}, indent=1) + "\n")
+    typer.echo(seeds_table(measured))
 
 
 @app.command()

@@ -32,8 +32,8 @@ class Settings:
     """Everything that decides the weights, but for `steps`, which may grow on resuming."""
 
     seed: int = 0
-    steps: int = 5000
-    decay: int = 1500
+    steps: int = 4000
+    decay: int = 1200
     """Over the last steps the learning rate falls to nothing."""
     warmup: int = 200
     batch: int = 32
