@@ -1,13 +1,9 @@
 """report.html: one page that needs nothing else, for a reader with a minute."""
 
-import base64
-import io
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -16,7 +12,7 @@ from heatproof.certificate import Certificate, Check
 from heatproof.explanation import Explanation, Record, WordExplanation
 from heatproof.images import Photo
 from heatproof.models.geometry import View
-from heatproof.report import colour
+from heatproof.report import colour, html
 from heatproof.report import words as word_view
 from heatproof.report.lettering import figure
 from heatproof.report.overlay import Frame, draw, frame, pictured, score_text, shared_scale, verdict
@@ -58,21 +54,7 @@ def page(
         _reading_help(),
         _environment(certificate, command),
     ]
-    return document(f"{Path(photo.source).name}: what {record.model} saw", "".join(body))
-
-
-def document(title: str, body: str) -> str:
-    """A self-contained HTML document."""
-    style = resources.files("heatproof.report").joinpath("page.css").read_text("utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        # No request leaves this page, whatever ends up in it.
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{style}</style></head>"
-        f"<body>{body}</body></html>\n"
-    )
+    return html.document(f"{Path(photo.source).name}: what {record.model} saw", "".join(body))
 
 
 def contents(
@@ -80,14 +62,14 @@ def contents(
 ) -> str:
     """A page that leads to others: (name, relative address, certificate's kind) each."""
     rows = [
-        [f'<a href="{escape(address)}">{escape(name)}</a>', _mark(kind)]
+        [f'<a href="{escape(address)}">{escape(name)}</a>', html.mark(kind)]
         for name, address, kind in verdicts
     ]
     picture = (
-        f'<figure><img alt="maps side by side" src="{_data(sheet)}"></figure>' if sheet else ""
+        f'<figure><img alt="maps side by side" src="{html.data(sheet)}"></figure>' if sheet else ""
     )
     heading = f"<header><h1>{escape(title)}</h1><p>heatproof {__version__}</p></header>"
-    return document(title, heading + _table(["report", "certificate"], rows) + picture)
+    return html.document(title, heading + html.table(["report", "certificate"], rows) + picture)
 
 
 def notices(explanation: Explanation, image: int = 0) -> tuple[str, ...]:
@@ -176,13 +158,13 @@ def _photograph(photo: Photo, view: View, part: Frame) -> str:
 def _figure(picture: Image.Image, title: str, remark: str, fails: bool = False) -> str:
     mark = ' <span class="mark">certificate fails</span>' if fails else ""
     return (
-        f'<figure><img alt="{escape(title)}" src="{_data(picture)}">'
+        f'<figure><img alt="{escape(title)}" src="{html.data(picture)}">'
         f"<figcaption><b>{escape(title)}</b>{escape(remark)}{mark}</figcaption></figure>"
     )
 
 
 def _scale(scale: float, on_white: bool = False) -> str:
-    bar = _data(colour.bar(512, 16, on_white), lossless=True)
+    bar = html.data(colour.bar(512, 16, on_white), lossless=True)
     return (
         f'<div class="scale"><img alt="colour scale" src="{bar}"><div>'
         f"<span>{figure(-scale, scale)} lowers the score</span><span>0</span>"
@@ -213,28 +195,23 @@ def _scores(explanation: Explanation, image: int) -> str:
         for number, prompt in enumerate(explanation.record.prompts)
     ]
     head = ["prompt", explanation.record.score, "lowest patch", "highest patch", "all patches"]
-    return "<h2>Scores</h2>" + _table(head, rows, numbers=range(1, 5))
+    return "<h2>Scores</h2>" + html.table(head, rows, numbers=range(1, 5))
 
 
 def _certificate(title: str, certificate: Certificate) -> str:
     if not certificate.checks:
         return ""
     rows = [
-        [_mark(check.verdict), escape(check.name), escape(check.evidence), _measured(check)]
+        [html.mark(check.verdict), escape(check.name), escape(check.evidence), _measured(check)]
         for check in certificate.checks
     ]
     facts = {
         "the model's own": "; ".join(certificate.native) or "nothing",
         "not the model's": "; ".join(certificate.substituted) or "nothing",
     }
-    table = _table(["verdict", "check", "evidence", "measured / limit"], rows, short=[0, 1, 3])
-    made_of = f"<h3>What the map is made of</h3>{_facts(facts)}"
+    table = html.table(["verdict", "check", "evidence", "measured / limit"], rows, short=[0, 1, 3])
+    made_of = f"<h3>What the map is made of</h3>{html.facts(facts)}"
     return f"<h2>{escape(title)}</h2>{table}{made_of}{_nulls(certificate.null_prompts)}"
-
-
-def _mark(kind: str) -> str:
-    name = {"violated": "bad", "fails": "bad", "holds": "ok"}.get(kind, "faint")
-    return f'<span class="{name}">{escape(kind)}</span>'
 
 
 def _measured(check: Check) -> str:
@@ -259,7 +236,7 @@ def _nulls(changes: Mapping[str, float]) -> str:
         "<p>1 - cosine between each map and the map of a prompt that says nothing: 0 is the same "
         "map, so the prompt is ignored; 1 is unrelated; 2 is the opposite.</p>"
     )
-    return f"<h3>How much the maps change under null prompts</h3>{text}" + _table(
+    return f"<h3>How much the maps change under null prompts</h3>{text}" + html.table(
         ["prompt", "change", ""], rows, numbers=[1]
     )
 
@@ -277,7 +254,7 @@ def _method(record: Record) -> str:
             "source": entry.source,
         }
     facts |= {key: f"{value}" for key, value in record.settings.items() if value is not None}
-    return f"<h2>The method</h2>{_facts(facts)}"
+    return f"<h2>The method</h2>{html.facts(facts)}"
 
 
 def _reading_help() -> str:
@@ -301,39 +278,4 @@ def _environment(certificate: Certificate, replay: str | None) -> str:
         if replay
         else ("<p>Made from objects in memory: no command line makes it again.</p>")
     )
-    return f"<h2>Make it again</h2>{again}{_facts(facts)}"
-
-
-# Pieces of HTML
-
-
-def _table(
-    head: list[str], rows: list[list[str]], numbers: Iterable[int] = (), short: Iterable[int] = ()
-) -> str:
-    """A table of cells that are HTML already; `numbers` stand right, `short` are never broken."""
-    right = dict.fromkeys(numbers, ' class="number"')
-    right |= dict.fromkeys(short, ' class="short"')
-    top = "".join(f"<th{right.get(n, '')}>{escape(name)}</th>" for n, name in enumerate(head))
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{right.get(n, '')}>{cell}</td>" for n, cell in enumerate(row))
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="table"><table><tr>{top}</tr>{body}</table></div>'
-
-
-def _facts(facts: Mapping[str, Any]) -> str:
-    items = (f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items())
-    return f"<dl>{''.join(items)}</dl>"
-
-
-def _data(picture: Image.Image, lossless: bool = False) -> str:
-    """The picture itself, as an address."""
-    buffer = io.BytesIO()
-    if lossless:
-        picture.save(buffer, "PNG")
-    else:
-        picture.save(buffer, "JPEG", quality=90, subsampling=0)
-    kind = "png" if lossless else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f"<h2>Make it again</h2>{again}{html.facts(facts)}"

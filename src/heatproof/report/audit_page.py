@@ -1,0 +1,121 @@
+"""audit.html: the verdicts of an audit for a reviewer with a minute, numbers behind them."""
+
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from heatproof import __version__
+from heatproof.auditing.finding import Finding
+from heatproof.auditing.result import Audit, league_rows
+from heatproof.report import html
+from heatproof.report.audit_figures import drawn
+
+PRINCIPLES = {
+    1: ("Explain the model itself", "Is every quantity of the map one that the model computes?"),
+    2: ("Follow the model's performance", "Is the map good where the model is, and only there?"),
+}
+CLASSES = {"violated": "fails", "holds": "holds"}
+
+
+def audit_page(audit: Audit) -> str:
+    """The whole page of one audit."""
+    set_to = {key: value for key, value in audit.settings.items() if value is not None}
+    told = f" ({', '.join(f'{k}={v}' for k, v in set_to.items())})" if set_to else ""
+    body = [
+        f"<header><h1>Audit of {escape(audit.method)}</h1>"
+        f"<p>{escape(audit.model + told)} · heatproof {__version__} · {audit.seconds:.0f} s</p>"
+        "</header>",
+        _verdict(audit),
+        _notices(audit.notices),
+        _summary(audit.findings),
+        *(_principle(audit, number) for number in PRINCIPLES),
+        f"<h2>Made with</h2>{html.facts(audit.environment)}",
+    ]
+    return html.document(f"audit of {audit.method}", "".join(body))
+
+
+def league_page(audits: Sequence[Audit], pages: dict[str, str]) -> str:
+    """The page of many audits: the league table, each method leading to its own page."""
+    head, rows = league_rows(audits)
+    cells = [
+        [
+            f'<a href="{escape(pages[row[0]])}">{escape(row[0])}</a>'
+            if row[0] in pages
+            else row[0],
+            *(html.mark({"VIOLATED": "violated", "?": "cannot tell"}.get(c, c)) for c in row[1:-1]),
+            escape(row[-1]),
+        ]
+        for row in rows
+    ]
+    model = escape(audits[0].model)
+    title = f"<header><h1>Audit of {len(audits)} methods</h1><p>{model}</p></header>"
+    return html.document("audit", title + html.table(head, cells))
+
+
+def league_markdown(audits: Sequence[Audit]) -> str:
+    """The league table for a docs page."""
+    head, rows = league_rows(audits)
+    lines = [head, ["---"] * len(head), *([f"`{row[0]}`", *row[1:]] for row in rows)]
+    return "\n".join("| " + " | ".join(c.replace("|", "/") for c in line) + " |" for line in lines)
+
+
+def _verdict(audit: Audit) -> str:
+    violated = not audit.holds
+    kind = "fails" if violated else "holds"
+    title = "At least one principle is violated" if violated else "No principle is violated here"
+    return (
+        f'<div class="verdict {kind}" role="note"><strong>{title}</strong>'
+        f"{escape(audit.sentence)}</div>"
+    )
+
+
+def _notices(notices: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(text)}</li>" for text in notices)
+    return f'<ul class="notices">{items}</ul>' if items else ""
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    rows = [
+        [html.mark(f.verdict), f'<a href="#{_anchor(f)}">{escape(f.check)}</a>', escape(f.evidence)]
+        for f in findings
+    ]
+    return html.table(["verdict", "check", "evidence"], rows, short=[0, 1])
+
+
+def _principle(audit: Audit, number: int) -> str:
+    found = [finding for finding in audit.findings if finding.principle == number]
+    if not found:
+        return ""
+    name, question = PRINCIPLES[number]
+    heading = f"<h2>Principle {number}: {name}</h2><p>{question}</p>"
+    return heading + "".join(map(_finding, found))
+
+
+def _finding(finding: Finding) -> str:
+    picture = drawn(finding)
+    figure = f'<figure class="chart">{picture}</figure>' if picture else ""
+    code = f"<p>Look at: <code>{escape(finding.code)}</code></p>" if finding.code else ""
+    numbers = escape(json.dumps(finding.numbers, indent=1))
+    kind = CLASSES.get(finding.verdict, "unproven")
+    # Only a violation shouts, and only once, at the top: here the mark says it.
+    kind = "unproven" if kind == "fails" else kind
+    return (
+        f'<section id="{_anchor(finding)}">'
+        f"<h3>{html.mark(finding.verdict)} {escape(finding.check)}</h3>"
+        f'<p class="faint">{escape(finding.question)}</p><p>{escape(finding.evidence)}</p>'
+        f"{figure}{code}<details><summary>Numbers</summary><pre>{numbers}</pre></details></section>"
+    )
+
+
+def _anchor(finding: Finding) -> str:
+    return finding.check.replace(" ", "-")
+
+
+def save_league(audits: Sequence[Audit], folder: Path) -> Path:
+    """league.html and league.md beside a folder a method; returns the page's path."""
+    pages = {audit.method: f"{audit.method}/audit.html" for audit in audits}
+    page = folder / "league.html"
+    page.write_text(league_page(audits, pages), encoding="utf-8")
+    (folder / "league.md").write_text(league_markdown(audits) + "\n", encoding="utf-8")
+    return page
