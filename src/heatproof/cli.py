@@ -2,15 +2,14 @@
 
 import importlib.util
 import sys
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from heatproof import __version__
+from heatproof import __version__, terminal
 from heatproof.errors import HeatproofError, InputError, PromptError
 
 if TYPE_CHECKING:
@@ -87,13 +86,8 @@ def _usage(error: Any) -> int:
 
 
 def _say(text: str, code: int) -> int:
-    typer.echo(f"heatproof: {_line(text)}", err=True)
+    typer.echo(f"heatproof: {terminal.one_line(text)}", err=True)
     return code
-
-
-def _line(text: str) -> str:
-    """One line without control characters, whatever a prompt or a file name holds."""
-    return " ".join("".join(x if x.isprintable() else " " for x in text).split())
 
 
 def _version(asked: bool | None) -> None:
@@ -196,7 +190,7 @@ def explain(
     """
     asked = _prompts(prompts)
     size = _size(image_size)
-    with _working("checking the input"):
+    with terminal.working("checking the input"):
         from heatproof.images import open_image
         from heatproof.report.folder import check_folder
 
@@ -206,19 +200,19 @@ def explain(
             photo,
             asked,
             model or "scenes",
-            _methods(method, _switches(switches)),
+            _methods(method, terminal.switches(switches)),
             _score(score),
             size,
             words,
             certify,
             seed,
         )
-    with _working(f"loading {order.model}"):
+    with terminal.working(f"loading {order.model}"):
         from heatproof.models import load
 
         loaded = load(order.model, device=device)
     results = _explained(loaded, order)
-    with _working("drawing"):
+    with terminal.working("drawing"):
         report = _saved(results, out)
     _summarise(results, order, report)
     if not allow_uncertified and not all(result.holds for result in results):
@@ -245,16 +239,6 @@ def _size(text: str) -> tuple[int, int] | str:
     raise InputError(
         f"got --image-size {text!r}, expected HEIGHTxWIDTH such as 224x336, native or keep"
     )
-
-
-def _switches(given: list[str] | None) -> dict[str, str]:
-    switches: dict[str, str] = {}
-    for text in given or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key or not value:
-            raise InputError(f"got --set {text!r}, expected SWITCH=VALUE such as heads=model")
-        switches[key.strip()] = value.strip()
-    return switches
 
 
 def _methods(names: str, switches: dict[str, str]) -> tuple["Method", ...]:
@@ -295,13 +279,13 @@ def _explained(model: "Model", order: Order) -> list[Result]:
     for method in order.methods:
         name = method.card.name
         try:
-            with _working(f"explaining with {name}"):
+            with terminal.working(f"explaining with {name}"):
                 results.append(_result(model, order, method))
         except HeatproofError as error:
             if len(order.methods) == 1:
                 raise
             refused.append(error)
-            typer.echo(f"notice: {name} is left out: {_line(str(error))}", err=True)
+            typer.echo(f"notice: {name} is left out: {terminal.one_line(str(error))}", err=True)
     if not results:
         raise refused[0]
     return results
@@ -355,36 +339,27 @@ def _summarise(results: list[Result], order: Order, report: Path) -> None:
         for text in result.explanation.certificate.warnings
     ]
     for line in dict.fromkeys(lines):
-        typer.echo(_line(line), err=True)
+        typer.echo(terminal.one_line(line), err=True)
     holding = [result for result in results if result.explanation.certificate.holds]
     first = (holding or results)[0].explanation
-    typer.echo(f"{_line(str(order.photo))} · {first.record.model}")
+    typer.echo(f"{terminal.one_line(str(order.photo))} · {first.record.model}")
     for number, prompt in enumerate(first.record.prompts):
-        typer.echo(f"  {score_text(first, 0, number)}  {_line(prompt)}")
+        typer.echo(f"  {score_text(first, 0, number)}  {terminal.one_line(prompt)}")
     for result in results:
         certificates = [("", result.explanation.certificate)]
         certificates += [("words: ", result.words.certificate)] if result.words else []
         for side, certificate in certificates:
             kind, sentence = verdict(certificate)
-            said = {"holds": "certificate holds", "fails": f"CERTIFICATE FAILS: {_line(sentence)}"}
+            said = {
+                "holds": "certificate holds",
+                "fails": f"CERTIFICATE FAILS: {terminal.one_line(sentence)}",
+            }
             typer.echo(f"{result.explanation.record.method}: {side}{said.get(kind, sentence)}")
     typer.echo(f"report: {report}")
 
 
 def _named(result: Result, results: list[Result]) -> str:
     return f"{result.explanation.record.method}: " if len(results) > 1 else ""
-
-
-@contextmanager
-def _working(on: str) -> Generator[None, None, None]:
-    """Say what is being done, where somebody watches."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"{on} ..."):
-        yield
 
 
 # catalogues
