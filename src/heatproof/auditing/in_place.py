@@ -27,6 +27,19 @@ def kept(module: nn.Module) -> Generator[None]:
             tensor.data = data
 
 
+@contextmanager
+def restored(module: nn.Module) -> Generator[None]:
+    """As `kept`, against code from outside that writes into the very memory of the weights."""
+    before = [(tensor, tensor.data, tensor.data.clone()) for tensor in tensors_of(module)]
+    try:
+        yield
+    finally:
+        for tensor, data, values in before:
+            if not torch.equal(data, values):
+                data.copy_(values)
+            tensor.data = data
+
+
 def write(tensor: Tensor, values: Tensor) -> None:
     """Give `tensor` other values without touching the memory that `kept` will give back to it."""
     tensor.data = values.to(tensor.dtype)

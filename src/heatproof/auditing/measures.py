@@ -16,12 +16,12 @@ Z95 = 1.959964
 
 
 def relative_change(new: Tensor, old: Tensor) -> float:
-    """|new - old| / |old| in the Euclidean norm; infinite where only `old` is zero."""
+    """|new - old| / |old| in the Euclidean norm; 1 where only `old` is zero."""
     new, old = new.double(), old.double()
     length, gap = float(old.norm()), float((new - old).norm())
     if gap == 0:
         return 0.0
-    return gap / length if length else math.inf
+    return gap / length if length else 1.0
 
 
 def kendall(one: Float[Tensor, " item"], other: Float[Tensor, " item"]) -> float:
@@ -77,6 +77,13 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
     middle = (p + z * z / (2 * count)) / scale
     half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / scale
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def sign_test(one: int, other: int) -> float:
+    """Exact two-sided p of a split of one + other fair coins at least as uneven."""
+    count, fewer = one + other, min(one, other)
+    tail = sum(math.comb(count, k) for k in range(fewer + 1))
+    return min(1.0, 2 * tail / 2**count)
 
 
 def percent(share: float) -> str:
