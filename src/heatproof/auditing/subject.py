@@ -18,10 +18,8 @@ Auditable = str | Method | Callable[[Any, str], Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """A method under audit. Its maps are always made anew from the model as it now is.
-
-    Checks change `model.module` in place and put it back, so that a stranger's code sees it too.
-    """
+    """A method under audit. Its maps are always made anew from the model as it now is: checks
+    change `model.module` in place and put it back, so that a stranger's code sees it too."""
 
     method: Method
 

@@ -2,7 +2,7 @@
 
 from heatproof.methods.attention_eclip import AttentionECLIP
 from heatproof.methods.attention_x_gradient import AttentionXGradient
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, Tower
 from heatproof.methods.controls import Center, Edges, RandomMap
 from heatproof.methods.foreign import Foreign
 from heatproof.methods.gae import GAE
@@ -30,6 +30,7 @@ __all__ = [
     "Rollout",
     "Side",
     "Switch",
+    "Tower",
     "catalogue",
     "create",
     "register",

@@ -167,6 +167,17 @@ class ReadPass:
         return tensor.take_along_dim(index, dim=2)
 
 
+@dataclass(frozen=True)
+class Tower:
+    """A tower as `Method.implied` needs it: its attention calls, readout row and content tokens."""
+
+    root: nn.Module
+    side: Side
+    sites: tuple[Site, ...]
+    readout: int | None
+    content: slice
+
+
 class Method(ABC):
     """Abstract: subclasses are frozen dataclasses whose fields are the method's switches."""
 
@@ -186,6 +197,15 @@ class Method(ABC):
         """What the map is made of, in words."""
         del side
         return Factors((self.card.reads,))
+
+    def implied(self, tower: "Tower") -> dict[str, dict[str, Intervention]]:
+        """The models that a map is really of: what the method uses in the model's place, put back.
+
+        By name, the interventions by path that make the model. None where nothing is changed; by
+        default the pass that the plan asks for.
+        """
+        changes = self.plan(tower.sites, tower.side).interventions
+        return {"the pass that is explained": dict(changes)} if changes else {}
 
     def total(self, read: ReadPass) -> Float[Tensor, "item target"] | None:
         """What the values of all tokens promise to add up to; None where nothing is promised."""

@@ -12,13 +12,13 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from heatproof.methods.base import Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import Factors, Method, Plan, ReadPass, Side, Tower, last_sites
 from heatproof.models.projection import output_projection
-from heatproof.reading import Attention, Site
+from heatproof.reading import Attention, AttentionCall, Intervention, Site
 from heatproof.reading.call import at_least_float32, merge_heads
-from heatproof.reading.interventions import one_head
+from heatproof.reading.interventions import chain, one_head
 
 DEFAULT_LAYERS: dict[Side, int] = {"image": 1, "text": 8}
 
@@ -89,18 +89,54 @@ class Eclip(Method):
         if self.spatial == "none":
             shape = (query.shape[0], query.shape[2], layer.key.shape[2])
             return torch.ones(shape, dtype=at_least_float32(query).dtype, device=query.device)
-        return self._loosened(read, layer, query)
+        return self._loosened(read.root, layer.path, query, layer.key.detach(), read.content)
 
-    def _loosened(self, read: ReadPass, layer: Attention, query: Tensor) -> Tensor:
-        rows, keys = (merge_heads(t).squeeze(1) for t in (query, layer.key.detach()))
+    def _loosened(
+        self, root: nn.Module, path: str, query: Tensor, key: Tensor, content: slice
+    ) -> Float[Tensor, "item row key"]:
+        rows, keys = (merge_heads(t).squeeze(1) for t in (query, key))
         if self.projection == "output":
-            project = output_projection(read.root, layer.path, rows.shape[-1])
+            project = output_projection(root, path, rows.shape[-1])
             native = project.weight.dtype  # the trace is float32 where the model is less
             with torch.no_grad():
                 rows, keys = project(rows.to(native)), project(keys.to(native))
         rows, keys = at_least_float32(rows), at_least_float32(keys)
         cosine = F.normalize(rows, dim=-1) @ F.normalize(keys, dim=-1).transpose(-2, -1)
-        return min_max(cosine, read.content)
+        return min_max(cosine, content)
+
+    def implied(self, tower: Tower) -> dict[str, dict[str, Intervention]]:
+        """One head, the loosened attention, and both: each put into the explained layers."""
+        paths = self.plan(tower.sites, tower.side).paths
+        made: dict[str, dict[str, Intervention]] = {}
+        if self.heads == "one":
+            made["one head"] = {path: one_head() for path in paths}
+        if self.spatial == "loosened":
+            made["loosened attention"] = {path: self._as_weights(tower, path) for path in paths}
+        if len(made) == 2:
+            made["one head and loosened attention"] = {
+                path: chain(one_head(), self._as_weights(tower, path)) for path in paths
+            }
+        return made
+
+    def _as_weights(self, tower: Tower, path: str) -> Intervention:
+        """u as the readout's attention weights: what the softmax gives to the content tokens is
+        dealt out among them in proportion to u; what it gives to the others stays theirs."""
+
+        def intervene(call: AttentionCall) -> AttentionCall:
+            weights = call.softmax()
+            content = tower.content
+            u = self._loosened(tower.root, path, call.query, call.key, content)
+            own = weights[..., content]
+            u = u[..., content].clamp(min=0).unsqueeze(1) * (own > 0)  # a masked key gets nothing
+            total = u.sum(-1, keepdim=True).clamp(min=torch.finfo(u.dtype).tiny)
+            changed = weights.clone()
+            changed[..., content] = (own.sum(-1, keepdim=True) * u / total).to(weights.dtype)
+            if tower.readout is not None:
+                kept = torch.arange(weights.shape[2], device=weights.device) != tower.readout
+                changed[:, :, kept] = weights[:, :, kept]
+            return call.change(weights=changed)
+
+        return intervene
 
     def factors(self, side: Side) -> Factors:
         native = [f"gradients of the score at the last {self._count(side)} attention call(s)"]

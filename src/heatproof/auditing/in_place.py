@@ -1,0 +1,64 @@
+"""Weights changed in place, so that a stranger who holds the same module sees it, and put back."""
+
+import hashlib
+import itertools
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    """Every parameter and buffer, tied ones once."""
+    every = itertools.chain(module.parameters(), module.buffers())
+    yield from {id(tensor): tensor for tensor in every}.values()
+
+
+@contextmanager
+def kept(module: nn.Module) -> Generator[None]:
+    """What is written to weights by `write`, or cast, inside this context is gone after it, after
+    errors too: every tensor has its own bits again, in its own memory."""
+    before = [(tensor, tensor.data) for tensor in tensors_of(module)]
+    try:
+        yield
+    finally:
+        for tensor, data in before:
+            tensor.data = data
+
+
+@contextmanager
+def restored(module: nn.Module) -> Generator[None]:
+    """As `kept`, against code from outside that writes into the very memory of the weights."""
+    before = [(tensor, tensor.data, tensor.data.clone()) for tensor in tensors_of(module)]
+    try:
+        yield
+    finally:
+        for tensor, data, values in before:
+            if not torch.equal(data, values):
+                data.copy_(values)
+            tensor.data = data
+
+
+def write(tensor: Tensor, values: Tensor) -> None:
+    """Give `tensor` other values without touching the memory that `kept` will give back to it."""
+    tensor.data = values.to(tensor.dtype)
+
+
+@contextmanager
+def in_dtype(module: nn.Module, dtype: torch.dtype) -> Generator[None]:
+    """The same module with all of its weights in `dtype`, for as long as the context lasts."""
+    with kept(module):
+        for tensor in tensors_of(module):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype)
+        yield
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 over the bytes of every parameter and buffer as they now are."""
+    digest = hashlib.sha256()
+    for tensor in tensors_of(module):
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()
