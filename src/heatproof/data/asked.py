@@ -33,7 +33,7 @@ Asked = Literal["shape", "colour"]
 def asked(
     count: int = 300, attribute: Asked = "shape", *, seed: int = 0, pixels: int = PIXELS
 ) -> Pictured:
-    """`count` scenes whose objects differ in `attribute` and share the other of shape and colour."""
+    """`count` scenes whose objects differ in `attribute` and share the distractor attribute."""
     scenes = drawn(count, attribute, seed)
     pictures, masks = render(scenes, pixels=pixels)
     labels = scenes.attributes[..., ATTRIBUTES.index(attribute)]
@@ -77,9 +77,7 @@ def _unique_and_shared(u: Float64[Tensor, "scene 16"], attribute: Asked) -> tupl
     allowed = torch.ones(len(SHAPES), len(COLOURS), dtype=torch.bool)
     for shape, colour in HELD_OUT:
         allowed[shape, colour] = False
-    if attribute == "shape":
-        fits = allowed[different].all(1)  # (scene, colour)
-    else:
-        fits = allowed.T[different].all(1)  # (scene, shape)
+    # (scene, colour or shape): what may be shared by all of a scene's objects.
+    fits = (allowed if attribute == "shape" else allowed.T)[different].all(1)
     shared = (u[:, 8:] * fits).argmax(1, keepdim=True).expand_as(different)
     return (different, shared) if attribute == "shape" else (shared, different)

@@ -8,7 +8,7 @@
 | `spearman` | rank correlation over units, ties at their mean rank, likewise | Spearman (1904) |
 | `resampled` | any statistic of resampled units | |
 
-All are 95 % intervals and two-sided. Bootstraps are seeded: the same values and seed give the same
+All intervals are two-sided, of 95 % unless `level` says another share. Bootstraps are seeded: the same values and seed give the same
 interval. A unit is what was drawn independently: a scene, never a patch. Units whose value is NaN
 are left out, and `count` says how many are left.
 """
@@ -22,12 +22,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 DRAWS = 2000
+LEVEL = 0.95
 Z = 1.959964
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95 % interval, from `count` units; all NaN where there are none."""
+    """A figure with its interval, from `count` units; all NaN where there are none."""
 
     value: float
     low: float
@@ -62,19 +63,23 @@ def draws(units: int, seed: int, count: int = DRAWS) -> Int64[Tensor, "draw unit
     return torch.randint(units, (count, units), generator=generator)
 
 
-def mean(values: Float[Tensor, " unit"], *, seed: int = 0) -> Interval:
+def mean(values: Float[Tensor, " unit"], *, seed: int = 0, level: float = LEVEL) -> Interval:
     """Mean over units."""
     kept = values[~values.isnan()].double()
     if not len(kept):
         return Interval(math.nan, math.nan, math.nan, 0)
-    return _percentiles(float(kept.mean()), kept[draws(len(kept), seed)].mean(1), len(kept))
+    return _percentiles(float(kept.mean()), kept[draws(len(kept), seed)].mean(1), len(kept), level)
 
 
 def paired(
-    one: Float[Tensor, " unit"], other: Float[Tensor, " unit"], *, seed: int = 0
+    one: Float[Tensor, " unit"],
+    other: Float[Tensor, " unit"],
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
 ) -> Interval:
     """Mean of `one - other` over the units that have both."""
-    return mean(one - other, seed=seed)
+    return mean(one - other, seed=seed, level=level)
 
 
 def resampled(
@@ -82,6 +87,7 @@ def resampled(
     units: int,
     *,
     seed: int = 0,
+    level: float = LEVEL,
 ) -> Interval:
     """Any statistic: `statistic(rows)` gives one number for each row of unit indices.
 
@@ -90,7 +96,7 @@ def resampled(
     if not units:
         return Interval(math.nan, math.nan, math.nan, 0)
     value = float(statistic(torch.arange(units)[None])[0])
-    return _percentiles(value, statistic(draws(units, seed)).double(), units)
+    return _percentiles(value, statistic(draws(units, seed)).double(), units, level)
 
 
 def correlation(x: Float[Tensor, "*batch unit"], y: Float[Tensor, "*batch unit"]) -> Tensor:
@@ -123,9 +129,11 @@ def spearman(x: Float[Tensor, " unit"], y: Float[Tensor, " unit"], *, seed: int 
     return resampled(statistic, len(a), seed=seed)
 
 
-def _percentiles(value: float, drawn: Float[Tensor, " draw"], count: int) -> Interval:
+def _percentiles(value: float, drawn: Float[Tensor, " draw"], count: int, level: float) -> Interval:
     kept = drawn[~drawn.isnan()].double()
     if math.isnan(value) or not len(kept):
         return Interval(value, math.nan, math.nan, count)
-    low, high = torch.quantile(kept, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = torch.quantile(
+        kept, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    ).tolist()
     return Interval(value, low, high, count)
