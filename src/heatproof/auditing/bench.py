@@ -1,0 +1,276 @@
+"""The bench that methods are audited on: model, data, questions, and what all methods share.
+
+Everything that does not depend on the method (the scores of every variant, the controls' results)
+is made once and kept, so that auditing a second method costs that method alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, cast, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from PIL import Image
+from torch import Tensor
+
+from heatproof import inputs
+from heatproof import scores as scoring
+from heatproof.auditing.subject import Subject
+from heatproof.auditing.variants import UNTOUCHED, Variant
+from heatproof.certify import NULL_PROMPTS
+from heatproof.data.pictured import Pictured
+from heatproof.errors import InputError
+from heatproof.metrics import localisation
+from heatproof.methods import Foreign
+from heatproof.models import Model
+from heatproof.passes import sites_of
+from heatproof.reading import Site
+
+Kind = Literal["named", "other", "absent", "empty", "gibberish", "unrelated"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+T = TypeVar("T")
+
+CONTROLS = ("random", "center", "raw-attention")
+"""Maps that must pass no check: noise, a map of no picture, a map of no prompt."""
+
+
+@dataclass(frozen=True)
+class Follower:
+    """The positive control: a map that follows the model's performance by construction.
+
+    The mask of the object asked for where the model knows it, else noise. It knows it where it is
+    right, and in as many pictures as its accuracy is above chance (see `Bench.known`). It explains
+    nothing: it is what a map that keeps to principle 2 scores in a check, on this model and these
+    pictures. A check that does not let it pass has no power here.
+    """
+
+    name: str = "a map that follows"
+
+
+Mapped = Subject | Follower
+
+
+class Bench:
+    """A model and pictures with masks. Each picture asks one question: where is the `named` one?
+
+    named, other, absent: the label asked for, that of another object and one that fits none, drawn
+        from the seed; -1 where there is none.
+    objects: how much of each patch each object covers, as the model sees the picture.
+    """
+
+    def __init__(
+        self, model: Model, data: Pictured, *, seed: int = 0, batch_size: int = 64
+    ) -> None:
+        if not len(data):
+            raise InputError(f"{data.name} holds no picture, expected at least one")
+        self.model, self.data, self.seed, self.batch_size = model, data, seed, batch_size
+        process = model.image.preprocess
+        pixels = torch.stack([process(photo) for photo in data.photos])
+        self.pixels = pixels.to(model.device, model.dtype)
+        layout = model.image.layout(process.height, process.width)
+        self.grid = (layout.rows, layout.cols)
+        self.objects, self.labels = _seen(model, data, self.grid)
+        self.present = _present(self.labels, len(data.prompts))
+        self.named, self.other, self.absent = _questions(self.labels, self.present, seed)
+        self.follower = Follower()
+        self.controls = {name: Subject.of(name) for name in CONTROLS}
+        self._kept: dict[Any, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The attention calls of the image tower, first to last."""
+        encode = self.model.image.encode
+        return sites_of(self.model, "image", lambda: encode(self.pixels[:1]))
+
+    def kept(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """What was made under this key before, or `make()`."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return cast(T, self._kept[key])
+
+    # --- the model ---------------------------------------------------------------------------
+
+    def scores(self, variant: Variant = UNTOUCHED) -> Float[Tensor, "image prompt"]:
+        """What the variant scores every picture with every prompt."""
+        return self.kept(("scores", variant.name), lambda: self._scores(variant))
+
+    def _scores(self, variant: Variant) -> Tensor:
+        with variant.enter(), torch.no_grad():
+            texts = inputs.prompts(self.model, self.data.prompts).embeddings
+            return self.compare(self.encode(self.pixels), texts)
+
+    def encode(self, pixels: Tensor) -> Float[Tensor, "image dim"]:
+        """Embeddings of preprocessed pictures by the model as it is now, in batches."""
+        with torch.no_grad():
+            parts = [self.model.image.encode(part) for part in pixels.split(self.batch_size)]
+        return torch.cat(parts)
+
+    def compare(self, images: Tensor, texts: Tensor) -> Float[Tensor, "image prompt"]:
+        """The model's own score of every pair of embeddings: cosine, or a classifier's logit."""
+        score = scoring.create(scoring.default(self.model))
+        return score(scoring.pairs(self.model, images.to(texts.dtype), texts)).double().cpu()
+
+    def beaten(self, variant: Variant = UNTOUCHED) -> Float[Tensor, " image"]:
+        """The share of absent prompts that score less than the named one (chance: a half)."""
+        return _beaten(self.scores(variant), self.named, self.present)
+
+    def right(self, variant: Variant = UNTOUCHED) -> Bool[Tensor, " image"]:
+        """Whether the named prompt outscores every absent one."""
+        return self.beaten(variant) == 1
+
+    def known(self, variant: Variant = UNTOUCHED) -> Bool[Tensor, " image"]:
+        """Where the variant is right, and the pictures of the widest margins of the named prompt
+        over absent ones, up to a share of 2 * accuracy - 1 of all (accuracy: mean of `beaten`)."""
+        scores, beaten = self.scores(variant), self.beaten(variant)
+        mine = scores.gather(1, self.named.clamp(min=0)[:, None])[:, 0]
+        margin = mine - scores.masked_fill(self.present, -torch.inf).amax(1)
+        share = 2 * float(beaten.nanmean()) - 1
+        count = max(0, round(share * len(self)))
+        widest = torch.zeros(len(self), dtype=torch.bool)
+        widest[margin.masked_fill(self.named < 0, -torch.inf).argsort(descending=True)[:count]] = (
+            True
+        )
+        return widest | self.right(variant)
+
+    # --- maps --------------------------------------------------------------------------------
+
+    def maps(
+        self, subject: Mapped, variant: Variant = UNTOUCHED, kind: Kind = "named", draw: int = 0
+    ) -> Float[Tensor, "image row col"]:
+        """Each picture's map for its prompt of this kind; NaN where it has none.
+
+        draw: another number gives methods that use chance another seed.
+        """
+        key = ("maps", subject, variant.name, kind, draw)
+        return self.kept(key, lambda: self._maps(subject, variant, kind, draw))
+
+    def _maps(self, subject: Mapped, variant: Variant, kind: Kind, draw: int) -> Tensor:
+        seed = self.seed + 100_003 * draw
+        if isinstance(subject, Follower):
+            return self._followed(variant, kind, seed)
+        maps = torch.full((len(self), *self.grid), torch.nan)
+        with variant.enter():
+            for number, (prompt, rows) in enumerate(self._asked(kind, subject)):
+                made = subject.maps(
+                    self.model,
+                    self.pictures(subject, rows),
+                    prompt,
+                    seed=seed + 1009 * number,
+                    batch_size=self.batch_size,
+                )
+                maps[rows] = made[:, 0].cpu()
+        return maps
+
+    def _followed(self, variant: Variant, kind: Kind, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed + 1 + KINDS.index(kind))
+        noise = torch.randn(len(self), *self.grid, generator=generator)
+        if kind not in ("named", "other"):
+            return noise
+        mask = self.cover(self.named if kind == "named" else self.other)
+        return torch.where(self.known(variant)[:, None, None], mask, noise)
+
+    def pictures(
+        self, subject: Subject, rows: Int64[Tensor, " chosen"]
+    ) -> Tensor | list[Image.Image]:
+        """Pictures as the subject takes them."""
+        if isinstance(subject.method, Foreign) and subject.method.takes == "photo":
+            return [self.data.photos[row] for row in rows.tolist()]
+        return self.pixels[rows]
+
+    def kinds(self, subject: Mapped) -> tuple[Kind, ...]:
+        """The kinds of prompt that can be asked beside the named one."""
+        constant: tuple[Kind, ...] = ("empty", "gibberish", "unrelated")
+        if self.model.text is None:
+            constant = ()
+        elif isinstance(subject, Subject) and subject.method.foreign:
+            constant = constant[1:]  # code from outside is handed texts, and an empty one is none
+        some: tuple[Kind, ...] = ("other", "absent")
+        asked = {"other": self.other, "absent": self.absent}
+        return (*(kind for kind in some if (asked[kind] >= 0).any()), *constant)
+
+    def _asked(
+        self, kind: Kind, subject: Subject
+    ) -> list[tuple[Sequence[str] | Tensor, Int64[Tensor, " chosen"]]]:
+        """Prompts of this kind, each with the pictures that it is asked of."""
+        if kind in NULL_PROMPTS:
+            text, everything = NULL_PROMPTS[kind], torch.arange(len(self))
+            if subject.method.foreign:
+                return [([text], everything)]
+            return [(inputs.embed(self.model, [text]).embeddings, everything)]
+        labels = {"named": self.named, "other": self.other, "absent": self.absent}[kind]
+        return [
+            ([self.data.prompts[label]], (labels == label).nonzero()[:, 0])
+            for label in labels.unique().tolist()
+            if label >= 0
+        ]
+
+    # --- how good maps are -------------------------------------------------------------------
+
+    def gain(
+        self, subject: Mapped, variant: Variant = UNTOUCHED, draw: int = 0
+    ) -> Float[Tensor, " image"]:
+        """Choice above chance of the map for the named prompt.
+
+        NaN where there is nothing to choose from, or no named object to be seen.
+        """
+        maps = self.maps(subject, variant, draw=draw).unsqueeze(1)
+        named = (self.labels == self.named[:, None]).unsqueeze(1)
+        chance = localisation.chance_of_choice(self.objects, named)
+        gain = localisation.choice(maps, self.objects, named) - chance
+        return gain.masked_fill(chance == 1, torch.nan)[:, 0].double()
+
+    def cover(self, labels: Int64[Tensor, " image"]) -> Float[Tensor, "image row col"]:
+        """How much of each patch objects of this label cover."""
+        mine = (self.labels == labels[:, None]) & (labels[:, None] >= 0)
+        return (self.objects * mine[:, :, None, None]).sum(1).clamp(max=1)
+
+    def on_object(self, subject: Mapped) -> Float[Tensor, " image"]:
+        """Pointing at the named object."""
+        maps = self.maps(subject).unsqueeze(1)
+        return localisation.pointing(maps, self.cover(self.named).unsqueeze(1))[:, 0].double()
+
+
+def _seen(
+    model: Model, data: Pictured, grid: tuple[int, int]
+) -> tuple[Float[Tensor, "image object row col"], Int64[Tensor, "image object"]]:
+    """Coverage and label of each object, those that the crop cut off left out (label -1)."""
+    most = max(1, max(len(things) for things in data.things))
+    objects = torch.zeros(len(data), most, *grid)
+    labels = torch.full((len(data), most), -1)
+    for i, (photo, things) in enumerate(zip(data.photos, data.things, strict=True)):
+        view = model.image.preprocess.view(*photo.size)
+        for k, thing in enumerate(things):
+            objects[i, k] = localisation.coverage(torch.as_tensor(thing.mask), view, grid)
+            if objects[i, k].any():
+                labels[i, k] = thing.label
+    return objects, labels
+
+
+def _present(labels: Tensor, prompts: int) -> Bool[Tensor, "image prompt"]:
+    present = torch.zeros(len(labels), prompts + 1, dtype=torch.bool)
+    present.scatter_(1, labels.masked_fill(labels < 0, prompts), True)
+    return present[:, :prompts]
+
+
+def _questions(labels: Tensor, present: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    chance = torch.rand(present.shape, generator=generator)
+    named = _drawn(chance, present)
+    others = present.clone()
+    others[torch.arange(len(labels)), named.clamp(min=0)] = False
+    return named, _drawn(chance, others), _drawn(chance, ~present)
+
+
+def _drawn(chance: Tensor, allowed: Tensor) -> Int64[Tensor, " image"]:
+    best = chance.masked_fill(~allowed, -1).argmax(1)
+    return torch.where(allowed.any(1), best, -1)
+
+
+def _beaten(scores: Tensor, named: Tensor, present: Tensor) -> Tensor:
+    mine = scores.gather(1, named.clamp(min=0)[:, None])
+    wins = (mine > scores).double() + 0.5 * (mine == scores).double()
+    share = wins.masked_fill(present, 0).sum(1) / (~present).sum(1)
+    return share.masked_fill(named < 0, torch.nan)

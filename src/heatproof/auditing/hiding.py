@@ -1,0 +1,103 @@
+"""Hiding patches: by true token removal, and by filling pixels; what the score then is."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from heatproof.auditing.bench import Bench
+from heatproof.models import Model
+from heatproof.reading import Site, reading
+from heatproof.reading.interventions import masked_keys
+
+Fill = Callable[[Tensor], Tensor]
+"""(image, 3, height, width) -> what stands in the place of hidden pixels, of the same shape."""
+
+
+def fills(model: Model, grid: tuple[int, int]) -> Mapping[str, Fill]:
+    """The picture's own mean colour, the picture blurred over a patch, black."""
+    return {
+        "mean": lambda pixels: pixels.mean((2, 3), keepdim=True).expand_as(pixels),
+        "blur": partial(_blurred, grid=grid),
+        "black": lambda pixels: _black(model).to(pixels).expand_as(pixels),
+    }
+
+
+def _blurred(pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Gaussian with a patch's side as its deviation."""
+    for axis, cells in ((2, grid[0]), (3, grid[1])):
+        size = pixels.shape[axis]
+        deviation = size / cells
+        reach = min(int(3 * deviation), size - 1)
+        steps = torch.arange(-reach, reach + 1, device=pixels.device, dtype=pixels.dtype)
+        kernel = torch.exp(-(steps**2) / (2 * deviation**2))
+        shape = (1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)
+        weight = (kernel / kernel.sum()).view(shape).expand(3, 1, *shape[2:])
+        pad = (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0)
+        pixels = F.conv2d(F.pad(pixels, pad, mode="reflect"), weight, groups=3)
+    return pixels
+
+
+def _black(model: Model) -> Tensor:
+    process = model.image.preprocess
+    return process(Image.new("RGB", (process.width, process.height)))
+
+
+def scores_without(
+    bench: Bench, rows: Tensor, hidden: Bool[Tensor, "image row col"]
+) -> dict[str, Float[Tensor, "image prompt"]]:
+    """Scores of these pictures with patches hidden, by the way of hiding; "tokens" where the
+    model's tokens are patches in every attention call."""
+    pixels = bench.pixels[rows]
+    place = F.interpolate(hidden[:, None].float(), pixels.shape[-2:], mode="nearest").bool()
+    place = place.to(pixels.device)
+    made = {
+        name: _scored(bench, torch.where(place, fill(pixels), pixels))
+        for name, fill in fills(bench.model, bench.grid).items()
+    }
+    sites = _token_sites(bench)
+    return {"tokens": _without_tokens(bench, pixels, hidden, sites), **made} if sites else made
+
+
+def scores_with(bench: Bench, rows: Tensor) -> Float[Tensor, "image prompt"]:
+    """Scores of these pictures as they are."""
+    return bench.scores()[rows]
+
+
+def _scored(bench: Bench, pixels: Tensor) -> Tensor:
+    return bench.compare(bench.encode(pixels), _texts(bench))
+
+
+def _texts(bench: Bench) -> Tensor:
+    from heatproof import inputs
+
+    prompts = bench.data.prompts
+    return bench.kept(("texts",), lambda: inputs.prompts(bench.model, prompts).embeddings)
+
+
+def _token_sites(bench: Bench) -> tuple[Site, ...]:
+    """All calls of the tower, or none where one of them has other tokens than patches."""
+    process = bench.model.image.preprocess
+    tokens = bench.model.image.layout(process.height, process.width).tokens
+    return bench.sites if all(site.keys == tokens for site in bench.sites) else ()
+
+
+def _without_tokens(
+    bench: Bench, pixels: Tensor, hidden: Tensor, sites: tuple[Site, ...]
+) -> Tensor:
+    process = bench.model.image.preprocess
+    layout = bench.model.image.layout(process.height, process.width)
+    keep = torch.ones(len(pixels), layout.tokens, dtype=torch.bool)
+    first = len(layout.prefix)
+    keep[:, first : first + hidden[0].numel()] = ~hidden.flatten(1)
+    parts: list[Tensor] = []
+    size = bench.batch_size
+    for part, kept in zip(pixels.split(size), keep.split(size), strict=True):
+        changes = {site.path: masked_keys(kept) for site in sites}
+        with torch.no_grad(), reading(bench.model.module, (), interventions=changes):
+            parts.append(bench.model.image.encode(part))
+    return bench.compare(torch.cat(parts), _texts(bench))

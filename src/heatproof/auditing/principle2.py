@@ -1,0 +1,39 @@
+"""Principle 2, follow the model's performance: all of its checks, on one bench.
+
+The negative controls (noise, a bump in the middle, a prompt-blind map) and the positive one (a map
+that follows by construction) go through every check with a controlled statistic: see `judging`.
+"""
+
+from heatproof.auditing.attribution_error import attribution_error
+from heatproof.auditing.bench import Bench
+from heatproof.auditing.finding import Finding
+from heatproof.auditing.graded import graded
+from heatproof.auditing.moved import moved
+from heatproof.auditing.null_prompts import null_prompts
+from heatproof.auditing.right_wrong import right_wrong
+from heatproof.auditing.sign import sign
+from heatproof.auditing.subject import Auditable, Subject
+from heatproof.data.asked import asked
+from heatproof.data.pictured import Pictured
+from heatproof.models import Model
+
+CHECKS = (graded, moved, right_wrong, null_prompts, sign, attribution_error)
+
+
+def bench(
+    model: Model, data: Pictured | None = None, *, scenes: int | None = 300, seed: int = 0
+) -> Bench:
+    """What methods are audited on: by default scenes that ask for shapes alone.
+
+    scenes: how many pictures at most; fewer make intervals wider and an audit cheaper. One bench
+    serves any number of methods, and measures its controls once.
+    """
+    if data is None:
+        return Bench(model, asked(300 if scenes is None else scenes, seed=seed), seed=seed)
+    return Bench(model, data.first(scenes), seed=seed)
+
+
+def follow(method: Auditable | Subject, on: Bench) -> list[Finding]:
+    """Every check of principle 2, in the order of `CHECKS`."""
+    subject = method if isinstance(method, Subject) else Subject.of(method)
+    return [check(subject, on) for check in CHECKS]

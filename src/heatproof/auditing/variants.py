@@ -1,0 +1,163 @@
+"""The same model, changed in place and put back to the bit: better and worse models to audit with.
+
+A variant is a context: inside it, `model.module` itself is the changed model, so that code which
+closes over the module sees the change too. Interventions come through an outer reading: they are
+part of the model that is read inside.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from heatproof.errors import ReadingError
+from heatproof.models import Model
+from heatproof.reading import Intervention, Site, block_path, reading
+from heatproof.reading.interventions import knock_out, one_head
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A changed model. `name` says how, and is its key: one name, one change."""
+
+    name: str
+    enter: Callable[[], AbstractContextManager[None]]
+
+
+UNTOUCHED = Variant("as it is", nullcontext)
+
+
+@contextmanager
+def replaced(module: nn.Module, tensors: Mapping[str, Tensor]) -> Generator[None]:
+    """`tensors` in the place of the module's own of those names; whatever happens, put back."""
+    own = module.state_dict()
+    saved = {name: own[name].detach().clone() for name in tensors}
+    try:
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                own[name].copy_(tensor)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in saved.items():
+                own[name].copy_(tensor)
+
+
+def family(model: Model, sites: Sequence[Site], *, seed: int = 0) -> tuple[Variant, ...]:
+    """From a model at chance to the model as it is: checkpoints where it has them, else made."""
+    if model.spec == "scenes":
+        return (*_checkpoints(model), UNTOUCHED)
+    return (
+        *(noised(model, share, seed=seed) for share in (1.0, 0.75, 0.5, 0.25)),
+        *(reinitialised(model, sites, n, seed=seed) for n in _depths(sites)),
+        *(one_headed(model, sites, n) for n in _depths(sites)),
+        UNTOUCHED,
+    )
+
+
+def interventions(model: Model, sites: Sequence[Site], *, seed: int = 0) -> tuple[Variant, ...]:
+    """Changes that may cost performance: heads merged, heads knocked out, noise in the weights."""
+    return (
+        *(one_headed(model, sites, n) for n in dict.fromkeys((1, *_depths(sites)))),
+        knocked_out(model, sites, _depths(sites)[0]),
+        noised(model, 0.25, seed=seed),
+    )
+
+
+def _depths(sites: Sequence[Site]) -> tuple[int, ...]:
+    """The last half of the layers, and all of them."""
+    return tuple(dict.fromkeys((max(1, len(sites) // 2), len(sites))))
+
+
+def _checkpoints(model: Model) -> tuple[Variant, ...]:
+    from heatproof.models import scenes
+
+    def enter(name: str) -> Callable[[], AbstractContextManager[None]]:
+        return lambda: replaced(model.module, scenes.state_dict(name))
+
+    return tuple(Variant(name, enter(name)) for name in scenes.checkpoints()[:-1])
+
+
+def noised(model: Model, share: float, *, seed: int = 0) -> Variant:
+    """Weights of the image tower blended with their own values, shuffled within each tensor.
+
+    1 keeps nothing but each tensor's distribution, so that activations keep their scale.
+    """
+    names = _names(model.module, [model.image.path])
+    return Variant(
+        f"{share:.0%} noise in the weights",
+        lambda: replaced(model.module, _blended(model.module, names, share, seed)),
+    )
+
+
+def reinitialised(model: Model, sites: Sequence[Site], last: int, *, seed: int = 0) -> Variant:
+    """The blocks of the last `last` attention calls, their weights shuffled within each tensor
+    (the cascade of Adebayo et al., arXiv 1810.03292, with each tensor's distribution kept)."""
+    names = _names(model.module, [_block(model.module, site.path) for site in sites[-last:]])
+    return Variant(
+        f"last {last} layer(s) re-initialised",
+        lambda: replaced(model.module, _blended(model.module, names, 1.0, seed)),
+    )
+
+
+def one_headed(model: Model, sites: Sequence[Site], last: int) -> Variant:
+    """One head over the full width in the last `last` attention calls."""
+    return _intervened(
+        model, f"one head in the last {last} layer(s)", sites[-last:], lambda site: one_head()
+    )
+
+
+def knocked_out(model: Model, sites: Sequence[Site], last: int) -> Variant:
+    """The first half of the heads knocked out in the last `last` attention calls."""
+    return _intervened(
+        model,
+        f"half of the heads knocked out in the last {last} layer(s)",
+        sites[-last:],
+        lambda site: knock_out(range(max(1, site.heads // 2))),
+    )
+
+
+def _intervened(
+    model: Model,
+    name: str,
+    sites: Sequence[Site],
+    change: Callable[[Site], Intervention],
+) -> Variant:
+    changes = {site.path: change(site) for site in sites}
+
+    @contextmanager
+    def enter() -> Generator[None]:
+        with reading(model.module, (), interventions=changes):
+            yield
+
+    return Variant(name, enter)
+
+
+def _names(module: nn.Module, parts: Sequence[str]) -> tuple[str, ...]:
+    """Floating-point parameters under these paths ("" for all)."""
+    return tuple(
+        name
+        for name, tensor in module.named_parameters()
+        if tensor.is_floating_point()
+        and any(not part or name == part or name.startswith(f"{part}.") for part in parts)
+    )
+
+
+def _block(module: nn.Module, path: str) -> str:
+    try:
+        return block_path(module, path)
+    except ReadingError:
+        return path.split("#")[0]
+
+
+def _blended(module: nn.Module, names: Sequence[str], share: float, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    own = dict(module.named_parameters())
+    blended: dict[str, Tensor] = {}
+    for name in names:
+        kept = own[name].detach()
+        order = torch.randperm(kept.numel(), generator=generator).to(kept.device)
+        blended[name] = (1 - share) * kept + share * kept.flatten()[order].view_as(kept)
+    return blended
