@@ -1,8 +1,8 @@
 """Where the equivalence ends: the smallest layers on which variants of it differ, by search.
 
 One readout row, the score linear in o (so that g is its integer gradient), weights any rational
-row-stochastic A. Sizes are searched with the fewest heads first, then tokens, then channels; within
-a size all integers up to 1, then up to 2, the smallest first; nothing is rounded.
+row-stochastic A. Sizes are searched with the fewest values v_ic first, then the fewest channels and
+heads; within a size all integers up to 1, then up to 2, the smallest first; nothing is rounded.
 """
 
 import itertools
@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import cache
 
 Vector = tuple[Fraction, ...]
-MOST_HEADS, MOST_TOKENS, MOST_CHANNELS, MOST = 2, 2, 1, 2
+MOST_HEADS, MOST_TOKENS, MOST_CHANNELS, MOST = 2, 2, 2, 2
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def smallest(name: str) -> Limit:
 
 def sizes() -> Iterator[tuple[int, int, int]]:
     ranges = (range(1, most + 1) for most in (MOST_HEADS, MOST_TOKENS, MOST_CHANNELS))
-    return itertools.product(*ranges)
+    return iter(sorted(itertools.product(*ranges), key=lambda n: (n[0] * n[1] * n[2], n[2], n[0])))
 
 
 def cases(size: tuple[int, int, int]) -> Iterator[Case]:
