@@ -28,11 +28,12 @@ REPEATS = 7
 
 
 @dataclass(frozen=True)
-class Side:
+class Spent:
     """One method's cost of one picture and one prompt. `kept` are tensors that the graph holds for
     the backward pass, parameters apart; `peak_bytes` the most that was allocated at once."""
 
     method: str
+    reads: str
     passes: int
     gradients: int
     kept: int
@@ -48,7 +49,7 @@ class Cost:
     model: str
     device: str
     threads: int
-    sides: tuple[Side, Side]
+    sides: tuple[Spent, Spent]
 
     def ratio(self, of: str) -> float | None:
         """The second method's over the first's; None where the first needs none."""
@@ -112,7 +113,7 @@ class _Run:
         _wait(self.model.device)
         return time.perf_counter() - start
 
-    def side(self, seconds: float) -> Side:
+    def side(self, seconds: float) -> Spent:
         metered = _Metered(self.method)
         self.passes = 0
         self(metered)
@@ -123,7 +124,9 @@ class _Run:
         peak = _peak(self, self.model.device, own)
         name = self.method.card.name
         size = sum(storage.nbytes() for storage in saved.values())
-        return Side(name, passes, metered.gradients, len(saved), size, seconds, peak)
+        return Spent(
+            name, self.method.card.reads, passes, metered.gradients, len(saved), size, seconds, peak
+        )
 
 
 @contextmanager
@@ -161,9 +164,7 @@ class Ledger(TorchDispatchMode):
         self.live, self.peak = 0, 0
         self._sizes: dict[int, int] = {t.untyped_storage().data_ptr(): 0 for t in own}
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         given = {x.untyped_storage().data_ptr() for x in _tensors((args, kwargs))}
         result = func(*args, **(kwargs or {}))

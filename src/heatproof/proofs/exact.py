@@ -1,13 +1,13 @@
-"""Two forms compared in exact arithmetic over random small networks: equal means `==`."""
+"""Two methods compared in exact arithmetic over random small networks: equal means `==`."""
 
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from heatproof.methods.base import Side
+from heatproof.methods.base import Method, Side
 from heatproof.proofs import rational
-from heatproof.proofs.forms import Facts, Form, evaluate
+from heatproof.proofs.forms import Facts, Form, evaluate, form_of
 from heatproof.proofs.rational import Network
 
 SIZES = ((1, 2, 1), (2, 2, 1), (1, 3, 2), (2, 2, 2), (3, 2, 1), (2, 3, 1))
@@ -17,12 +17,17 @@ DRAWS = 3
 
 @dataclass(frozen=True)
 class ExactDifference:
-    """Two maps that differ, in full: the network, the forms, the place, the fractions."""
+    """Two maps that differ, in full: the network, the methods, the place, the fractions."""
 
     network: Network
-    forms: tuple[Form, Form]
+    methods: tuple[Method, Method]
     token: int
     maps: tuple[tuple[Fraction, ...], tuple[Fraction, ...]]
+
+    @property
+    def length(self) -> tuple[int, int, int, int]:
+        """What makes one smaller than another: heads, tokens, channels, then digits."""
+        return (*self.network.size, len(str(self.difference)))
 
     @property
     def difference(self) -> Fraction:
@@ -40,7 +45,7 @@ class ExactRun:
     settings: int
     zeros: int = 0
     by_heads: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
-    first: ExactDifference | None = None
+    smallest: ExactDifference | None = None
 
     @property
     def compared(self) -> int:
@@ -65,25 +70,31 @@ def networks(seed: int = 0) -> Iterator[Network]:
             yield rational.random_network(chance, heads, tokens, channels, side, readout)
 
 
-def compare(pairs: Sequence[tuple[Form, Form]], seed: int = 0) -> ExactRun:
-    """Each pair of forms (one for each setting) on every network; no tolerance.
+def compare(pairs: Sequence[tuple[Method, Method]], seed: int = 0) -> ExactRun | None:
+    """Each pair of methods (one for each setting) on every network; no tolerance.
 
-    Settings that ask for more layers than a network's two are left out.
+    Settings that ask for more layers than a network's two are left out. None where a method has no
+    form.
     """
+    forms = [(form_of(one), form_of(other)) for one, other in pairs]
     drawn = list(networks(seed))
     run = ExactRun(len(drawn), len(pairs))
     for network in drawn:
         known = _Known(network)
-        for forms in pairs:
-            left, right = (known.map(form) for form in forms)
+        for pair, (one, other) in zip(pairs, forms, strict=True):
+            if one is None or other is None:
+                return None
+            left, right = known.map(one), known.map(other)
             if left is None or right is None:
                 continue
             compared, differing = run.by_heads.get(network.heads, (0, 0))
             run.zeros += not any(left) and not any(right)
             run.by_heads[network.heads] = (compared + 1, differing + (left != right))
-            if left != right and run.first is None:
+            if left != right:
                 token = next(n for n, x in enumerate(left) if x != right[n])
-                run.first = ExactDifference(network, forms, token, (left, right))
+                found = ExactDifference(network, pair, token, (left, right))
+                if run.smallest is None or found.length < run.smallest.length:
+                    run.smallest = found
     return run
 
 

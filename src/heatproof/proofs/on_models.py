@@ -23,7 +23,7 @@ from heatproof.reading import Site
 
 Settings = dict[str, Any]
 TOLERANCE = 1e-9
-"""Of the largest value of the two maps. Two routes through the same float64 sums differ by 1e-13."""
+"""Of the maps' largest value. Two routes through the same float64 sums differ by 1e-13."""
 SPECIMEN = "specimen:"
 ITEMS = 2
 
@@ -133,9 +133,7 @@ def specimen(name: str) -> Subject:
     if model.classes:
         return Subject(SPECIMEN + name, model, picture(model, ITEMS), list(model.classes[:ITEMS]))
     words = None if model.text is None else ids_for(name, ITEMS)
-    return Subject(
-        SPECIMEN + name, model, picture(model, ITEMS), embeddings(model, ITEMS), words
-    )
+    return Subject(SPECIMEN + name, model, picture(model, ITEMS), embeddings(model, ITEMS), words)
 
 
 def loaded(spec: str, *, allow_download: bool = True) -> Subject:
@@ -169,9 +167,7 @@ def compare(
     return run
 
 
-def _compare_one(
-    run: ModelRun, subject: Subject, side: Side, pair: tuple[Method, Method]
-) -> None:
+def _compare_one(run: ModelRun, subject: Subject, side: Side, pair: tuple[Method, Method]) -> None:
     maps: list[Tensor] = []
     refusals: dict[str, str] = {}
     for method in pair:

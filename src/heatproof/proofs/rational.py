@@ -1,8 +1,8 @@
 """Small attention networks over the rationals: every number a fraction, nothing rounded.
 
-Two layers of x + W_O attention(x) + b_O, of one or several heads, two-way or causal, read out at one
-row or as a mean, under a score that is a rational function. Softmax leaves the rationals, so that
-here a key's weight is (1 + s^2) / (sum of all keys'), s its query-key product: positive,
+Two layers of x + W_O attention(x) + b_O, of one or several heads, two-way or causal, read out at
+one row or as a mean, under a score that is a rational function. Softmax leaves the rationals, so
+that here a key's weight is (1 + s^2) / (sum of all keys'), s its query-key product: positive,
 row-stochastic, and like softmax a function of the layer's input through which later layers are
 differentiated. The cosine leaves them too: it stands squared, with its sign.
 """
