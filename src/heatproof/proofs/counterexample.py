@@ -144,7 +144,8 @@ def _replay_exact(text: dict[str, Any], pair: list[Method], path: Path) -> Repla
     if maps[0] is None or maps[1] is None:
         raise InputError("the methods of this counterexample have no map on its network")
     difference = maps[0][token] - maps[1][token]
-    for method, found, recorded in zip(pair, maps, text["maps"], strict=True):
+    both = (maps[0], maps[1])
+    for method, found, recorded in zip(pair, both, text["maps"], strict=True):
         for place, (new, old) in enumerate(zip(found, recorded, strict=True)):
             if new != Fraction(old):
                 name = method.card.name
@@ -157,7 +158,10 @@ def _replay_exact(text: dict[str, Any], pair: list[Method], path: Path) -> Repla
 def _network(given: dict[str, Any]) -> Network:
     layers = tuple(
         Weights(
-            *(_integers(each[key]) for key in ("query", "key", "value", "output")),
+            _integers(each["query"]),
+            _integers(each["key"]),
+            _integers(each["value"]),
+            _integers(each["output"]),
             tuple(map(int, each["bias"])),
         )
         for each in given["layers"]

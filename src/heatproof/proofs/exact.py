@@ -4,11 +4,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Literal
 
 from heatproof.methods.base import Method, Side
 from heatproof.proofs import rational
 from heatproof.proofs.forms import Facts, Form, evaluate, form_of
-from heatproof.proofs.rational import Network
+from heatproof.proofs.rational import Network, Route
 
 SIZES = ((1, 2, 1), (2, 2, 1), (1, 3, 2), (2, 2, 2), (3, 2, 1), (2, 3, 1))
 """(heads, tokens, channels a head), the smallest first."""
@@ -108,7 +109,7 @@ class _Known:
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        self._facts: dict[tuple[int, int, str], Facts] = {}
+        self._facts: dict[tuple[int, int, Route], Facts] = {}
 
     def map(self, form: Form) -> tuple[Fraction, ...] | None:
         calls = len(self.network.layers)
@@ -119,8 +120,8 @@ class _Known:
         facts = [self._of(layer, ones, form.route) for layer in range(calls - depth, calls)]
         return tuple(Fraction(x) for x in evaluate(form, facts, lambda x: max(x, Fraction(0))))
 
-    def _of(self, layer: int, ones: int, route: str) -> Facts:
-        known = "weights" if route == "none" else route
+    def _of(self, layer: int, ones: int, route: Literal["channels", "weights", "none"]) -> Facts:
+        known: Route = "weights" if route == "none" else route
         key = (layer, ones, known)
         if key not in self._facts:
             self._facts[key] = rational.facts(self.network, layer, ones, known)

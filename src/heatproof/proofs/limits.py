@@ -141,8 +141,11 @@ def smallest(name: str) -> Limit:
 
 
 def sizes() -> Iterator[tuple[int, int, int]]:
-    ranges = (range(1, most + 1) for most in (MOST_HEADS, MOST_TOKENS, MOST_CHANNELS))
-    return iter(sorted(itertools.product(*ranges), key=lambda n: (n[0] * n[1] * n[2], n[2], n[0])))
+    """Few values v_ic first, then few channels and heads."""
+    found = itertools.product(
+        range(1, MOST_HEADS + 1), range(1, MOST_TOKENS + 1), range(1, MOST_CHANNELS + 1)
+    )
+    return iter(sorted(found, key=lambda n: (n[0] * n[1] * n[2], n[2], n[0])))
 
 
 def cases(size: tuple[int, int, int]) -> Iterator[Case]:

@@ -202,8 +202,8 @@ def differ(
     gap[(left == right) | (left.isnan() & right.isnan())] = 0
     item, target, token = (int(n) for n in torch.unravel_index(gap.argmax(), gap.shape))
     absolute = float(gap[item, target, token])
-    scale = max(float(left.abs().max()), float(right.abs().max()))
-    relative = absolute / scale if absolute else 0.0
+    scale = max(float(each.nan_to_num(0, 0, 0).abs().max()) for each in (left, right))
+    relative = absolute / scale if absolute and scale else absolute
     return Place(name, side, item, target, token, settings, absolute, relative)
 
 

@@ -99,7 +99,7 @@ def prove(
     Raises:
         InputError: no such method, switch, value or model.
     """
-    say = progress or (lambda _: None)
+    say = progress or _silent
     pairs, varied = settings(_side(a, switches or {}), _side(b, switches or {}))
     _check_used(switches or {}, pairs[0])
     further = [on_models.loaded(spec) for spec in models]
@@ -139,6 +139,10 @@ def prove(
         measured,
         seed,
     )
+
+
+def _silent(text: str) -> None:
+    del text
 
 
 # --- which settings --------------------------------------------------------------------------

@@ -117,7 +117,7 @@ class Network:
     def heads_of(self, layer: int, ones: int) -> int:
         return 1 if layer >= len(self.layers) - ones else self.heads
 
-    def attend(self, state: Sequence[Vector], layer: int, heads: int) -> tuple[list[Rows], Any]:
+    def attend(self, state: Sequence[Vector], layer: int, heads: int) -> tuple[Any, Any]:
         """Weights by head, query and key; values by head, key and channel."""
         parts = self.layers[layer]
         query, key, value = (

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-import sympy as sp
+import sympy
 
 from heatproof.methods.base import Side
 from heatproof.proofs.forms import Facts, Form, evaluate
 
-Expr = Any  # SymPy is typed in part only
+sp: Any = sympy  # typed in part only, and partly wrong
+Expr = Any
 Size = tuple[int, int, int]
 SIZES: tuple[Size, ...] = ((1, 1, 1), (1, 3, 2), (2, 2, 2), (3, 2, 1))
 """(heads, tokens, channels a head) for which every statement is checked."""
@@ -36,6 +37,10 @@ class Step:
     name: str
     latex: str
     checked: bool
+
+
+def _plain(head: int, key: int, channel: int) -> Expr:
+    return V[head, key, channel]
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Layer:
     ) -> None:
         self.heads, self.tokens, self.channels = size
         self.weights, self.gradient = sp.IndexedBase(f"A{mark}"), sp.IndexedBase(f"g{mark}")
-        self.value: Callable[[int, int, int], Expr] = value or (lambda *place: V[place])
+        self.value: Callable[[int, int, int], Expr] = value or _plain
         places = list(itertools.product(range(1, self.heads + 1), range(1, self.channels + 1)))
         symbols = {(head, k): sp.Symbol(f"o_{head}_{k}") for head, k in places}
         self.output = {place: self._output(*place) for place in places}
@@ -96,7 +101,11 @@ class Layer:
         values = {HEADS: self.heads, TOKENS: self.tokens, CHANNELS: self.channels}
         values |= {{"h": h, "i": i, "c": c, "j": j}[name]: n for name, n in indices.items()}
         found = sp.sympify(expression).subs(values).doit()
-        known = {x: self.by_weights(*x.indices) for x in found.atoms(sp.Indexed) if x.base == NABLA}
+        known = {
+            x: self.by_weights(*map(int, x.indices))
+            for x in found.atoms(sp.Indexed)
+            if x.base == NABLA
+        }
         known |= {x: self.output[x.indices] for x in found.atoms(sp.Indexed) if x.base == OUT}
         return sp.expand(found.xreplace(known))
 
@@ -308,12 +317,16 @@ def _facts(one: bool, route: str, size: Size, below: int, depth: int) -> Facts:
     )
 
 
+def _positive(x: Expr) -> Expr:
+    return sp.Max(0, x)
+
+
 def _witness(difference: Expr) -> bool:
     """Whether the difference is not zero at one of some integer points."""
     free = sorted(difference.atoms(sp.Indexed), key=str)
     for shift in range(1, 4):
         point = {x: (-1) ** (n // shift) * (n % 5 + shift) for n, x in enumerate(free)}
-        value = difference.subs(point).replace(RELU, lambda x: sp.Max(0, x))
+        value = difference.subs(point).replace(RELU, _positive)
         if value != 0:
             return True
     return False

@@ -49,7 +49,7 @@ def hf_clip(
 
 def hf_clip_legacy(dtype: torch.dtype = torch.float64) -> Model:
     """CLIP with the end of text mis-named in its configuration, as OpenAI's are: largest id."""
-    config = clip_config()
+    config: Any = clip_config()
     config.text_config.eos_token_id = 2
     return _described(transformers.CLIPModel, config, dtype)
 

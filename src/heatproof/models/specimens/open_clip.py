@@ -22,6 +22,7 @@ from torch import nn
 from heatproof.models import open_clip as adapter
 from heatproof.models.model import Model
 
+library: Any = open_clip  # it makes its configurations of dictionaries
 EMBED, WIDTH, CONTEXT = 17, 33, 13
 
 TEXT: dict[str, Any] = {"width": 26, "heads": 2, "layers": 2, "context_length": CONTEXT}
@@ -37,18 +38,18 @@ VIT: dict[str, Any] = {
 
 def open_clip_vit(dtype: torch.dtype = torch.float64, **vision: Any) -> Model:
     """A ViT with a class token, as OpenAI's and LAION's are, on a grid of 3 x 5."""
-    return _model("tiny vit", lambda: open_clip.CLIP(EMBED, {**VIT, **vision}, TEXT), dtype)
+    return _model("tiny vit", lambda: library.CLIP(EMBED, {**VIT, **vision}, TEXT), dtype)
 
 
 def open_clip_one_head(dtype: torch.dtype = torch.float64) -> Model:
     """A ViT and a text tower of one head each, where a mean over heads changes nothing."""
     vision, text = {**VIT, "head_width": WIDTH}, {**TEXT, "heads": 1}
-    return _model("tiny vit, one head", lambda: open_clip.CLIP(EMBED, vision, text), dtype)
+    return _model("tiny vit, one head", lambda: library.CLIP(EMBED, vision, text), dtype)
 
 
 def open_clip_quickgelu(dtype: torch.dtype = torch.float64) -> Model:
     """OpenAI's activation."""
-    build = lambda: open_clip.CLIP(EMBED, VIT, TEXT, quick_gelu=True)  # noqa: E731
+    build = lambda: library.CLIP(EMBED, VIT, TEXT, quick_gelu=True)  # noqa: E731
     return _model("tiny vit, quickgelu", build, dtype)
 
 
@@ -63,13 +64,13 @@ def open_clip_coca(dtype: torch.dtype = torch.float64) -> Model:
     pool = {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 7}
     vision, text = {**VIT, **pool, **tokens}, {**TEXT, "embed_cls": True, **tokens}
     decoder = {**TEXT, "heads": 2}  # its width is the embedding's
-    return _model("tiny coca", lambda: open_clip.CoCa(26, decoder, text, vision), dtype)
+    return _model("tiny coca", lambda: library.CoCa(26, decoder, text, vision), dtype)
 
 
 def open_clip_resnet(dtype: torch.dtype = torch.float64) -> Model:
     """An attention-pooled ResNet on a grid of 2 x 2 (the library builds square ones only)."""
     vision = {"layers": (1, 1, 1, 1), "width": 6, "head_width": 64, "image_size": 64}
-    return _model("tiny resnet", lambda: open_clip.CLIP(EMBED, vision, TEXT), dtype)
+    return _model("tiny resnet", lambda: library.CLIP(EMBED, vision, TEXT), dtype)
 
 
 def open_clip_siglip(dtype: torch.dtype = torch.float64) -> Model:
@@ -114,8 +115,9 @@ def open_clip_mobileclip_b(dtype: torch.dtype = torch.float64) -> Model:
 
 def open_clip_mobileclip_s(dtype: torch.dtype = torch.float64) -> Model:
     """MobileCLIP-S: convolutions, with attention in the last stage only (stride 32)."""
+    kind: Any = FastVit
     build = partial(
-        FastVit,
+        kind,
         layers=(1, 1, 1, 2),
         embed_dims=(8, 16, 32, 64),
         mlp_ratios=(3, 3, 3, 3),
@@ -147,10 +149,10 @@ def _timm(
 
     def build() -> nn.Module:
         vision: Any = {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": None}
-        module = open_clip.CustomTextCLIP(embed, vision, text, init_logit_bias=bias)
+        module = library.CustomTextCLIP(embed, vision, text, init_logit_bias=bias)
         visual: Any = module.visual
-        visual.trunk = trunk()
-        visual.image_size = size or visual.trunk.patch_embed.img_size
+        made: Any = trunk()
+        visual.trunk, visual.image_size = made, size or made.patch_embed.img_size
         return module
 
     return _model(name, build, dtype)
