@@ -11,6 +11,7 @@ import typer
 
 from heatproof import __version__, terminal
 from heatproof.errors import HeatproofError, InputError, PromptError
+from heatproof.proofs.commands import prove
 
 if TYPE_CHECKING:
     from heatproof.explanation import Explanation, WordExplanation
@@ -427,3 +428,6 @@ def _specs() -> Iterator[str]:
             yield f"open_clip:{name}/{tag}"
     for name in timm.list_models("vit_*", pretrained=True):
         yield f"timm:{name}"
+
+
+app.command()(prove)
