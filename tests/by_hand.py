@@ -122,7 +122,8 @@ def see(module: Any, picture: Tensor, text: Tensor, one_headed: int = 0) -> Told
     x, layers = tower(visual.transformer.resblocks, x, False, one_headed)
     embedding = normalised(x, visual.ln_post)[0] @ visual.proj
     content = list(range(1, 1 + rows * cols))
-    return Told(layers, 0, cosine(embedding, text), content, (rows, cols), picture)
+    extra = {"module": module, "target": text}
+    return Told(layers, 0, cosine(embedding, text), content, (rows, cols), picture, extra)
 
 
 def read(module: Any, ids: Tensor, image: Tensor, one_headed: int = 0) -> Told:
@@ -131,7 +132,8 @@ def read(module: Any, ids: Tensor, image: Tensor, one_headed: int = 0) -> Told:
     x, layers = tower(module.transformer.resblocks, x, True, one_headed)
     row = int(ids.argmax())
     embedding = normalised(x, module.ln_final)[row] @ module.text_projection
-    return Told(layers, row, cosine(embedding, image), list(range(len(ids))))
+    extra = {"module": module, "target": image, "ids": ids}
+    return Told(layers, row, cosine(embedding, image), list(range(len(ids))), extra=extra)
 
 
 # --- the methods ------------------------------------------------------------------------------

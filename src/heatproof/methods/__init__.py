@@ -7,9 +7,12 @@ from heatproof.methods.controls import Center, Edges, RandomMap
 from heatproof.methods.foreign import Foreign
 from heatproof.methods.gae import GAE
 from heatproof.methods.grad_eclip import GradECLIP
+from heatproof.methods.input_x_gradient import InputXGradient
+from heatproof.methods.integrated_gradients import IntegratedGradients
 from heatproof.methods.raw_attention import RawAttention
 from heatproof.methods.registry import Entry, Switch, catalogue, create, register
 from heatproof.methods.rollout import Rollout
+from heatproof.methods.smoothgrad import SmoothGrad
 
 __all__ = [
     "GAE",
@@ -22,6 +25,8 @@ __all__ = [
     "Factors",
     "Foreign",
     "GradECLIP",
+    "InputXGradient",
+    "IntegratedGradients",
     "Method",
     "Plan",
     "RandomMap",
@@ -29,6 +34,7 @@ __all__ = [
     "ReadPass",
     "Rollout",
     "Side",
+    "SmoothGrad",
     "Switch",
     "catalogue",
     "create",
