@@ -5,7 +5,6 @@ forward pass with its frozen factor detached; relevance that is no gradient, by 
 """
 
 import math
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
@@ -96,4 +95,41 @@ def smoothgrad(told: Told, samples: int, sigma: float) -> Tensor:
     return per_token(told, total / samples)
 
 
-Function = Callable[..., Tensor]
+@replicates("attcat")
+def attcat(told: Told) -> Tensor:
+    """Qiang et al. 2022: sum_l (mean_hq A_i) (sum_c z_ic dS/dz_ic), z a block's output."""
+    total = torch.zeros(len(told.layers[0].keys[0]), dtype=torch.float64)
+    for layer in told.layers:
+        assert layer.left is not None
+        (grad,) = by_hand.gradient(told, [layer.left])
+        for i in range(len(total)):
+            received = sum(float(a.detach()[:, i].mean()) for a in layer.weights) / len(
+                layer.weights
+            )
+            total[i] += received * float((layer.left[i].detach() * grad[i]).sum())
+    return total
+
+
+@replicates("attention-grad-cam")
+def attention_grad_cam(told: Told) -> Tensor:
+    """mean_h A_ri mean_j dS/dA_rj, j over the content, before the ReLU."""
+    layer, r = told.layers[-1], told.readout
+    grads = by_hand.gradient(told, layer.weights)
+    parts = [a[r] * g[r, told.content].mean() for a, g in zip(layer.weights, grads, strict=True)]
+    return torch.stack(parts).mean(0)
+
+
+@replicates("grad-cam")
+def grad_cam(told: Told, at: str, mean: str, heads: str) -> Tensor:
+    """a_c = mean_i dS/dx_ic; sum_c a_c x_ic on the patches, before the ReLU."""
+    del heads  # the forward pass was told with one head already
+    layer = told.layers[-1]
+    x = layer.normed if at == "norm1" else layer.given
+    assert x is not None
+    (grad,) = by_hand.gradient(told, [x])
+    over = told.content if mean == "patches" else range(len(x))
+    weight = sum(grad[i] for i in over) / len(over)
+    cam = torch.zeros(len(x), dtype=torch.float64)
+    for i in told.content:
+        cam[i] = sum(float(weight[c]) * float(x.detach()[i, c]) for c in range(x.shape[1]))
+    return cam

@@ -1,8 +1,11 @@
 """Gradient methods against captum's and pytorch-grad-cam's, on the same float64 model."""
 
 import captum.attr
+import numpy as np
 import pytest
+import pytorch_grad_cam
 import torch
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 import tiny
@@ -52,3 +55,18 @@ def test_captum_gives_the_same_smoothgrad_for_the_same_noise(
     monkeypatch.undo()
     found = token_values(model, "smoothgrad", {}, "image", pixels, prompts)[:, 1, 1:]
     close(found, on_grid(expected.detach()))
+
+
+def test_pytorch_grad_cam_gives_the_same_map_up_to_its_scaling() -> None:
+    """The peer clips at 0, stretches each map to [0, 1] and resizes it (here: not at all)."""
+    model, prompts = tiny.open_clip_vit(), texts()
+    pixels, scorer = picture(model), Scorer(model, prompts)
+    norm = model.module.visual.transformer.resblocks[-1].ln_1
+    reshape = lambda x: x[:, 1:].unflatten(1, (3, 5)).permute(0, 3, 1, 2)  # noqa: E731
+    with pytorch_grad_cam.GradCAM(scorer, [norm], reshape_transform=reshape) as peer:
+        peer.get_target_width_height = lambda _input: None
+        expected = peer(pixels.clone(), [ClassifierOutputTarget(1)] * 2)
+    found = token_values(model, "grad-cam", {}, "image", pixels, prompts)[:, 1, 1:]
+    maps = found.clamp(min=0).view(2, 3, 5)
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    np.testing.assert_allclose(expected, (maps - low) / (high - low), atol=1e-5)

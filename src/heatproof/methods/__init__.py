@@ -1,11 +1,14 @@
 """The catalogue of methods: one paper, one file; importing a file here registers its methods."""
 
+from heatproof.methods.attcat import AttCAT
 from heatproof.methods.attention_eclip import AttentionECLIP
+from heatproof.methods.attention_grad_cam import AttentionGradCAM
 from heatproof.methods.attention_x_gradient import AttentionXGradient
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.controls import Center, Edges, RandomMap
 from heatproof.methods.foreign import Foreign
 from heatproof.methods.gae import GAE
+from heatproof.methods.grad_cam import GradCAM
 from heatproof.methods.grad_eclip import GradECLIP
 from heatproof.methods.input_x_gradient import InputXGradient
 from heatproof.methods.integrated_gradients import IntegratedGradients
@@ -16,7 +19,9 @@ from heatproof.methods.smoothgrad import SmoothGrad
 
 __all__ = [
     "GAE",
+    "AttCAT",
     "AttentionECLIP",
+    "AttentionGradCAM",
     "AttentionXGradient",
     "Card",
     "Center",
@@ -24,6 +29,7 @@ __all__ = [
     "Entry",
     "Factors",
     "Foreign",
+    "GradCAM",
     "GradECLIP",
     "InputXGradient",
     "IntegratedGradients",
