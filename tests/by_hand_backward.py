@@ -4,11 +4,17 @@ As in `by_hand`: nothing here uses heatproof. A rule that changes gradients is t
 forward pass with its frozen factor detached; relevance that is no gradient, by its own sums.
 """
 
+import copy
 import math
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
+import scipy.special
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import by_hand
 from by_hand import Told, replicates
@@ -75,11 +81,13 @@ def input_x_gradient(told: Told) -> Tensor:
 def integrated_gradients(told: Told, steps: int) -> Tensor:
     """Sundararajan et al. 2017, eq. 1: x times the integral of dS/dx at a x, a from 0 to 1.
 
-    The three nodes of Gauss and Legendre on [0, 1], written out.
+    Three nodes of Gauss and Legendre on [0, 1] are written out, more looked up by scipy.
     """
-    assert steps == 3
     x, far = point_of(told), math.sqrt(3 / 5)
-    nodes = ((0.5 - far / 2, 5 / 18), (0.5, 8 / 18), (0.5 + far / 2, 5 / 18))
+    nodes = [(0.5 - far / 2, 5 / 18), (0.5, 8 / 18), (0.5 + far / 2, 5 / 18)]
+    if steps != 3:
+        places, weights = scipy.special.roots_legendre(steps)
+        nodes = [((1 + a) / 2, w / 2) for a, w in zip(places, weights, strict=True)]
     mean = sum(weight * slope(told, a * x) for a, weight in nodes)
     return per_token(told, x * mean)
 
@@ -133,3 +141,127 @@ def grad_cam(told: Told, at: str, mean: str, heads: str) -> Tensor:
     for i in told.content:
         cam[i] = sum(float(weight[c]) * float(x.detach()[i, c]) for c in range(x.shape[1]))
     return cam
+
+
+# --- backward rules -----------------------------------------------------------------------------
+
+
+def _frozen_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    mean = x.mean(-1, keepdim=True)
+    deviation = torch.sqrt(((x - mean) ** 2).mean(-1, keepdim=True) + norm.eps).detach()
+    return (x - mean) / deviation * norm.weight + norm.bias
+
+
+def _frozen_gelu(x: Tensor) -> Tensor:
+    return x * (0.5 * (1 + torch.erf(x / math.sqrt(2)))).detach()
+
+
+def _frozen_cosine(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum() / torch.sqrt((a * a).sum()).detach() / torch.sqrt((b * b).sum()).detach()
+
+
+_softmax = by_hand.softmax_rows
+
+
+def _frozen_softmax(scores: Tensor) -> Tensor:
+    return _softmax(scores).detach().requires_grad_()
+
+
+@contextmanager
+def ruled(*, softmax: Callable[[Tensor], Tensor] = _frozen_softmax) -> Generator[None]:
+    """Passes told in here have frozen norms, gates and, unless told, attention weights."""
+    rules = {
+        "normalised": _frozen_norm,
+        "gelu": _frozen_gelu,
+        "cosine": _frozen_cosine,
+        "softmax_rows": softmax,
+    }
+    own = {name: getattr(by_hand, name) for name in rules}
+    try:
+        for name, rule in rules.items():
+            setattr(by_hand, name, rule)
+        yield
+    finally:
+        for name, function in own.items():
+            setattr(by_hand, name, function)
+
+
+@replicates("libragrad")
+def libragrad(told: Told, of: str) -> Tensor:
+    """Mehri et al. 2025: the method's own formula on gradients under the rules."""
+    with ruled():
+        if of in ("fullgrad", "fullgrad-plus"):
+            return full_gradient(told, plus=of == "fullgrad-plus")
+        switches: dict[str, dict[str, Any]] = {
+            "gae": {"layers": len(told.layers)},
+            "grad-cam": {"at": "norm1", "mean": "patches", "heads": "model"},
+            "smoothgrad": {"samples": 5, "sigma": 1.0},
+            "integrated-gradients": {"steps": 50},
+        }
+        return by_hand.TWINS[of](retell(told, point_of(told)), **switches.get(of, {}))
+
+
+def full_gradient(told: Told, plus: bool) -> Tensor:
+    """z dS/dz + sum over biases b dS/db, each bias a matrix of its own row for every token."""
+    size, module = len(told.layers[0].keys[0]), copy.deepcopy(told.extra["module"])
+    side = module.visual if told.pixels is not None else module
+    last = side.ln_post if told.pixels is not None else side.ln_final
+    biases: list[Tensor] = []
+    for block in side.transformer.resblocks:
+        parts = (block.ln_1, block.attn.out_proj, block.ln_2, block.mlp.c_fc, block.mlp.c_proj)
+        biases += [_a_row_for_each(part, "bias", size) for part in parts]
+        biases.append(_a_row_for_each(block.attn, "in_proj_bias", size))
+    biases.append(_a_row_for_each(last, "bias", size))
+    again = retell(replace(told, extra={**told.extra, "module": module}), point_of(told))
+    streams = [layer.given for layer in again.layers]
+    streams = [*streams, again.layers[-1].left] if plus else streams[:1]
+    wanted = [*streams, *biases]
+    grads = by_hand.gradient(again, [each for each in wanted if each is not None])
+    return torch.stack([(x.detach() * g).sum(1) for x, g in zip(wanted, grads, strict=True)]).sum(0)
+
+
+def _a_row_for_each(part: nn.Module, name: str, tokens: int) -> nn.Parameter:
+    rows = nn.Parameter(getattr(part, name).detach().expand(tokens, -1).clone())
+    setattr(part, name, rows)
+    return rows
+
+
+@replicates("attnlrp")
+def attnlrp(told: Told, attention: str) -> Tensor:
+    """Achtibat et al. 2024: R = x dS/dx; softmax by its own derivative, products shared evenly."""
+    if attention == "cp":
+        with ruled():
+            return input_x_gradient(told)
+    with ruled(softmax=_softmax), _shared_products():
+        return input_x_gradient(told)
+
+
+@contextmanager
+def _shared_products() -> Generator[None]:
+    """Values pass half their gradient, attention weights half, queries and keys half of that."""
+    own = by_hand.attention
+
+    def share(x: Tensor, part: float) -> Tensor:
+        return part * x + (1 - part) * x.detach()
+
+    def attention(block: Any, x: Tensor, causal: bool, one_head: bool) -> tuple[Tensor, Any]:
+        module, width = block.attn, x.shape[1]
+        assert not one_head
+        size = width // module.num_heads
+        joint = x @ module.in_proj_weight.T + module.in_proj_bias
+        outputs: list[Tensor] = []
+        for h in range(module.num_heads):
+            q, k, v = (joint[:, n * width + h * size :][:, :size] for n in range(3))
+            scores = share(q, 0.5) @ share(k, 0.5).T / math.sqrt(size)
+            if causal:
+                hidden = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
+                scores = scores.masked_fill(hidden, -math.inf)
+            outputs.append(share(_softmax(scores), 0.5) @ share(v, 0.5))
+        merged = torch.cat(outputs, dim=1) @ module.out_proj.weight.T + module.out_proj.bias
+        return merged, own(block, x, causal, one_head)[1]
+
+    by_hand.attention = attention
+    try:
+        yield
+    finally:
+        by_hand.attention = own

@@ -4,6 +4,7 @@ from heatproof.methods.attcat import AttCAT
 from heatproof.methods.attention_eclip import AttentionECLIP
 from heatproof.methods.attention_grad_cam import AttentionGradCAM
 from heatproof.methods.attention_x_gradient import AttentionXGradient
+from heatproof.methods.attnlrp import AttnLRP
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.controls import Center, Edges, RandomMap
 from heatproof.methods.foreign import Foreign
@@ -12,6 +13,7 @@ from heatproof.methods.grad_cam import GradCAM
 from heatproof.methods.grad_eclip import GradECLIP
 from heatproof.methods.input_x_gradient import InputXGradient
 from heatproof.methods.integrated_gradients import IntegratedGradients
+from heatproof.methods.libragrad import LibraGrad
 from heatproof.methods.raw_attention import RawAttention
 from heatproof.methods.registry import Entry, Switch, catalogue, create, register
 from heatproof.methods.rollout import Rollout
@@ -23,6 +25,7 @@ __all__ = [
     "AttentionECLIP",
     "AttentionGradCAM",
     "AttentionXGradient",
+    "AttnLRP",
     "Card",
     "Center",
     "Edges",
@@ -33,6 +36,7 @@ __all__ = [
     "GradECLIP",
     "InputXGradient",
     "IntegratedGradients",
+    "LibraGrad",
     "Method",
     "Plan",
     "RandomMap",
