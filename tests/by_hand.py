@@ -27,7 +27,10 @@ def replicates(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Ten
 
 @dataclass
 class Layer:
-    """Everything that one attention layer forms, for one input: lists run over heads."""
+    """Everything that one attention layer forms, for one input: lists run over heads.
+
+    `given` goes into its block, `normed` into its attention, `left` comes out of the block.
+    """
 
     queries: list[Tensor]
     keys: list[Tensor]
@@ -35,6 +38,9 @@ class Layer:
     weights: list[Tensor]
     outputs: list[Tensor]
     projection: nn.Linear
+    given: Tensor | None = None
+    normed: Tensor | None = None
+    left: Tensor | None = None
 
 
 @dataclass
@@ -94,13 +100,13 @@ def tower(blocks: Any, x: Tensor, causal: bool, one_headed: int) -> tuple[Tensor
     """The last `one_headed` blocks run with one head over the full width."""
     layers: list[Layer] = []
     for number, block in enumerate(blocks):
-        change, layer = attention(
-            block, normalised(x, block.ln_1), causal, number >= len(blocks) - one_headed
-        )
+        normed = normalised(x, block.ln_1)
+        change, layer = attention(block, normed, causal, number >= len(blocks) - one_headed)
+        layer.given, layer.normed = x, normed
         layers.append(layer)
         x = x + change
         hidden = gelu(normalised(x, block.ln_2) @ block.mlp.c_fc.weight.T + block.mlp.c_fc.bias)
-        x = x + hidden @ block.mlp.c_proj.weight.T + block.mlp.c_proj.bias
+        x = layer.left = x + hidden @ block.mlp.c_proj.weight.T + block.mlp.c_proj.bias
     return x, layers
 
 
@@ -122,7 +128,8 @@ def see(module: Any, picture: Tensor, text: Tensor, one_headed: int = 0) -> Told
     x, layers = tower(visual.transformer.resblocks, x, False, one_headed)
     embedding = normalised(x, visual.ln_post)[0] @ visual.proj
     content = list(range(1, 1 + rows * cols))
-    return Told(layers, 0, cosine(embedding, text), content, (rows, cols), picture)
+    extra = {"module": module, "target": text}
+    return Told(layers, 0, cosine(embedding, text), content, (rows, cols), picture, extra)
 
 
 def read(module: Any, ids: Tensor, image: Tensor, one_headed: int = 0) -> Told:
@@ -131,7 +138,8 @@ def read(module: Any, ids: Tensor, image: Tensor, one_headed: int = 0) -> Told:
     x, layers = tower(module.transformer.resblocks, x, True, one_headed)
     row = int(ids.argmax())
     embedding = normalised(x, module.ln_final)[row] @ module.text_projection
-    return Told(layers, row, cosine(embedding, image), list(range(len(ids))))
+    extra = {"module": module, "target": image, "ids": ids}
+    return Told(layers, row, cosine(embedding, image), list(range(len(ids))), extra=extra)
 
 
 # --- the methods ------------------------------------------------------------------------------

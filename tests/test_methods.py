@@ -1,6 +1,7 @@
 """Every method of the catalogue: against its by-hand twin, and what all of them must keep to."""
 
 import copy
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import by_hand
+import by_hand_backward  # noqa: F401  its twins register themselves
 import heatproof
 import tiny
 from families import FAMILIES, ids, ids_for, model_of, picture, prompts_for
 from heatproof import methods
 from heatproof.errors import HeatproofError, InputError, ReadingError, UnknownName
-from heatproof.methods import Factors, Method, Plan, ReadPass, Side, eclip
+from heatproof.methods import Factors, Method, Plan, ReadPass, Side, eclip, registry
 from heatproof.models import Model
 from heatproof.models import open_clip as adapter
 from heatproof.reading import Site, reading
@@ -26,22 +28,41 @@ NAMES = list(methods.catalogue())
 NATIVE_TORCH = F.scaled_dot_product_attention
 # What the certificate must say of each method as its bare name runs.
 HOLDS = {
+    "attcat": True,
     "attention-eclip": False,
+    "attention-grad-cam": True,
     "attention-x-gradient": True,
+    "attnlrp": False,
     "center": False,
     "edges": False,
     "gae": True,
+    "grad-cam": True,
     "grad-eclip": False,
+    "input-x-gradient": True,
+    "integrated-gradients": True,
+    "libragrad": False,
     "random": False,
     "raw-attention": True,
     "rollout": True,
+    "smoothgrad": True,
+}
+# Families whose every pass a method refuses, in one line, because it is not defined there.
+REFUSES: dict[str, set[str]] = {
+    "attcat": {"open_clip resnet"},
+    "libragrad": {"open_clip resnet"},
+}
+# Values of switches by name, where "None, 1 and 2" would be slow or is no value.
+VALUES: dict[str, tuple[Any, ...]] = {
+    "samples": (2,),
+    "sigma": (0.25,),
+    "steps": (3,),
 }
 
 
 def settings_of(name: str) -> Iterator[dict[str, Any]]:
     """Every combination of a method's switches, the default of `layers` and 1 and 2 included."""
     switches = methods.catalogue()[name].switches
-    values = [switch.allowed or (None, 1, 2) for switch in switches.values()]
+    values = [switch.allowed or VALUES.get(key) or (None, 1, 2) for key, switch in switches.items()]
     for combination in itertools.product(*values):
         yield dict(zip(switches, combination, strict=True))
 
@@ -55,6 +76,13 @@ CASES = [
 
 def sides(name: str) -> tuple[str, ...]:
     return methods.catalogue()[name].sides
+
+
+TEXT_CASES = [
+    case
+    for case in CASES
+    if "text" in sides(case.values[0]) and case.values[1].get("of") != "grad-cam"
+]
 
 
 def texts(count: int = 3, width: int = tiny.EMBED) -> Tensor:
@@ -135,7 +163,7 @@ def test_image_values_equal_by_hand(vit: Model, name: str, settings: dict[str, A
     close(found, twin(name, told, settings, layers))
 
 
-@pytest.mark.parametrize(("name", "settings"), [c for c in CASES if "text" in sides(c.values[0])])
+@pytest.mark.parametrize(("name", "settings"), TEXT_CASES)
 def test_text_values_equal_by_hand(vit: Model, name: str, settings: dict[str, Any]) -> None:
     pixels, prompt = picture(vit, 1), ids(1)
     found = token_values(vit, name, settings, "text", prompt, pixels)[0, 0]
@@ -235,7 +263,8 @@ def test_same_input_same_bits(vit: Model, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_lower_precision_is_near(name: str, dtype: torch.dtype) -> None:
-    exact = tiny.open_clip_vit()
+    # In two pre-norm blocks attcat is zero but for rounding: see the test that says so.
+    exact = tiny.open_clip_vit(layers=3) if name == "attcat" else tiny.open_clip_vit()
     rough = adapter.wrap(copy.deepcopy(exact.module).to(dtype), spec="rough")
     expected = heatproof.explain(exact, picture(exact), texts(), method=name, certify=False).maps
     found = heatproof.explain(
@@ -263,6 +292,10 @@ def test_nothing_is_left_behind(vit: Model, name: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_runs_and_certifies_as_expected(family: str, name: str) -> None:
     model = model_of(family)
+    if family in REFUSES.get(name, set()):
+        with pytest.raises((ReadingError, InputError)):
+            heatproof.explain(model, picture(model), prompts_for(family), method=name)
+        return
     found = [heatproof.explain(model, picture(model), prompts_for(family), method=name)]
     if "text" in sides(name) and model.text is not None:
         words = heatproof.explain_words(model, picture(model), ids_for(family), method=name)
@@ -308,10 +341,56 @@ def test_registry_refuses_what_it_does_not_know() -> None:
         methods.create("grad-eclip", heads="two")
     with pytest.raises(InputError, match=r"got layers='many' for gae, expected a whole number"):
         methods.create("gae", layers="many")
+    with pytest.raises(InputError, match=r"got sigma='wide' for smoothgrad, expected a number"):
+        methods.create("smoothgrad", sigma="wide")
+    with pytest.raises(InputError, match=r"got sigma='nan' for smoothgrad, expected a number"):
+        methods.create("smoothgrad", sigma="nan")
+    with pytest.raises(InputError, match=r"got samples=None for smoothgrad, expected a whole"):
+        methods.create("smoothgrad", samples=None)
     with pytest.raises(InputError, match=r"method random has no switches, got 'heads'"):
         methods.create("random", heads="one")
     with pytest.raises(ValueError, match="two methods are called 'gae'"):
         methods.register(methods.GAE)
+
+
+def test_switches_are_read_by_the_type_of_their_field() -> None:
+    class Typed(methods.GAE):
+        card = dataclasses.replace(methods.GAE.card, name="typed")
+
+    made = dataclasses.make_dataclass(
+        "Made",
+        [("rate", float, 0.5), ("share", float | None, None), ("fine", bool, False)],
+        bases=(Typed,),
+        frozen=True,
+    )
+    registry._METHODS["typed"] = made
+    try:
+        switches = methods.catalogue()["typed"].switches
+        assert {key: (each.kind, each.optional) for key, each in switches.items()} == {
+            "layers": ("a whole number", True),
+            "rate": ("a number", False),
+            "share": ("a number", True),
+            "fine": ("true or false", False),
+        }
+        found = methods.create("typed", rate="1e-3", share="None", fine="true", layers="2")
+        assert found.settings() == {"layers": 2, "rate": 1e-3, "share": None, "fine": True}
+        for wrong in ({"fine": "yes"}, {"rate": None}, {"rate": "inf"}, {"layers": 1.5}):
+            with pytest.raises(InputError, match=r"got .* for typed, expected"):
+                methods.create("typed", **wrong)
+    finally:
+        del registry._METHODS["typed"]
+
+
+def test_attcat_of_what_the_last_block_is_given_is_zero_for_a_normalised_token() -> None:
+    """z dS/dz = 0 where only a norm reads z: the score does not change with z's length."""
+    two, three = tiny.open_clip_vit(), tiny.open_clip_vit(layers=3)
+    pixels, prompts = picture(two, 1), texts(1)
+    patches = token_values(two, "attcat", {}, "image", pixels, prompts)[0, 0, 1:]
+    assert patches.abs().max() < 1e-7
+    told = by_hand.see(three.module, pixels[0], prompts[0])
+    expected = by_hand.TWINS["attcat"](told)
+    assert expected[1:].abs().max() > 1e-5
+    close(token_values(three, "attcat", {}, "image", pixels, prompts)[0, 0], expected)
 
 
 @pytest.mark.parametrize("layers", [0, 3])

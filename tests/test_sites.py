@@ -20,7 +20,7 @@ def test_sites_are_listed_in_order_with_their_sizes(kind: type[nn.Module]) -> No
     model, x = tower(kind), tokens(batch=7)
     suffix = ".attend" if kind is MultiHead else ""
     assert find_sites(model, lambda: model(x), 7) == tuple(
-        Site(attn(layer) + suffix, HEADS, TOKENS, TOKENS) for layer in range(3)
+        Site(attn(layer) + suffix, HEADS, TOKENS, TOKENS, f"blocks.{layer}") for layer in range(3)
     )
 
 

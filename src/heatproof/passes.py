@@ -111,9 +111,10 @@ def run(
     if evidence and not plan.differentiates:
         plan = replace(plan, start=plan.paths[-1])
     with torch.inference_mode(False), torch.set_grad_enabled(plan.differentiates):
-        with plan.rules():
+        with plan.rules() as rules:
             embedding, trace, states = _read(model, plan, chunk)
-            scores = chunk.compare(at_least_float32(embedding))
+            embedding = at_least_float32(embedding)
+            scores = chunk.compare(embedding)
         read = ReadPass(
             chunk.side,
             model.module,
@@ -130,6 +131,8 @@ def run(
             states=states,
             labels=chunk.labels,
             photos=chunk.photos,
+            embedding=embedding,
+            rules=rules,
         )
         values = method.attribute(read)
         reached = dict(read.reached)

@@ -1,27 +1,42 @@
 """The catalogue of methods: one paper, one file; importing a file here registers its methods."""
 
+from heatproof.methods.attcat import AttCAT
 from heatproof.methods.attention_eclip import AttentionECLIP
+from heatproof.methods.attention_grad_cam import AttentionGradCAM
 from heatproof.methods.attention_x_gradient import AttentionXGradient
+from heatproof.methods.attnlrp import AttnLRP
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, Tower
 from heatproof.methods.controls import Center, Edges, RandomMap
 from heatproof.methods.foreign import Foreign
 from heatproof.methods.gae import GAE
+from heatproof.methods.grad_cam import GradCAM
 from heatproof.methods.grad_eclip import GradECLIP
+from heatproof.methods.input_x_gradient import InputXGradient
+from heatproof.methods.integrated_gradients import IntegratedGradients
+from heatproof.methods.libragrad import LibraGrad
 from heatproof.methods.raw_attention import RawAttention
 from heatproof.methods.registry import Entry, Switch, catalogue, create, register
 from heatproof.methods.rollout import Rollout
+from heatproof.methods.smoothgrad import SmoothGrad
 
 __all__ = [
     "GAE",
+    "AttCAT",
     "AttentionECLIP",
+    "AttentionGradCAM",
     "AttentionXGradient",
+    "AttnLRP",
     "Card",
     "Center",
     "Edges",
     "Entry",
     "Factors",
     "Foreign",
+    "GradCAM",
     "GradECLIP",
+    "InputXGradient",
+    "IntegratedGradients",
+    "LibraGrad",
     "Method",
     "Plan",
     "RandomMap",
@@ -29,6 +44,7 @@ __all__ = [
     "ReadPass",
     "Rollout",
     "Side",
+    "SmoothGrad",
     "Switch",
     "Tower",
     "catalogue",

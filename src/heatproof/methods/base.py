@@ -23,7 +23,8 @@ class Card:
     """A catalogue entry: what a user must know before trusting a map of this method.
 
     `changes` says what the method does to the model: nothing, or which part of what it explains
-    is not the model's. `values` says what a map's numbers mean and add up to.
+    is not the model's. `values` says what a map's numbers mean and add up to. `notes` are the
+    authors' defaults and, where their paper and code differ, which is the default here and why.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Card:
     values: str
     cost: str
     sides: tuple[Side, ...] = ("image", "text")
+    notes: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class ReadPass:
     `reached` notes by path whether any gradient arrived there. `states` holds what `Plan.states`
     asked for. `compare` scores embeddings as the pass's own were, `rerun` runs the encoder again.
     `labels` are the targets' names, `photos` the pictures as the user handed them in, if he did.
+    `embedding` is what was scored, in the graph; `rules` what the plan's rules gave on entering.
     """
 
     side: Side
@@ -113,6 +116,8 @@ class ReadPass:
     states: Mapping[str, State] = field(default_factory=dict[str, State])
     labels: tuple[str, ...] = ()
     photos: tuple[Image.Image, ...] = ()
+    embedding: Float[Tensor, "item dim"] | None = None
+    rules: object = None
 
     @property
     def targets(self) -> int:

@@ -1,0 +1,81 @@
+"""AttCAT (Qiang et al., NeurIPS 2022): attentive class activation tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.registry import register
+from heatproof.methods.token_states import blocks_of, products
+from heatproof.reading import Attention, Site
+
+
+@register
+@dataclass(frozen=True)
+class AttCAT(Method):
+    """E_i = sum over blocks of (mean over heads and queries of A_i) times sum_c z_ic dS/dz_ic.
+
+    z is a block's output. Pooling calls, which belong to no block, are left out.
+    """
+
+    card: ClassVar[Card] = Card(
+        name="attcat",
+        summary="each block's output times its gradient, weighed by the attention a token gets",
+        source="Qiang et al., NeurIPS 2022; authors' notebooks",
+        reads="outputs of all blocks, their gradients, attention weights of all blocks",
+        changes="nothing",
+        values="signed; no promised sum",
+        cost="1 forward pass, 1 backward pass through all blocks a prompt",
+        notes="All layers, signed, as the authors' notebooks for BERT take them. In a pre-norm "
+        "model read at one row, the last block's output has no gradient at other rows, and its "
+        "input has z dS/dz = 0 there: a norm takes its length away. Both add nothing to patches.",
+    )
+
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        del side
+        blocks = blocks_of(sites)
+        paths = tuple(site.path for site in sites if site.block is not None)
+        paths = paths if sites[-1].path in paths else (*paths, sites[-1].path)
+        return Plan(paths, weights=True, start=None, states=blocks, leaf=blocks[0])
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        layers = [layer for layer in read.trace.layers if _inside(layer.path, read)]
+        states = [read.states[_inside(layer.path, read)].output for layer in layers]
+        attended = [
+            layer.weights.detach().mean((1, 2)) for layer in layers if layer.weights is not None
+        ]
+        tokens = read.last.key.shape[2]
+        for weights, layer in zip(attended, layers, strict=True):
+            if weights.shape[1] != tokens:
+                raise ReadingError(
+                    f"{layer.path!r} attends over {weights.shape[1]} tokens and the last call over "
+                    f"{tokens}: attcat adds up layers of the same tokens"
+                )
+        maps: list[Tensor] = []
+        for grads in read.gradients_of(states):
+            parts = [
+                weights * products(state, grad)
+                for weights, state, grad in zip(attended, states, grads, strict=True)
+            ]
+            maps.append(torch.stack(parts).sum(0))
+        return torch.stack(maps, dim=1)
+
+    def factors(self, side: Side) -> Factors:
+        del side
+        return Factors(
+            ("attention weights", "block outputs", "gradients of the score with respect to them")
+        )
+
+
+def _attended(layer: Attention) -> Float[Tensor, "item token"]:
+    assert layer.weights is not None
+    return layer.weights.detach().mean((1, 2))
+
+
+def _inside(path: str, read: ReadPass) -> str:
+    """The block that was observed around a call ("" where there is none)."""
+    return next((block for block in read.states if path.startswith(f"{block}.")), "")

@@ -1,0 +1,51 @@
+"""Grad-CAM on attention weights, as Chefer et al. (CVPR 2021, arXiv 2012.09838) compare with it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.registry import register
+from heatproof.reading import Site
+
+
+@register
+@dataclass(frozen=True)
+class AttentionGradCAM(Method):
+    """E_i = mean over heads of A_ri times the mean over content keys j of dS/dA_rj."""
+
+    card: ClassVar[Card] = Card(
+        name="attention-grad-cam",
+        summary="each head's attention, weighed by the mean of its gradient",
+        source="Selvaraju et al., ICCV 2017, on attention: Chefer et al., arXiv 2012.09838",
+        reads="attention weights of the readout in the last call and their gradients",
+        changes="nothing",
+        values="signed; no promised sum",
+        cost="1 forward pass, 1 backward pass through the last block a prompt",
+        notes="The authors' generate_cam_attn: last layer, mean over patches, mean over heads. "
+        "Their ReLU of the result is left to display. On the text side, of which they have none, "
+        "the mean is over the whole context.",
+    )
+
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        del side
+        return Plan((sites[-1].path,), weights=True, start=sites[-1].path)
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        layer = read.last
+        assert layer.weights is not None
+        weights = read.rows(layer.weights.detach(), layer)
+        maps: list[Tensor] = []
+        for grads in read.gradients([layer], ("weights",)):
+            rows = read.rows(grads["weights"][0], layer)
+            channel = rows[..., read.content].mean(-1, keepdim=True)
+            maps.append((channel * weights).mean((1, 2)))
+        return torch.stack(maps, dim=1)
+
+    def factors(self, side: Side) -> Factors:
+        del side
+        return Factors(("attention weights", "gradients of the score with respect to them"))

@@ -1,0 +1,118 @@
+"""FullGrad (Srinivas & Fleuret, NeurIPS 2019, arXiv 1905.00780) on tokens, and FullGrad+.
+
+With z_l the residual stream before block l (and after the last), b every bias added after z_0 and
+y what it was added to: FullGrad is z_0 dS/dz_0 + sum of b dS/dy, FullGrad+ the same with all z_l
+(arXiv 2411.16760). Both add up to what they promise where the model is homogeneous: under
+LibraGrad's rules, not under its own gradients.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.errors import ReadingError
+from heatproof.methods.base import Card, Method, Plan, ReadPass, Side
+from heatproof.methods.token_states import blocks_of, products
+from heatproof.reading import Site
+from heatproof.reading.backward_rules import Bias, Rules, token_values
+
+ByToken = Float[Tensor, "item token"]
+
+
+@dataclass(frozen=True)
+class FullGradient(Method):
+    """To be run under rules that keep biases; see `LibraGrad`. `plus`: FullGrad+."""
+
+    plus: bool = True
+
+    card: ClassVar[Card] = Card(
+        name="full-gradient",
+        summary="residual stream and biases times their gradients",
+        source="Srinivas & Fleuret, NeurIPS 2019, arXiv 1905.00780",
+        reads="the residual stream, every bias after it, and gradients with respect to them",
+        changes="nothing",
+        values="signed; all key tokens add up to the score (plus: to its share at every block)",
+        cost="1 forward pass, 1 backward pass through all blocks a prompt",
+    )
+
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        del side
+        blocks = blocks_of(sites)
+        return Plan((sites[-1].path,), weights=False, start=None, states=blocks, leaf=blocks[0])
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        streams = self._streams(read)
+        maps: list[Tensor] = []
+        for slopes, biases in _gradients(read, streams):
+            parts = [products(z, g) for z, g in zip(streams, slopes, strict=True)]
+            maps.append(sum(_laid_out(read, part) for part in (*parts, *biases)))
+        return torch.stack(maps, dim=1)
+
+    def total(self, read: ReadPass) -> Float[Tensor, "item target"]:
+        """The score for every stream that was read, less the biases below it, and all biases.
+
+        What the score adds by itself (a logit's bias) is no share of the input.
+        """
+        assert read.embedding is not None
+        with torch.no_grad():
+            constant = read.compare(torch.zeros_like(read.embedding))
+        scores = read.scores.detach() - constant
+        streams, kept = self._streams(read), _kept(read)
+        above = torch.tensor([[_order(b.result) > _order(z) for b in kept] for z in streams])
+        # How often a bias counts: once, less once for each stream that it is above.
+        times = 1 - above.sum(0).to(scores.dtype)
+        totals: list[Tensor] = []
+        for target, (_, biases) in enumerate(_gradients(read, streams)):
+            added = torch.stack([values.sum(1) for values in biases], dim=1)
+            totals.append(len(streams) * scores[:, target] + added @ times.to(added))
+        return torch.stack(totals, dim=1)
+
+    def _streams(self, read: ReadPass) -> list[Tensor]:
+        states = list(read.states.values())
+        if not self.plus:
+            return [states[0].input]
+        return [*(state.input for state in states), states[-1].output]
+
+
+def _kept(read: ReadPass) -> list[Bias]:
+    assert isinstance(read.rules, Rules)
+    return read.rules.biases
+
+
+def _gradients(
+    read: ReadPass, streams: Sequence[Tensor]
+) -> Iterator[tuple[Sequence[Tensor], list[ByToken]]]:
+    """For each target: the streams' gradients, and every bias's values by token."""
+    kept, count, items = _kept(read), len(streams), len(read.scores)
+    for grads in read.gradients_of([*streams, *(bias.result for bias in kept)]):
+        shares = zip(kept, grads[count:], strict=True)
+        yield grads[:count], [token_values(bias, grad, items) for bias, grad in shares]
+
+
+def _laid_out(read: ReadPass, values: Float[Tensor, "item some"]) -> ByToken:
+    """Values on the tokens of the last call.
+
+    What was added after pooling is the readout's own; where that is no token, all share it.
+    """
+    tokens, count = read.last.key.shape[2], values.shape[1]
+    if count == tokens:
+        return values
+    if read.pooled or read.readout is None:
+        return (values.sum(1, keepdim=True) / tokens).expand(-1, tokens)
+    if count != 1:
+        raise ReadingError(
+            f"a bias is added to {count} tokens where the last attention has {tokens}; "
+            "try another method, such as attention-x-gradient"
+        )
+    laid = values.new_zeros(len(values), tokens)
+    return laid.scatter(1, read.readout.to(values.device).unsqueeze(1), values)
+
+
+def _order(tensor: Tensor) -> int:
+    """When it was computed in its graph; a leaf came first."""
+    node: Any = tensor.grad_fn
+    return -1 if node is None else node._sequence_nr()

@@ -1,0 +1,97 @@
+"""The tower's own input as a point to differentiate at: pixels, or token embeddings."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from heatproof.errors import ReadingError
+from heatproof.methods.base import ReadPass
+from heatproof.reading.call import at_least_float32
+
+
+@dataclass(frozen=True)
+class InputLeaf:
+    """`point` is what the tower was given; `score` is the model's own score at any such point.
+
+    `per_token` adds up values shaped like the point: over channels and pixels of each patch, or
+    over the channels of each token. Tokens that stand for no input (a class token) get zero.
+    """
+
+    point: Float[Tensor, "item ..."]
+    score: Callable[[Float[Tensor, "item ..."]], Float[Tensor, "item target"]]
+    per_token: Callable[[Float[Tensor, "item ..."]], Float[Tensor, "item token"]]
+
+    def gradients(self, at: Float[Tensor, "item ..."]) -> Iterator[Float[Tensor, "item ..."]]:
+        """dS/dx at a point, for each target in turn, at least in float32."""
+        with torch.enable_grad():
+            leaf = at.detach().requires_grad_()
+            sums = self.score(leaf).sum(0).unbind()
+        for total in sums:
+            (grad,) = torch.autograd.grad(total, [leaf], retain_graph=True)
+            yield at_least_float32(grad)
+
+
+def input_leaf(read: ReadPass) -> InputLeaf:
+    """The pictures of the pass, or the embeddings of its prompts' tokens."""
+    if read.side == "image":
+        assert read.pixels is not None
+        return InputLeaf(read.pixels.detach(), read.rerun, lambda v: _of_patches(read, v))
+    path = token_embedding_path(read.root)
+    kept: list[Tensor] = []
+
+    def keep(output: Tensor) -> Tensor:
+        kept.append(output.detach().clone())  # models add to it in place
+        return output
+
+    with torch.no_grad():
+        read.rerun(edits={path: keep})
+    return InputLeaf(
+        kept[0],
+        lambda point: read.rerun(edits={path: lambda _: point.clone()}),
+        lambda v: on_tokens(read, v.sum(-1), slice(0, v.shape[1])),
+    )
+
+
+def token_embedding_path(root: nn.Module) -> str:
+    """The table of token embeddings: of all embeddings the one with the most rows.
+
+    Raises:
+        ReadingError: the model has no `nn.Embedding`.
+    """
+    tables = {name: m for name, m in root.named_modules() if isinstance(m, nn.Embedding)}
+    if not tables:
+        raise ReadingError(
+            f"{type(root).__name__} has no nn.Embedding whose output could be differentiated; "
+            "try a method that reads attention, such as attention-x-gradient"
+        )
+    return max(tables, key=lambda name: tables[name].num_embeddings)
+
+
+def on_tokens(
+    read: ReadPass, values: Float[Tensor, "item some"], where: slice
+) -> Float[Tensor, "item token"]:
+    """Values of some of the last call's key tokens, zero for the others."""
+    tokens = values.new_zeros(values.shape[0], read.last.key.shape[2])
+    tokens[:, where] = values
+    return tokens
+
+
+def _of_patches(
+    read: ReadPass, values: Float[Tensor, "item 3 height width"]
+) -> Float[Tensor, "item token"]:
+    """Pixels added up by patch; the grid is laid evenly over the picture."""
+    rows, cols = (
+        _membership(size, count, values)
+        for size, count in zip(values.shape[-2:], read.grid, strict=True)
+    )
+    # A product instead of a scatter: it adds in the same order on every device.
+    maps = rows.T @ values.sum(1) @ cols
+    return on_tokens(read, maps.flatten(1), read.content)
+
+
+def _membership(size: int, count: int, like: Tensor) -> Float[Tensor, "pixel patch"]:
+    patch = torch.arange(size, device=like.device) * count // size
+    return torch.nn.functional.one_hot(patch, count).to(like.dtype)

@@ -1,0 +1,47 @@
+"""Input x gradient (Shrikumar et al., arXiv 1605.01713): the first-order share of every pixel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.input_leaf import input_leaf
+from heatproof.methods.registry import register
+from heatproof.reading import Site
+from heatproof.reading.call import at_least_float32
+
+
+@register
+@dataclass(frozen=True)
+class InputXGradient(Method):
+    """E_i = sum over a patch's pixels and channels of x dS/dx (text: over a token's channels)."""
+
+    card: ClassVar[Card] = Card(
+        name="input-x-gradient",
+        summary="preprocessed pixels (or token embeddings) times the score's gradient",
+        source="Shrikumar et al., arXiv 1605.01713; captum's InputXGradient",
+        reads="the input and the score's gradient with respect to it",
+        changes="nothing",
+        values="signed; no promised sum (biases and position embeddings take their share)",
+        cost="2 forward passes, 1 backward pass through the whole tower a prompt",
+        notes="Captum's: signed, in the units that the model takes (normalised pixels). Its "
+        "pixel map is added up over channels and patches.",
+    )
+
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        del side
+        return Plan(last_sites(sites, 1, 1), weights=False, start=None)
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        leaf = input_leaf(read)
+        point = at_least_float32(leaf.point)
+        maps = [leaf.per_token(point * grad) for grad in leaf.gradients(leaf.point)]
+        return torch.stack(maps, dim=1)
+
+    def factors(self, side: Side) -> Factors:
+        what = "pixels" if side == "image" else "token embeddings"
+        return Factors((what, "gradients of the score with respect to them"))

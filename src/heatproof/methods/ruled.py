@@ -1,0 +1,50 @@
+"""Methods under backward rules: their plans and passes with other gradients."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.methods.base import Plan, ReadPass
+from heatproof.reading import Edit, Intervention
+from heatproof.reading.backward_rules import Rules, frozen_rules
+from heatproof.reading.interventions import chain
+
+
+def ruled_plan(
+    plan: Plan, attention: Mapping[str, Intervention], *, keep_biases: bool = False
+) -> Plan:
+    """The plan under frozen norms and gates, with these rules of attention by path."""
+    merged = merge(plan.interventions, attention)
+    rules = partial(Rules, frozen_rules(), attention, keep_biases=keep_biases)
+    return replace(plan, interventions=merged, rules=rules)
+
+
+def ruled_pass(read: ReadPass) -> ReadPass:
+    """The pass, whose further runs of the encoder keep to its rules too."""
+    kept = read.rules
+    assert isinstance(kept, Rules)
+
+    def rerun(
+        pixels: Float[Tensor, "variant 3 height width"] | None = None,
+        *,
+        interventions: Mapping[str, Intervention] | None = None,
+        edits: Mapping[str, Edit] | None = None,
+    ) -> Float[Tensor, "variant target"]:
+        both = merge(interventions or {}, kept.interventions)
+        with Rules(kept.rules, kept.interventions):
+            return read.rerun(pixels, interventions=both, edits=edits)
+
+    return replace(read, rerun=rerun)
+
+
+def merge(
+    first: Mapping[str, Intervention], then: Mapping[str, Intervention]
+) -> dict[str, Intervention]:
+    """Both at every path, one after the other."""
+    return {
+        path: chain(*(each[path] for each in (first, then) if path in each))
+        for path in {**first, **then}
+    }
