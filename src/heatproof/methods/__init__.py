@@ -3,34 +3,51 @@
 from heatproof.methods.attention_eclip import AttentionECLIP
 from heatproof.methods.attention_x_gradient import AttentionXGradient
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.clearclip import ClearCLIP
+from heatproof.methods.clip_surgery import CLIPSurgery
 from heatproof.methods.controls import Center, Edges, RandomMap
 from heatproof.methods.foreign import Foreign
 from heatproof.methods.gae import GAE
 from heatproof.methods.grad_eclip import GradECLIP
+from heatproof.methods.legrad import LeGrad
+from heatproof.methods.maskclip import MaskCLIP
 from heatproof.methods.raw_attention import RawAttention
 from heatproof.methods.registry import Entry, Switch, catalogue, create, register
 from heatproof.methods.rollout import Rollout
+from heatproof.methods.sclip import SCLIP
+from heatproof.methods.textspan import Span, head_outputs, text_span
+from heatproof.methods.token_decomposition import Parts, TokenDecomposition
 
 __all__ = [
     "GAE",
+    "SCLIP",
     "AttentionECLIP",
     "AttentionXGradient",
+    "CLIPSurgery",
     "Card",
     "Center",
+    "ClearCLIP",
     "Edges",
     "Entry",
     "Factors",
     "Foreign",
     "GradECLIP",
+    "LeGrad",
+    "MaskCLIP",
     "Method",
+    "Parts",
     "Plan",
     "RandomMap",
     "RawAttention",
     "ReadPass",
     "Rollout",
     "Side",
+    "Span",
     "Switch",
+    "TokenDecomposition",
     "catalogue",
     "create",
+    "head_outputs",
     "register",
+    "text_span",
 ]

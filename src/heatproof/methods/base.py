@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from heatproof.errors import InputError, ReadingError
+from heatproof.models.model import Projection
 from heatproof.reading import Attention, Edit, Intervention, Site, State, Trace
 
 Side = Literal["image", "text"]
@@ -23,7 +24,8 @@ class Card:
     """A catalogue entry: what a user must know before trusting a map of this method.
 
     `changes` says what the method does to the model: nothing, or which part of what it explains
-    is not the model's. `values` says what a map's numbers mean and add up to.
+    is not the model's. `values` says what a map's numbers mean and add up to. `notes` are the
+    authors' defaults, and where paper and code differ, which is the default here and why.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Card:
     values: str
     cost: str
     sides: tuple[Side, ...] = ("image", "text")
+    notes: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,9 @@ class ReadPass:
     `reached` notes by path whether any gradient arrived there. `states` holds what `Plan.states`
     asked for. `compare` scores embeddings as the pass's own were, `rerun` runs the encoder again.
     `labels` are the targets' names, `photos` the pictures as the user handed them in, if he did.
+    The first `asked` targets are the user's own; null prompts ride along behind them. `project`
+    is what one token of the last block goes through to become an embedding, where the tower has
+    such a thing; `empty` scores embeddings against the empty prompt (image side).
     """
 
     side: Side
@@ -113,6 +119,9 @@ class ReadPass:
     states: Mapping[str, State] = field(default_factory=dict[str, State])
     labels: tuple[str, ...] = ()
     photos: tuple[Image.Image, ...] = ()
+    asked: int = 0
+    project: Projection | None = None
+    empty: Callable[[Float[Tensor, "item dim"]], Float[Tensor, " item"]] | None = None
 
     @property
     def targets(self) -> int:
@@ -191,6 +200,11 @@ class Method(ABC):
         """What the values of all tokens promise to add up to; None where nothing is promised."""
         del read
         return None
+
+    def explained(self, read: ReadPass) -> Float[Tensor, "item target"]:
+        """The score that the values are about, in the graph of the pass: the pass's own, unless the
+        method reads out another. The certificate holds it to the untouched model's."""
+        return read.scores
 
     def settings(self) -> dict[str, Any]:
         fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]

@@ -1,23 +1,28 @@
 """Where a model calls attention: found by running it once, not described by hand."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from heatproof.errors import ReadingError
 from heatproof.reading.intercept import reading
+from heatproof.reading.states import block_path
 
 
 @dataclass(frozen=True)
 class Site:
-    """One attention call of a tower: the path of its module and the sizes that it had."""
+    """One attention call of a tower: the path of its module and the sizes that it had.
+
+    `block` is the path of the residual block around it; None where it stands in none (a pool).
+    """
 
     path: str
     heads: int
     queries: int
     keys: int
+    block: str | None = field(default=None, compare=False)
 
 
 def find_sites(module: nn.Module, run: Callable[[], object], batch: int) -> tuple[Site, ...]:
@@ -44,6 +49,19 @@ def find_sites(module: nn.Module, run: Callable[[], object], batch: int) -> tupl
                 "windowed models (Swin) have no token that sees the whole image"
             )
     return tuple(
-        Site(layer.path, layer.query.shape[1], layer.query.shape[2], layer.key.shape[2])
+        Site(
+            layer.path,
+            layer.query.shape[1],
+            layer.query.shape[2],
+            layer.key.shape[2],
+            _block(module, layer.path),
+        )
         for layer in trace.layers
     )
+
+
+def _block(module: nn.Module, path: str) -> str | None:
+    try:
+        return block_path(module, path)
+    except ReadingError:
+        return None
