@@ -27,7 +27,10 @@ def replicates(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Ten
 
 @dataclass
 class Layer:
-    """Everything that one attention layer forms, for one input: lists run over heads."""
+    """Everything that one attention layer forms, for one input: lists run over heads.
+
+    `before` and `after` are the tokens that its block was given and returned.
+    """
 
     queries: list[Tensor]
     keys: list[Tensor]
@@ -35,6 +38,9 @@ class Layer:
     weights: list[Tensor]
     outputs: list[Tensor]
     projection: nn.Linear
+    block: Any = None
+    before: Any = None
+    after: Any = None
 
 
 @dataclass
@@ -98,9 +104,11 @@ def tower(blocks: Any, x: Tensor, causal: bool, one_headed: int) -> tuple[Tensor
             block, normalised(x, block.ln_1), causal, number >= len(blocks) - one_headed
         )
         layers.append(layer)
+        layer.block, layer.before = block, x
         x = x + change
         hidden = gelu(normalised(x, block.ln_2) @ block.mlp.c_fc.weight.T + block.mlp.c_fc.bias)
         x = x + hidden @ block.mlp.c_proj.weight.T + block.mlp.c_proj.bias
+        layer.after = x
     return x, layers
 
 
@@ -122,7 +130,8 @@ def see(module: Any, picture: Tensor, text: Tensor, one_headed: int = 0) -> Told
     x, layers = tower(visual.transformer.resblocks, x, False, one_headed)
     embedding = normalised(x, visual.ln_post)[0] @ visual.proj
     content = list(range(1, 1 + rows * cols))
-    return Told(layers, 0, cosine(embedding, text), content, (rows, cols), picture)
+    extra = _end(module, visual.ln_post, visual.proj, embedding, text)
+    return Told(layers, 0, cosine(embedding, text), content, (rows, cols), picture, extra)
 
 
 def read(module: Any, ids: Tensor, image: Tensor, one_headed: int = 0) -> Told:
@@ -131,7 +140,16 @@ def read(module: Any, ids: Tensor, image: Tensor, one_headed: int = 0) -> Told:
     x, layers = tower(module.transformer.resblocks, x, True, one_headed)
     row = int(ids.argmax())
     embedding = normalised(x, module.ln_final)[row] @ module.text_projection
-    return Told(layers, row, cosine(embedding, image), list(range(len(ids))))
+    extra = _end(module, module.ln_final, module.text_projection, embedding, image)
+    return Told(layers, row, cosine(embedding, image), list(range(len(ids))), extra=extra)
+
+
+def _end(
+    module: Any, norm: Any, matrix: Tensor, embedding: Tensor, other: Tensor
+) -> dict[str, Any]:
+    """How the tower ends, and what the embedding is compared with."""
+    ends = {"module": module, "norm": norm, "matrix": matrix}
+    return {**ends, "embedding": embedding, "other": other}
 
 
 # --- the methods ------------------------------------------------------------------------------

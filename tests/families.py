@@ -1,6 +1,7 @@
 """Every family that heatproof describes, tiny and random, with pictures and prompts for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 import tiny
 import tiny_hf
-from heatproof.models import Model
+from heatproof.models import Model, Tokens
 
 FAMILIES: dict[str, Callable[..., Model]] = {
     **{f"open_clip {name}": build for name, build in tiny.FAMILIES.items()},
@@ -38,6 +39,31 @@ def ids(count: int = 3, vocabulary: int = 26) -> Tensor:
         made[n, 0], made[n, length - 1] = vocabulary - 2, vocabulary - 1
         made[n, 1 : length - 1] = torch.arange(1, length - 1) * (n + 2) % (vocabulary - 4) + 1
     return made
+
+
+def ids_of(texts: Sequence[str], vocabulary: int = 26) -> Tensor:
+    """Texts as token ids of our own making, a letter a token, cut to the context."""
+    made = torch.zeros(len(texts), 13, dtype=torch.long)
+    for row, text in zip(made, texts, strict=True):
+        letters = [ord(letter) % (vocabulary - 4) + 1 for letter in text[:11]]
+        row[: len(letters) + 2] = torch.tensor([vocabulary - 2, *letters, vocabulary - 1])
+    return made
+
+
+def worded(model: Model, vocabulary: int = 26) -> Model:
+    """The model with a tokenizer (`ids_of`), so that it has null prompts and an empty one."""
+    if model.text is None:
+        return model
+    from_ids = model.text.from_ids
+
+    def tokenize(texts: Sequence[str]) -> Tokens:
+        return from_ids(ids_of(texts, vocabulary))
+
+    return replace(model, text=replace(model.text, tokenize=tokenize))
+
+
+def worded_model_of(family: str) -> Model:
+    return worded(model_of(family), tiny_hf.VOCABULARY if family.startswith("hf") else 26)
 
 
 def ids_for(family: str, count: int = 3) -> Tensor:

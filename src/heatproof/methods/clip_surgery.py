@@ -12,13 +12,7 @@ from heatproof.errors import InputError, ReadingError
 from heatproof.methods.base import Card, Factors, Plan, ReadPass, Side, last_sites
 from heatproof.methods.dense import SURROGATE, Dense, embedded, token_scores
 from heatproof.methods.registry import register
-from heatproof.methods.residual import (
-    Tokens,
-    block_around,
-    projection_of,
-    read_blocks,
-    states_wanted,
-)
+from heatproof.methods.residual import Tokens, block_around, read_blocks, states_wanted
 from heatproof.reading import Attention, Site
 
 LAYERS = 6
@@ -68,7 +62,6 @@ class CLIPSurgery(Dense):
     def tokens(self, read: ReadPass) -> Tokens:
         if self.architecture == "model":
             return read.states[block_around(read.states, read.last)].output
-        projection_of(read)
         blocks = read_blocks(read.root, read.trace.layers, read.states)
         second = blocks[0].before
         for block in blocks:
@@ -78,8 +71,7 @@ class CLIPSurgery(Dense):
         # The model's own class token, in the dtype of the model: its score is the model's.
         return second.scatter(1, row, blocks[-1].after.take_along_dim(row[..., :1], dim=1))
 
-    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        tokens = self.tokens(read)
+    def scores(self, read: ReadPass, tokens: Tokens) -> Float[Tensor, "item target token"]:
         found = token_scores(read, tokens)
         match self.features:
             case "empty":

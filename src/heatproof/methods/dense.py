@@ -26,7 +26,12 @@ class Dense(Method):
         """What stands in for the last block's tokens, in the graph of the pass."""
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        return token_scores(read, self.tokens(read))
+        projection_of(read)  # a tower that has none is refused before its tokens are touched
+        return self.scores(read, self.tokens(read))
+
+    def scores(self, read: ReadPass, tokens: Tokens) -> Float[Tensor, "item target token"]:
+        """What each token is worth; the chosen score unless a method takes something off."""
+        return token_scores(read, tokens)
 
     def explained(self, read: ReadPass) -> Float[Tensor, "item target"]:
         """The score that the readout's own token gets."""

@@ -118,7 +118,7 @@ def _output_map(root: nn.Module, layer: Attention) -> tuple[Tensor, Tensor]:
     width = layer.heads * layer.output.shape[-1]
     module = output_projection(root, layer.path, width)
     weight = at_least_float32(module.weight.detach())
-    if module.bias is None:
+    if module.bias is None:  # pyright: ignore[reportUnnecessaryComparison]
         return weight, weight.new_zeros(weight.shape[0])
     return weight, at_least_float32(module.bias.detach())
 

@@ -40,12 +40,13 @@ def projection(norms: Sequence[nn.Module], parts: Sequence[nn.Module]) -> Projec
     """The tower's end, put together from its modules in order; None where it is no norm and linear
     map: two norms, an MLP."""
     acting = [each for each in norms if not isinstance(each, nn.Identity)]
-    linear = [each for part in parts for each in part.modules() if _acts(each)]
-    if len(acting) > 1 or len(linear) > 1:
+    maps = [each for part in parts for each in part.modules() if _acts(each)]
+    if len(acting) > 1 or len(maps) > 1:
         return None
-    if linear and not isinstance(linear[0], nn.Linear):
+    linear = maps[0] if maps else None
+    if not isinstance(linear, nn.Linear | None):
         return None
-    return Projection(acting[0] if acting else nn.Identity(), linear[0] if linear else None)
+    return Projection(acting[0] if acting else nn.Identity(), linear)
 
 
 def _acts(module: nn.Module) -> bool:
