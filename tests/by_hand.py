@@ -29,7 +29,7 @@ def replicates(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Ten
 class Layer:
     """Everything that one attention layer forms, for one input: lists run over heads.
 
-    `given` goes into its block, `normed` into its attention, `left` comes out of the block.
+    `given` goes into its `block`, `normed` into its attention, `left` comes out of the block.
     """
 
     queries: list[Tensor]
@@ -41,6 +41,7 @@ class Layer:
     given: Tensor | None = None
     normed: Tensor | None = None
     left: Tensor | None = None
+    block: Any = None
 
 
 @dataclass
@@ -104,6 +105,7 @@ def tower(blocks: Any, x: Tensor, causal: bool, one_headed: int) -> tuple[Tensor
         change, layer = attention(block, normed, causal, number >= len(blocks) - one_headed)
         layer.given, layer.normed = x, normed
         layers.append(layer)
+        layer.block = block
         x = x + change
         hidden = gelu(normalised(x, block.ln_2) @ block.mlp.c_fc.weight.T + block.mlp.c_fc.bias)
         x = layer.left = x + hidden @ block.mlp.c_proj.weight.T + block.mlp.c_proj.bias
@@ -128,7 +130,7 @@ def see(module: Any, picture: Tensor, text: Tensor, one_headed: int = 0) -> Told
     x, layers = tower(visual.transformer.resblocks, x, False, one_headed)
     embedding = normalised(x, visual.ln_post)[0] @ visual.proj
     content = list(range(1, 1 + rows * cols))
-    extra = {"module": module, "target": text}
+    extra = _end(module, visual.ln_post, visual.proj, embedding, text)
     return Told(layers, 0, cosine(embedding, text), content, (rows, cols), picture, extra)
 
 
@@ -138,8 +140,17 @@ def read(module: Any, ids: Tensor, image: Tensor, one_headed: int = 0) -> Told:
     x, layers = tower(module.transformer.resblocks, x, True, one_headed)
     row = int(ids.argmax())
     embedding = normalised(x, module.ln_final)[row] @ module.text_projection
-    extra = {"module": module, "target": image, "ids": ids}
+    extra = _end(module, module.ln_final, module.text_projection, embedding, image)
+    extra["ids"] = ids
     return Told(layers, row, cosine(embedding, image), list(range(len(ids))), extra=extra)
+
+
+def _end(
+    module: Any, norm: Any, matrix: Tensor, embedding: Tensor, target: Tensor
+) -> dict[str, Any]:
+    """How the tower ends, and what the embedding is compared with."""
+    ends = {"module": module, "norm": norm, "matrix": matrix}
+    return {**ends, "embedding": embedding, "target": target}
 
 
 # --- the methods ------------------------------------------------------------------------------

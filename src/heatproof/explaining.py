@@ -149,6 +149,7 @@ class _ImageJob:
     ) -> None:
         self.model, self.pixels, self.score, self.asked = shown.model, shown.pixels, score, asked
         self.nulls = nulls
+        self.nothing: Tensor | None = None
         self.photos = shown.photos
         self.labels = asked.labels if nulls is None else (*asked.labels, *nulls.labels)
         self.against = _against(shown.model, score)
@@ -167,6 +168,21 @@ class _ImageJob:
             model, embedding, self.nulls.embeddings, rivals=texts, against=self.against
         )
         return torch.cat([found, self.score(nulls)], dim=1)
+
+    def empty(self, embedding: Float[Tensor, "item dim"]) -> Float[Tensor, " item"]:
+        """Scores against the empty prompt, which is embedded when first asked for."""
+        if self.model.text is None:
+            raise InputError(f"{self.model.spec} is a classifier and has no empty prompt")
+        if self.nothing is None:
+            self.nothing = inputs.embed(self.model, [""]).embeddings
+        found = scores.pairs(
+            self.model,
+            embedding,
+            self.nothing,
+            rivals=self.asked.embeddings,
+            against=self.against,
+        )
+        return self.score(found)[:, 0]
 
     def chunks(self, size: int) -> list[Chunk]:
         tower, layout = self.model.image, self.layout
@@ -188,6 +204,9 @@ class _ImageJob:
                     tower.encode,
                     self.labels,
                     tuple(photo.image for photo in self.photos[start_of : start_of + len(pixels)]),
+                    len(self.asked.labels),
+                    tower.project,
+                    self.empty,
                 )
             )
         return made
@@ -229,6 +248,8 @@ class _TextJob:
                     None if self.tower.readout.name == "mean of tokens" else part.readout,
                     slice(0, context),
                     self.tower.readout.name in POOLS,
+                    asked=len(self.images),
+                    project=self.tower.project,
                 )
             )
         return made
@@ -274,13 +295,17 @@ class _Gathered:
     def scores(self) -> Float[Tensor, "item target"]:
         return torch.cat([outcome.scores.cpu() for outcome in self.outcomes])
 
+    @property
+    def explained(self) -> Float[Tensor, "item target"]:
+        return torch.cat([outcome.explained.cpu() for outcome in self.outcomes])
+
     def evidence(self, targets: int) -> proof.Evidence:
         values, first = self.values[:, :targets], self.outcomes[0]
         totals = [o.total.cpu() for o in self.outcomes if o.total is not None]
         rows = [o.live_rows.cpu() for o in self.outcomes if o.live_rows is not None]
         return proof.Evidence(
             torch.cat(self.untouched)[:, :targets],
-            self.scores[:, :targets],
+            self.explained[:, :targets],
             values.sum(-1),
             torch.cat(totals)[:, :targets] if totals else None,
             torch.cat(rows),

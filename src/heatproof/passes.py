@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
 from heatproof.methods.base import Method, Plan, ReadPass, Rerun, Side
-from heatproof.models.model import Model
+from heatproof.models.model import Model, Projection
 from heatproof.reading import (
     Edit,
     Intervention,
@@ -50,6 +50,9 @@ class Chunk:
     encode_pixels: Callable[[Tensor], Tensor] | None = None
     labels: tuple[str, ...] = ()
     photos: tuple[Image.Image, ...] = ()
+    asked: int = 0
+    project: Projection | None = None
+    empty: Callable[[Float[Tensor, "item dim"]], Float[Tensor, " item"]] | None = None
 
     def rerun(self, module: nn.Module) -> Rerun:
         """See `Rerun`."""
@@ -82,6 +85,7 @@ class Outcome:
 
     `total` is what the values promise to add up to, `live_rows` which query rows of the last call
     feed the score (None where no gradient was taken), `reached` whether gradients arrived, by path.
+    `explained` is the score that the values are about: the pass's own, or another (`Method`).
     """
 
     values: Float[Tensor, "item target token"]
@@ -89,6 +93,7 @@ class Outcome:
     total: Float[Tensor, "item target"] | None
     live_rows: Bool[Tensor, "item query"] | None
     reached: dict[str, bool]
+    explained: Float[Tensor, "item target"]
 
 
 def sites_of(model: Model, side: Side, run: Callable[[], Any]) -> tuple[Site, ...]:
@@ -133,17 +138,22 @@ def run(
             photos=chunk.photos,
             embedding=embedding,
             rules=rules,
+            asked=chunk.asked,
+            project=chunk.project,
+            empty=chunk.empty,
         )
         values = method.attribute(read)
         reached = dict(read.reached)
         total = method.total(read) if evidence else None
-        live = _live_rows(read) if evidence else None
+        explained = method.explained(read) if evidence else scores
+        live = _live_rows(read, explained) if evidence else None
     return Outcome(
         values.detach(),
         scores.detach(),
         None if total is None else total.detach(),
         live,
         reached,
+        explained.detach(),
     )
 
 
@@ -167,10 +177,10 @@ def _read(model: Model, plan: Plan, chunk: Chunk) -> tuple[Tensor, Trace, Mappin
     return embedding, trace, states
 
 
-def _live_rows(read: ReadPass) -> Bool[Tensor, "item query"]:
+def _live_rows(read: ReadPass, scores: Float[Tensor, "item target"]) -> Bool[Tensor, "item query"]:
     """Query rows of the last call whose output moves the first target's score."""
     grads = torch.autograd.grad(
-        read.scores[:, 0].sum(), [read.last.output], retain_graph=True, materialize_grads=True
+        scores[:, 0].sum(), [read.last.output], retain_graph=True, materialize_grads=True
     )
     return grads[0].abs().sum((1, 3)) > 0
 

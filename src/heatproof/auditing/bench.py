@@ -20,8 +20,8 @@ from heatproof.auditing.variants import UNTOUCHED, Variant
 from heatproof.certify import NULL_PROMPTS
 from heatproof.data.pictured import Pictured
 from heatproof.errors import InputError
-from heatproof.metrics import localisation
 from heatproof.methods import Foreign
+from heatproof.metrics import localisation
 from heatproof.models import Model
 from heatproof.passes import sites_of
 from heatproof.reading import Site

@@ -6,6 +6,8 @@ from heatproof.methods.attention_grad_cam import AttentionGradCAM
 from heatproof.methods.attention_x_gradient import AttentionXGradient
 from heatproof.methods.attnlrp import AttnLRP
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, Tower
+from heatproof.methods.clearclip import ClearCLIP
+from heatproof.methods.clip_surgery import CLIPSurgery
 from heatproof.methods.controls import Center, Edges, RandomMap
 from heatproof.methods.foreign import Foreign
 from heatproof.methods.gae import GAE
@@ -13,21 +15,29 @@ from heatproof.methods.grad_cam import GradCAM
 from heatproof.methods.grad_eclip import GradECLIP
 from heatproof.methods.input_x_gradient import InputXGradient
 from heatproof.methods.integrated_gradients import IntegratedGradients
+from heatproof.methods.legrad import LeGrad
 from heatproof.methods.libragrad import LibraGrad
+from heatproof.methods.maskclip import MaskCLIP
 from heatproof.methods.raw_attention import RawAttention
 from heatproof.methods.registry import Entry, Switch, catalogue, create, register
 from heatproof.methods.rollout import Rollout
+from heatproof.methods.sclip import SCLIP
 from heatproof.methods.smoothgrad import SmoothGrad
+from heatproof.methods.textspan import Span, head_outputs, text_span
+from heatproof.methods.token_decomposition import Parts, TokenDecomposition
 
 __all__ = [
     "GAE",
+    "SCLIP",
     "AttCAT",
     "AttentionECLIP",
     "AttentionGradCAM",
     "AttentionXGradient",
     "AttnLRP",
+    "CLIPSurgery",
     "Card",
     "Center",
+    "ClearCLIP",
     "Edges",
     "Entry",
     "Factors",
@@ -36,8 +46,11 @@ __all__ = [
     "GradECLIP",
     "InputXGradient",
     "IntegratedGradients",
+    "LeGrad",
     "LibraGrad",
+    "MaskCLIP",
     "Method",
+    "Parts",
     "Plan",
     "RandomMap",
     "RawAttention",
@@ -45,9 +58,13 @@ __all__ = [
     "Rollout",
     "Side",
     "SmoothGrad",
+    "Span",
     "Switch",
+    "TokenDecomposition",
     "Tower",
     "catalogue",
     "create",
+    "head_outputs",
     "register",
+    "text_span",
 ]

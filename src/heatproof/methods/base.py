@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from heatproof.errors import InputError, ReadingError
+from heatproof.models.model import Projection
 from heatproof.reading import Attention, Edit, Intervention, Site, State, Trace
 
 Side = Literal["image", "text"]
@@ -98,6 +99,9 @@ class ReadPass:
     asked for. `compare` scores embeddings as the pass's own were, `rerun` runs the encoder again.
     `labels` are the targets' names, `photos` the pictures as the user handed them in, if he did.
     `embedding` is what was scored, in the graph; `rules` what the plan's rules gave on entering.
+    The first `asked` targets are the user's own; null prompts ride along behind them. `project`
+    is what one token of the last block goes through to become an embedding, where the tower has
+    such a thing; `empty` scores embeddings against the empty prompt (image side).
     """
 
     side: Side
@@ -118,6 +122,9 @@ class ReadPass:
     photos: tuple[Image.Image, ...] = ()
     embedding: Float[Tensor, "item dim"] | None = None
     rules: object = None
+    asked: int = 0
+    project: Projection | None = None
+    empty: Callable[[Float[Tensor, "item dim"]], Float[Tensor, " item"]] | None = None
 
     @property
     def targets(self) -> int:
@@ -216,6 +223,11 @@ class Method(ABC):
         """What the values of all tokens promise to add up to; None where nothing is promised."""
         del read
         return None
+
+    def explained(self, read: ReadPass) -> Float[Tensor, "item target"]:
+        """The score that the values are about, in the graph of the pass: the pass's own, unless the
+        method reads out another. The certificate holds it to the untouched model's."""
+        return read.scores
 
     def settings(self) -> dict[str, Any]:
         fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]

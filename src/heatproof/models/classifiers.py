@@ -26,7 +26,8 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 from heatproof.errors import ModelError, UnknownName
 from heatproof.models.class_names import class_indices, names_of
 from heatproof.models.geometry import Preprocess
-from heatproof.models.model import ImageTower, Layout, Model, Readout
+from heatproof.models.model import ImageTower, Layout, Model, Projection, Readout
+from heatproof.models.projection import projection
 
 __all__ = ["class_indices", "load", "recognises", "wrap"]
 
@@ -48,6 +49,7 @@ class _Classifier:
     classes: int
     preprocess: Preprocess
     resize: Callable[[Any, Size], None] | None = None
+    project: Projection | None = None
 
 
 def recognises(module: nn.Module) -> bool:
@@ -77,7 +79,14 @@ def wrap(
         spec=spec or type(module).__name__,
         family=known.family,
         module=module,
-        image=ImageTower(module, "", known.layout, known.readout, preprocess or known.preprocess),
+        image=ImageTower(
+            module,
+            "",
+            known.layout,
+            known.readout,
+            preprocess or known.preprocess,
+            known.project,
+        ),
         classes=names_of(module, known.classes),
         resized=resized if known.resize else None,
         pretrained=pretrained,
@@ -131,6 +140,11 @@ def _timm_vit(module: Any) -> _Classifier:
         classes=module.num_classes,
         preprocess=_timm_preprocess(module, native, patch),
         resize=_resize_timm,
+        project=(
+            projection((module.norm, module.fc_norm), (module.head,))
+            if readout.name == "class token"
+            else None
+        ),
     )
 
 
@@ -232,6 +246,7 @@ def _torchvision_vit(module: TorchvisionViT) -> _Classifier:
         classes=module.num_classes,
         preprocess=Preprocess(side, side, "shortest", resize_to, transform),
         resize=_resize_torchvision,
+        project=projection((module.encoder.ln,), (module.heads,)),
     )
 
 

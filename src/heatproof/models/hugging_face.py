@@ -75,7 +75,9 @@ def _described(
         spec=described["spec"],
         family=vision.family,
         module=module,
-        image=ImageTower(vision.encode, vision.path, vision.layout, vision.readout, preprocess),
+        image=ImageTower(
+            vision.encode, vision.path, vision.layout, vision.readout, preprocess, vision.project
+        ),
         text=text,
         classes=() if text else _classes(module.config),
         logit_scale=1.0 if scale is None else float(scale.detach().exp()),

@@ -148,7 +148,7 @@ def text_tower(text: Text, tokenizer: Any) -> TextTower:
     padding = text.padding if text.padding is None or own is None else own
     tokenize = partial(_tokenize, codec, padding)
     from_ids = codec.from_ids if padding is None else partial(_from_ids, codec, padding)
-    return TextTower(text.encode, text.path, tokenize, from_ids, text.readout)
+    return TextTower(text.encode, text.path, tokenize, from_ids, text.readout, text.project)
 
 
 def _usable(text: Text, tokenizer: Any) -> Any:

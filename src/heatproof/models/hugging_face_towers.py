@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from heatproof.errors import ModelError
-from heatproof.models.model import Layout, Readout, Tokens
+from heatproof.models.model import Layout, Projection, Readout, Tokens
 
 Size = tuple[int, int]
 EncodeImage = Callable[[Float[Tensor, "image 3 height width"]], Float[Tensor, "image dim"]]
@@ -36,6 +36,7 @@ class Vision:
     native: Size
     patch: Size
     any_size: bool = True
+    project: Projection | None = None
 
     def layout(self, height: int, width: int) -> Layout:
         return Layout(height // self.patch[0], width // self.patch[1], self.prefix)
@@ -56,6 +57,7 @@ class Text:
     context: int
     vocabulary: int
     padding: int | None = None
+    project: Projection | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def _clip_vision(module: Any) -> Vision:
         readout=Readout("class token", 0),
         native=_pair(config.image_size),
         patch=_pair(config.patch_size),
+        project=Projection(module.vision_model.post_layernorm, module.visual_projection),
     )
 
 
@@ -130,6 +133,7 @@ def _blip_vision(module: Any) -> Vision:
         readout=Readout("class token", 0),
         native=_pair(config.image_size),
         patch=_pair(config.patch_size),
+        project=Projection(module.vision_model.post_layernorm, module.vision_proj),
     )
 
 
@@ -145,6 +149,7 @@ def _vit(prefix: tuple[str, ...], module: Any) -> Vision:
         native=native,
         patch=_pair(config.patch_size),
         any_size=native[0] == native[1],  # the library interpolates from square grids only
+        project=Projection(getattr(module, module.base_model_prefix).layernorm, module.classifier),
     )
 
 
@@ -235,6 +240,7 @@ def _clip_text(module: Any) -> Text:
         rows=partial(torch.argmax, dim=-1) if legacy else partial(_first, config.eos_token_id),
         context=config.max_position_embeddings,
         vocabulary=config.vocab_size,
+        project=Projection(module.text_model.final_layer_norm, module.text_projection),
     )
 
 
@@ -247,6 +253,7 @@ def _siglip_text(module: Any) -> Text:
         rows=partial(_row, config.max_position_embeddings - 1),
         context=config.max_position_embeddings,
         vocabulary=config.vocab_size,
+        project=Projection(module.text_model.final_layer_norm, module.text_model.head),
     )
 
 

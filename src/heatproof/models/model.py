@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from heatproof.models.geometry import Preprocess
 
@@ -46,6 +47,30 @@ class Readout:
 
 
 @dataclass(frozen=True)
+class Projection:
+    """What stands between one token of the last block and the embedding, of the model's own parts.
+
+    `norm` is the model's final norm, `linear` the map into the embedding: a module, a matrix
+    (width, dim) that the model multiplies by, or None where there is none. Applied to the readout
+    token it gives the embedding; a tower that reads out otherwise (a pool, a mean) has none.
+    """
+
+    norm: nn.Module
+    linear: nn.Linear | nn.Parameter | None
+
+    def __call__(self, tokens: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch dim"]:
+        normed = self.norm(tokens)
+        return normed if self.linear is None else linear(normed, *self.affine())
+
+    def affine(self) -> tuple[Float[Tensor, "dim width"], Float[Tensor, " dim"] | None]:
+        """Matrix and bias of `linear`."""
+        assert self.linear is not None
+        if isinstance(self.linear, nn.Linear):
+            return self.linear.weight, self.linear.bias
+        return self.linear.T, None
+
+
+@dataclass(frozen=True)
 class Piece:
     """One token of a prompt: its position in the context and the characters it stands for."""
 
@@ -79,6 +104,7 @@ class ImageTower:
     `encode` is the model's own public method: preprocessed pixels -> unnormalised embedding
     (or the logits of a classifier). `path` is the name in the module tree under which all of this
     tower's attention lies ("" for the whole module). `layout(height, width)` lays out key tokens.
+    `project` is what one token of the last block goes through, where that makes an embedding.
     """
 
     encode: Callable[[Float[Tensor, "image 3 height width"]], Float[Tensor, "image dim"]]
@@ -86,6 +112,7 @@ class ImageTower:
     layout: Callable[[int, int], Layout]
     readout: Readout
     preprocess: Preprocess
+    project: Projection | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +124,7 @@ class TextTower:
     tokenize: Callable[[Sequence[str]], Tokens]
     from_ids: Callable[[Int[Tensor, "prompt context"]], Tokens]
     readout: Readout
+    project: Projection | None = None
 
 
 @dataclass(frozen=True, eq=False)

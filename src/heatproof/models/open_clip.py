@@ -31,7 +31,8 @@ from torch.nn.functional import interpolate
 from heatproof.errors import ModelError
 from heatproof.models import tokens
 from heatproof.models.geometry import Preprocess, Resize
-from heatproof.models.model import ImageTower, Layout, Model, Readout, TextTower
+from heatproof.models.model import ImageTower, Layout, Model, Projection, Readout, TextTower
+from heatproof.models.projection import projection
 
 Size = tuple[int, int]
 
@@ -77,6 +78,7 @@ def wrap(
             layout=vision.layout,
             readout=vision.readout,
             preprocess=replace(preprocess, unpatched=unpatched),
+            project=vision.project,
         ),
         text=_text_tower(module, tokenizer),
         logit_scale=float(module.logit_scale.detach().exp()),
@@ -113,6 +115,7 @@ class _Vision:
     layout: Callable[[int, int], Layout]
     readout: Readout
     stride: Size
+    project: Projection | None = None
 
     def unpatched(self, height: int, width: int) -> Size:
         """Rows and columns of pixels, bottom and right, that no patch covers."""
@@ -135,7 +138,7 @@ def _vision(module: Any) -> _Vision:
         return _Vision("resnet", _resnet_layout, Readout("mean query", 0), (32, 32))
     trunk = visual.trunk if isinstance(visual, TimmModel) else visual
     if isinstance(trunk, TimmVisionTransformer | Eva):
-        return _timm_vit(trunk)
+        return _timm_vit(trunk, visual.head if isinstance(visual, TimmModel) else nn.Identity())
     if isinstance(trunk, FastVit):
         return _fastvit(trunk)
     raise ModelError(
@@ -160,7 +163,8 @@ def _vit(visual: Any) -> _Vision:
     if visual.attn_pool is not None and readout.row == 0:
         readout = Readout("pool probe", 0)
     stride = _pair(visual.patch_size)
-    return _Vision("vit", partial(_strided_layout, stride, ("class",)), readout, stride)
+    project = Projection(visual.ln_post, visual.proj) if readout.name == "class token" else None
+    return _Vision("vit", partial(_strided_layout, stride, ("class",)), readout, stride, project)
 
 
 def _strided_layout(stride: Size, prefix: tuple[str, ...], height: int, width: int) -> Layout:
@@ -172,7 +176,7 @@ def _resnet_layout(height: int, width: int) -> Layout:
     return Layout((height + 1) // 2 // 16, (width + 1) // 2 // 16, ("mean",))
 
 
-def _timm_vit(trunk: Any) -> _Vision:
+def _timm_vit(trunk: Any, head: nn.Module) -> _Vision:
     readout = _timm_readout(trunk)
     stride = _pair(trunk.patch_embed.feat_ratio(as_scalar=False))
     prefix = _timm_prefix(trunk)
@@ -183,7 +187,10 @@ def _timm_vit(trunk: Any) -> _Vision:
         rows, cols = trunk.patch_embed.dynamic_feat_size((height, width))
         return Layout(rows, cols, prefix)
 
-    return _Vision(_timm_family(trunk), layout, readout, stride)
+    project = None
+    if readout.name == "class token":
+        project = projection((trunk.norm, trunk.fc_norm), (trunk.head, head))
+    return _Vision(_timm_family(trunk), layout, readout, stride, project)
 
 
 def _timm_family(trunk: Any) -> str:
@@ -268,7 +275,14 @@ def _text_tower(module: Any, tokenizer: Any) -> TextTower:
         tokenize=codec.tokenize,
         from_ids=codec.from_ids,
         readout=Readout(name, None),
+        project=_text_projection(text),
     )
+
+
+def _text_projection(text: Any) -> Projection | None:
+    if isinstance(text, HFTextEncoder):
+        return None
+    return Projection(text.ln_final, text.text_projection)
 
 
 def _encode_text(module: Any, prompts: tokens.Tokens) -> Float[Tensor, "prompt dim"]:

@@ -1,10 +1,11 @@
-"""The linear map that follows attention (W_O), found beside the module that called it."""
+"""The linear map that follows attention (W_O), and the one that makes the embedding."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 
 from heatproof.errors import ReadingError
+from heatproof.models.model import Projection
 
 NAMES = ("out_proj", "proj", "c_proj", "o_proj", "projection", "to_out.0")
 
@@ -33,3 +34,21 @@ def _candidates(path: str) -> Iterator[str]:
     yield from (prefix + name for name in NAMES)
     parent = path.rpartition(".")[0]
     yield from (f"{parent}.{name}" for name in ("output.dense", *NAMES))
+
+
+def projection(norms: Sequence[nn.Module], parts: Sequence[nn.Module]) -> Projection | None:
+    """The tower's end, put together from its modules in order; None where it is no norm and linear
+    map: two norms, an MLP."""
+    acting = [each for each in norms if not isinstance(each, nn.Identity)]
+    maps = [each for part in parts for each in part.modules() if _acts(each)]
+    if len(acting) > 1 or len(maps) > 1:
+        return None
+    linear = maps[0] if maps else None
+    if not isinstance(linear, nn.Linear | None):
+        return None
+    return Projection(acting[0] if acting else nn.Identity(), linear)
+
+
+def _acts(module: nn.Module) -> bool:
+    idle = isinstance(module, nn.Identity | nn.Dropout | nn.Sequential)
+    return not idle

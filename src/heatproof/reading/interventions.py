@@ -64,6 +64,21 @@ def value_attention() -> Intervention:
     return lambda call: call.change(query=call.value, key=call.value, weights=None)
 
 
+def self_attention(*of: Literal["query", "key"]) -> Intervention:
+    """Queries attend to queries (ClearCLIP), keys to keys, or both added up (SCLIP): the sum over
+    `of` of softmax(x x' scale), whose rows add up to their number."""
+
+    def intervene(call: AttentionCall) -> AttentionCall:
+        queries, keys = call.query.shape[2], call.key.shape[2]
+        if queries != keys:
+            raise ValueError(f"needs as many queries as keys, got {queries} and {keys}")
+        parts = [getattr(call, each) for each in of]
+        weights = [call.change(query=x, key=x, weights=None).softmax() for x in parts]
+        return call.change(weights=torch.stack(weights).sum(0))
+
+    return intervene
+
+
 def identity() -> Intervention:
     """Each token attends to itself alone, so that attention hands its values through (MaskCLIP)."""
 

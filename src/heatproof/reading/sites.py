@@ -1,7 +1,7 @@
 """Where a model calls attention: found by running it once, not described by hand."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -15,15 +15,14 @@ from heatproof.reading.states import block_path
 class Site:
     """One attention call of a tower: the path of its module and the sizes that it had.
 
-    `block` is the path of the residual block that it belongs to; None where it is in no list of
-    blocks (an attention pool).
+    `block` is the path of the residual block around it; None where it stands in none (a pool).
     """
 
     path: str
     heads: int
     queries: int
     keys: int
-    block: str | None = None
+    block: str | None = field(default=None, compare=False)
 
 
 def find_sites(module: nn.Module, run: Callable[[], object], batch: int) -> tuple[Site, ...]:

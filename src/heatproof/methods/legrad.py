@@ -1,0 +1,106 @@
+"""LeGrad (Bousselham et al., ICCV 2025, arXiv 2404.03214): positive attention gradients."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.dense import embedded
+from heatproof.methods.registry import register
+from heatproof.methods.relevance import check_same_tokens
+from heatproof.methods.residual import blocks_of
+from heatproof.reading import Attention, Site
+
+LAYERS = 2
+
+
+@register
+@dataclass(frozen=True)
+class LeGrad(Method):
+    """E_i = sum over layers l of mean over heads and queries of (ds_l/dA^l_qi)+.
+
+    score: `surrogate`, as published: s_l is the score of the mean over all tokens that layer l
+        puts out, class token included, by the final norm and projection. `model`: s_l is the
+        model's own score in every layer.
+    layers: the last n calls (default: 2, as in the authors' code).
+    """
+
+    score: Literal["surrogate", "model"] = "surrogate"
+    layers: int | None = None
+
+    card: ClassVar[Card] = Card(
+        name="legrad",
+        summary="positive attention gradients of the last layers, all queries averaged",
+        source="Bousselham et al., ICCV 2025, arXiv 2404.03214; authors' wrapper.py",
+        reads="attention gradients of the last calls (score=surrogate: and what their blocks put "
+        "out)",
+        changes="readout: each layer's mean token in place of the class token (score=surrogate)",
+        values="not negative; no promised sum",
+        cost="1 forward pass, 1 backward pass through the layers read a prompt (score=surrogate: 1 "
+        "a layer)",
+        sides=("image",),
+        notes="The paper sums over layers; the authors' code takes the last two (layer_index=-2), "
+        "and so does the default. Scaling to 0..1 is display. Their SigLIP and CoCa variants, on "
+        "the pooling call, are not here: score=model reads any tower. README's input is 448 pixels "
+        "wide: `image_size`.",
+    )
+
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        del side
+        paths = last_sites(sites, self.layers, LAYERS)
+        states = blocks_of(sites[-len(paths) :]) if self.score == "surrogate" else ()
+        return Plan(paths, weights=True, start=paths[0], states=states)
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        layers = read.trace.layers
+        check_same_tokens(layers)
+        if self.score == "model":
+            maps = [
+                sum(map(_positive, grads["weights"]), start=torch.zeros(()))
+                for grads in read.gradients(layers, ("weights",))
+            ]
+            return torch.stack(maps, dim=1)
+        parts = [self._surrogate_layer(read, layer, number) for number, layer in enumerate(layers)]
+        return torch.stack(parts).sum(0)
+
+    def _surrogate_layer(
+        self, read: ReadPass, layer: Attention, number: int
+    ) -> Float[Tensor, "item target token"]:
+        scores = _mean_token_scores(read, number)
+        assert layer.weights is not None
+        maps: list[Tensor] = []
+        for target in range(read.targets):
+            (grad,) = torch.autograd.grad(
+                scores[:, target].sum(), [layer.weights], retain_graph=True
+            )
+            arrived = bool(grad.count_nonzero())
+            read.reached[layer.path] = read.reached.get(layer.path, False) or arrived
+            maps.append(_positive(grad))
+        return torch.stack(maps, dim=1)
+
+    def explained(self, read: ReadPass) -> Float[Tensor, "item target"]:
+        """The last layer's surrogate score."""
+        return read.scores if self.score == "model" else _mean_token_scores(read, -1)
+
+    def factors(self, side: Side) -> Factors:
+        del side
+        if self.score == "model":
+            return Factors(("gradients of the score with respect to attention weights",))
+        return Factors(
+            ("attention weights of the last calls, differentiated",),
+            ("the score of each layer's mean token in place of the model's own",),
+        )
+
+
+def _positive(grad: Float[Tensor, "item head query key"]) -> Float[Tensor, "item key"]:
+    return grad.clamp(min=0).mean((1, 2))
+
+
+def _mean_token_scores(read: ReadPass, number: int) -> Float[Tensor, "item target"]:
+    """s_l: the score of the mean of the tokens that layer's block puts out."""
+    output = list(read.states.values())[number].output
+    return read.compare(embedded(read, output.mean(1)))
