@@ -113,7 +113,7 @@ def _plain(values: Tensor) -> Tensor:
 
 
 def _baselines(bench: Bench, read: ReadPass) -> dict[str, Tensor]:
-    """Scores of the explicit baselines: nothing seen by the last call, no patches, flat pictures."""
+    """Scores of the baselines: nothing from the last call, no patches, flat pictures."""
     assert read.pixels is not None
     last = bench.sites[-1]
     patches = torch.ones(1, last.keys, dtype=torch.bool)

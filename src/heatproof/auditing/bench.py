@@ -113,27 +113,31 @@ class Bench:
         score = scoring.create(scoring.default(self.model))
         return score(scoring.pairs(self.model, images.to(texts.dtype), texts)).double().cpu()
 
-    def beaten(self, variant: Variant = UNTOUCHED) -> Float[Tensor, " image"]:
-        """The share of absent prompts that score less than the named one (chance: a half)."""
-        return _beaten(self.scores(variant), self.named, self.present)
+    def label(self, kind: Kind) -> Int64[Tensor, " image"]:
+        """The label that this kind of prompt names in each picture."""
+        return {"named": self.named, "other": self.other, "absent": self.absent}[kind]
 
-    def right(self, variant: Variant = UNTOUCHED) -> Bool[Tensor, " image"]:
-        """Whether the named prompt outscores every absent one."""
-        return self.beaten(variant) == 1
+    def beaten(self, variant: Variant = UNTOUCHED, kind: Kind = "named") -> Float[Tensor, " image"]:
+        """The share of absent prompts that score less than this one (chance: a half); NaN where
+        there is no prompt of this kind."""
+        return _beaten(self.scores(variant), self.label(kind), self.present)
 
-    def known(self, variant: Variant = UNTOUCHED) -> Bool[Tensor, " image"]:
-        """Where the variant is right, and the pictures of the widest margins of the named prompt
-        over absent ones, up to a share of 2 * accuracy - 1 of all (accuracy: mean of `beaten`)."""
-        scores, beaten = self.scores(variant), self.beaten(variant)
-        mine = scores.gather(1, self.named.clamp(min=0)[:, None])[:, 0]
+    def right(self, variant: Variant = UNTOUCHED, kind: Kind = "named") -> Bool[Tensor, " image"]:
+        """Whether this prompt outscores every absent one."""
+        return self.beaten(variant, kind) == 1
+
+    def known(self, variant: Variant = UNTOUCHED, kind: Kind = "named") -> Bool[Tensor, " image"]:
+        """Where the variant is right, and the pictures of the widest margins of the prompt over
+        absent ones, up to a share of 2 * accuracy - 1 of all (accuracy: mean of `beaten`)."""
+        scores, beaten, labels = self.scores(variant), self.beaten(variant, kind), self.label(kind)
+        mine = scores.gather(1, labels.clamp(min=0)[:, None])[:, 0]
         margin = mine - scores.masked_fill(self.present, -torch.inf).amax(1)
         share = 2 * float(beaten.nanmean()) - 1
         count = max(0, round(share * len(self)))
         widest = torch.zeros(len(self), dtype=torch.bool)
-        widest[margin.masked_fill(self.named < 0, -torch.inf).argsort(descending=True)[:count]] = (
-            True
-        )
-        return widest | self.right(variant)
+        order = margin.masked_fill(labels < 0, -torch.inf).argsort(descending=True)
+        widest[order[:count]] = True
+        return widest | self.right(variant, kind)
 
     # --- maps --------------------------------------------------------------------------------
 
@@ -169,8 +173,8 @@ class Bench:
         noise = torch.randn(len(self), *self.grid, generator=generator)
         if kind not in ("named", "other"):
             return noise
-        mask = self.cover(self.named if kind == "named" else self.other)
-        return torch.where(self.known(variant)[:, None, None], mask, noise)
+        mask = self.cover(self.label(kind))
+        return torch.where(self.known(variant, kind)[:, None, None], mask, noise)
 
     def pictures(
         self, subject: Subject, rows: Int64[Tensor, " chosen"]
@@ -188,8 +192,7 @@ class Bench:
         elif isinstance(subject, Subject) and subject.method.foreign:
             constant = constant[1:]  # code from outside is handed texts, and an empty one is none
         some: tuple[Kind, ...] = ("other", "absent")
-        asked = {"other": self.other, "absent": self.absent}
-        return (*(kind for kind in some if (asked[kind] >= 0).any()), *constant)
+        return (*(kind for kind in some if (self.label(kind) >= 0).any()), *constant)
 
     def _asked(
         self, kind: Kind, subject: Subject
@@ -200,7 +203,7 @@ class Bench:
             if subject.method.foreign:
                 return [([text], everything)]
             return [(inputs.embed(self.model, [text]).embeddings, everything)]
-        labels = {"named": self.named, "other": self.other, "absent": self.absent}[kind]
+        labels = self.label(kind)
         return [
             ([self.data.prompts[label]], (labels == label).nonzero()[:, 0])
             for label in labels.unique().tolist()
@@ -210,14 +213,18 @@ class Bench:
     # --- how good maps are -------------------------------------------------------------------
 
     def gain(
-        self, subject: Mapped, variant: Variant = UNTOUCHED, draw: int = 0
+        self,
+        subject: Mapped,
+        variant: Variant = UNTOUCHED,
+        kind: Kind = "named",
+        draw: int = 0,
     ) -> Float[Tensor, " image"]:
-        """Choice above chance of the map for the named prompt.
+        """Choice above chance of the map for the prompt of this kind.
 
-        NaN where there is nothing to choose from, or no named object to be seen.
+        NaN where there is nothing to choose from, or no object of its name to be seen.
         """
-        maps = self.maps(subject, variant, draw=draw).unsqueeze(1)
-        named = (self.labels == self.named[:, None]).unsqueeze(1)
+        maps, labels = self.maps(subject, variant, kind, draw).unsqueeze(1), self.label(kind)
+        named = ((self.labels == labels[:, None]) & (labels[:, None] >= 0)).unsqueeze(1)
         chance = localisation.chance_of_choice(self.objects, named)
         gain = localisation.choice(maps, self.objects, named) - chance
         return gain.masked_fill(chance == 1, torch.nan)[:, 0].double()
@@ -227,10 +234,11 @@ class Bench:
         mine = (self.labels == labels[:, None]) & (labels[:, None] >= 0)
         return (self.objects * mine[:, :, None, None]).sum(1).clamp(max=1)
 
-    def on_object(self, subject: Mapped) -> Float[Tensor, " image"]:
-        """Pointing at the named object."""
-        maps = self.maps(subject).unsqueeze(1)
-        return localisation.pointing(maps, self.cover(self.named).unsqueeze(1))[:, 0].double()
+    def pointing(self, subject: Mapped, kind: Kind = "named") -> Float[Tensor, " image"]:
+        """Pointing at the object of the prompt of this kind."""
+        maps = self.maps(subject, kind=kind).unsqueeze(1)
+        cover = self.cover(self.label(kind)).unsqueeze(1)
+        return localisation.pointing(maps, cover)[:, 0].double()
 
 
 def _seen(

@@ -90,9 +90,9 @@ def _verdict(
     if phantom:
         least = min(over.values(), key=lambda each: each.low)
         return "violated", (
-            f"Phantom localisation: where the model is at chance ({worst}), the map still finds the "
-            f"object, {least} above the best of noise, a bump in the middle and a map that follows; "
-            f"{moved}."
+            f"Phantom localisation: where the model is at chance ({worst}), the map still finds "
+            f"the object, {least} above the best of noise, a bump in the middle and a map that "
+            f"follows; {moved}."
         )
     if rise.outcome == "passes" and ranks.low > 0:
         return "holds", f"The map follows: {moved}."

@@ -1,6 +1,6 @@
 """Hiding patches: by true token removal, and by filling pixels; what the score then is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 import torch
@@ -48,24 +48,24 @@ def _black(model: Model) -> Tensor:
 
 
 def scores_without(
-    bench: Bench, rows: Tensor, hidden: Bool[Tensor, "image row col"]
+    bench: Bench,
+    rows: Tensor,
+    hidden: Bool[Tensor, "image row col"],
+    only: Collection[str] = ("tokens", "mean", "blur", "black"),
 ) -> dict[str, Float[Tensor, "image prompt"]]:
     """Scores of these pictures with patches hidden, by the way of hiding; "tokens" where the
     model's tokens are patches in every attention call."""
     pixels = bench.pixels[rows]
     place = F.interpolate(hidden[:, None].float(), pixels.shape[-2:], mode="nearest").bool()
     place = place.to(pixels.device)
-    made = {
-        name: _scored(bench, torch.where(place, fill(pixels), pixels))
-        for name, fill in fills(bench.model, bench.grid).items()
-    }
+    made: dict[str, Tensor] = {}
     sites = _token_sites(bench)
-    return {"tokens": _without_tokens(bench, pixels, hidden, sites), **made} if sites else made
-
-
-def scores_with(bench: Bench, rows: Tensor) -> Float[Tensor, "image prompt"]:
-    """Scores of these pictures as they are."""
-    return bench.scores()[rows]
+    if "tokens" in only and sites:
+        made["tokens"] = _without_tokens(bench, pixels, hidden, sites)
+    for name, fill in fills(bench.model, bench.grid).items():
+        if name in only:
+            made[name] = _scored(bench, torch.where(place, fill(pixels), pixels))
+    return made
 
 
 def _scored(bench: Bench, pixels: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ negative control reaches (a method that is itself a control is held to the other
 scores that follows by construction. A method
 
 - passes where its whole interval lies above the limit;
-- fails where it does not pass and its whole interval lies nearer to the limit than to the map that
+- fails where its interval holds zero and lies wholly nearer to the limit than to the map that
   follows;
 - is unclear else: more pictures would tell.
 
@@ -47,8 +47,8 @@ class Judged:
                 f"{self.follower}, not above the limit {self.limit:.3f}"
             )
         return (
-            f"its interval holds both the limit {self.limit:.3f} and more than half of the way to a "
-            f"map that follows ({self.follower.value:.3f}): more pictures would tell"
+            f"it does not clear the limit {self.limit:.3f}, and cannot be told from one that goes "
+            f"part of the way to a map that follows ({self.follower.value:.3f}): try more pictures"
         )
 
     @property
@@ -91,7 +91,7 @@ def judge(
         outcome = "blunt"
     elif statistic.low > limit:
         outcome = "passes"
-    elif statistic.high < (limit + follower.value) / 2:
+    elif statistic.low <= 0 and statistic.high < (limit + follower.value) / 2:
         outcome = "fails"
     else:
         outcome = "unclear"

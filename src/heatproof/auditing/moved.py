@@ -112,4 +112,4 @@ def _drop(bench: Bench, subject: Mapped, variants: tuple[Variant, ...]) -> Tenso
 
 def _map_change(bench: Bench, subject: Mapped, variant: Variant) -> float:
     before, after = (bench.maps(subject, each).flatten(1).double() for each in (UNTOUCHED, variant))
-    return float(change(before.unsqueeze(1), after).nanmean())
+    return max(0.0, float(change(before.unsqueeze(1), after).nanmean()))

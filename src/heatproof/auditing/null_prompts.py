@@ -1,4 +1,4 @@
-"""Null prompts: does the map change when the prompt is another, absent from the picture, or none?"""
+"""Null prompts: does the map change when the prompt is another, absent, or no prompt?"""
 
 from typing import Any
 
@@ -83,7 +83,8 @@ def _floor(bench: Bench, subject: Mapped) -> Tensor:
 
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:
-    return change(one.flatten(1).double().unsqueeze(1), other.flatten(1).double())[:, 0]
+    distances = change(one.flatten(1).double().unsqueeze(1), other.flatten(1).double())[:, 0]
+    return distances.clamp(min=0)  # rounding makes a cosine a little more than 1
 
 
 def _on_objects(bench: Bench, subject: Mapped, kind: Kind) -> Tensor:

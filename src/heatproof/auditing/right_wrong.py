@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from heatproof.auditing.bench import Bench, Mapped
+from heatproof.auditing.bench import Bench, Kind, Mapped
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.judging import LEVEL, held
 from heatproof.auditing.subject import Subject
@@ -16,32 +16,26 @@ from heatproof.metrics.intervals import Interval
 CHECK = "right and wrong"
 QUESTION = "Is the map better where the model is right than where it is wrong?"
 SIZES = 3
+ASKED: tuple[Kind, ...] = ("named", "other")
+"""Two objects of each picture are asked for: twice the evidence from the same pictures."""
 
 
 def right_wrong(subject: Subject, bench: Bench) -> Finding:
     """Choice above chance where the model is right, less where it is wrong, in matched pictures.
 
-    The model is right where the named prompt outscores every absent one. Pictures are matched by
-    the number of objects and by thirds of the named object's size, for both move the score of any
-    map and of the model; strata weigh by their wrong pictures.
+    The model is right where the prompt outscores every absent one, wrong where it outscores no more
+    than half of them, which is chance; what lies between tells nothing of either. Questions are
+    matched by the number of objects and by thirds of the object's size, for both move the score of
+    any map and of the model; strata weigh by their wrong questions. Intervals of the difference
+    resample pictures.
     """
-    right = bench.right()
+    (right, wrong), gain = _sides(bench), _gain(bench, subject)
     judged = held(bench, subject, CHECK, lambda s: _matched(bench, s))
-    gain, named = bench.gain(subject), bench.named >= 0
-    chosen = gain + _chance(bench) > 0.5
-    pointed = bench.on_object(subject) >= 0.5
-    known = named & ~gain.isnan()
-    cells = {
-        f"model {word}": {
-            "pictures": int((known & side).sum()),
-            "map chooses the named object": _share(chosen, known & side).plain,
-            "map points at it": _share(pointed, known & side).plain,
-            "choice above chance": intervals.mean(gain[known & side]).plain,
-        }
-        for word, side in (("right", right), ("wrong", ~right))
-    }
+    known = ~gain.isnan()
+    sides = {"right": right, "between": ~right & ~wrong, "wrong": wrong}
+    cells = {f"model {k}": _cell(bench, subject, known & side) for k, side in sides.items()}
     unmatched = intervals.resampled(
-        lambda rows: _difference(rows, gain, right, torch.zeros_like(bench.named)),
+        lambda rows: difference(rows, gain, right, wrong, torch.zeros_like(strata(bench))),
         len(bench),
         seed=bench.seed,
     )
@@ -49,25 +43,38 @@ def right_wrong(subject: Subject, bench: Bench) -> Finding:
         "cells": cells,
         "matched difference": judged.numbers,
         "unmatched difference": unmatched.plain,
-        "matched by": f"number of objects, {SIZES} sizes of the named object",
+        "matched by": f"number of objects, {SIZES} sizes of the object",
     }
-    wrong = intervals.mean(gain[known & ~right])
+    on, off = (intervals.mean(gain[known & side]) for side in (right, wrong))
     seen = (
-        f"choice above chance is {intervals.mean(gain[known & right])} where the model is right "
-        f"({int((known & right).sum())} pictures) and {wrong} where it is wrong ({wrong.count}); "
-        f"matched by size and number of objects they differ by {judged.statistic} (limit "
-        f"{judged.limit:.3f} by the controls, a map that follows {judged.follower.value:.3f})"
+        f"choice above chance is {on} where the model is right ({on.count} questions) and {off} "
+        f"where it is wrong ({off.count}); matched by size and number of objects they differ by "
+        f"{judged.statistic} (limit {judged.limit:.3f} by the controls, a map that follows "
+        f"{judged.follower.value:.3f})"
     )
     match judged.outcome:
         case "passes":
             return Finding(CHECK, 2, QUESTION, "holds", f"The map tells: {seen}.", numbers)
         case "fails":
             text = f"The map is as good where the model is wrong: {seen}."
-            if not wrong.low > 0:
+            if not off.low > 0:
                 text = f"The map is no better where the model is right: {seen}."
             return Finding(CHECK, 2, QUESTION, "violated", text, numbers)
         case _:
             return Finding(CHECK, 2, QUESTION, "cannot tell", f"{seen}: {judged.why}.", numbers)
+
+
+def _cell(bench: Bench, subject: Mapped, among: Bool[Tensor, "image asked"]) -> dict[str, Any]:
+    """How often the map is on the object; questions are counted as if independent."""
+    gain = _gain(bench, subject)
+    chosen = gain + _chance(bench)[:, None] > 0.5
+    pointed = torch.stack([bench.pointing(subject, kind) for kind in ASKED], 1) >= 0.5
+    return {
+        "questions": int(among.sum()),
+        "map chooses the object": _share(chosen, among).plain,
+        "map points at it": _share(pointed, among).plain,
+        "choice above chance": intervals.mean(gain[among]).plain,
+    }
 
 
 def _share(hits: Tensor, among: Tensor) -> Interval:
@@ -78,36 +85,54 @@ def _chance(bench: Bench) -> Float[Tensor, " image"]:
     return 1 / (bench.labels >= 0).sum(1).clamp(min=1).double()
 
 
-def strata(bench: Bench) -> Int64[Tensor, " image"]:
-    """Which pictures are alike in number of objects and size of the named one."""
-    size = bench.cover(bench.named).mean((1, 2)).double()
+def _sides(bench: Bench) -> tuple[Bool[Tensor, "image asked"], Bool[Tensor, "image asked"]]:
+    """Where the model is right, and where it is wrong."""
+    beaten = torch.stack([bench.beaten(kind=kind) for kind in ASKED], 1)
+    return beaten == 1, beaten <= 0.5
+
+
+def _gain(bench: Bench, subject: Mapped) -> Float[Tensor, "image asked"]:
+    return torch.stack([bench.gain(subject, kind=kind) for kind in ASKED], 1)
+
+
+def strata(bench: Bench) -> Int64[Tensor, "image asked"]:
+    """Which questions are alike in number of objects and size of the one asked for."""
+    covers = [bench.cover(bench.label(kind)).mean((1, 2)).double() for kind in ASKED]
+    size = torch.stack(covers, 1)
     cuts = torch.quantile(size, torch.linspace(0, 1, SIZES + 1, dtype=torch.float64)[1:-1])
-    number = (bench.labels >= 0).sum(1)
+    number = (bench.labels >= 0).sum(1, keepdim=True)
     return number * SIZES + torch.bucketize(size, cuts)
 
 
 def _matched(bench: Bench, subject: Mapped) -> Interval:
-    gain, right, alike = bench.gain(subject), bench.right(), strata(bench)
+    (right, wrong), gain, alike = _sides(bench), _gain(bench, subject), strata(bench)
     return intervals.resampled(
-        lambda rows: _difference(rows, gain, right, alike),
+        lambda rows: difference(rows, gain, right, wrong, alike),
         len(bench),
         seed=bench.seed,
         level=LEVEL,
     )
 
 
-def _difference(rows: Tensor, gain: Tensor, right: Tensor, alike: Tensor) -> Tensor:
-    """Mean over strata of right less wrong, weighed by wrong pictures, for each draw of pictures."""
+def difference(
+    rows: Int64[Tensor, "draw image"],
+    gain: Float[Tensor, "image asked"],
+    right: Bool[Tensor, "image asked"],
+    wrong: Bool[Tensor, "image asked"],
+    alike: Int64[Tensor, "image asked"],
+) -> Float[Tensor, " draw"]:
+    """Right less wrong within strata, weighed by wrong questions, for each draw of pictures.
+
+    NaN where no stratum has both.
+    """
     times = torch.zeros(len(rows), len(gain), dtype=torch.float64)
     times.scatter_add_(1, rows, torch.ones_like(rows, dtype=torch.float64))
-    known = ~gain.isnan()
-    of = torch.nn.functional.one_hot(alike).double()
-    counts, sums = (
-        [times @ (of * (known & side)[:, None] * each[:, None]) for side in (right, ~right)]
-        for each in (torch.ones_like(gain), gain.nan_to_num())
-    )
-    both = (counts[0] > 0) & (counts[1] > 0)
-    means = [s / n.clamp(min=1) for s, n in zip(sums, counts, strict=True)]
-    weight = counts[1] * both
+    of = torch.nn.functional.one_hot(alike).double() * (~gain.isnan()).unsqueeze(-1)
+    values = gain.double().nan_to_num().unsqueeze(-1)
+    sides = [of * side.unsqueeze(-1) for side in (right, wrong)]
+    counts = [times @ side.sum(1) for side in sides]
+    sums = [times @ (side * values).sum(1) for side in sides]
+    means = [total / count.clamp(min=1) for total, count in zip(sums, counts, strict=True)]
+    weight = counts[1] * ((counts[0] > 0) & (counts[1] > 0))
     total = weight.sum(1)
     return ((means[0] - means[1]) * weight).sum(1) / total.masked_fill(total == 0, torch.nan)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from heatproof.auditing.bench import Bench, Kind, Mapped
 from heatproof.auditing.finding import Finding
-from heatproof.auditing.hiding import scores_with, scores_without
+from heatproof.auditing.hiding import scores_without
 from heatproof.auditing.judging import LEVEL, Judged, held
 from heatproof.auditing.subject import Subject
 from heatproof.metrics import intervals
@@ -110,7 +110,7 @@ def _measured(bench: Bench, subject: Mapped, rows: Tensor, count: int) -> dict[s
     }
     after = {name: _without(bench, rows, hidden) for name, hidden in sets.items()}
     chance = _random(bench, rows, count)
-    before = scores_with(bench, rows).gather(1, bench.named[rows, None])[:, 0]
+    before = bench.scores()[rows].gather(1, bench.named[rows, None])[:, 0]
     found: dict[str, Scores] = {
         name: {} for name in ("positive", "negative", "least", "positive, specific")
     }

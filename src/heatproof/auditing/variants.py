@@ -104,29 +104,17 @@ def reinitialised(model: Model, sites: Sequence[Site], last: int, *, seed: int =
 
 def one_headed(model: Model, sites: Sequence[Site], last: int) -> Variant:
     """One head over the full width in the last `last` attention calls."""
-    return _intervened(
-        model, f"one head in the last {last} layer(s)", sites[-last:], lambda site: one_head()
-    )
+    changes = {site.path: one_head() for site in sites[-last:]}
+    return _intervened(model, f"one head in the last {last} layer(s)", changes)
 
 
 def knocked_out(model: Model, sites: Sequence[Site], last: int) -> Variant:
     """The first half of the heads knocked out in the last `last` attention calls."""
-    return _intervened(
-        model,
-        f"half of the heads knocked out in the last {last} layer(s)",
-        sites[-last:],
-        lambda site: knock_out(range(max(1, site.heads // 2))),
-    )
+    changes = {s.path: knock_out(range(max(1, s.heads // 2))) for s in sites[-last:]}
+    return _intervened(model, f"half of the heads knocked out in the last {last} layer(s)", changes)
 
 
-def _intervened(
-    model: Model,
-    name: str,
-    sites: Sequence[Site],
-    change: Callable[[Site], Intervention],
-) -> Variant:
-    changes = {site.path: change(site) for site in sites}
-
+def _intervened(model: Model, name: str, changes: Mapping[str, Intervention]) -> Variant:
     @contextmanager
     def enter() -> Generator[None]:
         with reading(model.module, (), interventions=changes):

@@ -2,15 +2,14 @@
 
 | figure | interval | source |
 |---|---|---|
-| `wilson` | a share of successes: Wilson's score interval | Wilson, JASA 22 (1927) |
-| `mean` | mean over units: percentile bootstrap over units | Efron, Annals of Statistics 7 (1979) |
-| `paired` | mean of differences within units, likewise | |
-| `spearman` | rank correlation over units, ties at their mean rank, likewise | Spearman (1904) |
-| `resampled` | any statistic of resampled units | |
+| `wilson` | a share of successes: the score interval | Wilson, JASA 22 (1927) |
+| `mean`, `paired` | of values, of differences: bootstrap over units | Efron, Ann. Stat. 7 (1979) |
+| `spearman` | ties at their mean rank: bootstrap over units | Spearman (1904) |
+| `resampled` | any statistic: bootstrap over units, percentiles | Efron, likewise |
 
-All intervals are two-sided, of 95 % unless `level` says another share. Bootstraps are seeded: the same values and seed give the same
-interval. A unit is what was drawn independently: a scene, never a patch. Units whose value is NaN
-are left out, and `count` says how many are left.
+All intervals are two-sided, of 95 % unless `level` says another share. Bootstraps are seeded: the
+same values and seed give the same interval. A unit is what was drawn independently: a scene, never
+a patch. Units whose value is NaN are left out, and `count` says how many are left.
 """
 
 import math
@@ -36,7 +35,9 @@ class Interval:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        # Adding zero makes a negative zero positive.
+        value, low, high = (round(each, 3) + 0.0 for each in (self.value, self.low, self.high))
+        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
     @property
     def plain(self) -> dict[str, float | int | None]:
