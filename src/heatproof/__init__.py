@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heatproof import methods, scores
+    from heatproof.auditing.auditor import audit
     from heatproof.explaining import explain, explain_words
     from heatproof.models import load, wrap
     from heatproof.proofs.proving import prove
 
 __version__ = "0.1.0"
-__all__ = ["explain", "explain_words", "load", "methods", "prove", "scores", "wrap"]
+__all__ = ["audit", "explain", "explain_words", "load", "methods", "prove", "scores", "wrap"]
 
 _HOMES = {
+    "audit": "heatproof.auditing.auditor",
     "explain": "heatproof.explaining",
     "explain_words": "heatproof.explaining",
     "load": "heatproof.models",

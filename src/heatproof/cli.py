@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from heatproof import __version__, terminal
+from heatproof.auditing.commands import audit
 from heatproof.errors import HeatproofError, InputError, PromptError
 from heatproof.proofs.commands import prove
 
@@ -430,4 +431,5 @@ def _specs() -> Iterator[str]:
         yield f"timm:{name}"
 
 
+app.command()(audit)
 app.command()(prove)

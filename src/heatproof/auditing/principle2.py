@@ -4,6 +4,8 @@ The negative controls (noise, a bump in the middle, a prompt-blind map) and the 
 that follows by construction) go through every check with a controlled statistic: see `judging`.
 """
 
+from collections.abc import Callable
+
 from heatproof.auditing.attribution_error import attribution_error
 from heatproof.auditing.bench import Bench
 from heatproof.auditing.finding import Finding
@@ -33,7 +35,15 @@ def bench(
     return Bench(model, data.first(scenes), seed=seed)
 
 
-def follow(method: Auditable | Subject, on: Bench) -> list[Finding]:
+def follow(
+    method: Auditable | Subject, on: Bench, *, progress: Callable[[str], None] | None = None
+) -> list[Finding]:
     """Every check of principle 2, in the order of `CHECKS`."""
     subject = method if isinstance(method, Subject) else Subject.of(method)
-    return [check(subject, on) for check in CHECKS]
+    found: list[Finding] = []
+    for number, check in enumerate(CHECKS, 1):
+        if progress is not None:
+            name = check.__name__.replace("_", " ")
+            progress(f"{subject.name}: {name} ({number}/{len(CHECKS)})")
+        found.append(check(subject, on))
+    return found

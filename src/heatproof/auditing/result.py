@@ -16,7 +16,8 @@ ORDER: tuple[Verdict, ...] = ("violated", "cannot tell", "holds", "not applicabl
 class Audit:
     """The findings about one method on one model.
 
-    `environment` is that of a certificate: versions, device, dtype, the weights' hash, the seed.
+    `environment` is that of a certificate: versions, device, dtype, the weights' hash, the seed;
+    `question` says on what it was asked: principles, data, how many pictures.
     """
 
     method: str
@@ -25,6 +26,7 @@ class Audit:
     findings: tuple[Finding, ...]
     notices: tuple[str, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict[str, Any])
+    question: dict[str, Any] = field(default_factory=dict[str, Any])
     seconds: float = 0.0
 
     @property
