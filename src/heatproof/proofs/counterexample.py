@@ -117,7 +117,7 @@ def replay(path: Path) -> Replay:
     except HeatproofError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
-        why = f"{type(error).__name__}: {error}"
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"{path} is damaged ({why}); expected a file of prove -o") from None
 
 
@@ -191,7 +191,7 @@ def _replay_model(text: dict[str, Any], pair: list[Method], path: Path) -> Repla
     model = on_models.loaded(text["model"], allow_download=False).model
     if model.weights_hash != text["weights_hash"]:
         return _failed(
-            0, f"{text['model']} has other weights here than those of the counterexample"
+            0.0, f"{text['model']} has other weights here than those of the counterexample"
         )
     side, token = text["side"], int(text["token"])
     targets = tensors.get("targets") if text["classes"] is None else list(text["classes"])

@@ -209,7 +209,7 @@ def _ratio(cost: Cost, name: str) -> str:
     return "" if ratio is None else f" ({ratio:.2f})"
 
 
-def _number(value: float) -> str:
+def _number(value: int | float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
