@@ -36,6 +36,9 @@ PROMPTS = (
     "a bowl of fruit",
 )
 PICTURES, PIXELS = 4, 256
+MAPS = 20  # about as many maps of a picture does principle 2 ask for
+TIMED = 4
+FEWEST = 40
 NO_DATA = (
     "no pictures with masks that this model could be good or bad at; hand in a folder with "
     "instances.json (--data FOLDER)"
@@ -48,6 +51,8 @@ class Auditor:
     data: "scenes" (rendered here; the default for the embedded model), a folder in COCO's layout,
         or pictures with their objects. Without any, principle 2 has nothing to measure on.
     scenes: how many pictures at most.
+    budget: seconds that principle 2 may take a method. A method whose maps are too slow for it is
+        asked about fewer pictures, or about none, and its audit says so.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Auditor:
         principles: Collection[int] = (1, 2),
         scenes: int = 300,
         seed: int = 0,
+        budget: float = 600.0,
     ) -> None:
         if not principles or not set(principles) <= {1, 2}:
             raise InputError(f"got principles {sorted(principles)}, expected 1, 2 or both")
@@ -68,15 +74,30 @@ class Auditor:
             data = "scenes"
         self.data = data if isinstance(data, Pictured) else _data(data, scenes, seed)
         self.labelled = labels.scenes() if known else _labelled(self.data)
-        self._bench: Bench | None = None
+        self.budget = budget
+        self._benches: dict[int, Bench] = {}
 
-    @property
-    def bench(self) -> Bench | None:
-        if self._bench is None and self.data is not None:
-            self._bench = principle2.bench(
-                self.model, self.data, scenes=self.scenes, seed=self.seed
+    def bench(self, pictures: int) -> Bench:
+        """The first `pictures` of the data, with what all methods share; made once."""
+        assert self.data is not None
+        if pictures not in self._benches:
+            self._benches[pictures] = principle2.bench(
+                self.model, self.data, scenes=pictures, seed=self.seed
             )
-        return self._bench
+        return self._benches[pictures]
+
+    def affordable(self, subject: Subject) -> tuple[int, float]:
+        """How many pictures this method's maps can be asked for within the budget, and the seconds
+        that one picture takes: all of them, or a half, a quarter, an eighth. 0: none of these."""
+        assert self.data is not None
+        few = self.data.first(TIMED)
+        subject.maps(self.model, few.photos[:1], few.prompts)  # what is made once is no part of it
+        started = time.monotonic()
+        subject.maps(self.model, few.photos, few.prompts)
+        each = (time.monotonic() - started) / len(few)
+        count = min(self.scenes, len(self.data))
+        parts = [count // n for n in (1, 2, 4, 8) if count // n >= FEWEST or n == 1]
+        return next((n for n in parts if n * each * MAPS <= self.budget), 0), each
 
     @property
     def question(self) -> dict[str, Any]:
@@ -85,6 +106,7 @@ class Auditor:
             "principles": list(self.principles),
             "data": None if self.data is None else self.data.name,
             "pictures": self.scenes,
+            "budget": self.budget,
             "seed": self.seed,
         }
 
@@ -109,10 +131,9 @@ class Auditor:
             )
         notices = list(self.model.notices)
         if 2 in self.principles:
-            if self.bench is None:
-                notices.append(f"principle 2 was not measured: {NO_DATA}")
-            else:
-                found += principle2.follow(subject, self.bench, progress=say)
+            told, more = self._followed(subject, say)
+            notices += told
+            found += more
         return Audit(
             subject.name,
             subject.method.settings(),
@@ -123,6 +144,21 @@ class Auditor:
             self.question,
             round(time.monotonic() - started, 1),
         )
+
+    def _followed(self, subject: Subject, say: Progress) -> tuple[list[str], list[Finding]]:
+        """Notices, and the findings of principle 2."""
+        if self.data is None:
+            return [f"principle 2 was not measured: {NO_DATA}"], []
+        pictures, each = self.affordable(subject)
+        told: list[str] = []
+        if not pictures:
+            slow = f"a picture takes {each:.2g} s, too long for {self.budget:.0f} s"
+            return [f"principle 2 was not measured: {slow}; allow more with --budget"], []
+        if pictures < min(self.scenes, len(self.data)):
+            told = [
+                f"principle 2 was measured on {pictures} pictures, a picture taking {each:.2g} s"
+            ]
+        return told, principle2.follow(subject, self.bench(pictures), progress=say)
 
     def _shown(self) -> tuple[list[Image.Image], Any]:
         if self.data is not None:
@@ -139,6 +175,7 @@ def audit(
     principles: Collection[int] = (1, 2),
     scenes: int = 300,
     seed: int = 0,
+    budget: float = 600.0,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Audit:
@@ -148,13 +185,13 @@ def audit(
         method: a catalogue name, a method object, or any callable (PIL image, prompt) -> map. A
             callable should work on `model.module`: its weights are changed in place on the way.
         model: a model, or what `load` takes.
-        data, scenes, principles: see `Auditor`, which audits many methods on one model.
+        data, scenes, principles, budget: see `Auditor`, which audits many methods on one model.
         settings: switches of a method that is named, such as heads="model".
 
     Returns:
         Findings with verdict, evidence and numbers; `.holds`, `.save(folder)`.
     """
-    auditor = Auditor(model, data, principles=principles, scenes=scenes, seed=seed)
+    auditor = Auditor(model, data, principles=principles, scenes=scenes, seed=seed, budget=budget)
     return auditor.audit(method, progress=progress, **settings)
 
 

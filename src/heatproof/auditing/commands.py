@@ -43,6 +43,9 @@ def audit(
     pictures: Annotated[
         int, typer.Option(min=20, help="How many pictures principle 2 is measured on.")
     ] = 300,
+    budget: Annotated[
+        float, typer.Option(min=1, help="Seconds a method that principle 2 may take.")
+    ] = 600,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")] = Path("audit"),
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Decides whatever is left to chance.")] = 0,
@@ -65,7 +68,9 @@ def audit(
 
         check_folder(out)
         loaded = load(model, device=device)
-        auditor = Auditor(loaded, data, principles=principle or (1, 2), scenes=pictures, seed=seed)
+        auditor = Auditor(
+            loaded, data, principles=principle or (1, 2), scenes=pictures, seed=seed, budget=budget
+        )
         chosen = _chosen(method, given, auditor)
         if len(chosen) == 1:
             audits = [auditor.audit(next(iter(chosen.values())), progress=say)]
