@@ -57,14 +57,14 @@ def _by_hand_gap(model: Model) -> float:
     """Relative difference of the last block's second norm, one head against three."""
     visual: Any = model.module.visual
     with torch.no_grad():
-        x = strangers._tokens(visual, picture(model, 1))
+        x = strangers._tokens(visual, picture(model)[:1])
         x, block = visual.transformer.resblocks[0](x), visual.transformer.resblocks[1]
         packed = torch.nn.functional.linear(
             block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias
         )
         made: list[Tensor] = []
         for heads in (1, 3):
-            q, k, v = (each.unflatten(-1, (heads, -1)).mT.mT for each in packed.chunk(3, -1))
+            q, k, v = (each.unflatten(-1, (heads, -1)) for each in packed.chunk(3, -1))
             logits = torch.einsum("bqhc,bkhc->bhqk", q, k) / (33 / heads) ** 0.5
             out = torch.einsum("bhqk,bkhc->bqhc", logits.softmax(-1), v).flatten(2)
             made.append(block.ln_2(x + block.attn.out_proj(out)))
