@@ -160,7 +160,7 @@ def test_implied_model_is_the_one_headed_one(vit: Model) -> None:
 
 
 def test_loosened_weights_take_the_place_of_the_softmax(vit: Model) -> None:
-    """The readout's row: patches in proportion to u; the class token's share and other rows stay."""
+    """The readout's patches in proportion to u; the class token's share and other rows stay."""
     method = methods.create("grad-eclip", heads="model")
     seen: list[Tensor] = []
 
