@@ -78,7 +78,7 @@ def by_a_hook(module: Any, texts: Texts) -> Stranger:
 
     def explain_with_a_hook(pixels: Tensor, prompt: str) -> Tensor:
         attention = module.visual.transformer.resblocks[-1].attn
-        hook = attention.register_forward_hook(lambda m, a, out: (0 * out[0], *out[1:]))
+        hook = attention.register_forward_hook(lambda *given: (0 * given[-1][0], *given[-1][1:]))
         try:
             leaf = pixels[None].clone().requires_grad_()
             (gradient,) = torch.autograd.grad(

@@ -13,7 +13,7 @@ from torch import Tensor
 from heatproof import inputs, scores
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.labelled import Accuracy, Labelled, accuracy, prepared
-from heatproof.auditing.measures import code_of, ranking
+from heatproof.auditing.measures import code_of, percent, ranking
 from heatproof.auditing.subject import Subject
 from heatproof.certify import TOLERANCE
 from heatproof.methods import Tower
@@ -128,7 +128,8 @@ def _moved(numbers: dict[str, Any]) -> bool:
 
 def _sentence(numbers: dict[str, Any]) -> str:
     parts = [
-        f"with {name}, embeddings have a cosine of {each['embedding cosine']:.3f} to yours"
+        f"with {name}, embeddings move by {percent(each['embedding change'])} "
+        f"(cosine {each['embedding cosine']:.3f})"
         f"{_flips(each)}"
         for name, each in numbers["models"].items()
     ]

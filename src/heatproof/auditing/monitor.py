@@ -124,8 +124,8 @@ def _watch(
     pixels = inputs.pictures(model, shown, None).pixels
     sites = sites_of(model, "image", lambda: model.image.encode(pixels))
     hash_before, hooks_before = fingerprint(model.module), _hooks(model.module)
-    before = _reference(model, pixels)
-    entries = {*_entries(model, pixels), *_text_entries(model, prompts)}
+    before, tops = _reference(model, pixels)
+    entries = {*_with_holders(tops), *_text_entries(model, prompts)}
     limit = MARGIN * _floor(model, pixels, before)
     watch = Watch(model.module, entries)
     method = _watched(subject.method, watch)
@@ -142,11 +142,13 @@ def _watch(
 # --- untouched passes -------------------------------------------------------------------------
 
 
-def _reference(model: Model, pixels: Tensor) -> Reference:
-    watch = Watch(model.module, set())
+def _reference(model: Model, pixels: Tensor) -> tuple[Reference, list[str]]:
+    """The untouched pass, and the paths of what the image encoder calls at the top."""
+    watch = Watch(model.module, None)
     with torch.no_grad(), watch.hooked():
         embedding = model.image.encode(pixels)
-    return Reference(embedding, _by_path(event for top in watch.tops for event in top.events))
+    found = Reference(embedding, _by_path(event for top in watch.tops for event in top.events))
+    return found, [top.path for top in watch.tops]
 
 
 def _by_path(events: Iterator[Event]) -> dict[str, list[Event]]:
@@ -156,24 +158,17 @@ def _by_path(events: Iterator[Event]) -> dict[str, list[Event]]:
     return found
 
 
-def _entries(model: Model, pixels: Tensor) -> set[str]:
-    """What the image encoder calls at the top, and every module that holds one of those."""
-    watch = Watch(model.module, None)
-    with torch.no_grad(), watch.hooked():
-        model.image.encode(pixels)
-    return _with_holders(top.path for top in watch.tops)
-
-
 def _text_entries(model: Model, prompts: Sequence[str] | Tensor) -> set[str]:
     if model.text is None or (isinstance(prompts, Tensor) and prompts.is_floating_point()):
         return set()
     watch = Watch(model.module, None)
     with torch.no_grad(), watch.hooked():
         inputs.prompts(model, prompts[:1])
-    return _with_holders(top.path for top in watch.tops)
+    return _with_holders([top.path for top in watch.tops])
 
 
-def _with_holders(paths: Iterator[str]) -> set[str]:
+def _with_holders(paths: Sequence[str]) -> set[str]:
+    """With every module that holds one of them: those are doors to the same pass."""
     found = {""}
     for path in paths:
         parts = path.split(".")
@@ -341,7 +336,7 @@ def _nearest(event: Event, candidates: list[Event]) -> float | None:
 
 
 def _difference(event: Event, other: Event) -> float | None:
-    """Of equal shapes: relative difference. Of others (some rows, another order of axes, one picture
+    """Of equal shapes: relative difference. Of others (some rows, another order of axes, a picture
     many times): the largest distance of a row to the nearest row of the untouched output."""
     if event.whole is None or other.whole is None:
         return None

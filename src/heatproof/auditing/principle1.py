@@ -13,8 +13,10 @@ from heatproof.auditing.labelled import Labelled
 from heatproof.auditing.subject import Subject
 from heatproof.models import Model
 
-IMAGES, PROMPTS, MAPS = 4, 6, (2, 2)
-"""Pictures and prompts that are scored, and those that maps are made of."""
+SMALL = 20_000_000
+"""Models of fewer parameters are shown twice as many pictures."""
+IMAGES, PROMPTS = 2, 6
+"""Pictures and prompts that are scored; maps are made of one picture and two prompts."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -39,8 +41,9 @@ def explain_the_model_itself(
 
     The model's weights are changed on the way, and are bit for bit what they were afterwards.
     """
-    few, asked = images[: MAPS[0]], prompts[: MAPS[1]]
-    scored = (images[:IMAGES], prompts[:PROMPTS])
+    times = 2 if sum(each.numel() for each in model.module.parameters()) < SMALL else 1
+    few, asked = images[:times], prompts[:2]
+    scored = (images[: IMAGES * times], prompts[:PROMPTS])
     checks: dict[str, Callable[[], Finding]] = {
         "parity": lambda: parity.check(subject, model, *scored),
         "forward monitor": lambda: monitor.check(subject, model, few, asked, seed=seed),
