@@ -14,6 +14,7 @@ from heatproof.auditing.attribution_error import attribution_error
 from heatproof.auditing.bench import CONTROLS, Bench, Follower
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.graded import graded, ordered
+from heatproof.auditing.hiding import fills, scores_without
 from heatproof.auditing.moved import costing, moved
 from heatproof.auditing.null_prompts import null_prompts
 from heatproof.auditing.right_wrong import difference, right_wrong
@@ -29,7 +30,7 @@ CHECKS = {
     "moved": moved,
     "right_wrong": right_wrong,
     "null_prompts": null_prompts,
-    "sign": lambda subject, bench: sign(subject, bench, scenes=40),
+    "sign": lambda subject, bench: sign(subject, bench, scenes=30),
     "attribution_error": attribution_error,
 }
 
@@ -38,8 +39,14 @@ CHECKS = {
 def bench() -> Iterator[Bench]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield principle2.bench(heatproof.load("scenes"), scenes=150)
+    yield principle2.bench(heatproof.load("scenes"))
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def few(bench: Bench) -> Bench:
+    """Enough pictures to run, too few to judge by."""
+    return Bench(bench.model, bench.data.first(6))
 
 
 def told(bench: Bench, how: planted.Told) -> Subject:
@@ -78,17 +85,15 @@ def test_controls_never_hold(bench: Bench, check: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_findings_are_plain_and_say_where_the_limit_is(bench: Bench, check: str) -> None:
+def test_findings_are_plain(few: Bench, check: str) -> None:
     import json
 
-    found = CHECKS[check](Subject.of("attention-x-gradient"), bench)
+    found = CHECKS[check](Subject.of("attention-x-gradient"), few)
     json.dumps(found.numbers, allow_nan=False)
     assert found.principle == 2
     assert found.question.endswith("?")
     assert found.evidence.endswith(".")
     assert "\n" not in found.evidence
-    if check != "attribution_error":
-        assert "limit" in found.evidence or found.verdict in ("violated", "cannot tell")
 
 
 def test_noise_that_depends_on_the_seed_alone_does_not_depend_on_the_prompt(bench: Bench) -> None:
@@ -114,16 +119,14 @@ def test_a_control_that_follows_breaks_the_check(bench: Bench) -> None:
     assert "broken here: the control center passes it" in found.evidence
 
 
-def test_where_no_map_could_follow_the_check_cannot_tell(bench: Bench) -> None:
-    few = Bench(bench.model, bench.data.first(6))
+def test_where_no_map_could_follow_the_check_cannot_tell(few: Bench) -> None:
     for check in (graded, right_wrong):
         assert check(told(few, planted.where_right), few).verdict == "cannot tell"
 
 
 def test_controls_are_measured_once(bench: Bench) -> None:
-    right_wrong(Subject.of("gae"), bench)
-    counted = Planted(bench, planted.one_map, "counted")
-    fresh = Bench(bench.model, bench.data.first(30))
+    fresh = Bench(bench.model, bench.data.first(6))
+    counted = Planted(fresh, planted.one_map, "counted")
     fresh.controls = {"counted": Subject(counted)}
     counts: list[int] = []
     for name in ("attention-x-gradient", "raw-attention"):
@@ -175,30 +178,28 @@ def test_difference_is_its_slow_twin() -> None:
 # --- sign ---------------------------------------------------------------------------------------
 
 
-def removal_effect(sense: float) -> planted.Told:
-    """What each patch does for the score, by removing it alone: a map whose signs are true."""
-
-    def how(bench: Bench, rows: Tensor, label: int, right: Tensor) -> Tensor:
-        from heatproof.auditing.hiding import scores_without
-
-        del right
-        before = bench.scores()[rows, label]
-        effect = torch.zeros(len(rows), *bench.grid)
-        for row in range(bench.grid[0]):
-            for col in range(bench.grid[1]):
-                hidden = torch.zeros(len(rows), *bench.grid, dtype=torch.bool)
-                hidden[:, row, col] = True
-                after = scores_without(bench, rows, hidden, only=("tokens",))["tokens"][:, label]
-                effect[:, row, col] = (before - after).float()
-        return sense * effect
-
-    return how
+@pytest.fixture(scope="module")
+def removed(bench: Bench) -> tuple[Bench, Tensor]:
+    """What each patch of 24 pictures does for each score, by removing it alone: the true signs."""
+    small = Bench(bench.model, bench.data.first(24))
+    rows, (height, width) = torch.arange(24), small.grid
+    effect = torch.zeros(24, len(small.data.prompts), height, width)
+    for row in range(height):
+        for col in range(width):
+            hidden = torch.zeros(24, height, width, dtype=torch.bool)
+            hidden[:, row, col] = True
+            after = scores_without(small, rows, hidden, only=("tokens",))["tokens"]
+            effect[:, :, row, col] = (small.scores() - after).float()
+    return small, effect
 
 
 @pytest.mark.parametrize(("sense", "verdict"), [(1.0, "holds"), (-1.0, "violated")])
-def test_true_signs_hold_and_false_ones_do_not(bench: Bench, sense: float, verdict: str) -> None:
-    small = Bench(bench.model, bench.data.first(40))
-    found = sign(told(small, removal_effect(sense)), small)
+def test_true_signs_hold_and_false_ones_do_not(
+    removed: tuple[Bench, Tensor], sense: float, verdict: str
+) -> None:
+    small, effect = removed
+    subject = told(small, lambda _bench, rows, label, _right: sense * effect[rows, label])
+    found = sign(subject, small)
     assert found.verdict == verdict, found.evidence
 
 
@@ -209,8 +210,6 @@ def test_the_most_are_as_many_as_asked_for() -> None:
 
 def test_hidden_tokens_are_hidden_and_no_others(bench: Bench) -> None:
     """Pixels of a removed patch can be anything; those of its neighbour cannot."""
-    from heatproof.auditing.hiding import scores_without
-
     rows, hidden = torch.arange(2), torch.zeros(2, *bench.grid, dtype=torch.bool)
     hidden[:, 2, 5] = True
     other = Bench(bench.model, bench.data.first(2))
@@ -222,8 +221,6 @@ def test_hidden_tokens_are_hidden_and_no_others(bench: Bench) -> None:
 
 
 def test_fills_change_hidden_pixels_alone(bench: Bench) -> None:
-    from heatproof.auditing.hiding import fills
-
     pixels = bench.pixels[:2]
     made = {name: fill(pixels) for name, fill in fills(bench.model, bench.grid).items()}
     assert set(made) == {"mean", "blur", "black"}
@@ -253,9 +250,11 @@ class Promising(Planted):
         return (read.scores - read.rerun(flat)).detach()
 
 
-@pytest.mark.parametrize(("part", "verdict"), [(1.0, "holds"), (0.0, "violated"), (-1, "violated")])
+@pytest.mark.parametrize(
+    ("part", "verdict"), [(1.0, "holds"), (0.0, "violated"), (-1.0, "violated")]
+)
 def test_sums_are_held_to_the_change_they_promise(bench: Bench, part: float, verdict: str) -> None:
-    found = attribution_error(Subject(Promising(bench, part)), bench)
+    found = attribution_error(Subject(Promising(bench, part)), bench, scenes=24)
     assert found.verdict == verdict
     assert found.numbers["baseline"] == "mean picture"
     assert found.numbers["error"]["value"] == pytest.approx(1 - part, abs=1e-4)
@@ -287,7 +286,8 @@ def test_a_strangers_code_sees_every_changed_model(bench: Bench) -> None:
 def test_the_model_is_put_back_to_the_bit_even_after_an_error(bench: Bench) -> None:
     before = {k: v.clone() for k, v in bench.model.module.state_dict().items()}
     small = Bench(bench.model, bench.data.first(6))
-    ordered(small), costing(small)
+    ordered(small)
+    costing(small)
 
     def fails(photo, prompt):  # noqa: ARG001
         raise RuntimeError("planted")
@@ -300,9 +300,8 @@ def test_the_model_is_put_back_to_the_bit_even_after_an_error(bench: Bench) -> N
     assert NATIVE is F.scaled_dot_product_attention
 
 
-def test_all_checks_run_in_their_order(bench: Bench) -> None:
-    small = Bench(bench.model, bench.data.first(9))
-    found: list[Finding] = principle2.follow("raw-attention", small)
+def test_all_checks_run_in_their_order(few: Bench) -> None:
+    found: list[Finding] = principle2.follow("raw-attention", few)
     assert [each.check for each in found] == [
         "graded family",
         "moved model, unmoved map",

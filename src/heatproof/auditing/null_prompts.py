@@ -22,13 +22,15 @@ def null_prompts(subject: Subject, bench: Bench) -> Finding:
     The floor is the same figure for the same prompt asked twice, with other seeds: a method that
     uses chance changes its maps without any change of prompt. 0 is a prompt-blind map.
     """
-    judged = {kind: _judged(bench, subject, kind) for kind in bench.kinds(subject)}
+    kinds = bench.kinds(subject)
+    judged = {kind: _judged(bench, subject, kind) for kind in kinds}
     if not judged:
         text = "There is no other prompt to ask: one label, and no text tower."
         return Finding(CHECK, 2, QUESTION, "not applicable", text)
     floor = intervals.mean(_floor(bench, subject))
-    changes = {k: intervals.mean(_change(bench, subject, k)) for k in judged}
-    on = {k: intervals.mean(_on_objects(bench, subject, k)) for k in ("named", *judged)}
+    changes = {k: intervals.mean(_change(bench, subject, k)) for k in kinds}
+    every: tuple[Kind, ...] = ("named", *kinds)
+    on = {k: intervals.mean(_on_objects(bench, subject, k)) for k in every}
     numbers: dict[str, Any] = {
         "change": {kind: each.plain for kind, each in changes.items()},
         "scale": "1 - cosine of the signed maps: 0 the same, 1 unrelated, 2 opposite",

@@ -144,7 +144,7 @@ def _lengths(code: Mapping[str, Any]) -> Bool[np.ndarray, "row col"]:
 
 
 def _polygons(
-    polygons: Sequence[Sequence[float]], size: tuple[int, int]
+    polygons: Sequence[Sequence[int | float]], size: tuple[int, int]
 ) -> Bool[np.ndarray, "row col"]:
     canvas = Image.new("1", size)
     for polygon in polygons:
