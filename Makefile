@@ -30,6 +30,7 @@ check: setup
 bench: setup
 	$(BIN)/python benchmarks/explain_cost.py
 	$(BIN)/python benchmarks/families.py --tiny
+	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/families.py
 
 # The pages that are tables, from the catalogue and from benchmarks/results/.

@@ -48,7 +48,18 @@ HUGGING_FACE = {
 }
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 # Those whose certificate fails by their own account.
-UNCERTIFIED = {"attention-eclip", "grad-eclip", "random", "center", "edges"}
+UNCERTIFIED = {
+    "attention-eclip",
+    "center",
+    "clearclip",
+    "clip-surgery",
+    "edges",
+    "grad-eclip",
+    "legrad",
+    "maskclip",
+    "random",
+    "sclip",
+}
 
 
 def builders() -> dict[str, Callable[[], Model]]:

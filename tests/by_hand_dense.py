@@ -109,12 +109,12 @@ def feature_surgery(told: Told, texts: Tensor, architecture: str, layers: int) -
 
 
 @replicates("legrad")
-def legrad(told: Told, score: str, layers: int) -> Tensor:
+def legrad(told: Told, readout: str, layers: int) -> Tensor:
     """Bousselham et al. 2025: sum_l mean_hq (ds_l/dA^l)+, s_l of the mean token of layer l."""
     total = torch.zeros(len(told.layers[0].given), dtype=torch.float64)
     for layer in told.layers[-layers:]:
         surrogate = score_of(told, layer.left.mean(0))
-        explained = told.score if score == "model" else surrogate
+        explained = told.score if readout == "model" else surrogate
         for grad in torch.autograd.grad(explained, layer.weights, retain_graph=True):
             for row in grad.detach():
                 total += torch.relu(row) / (len(layer.weights) * len(grad))

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
+from torchvision.models import VisionTransformer as TorchvisionViT
 
 import by_hand
 import by_hand_dense
@@ -23,7 +25,7 @@ from heatproof import methods
 from heatproof.errors import InputError, ReadingError
 from heatproof.methods import head_outputs, residual, text_span
 from heatproof.models import Model, Projection
-from heatproof.reading import find_sites, observing, reading
+from heatproof.reading import Site, find_sites, observing, reading
 from heatproof.reading.interventions import self_attention
 from test_methods import POOLED, close, texts, token_values
 
@@ -63,6 +65,22 @@ def test_projecting_the_readout_token_gives_the_embedding(family: str) -> None:
             embedding = encode(given)
         tokens = states[block].output[torch.arange(len(rows)), rows]
         assert torch.allclose(project(tokens), embedding, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_classifiers_of_both_libraries_are_split_exactly(library: str) -> None:
+    torch.manual_seed(7)
+    if library == "timm":
+        sizes = {"embed_dim": 33, "num_heads": 3, "depth": 2, "patch_size": 7, "num_classes": 5}
+        module = VisionTransformer(img_size=(21, 35), global_pool="token", **sizes)
+    else:
+        module = TorchvisionViT(21, 7, 2, 3, 33, 40, num_classes=5)
+        torch.nn.init.normal_(module.heads.head.weight)
+    model = heatproof.wrap(module.eval().double())
+    for name in ("token-decomposition", "maskclip", "legrad"):
+        found = heatproof.explain(model, picture(model), ["0", "3"], method=name)
+        assert (violated(found) == []) is (name == "token-decomposition")
+        assert bool(found.maps.any())
 
 
 def read_family(family: str) -> tuple[Model, Any, Any, Any]:
@@ -120,11 +138,27 @@ def methods_on(family: str, name: str, **settings: Any) -> Any:
 # --- dense methods ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["maskclip", "sclip"])
-def test_the_readout_s_own_value_is_the_score_of_the_changed_pass(vit: Model, name: str) -> None:
+@pytest.mark.parametrize("name", ["maskclip", "sclip", "clearclip"])
+def test_the_readout_s_own_value_is_the_score_of_the_changed_model(vit: Model, name: str) -> None:
     values = token_values(vit, name, {}, "image", picture(vit), texts())
-    scores = heatproof.explain(vit, picture(vit), texts(), method=name).scores
-    close(values[:, :, 0].float(), scores, 1e-6)
+    found = heatproof.explain(vit, picture(vit), texts(), method=name)
+    close(values[:, :, 0].float(), found.scores, 1e-6)
+    untouched = heatproof.explain(vit, picture(vit), texts(), certify=False).scores
+    check = found.certificate.checks[0]
+    assert check.value == pytest.approx(float((found.scores - untouched).abs().max()), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["maskclip", "sclip"])
+def test_intervened_methods_are_scored_as_the_intervened_encoder(vit: Model, name: str) -> None:
+    change = methods.create(name).plan(sites_of_vit(vit), "image").interventions
+    with torch.no_grad(), reading(vit.module, [], interventions=change):
+        embedding = vit.image.encode(picture(vit))
+    cosine = torch.nn.functional.cosine_similarity(embedding[:, None], texts()[None], dim=-1)
+    close(heatproof.explain(vit, picture(vit), texts(), method=name).scores, cosine, 1e-6)
+
+
+def sites_of_vit(vit: Model) -> tuple[Site, ...]:
+    return find_sites(vit.module, lambda: vit.image.encode(picture(vit, 1)), 1)
 
 
 def test_surgery_leaves_the_class_token_to_the_model(vit: Model) -> None:
@@ -191,8 +225,7 @@ def test_self_attention_needs_as_many_queries_as_keys(vit: Model) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_legrad_on_the_model_s_own_score_holds_everywhere(family: str) -> None:
-    layers = 1 if family in POOLED else None
-    assert violated(methods_on(family, "legrad", score="model", layers=layers)) == []
+    assert violated(methods_on(family, "legrad", readout="model")) == []
 
 
 def test_legrad_s_surrogate_shows_in_its_certificate(vit: Model) -> None:

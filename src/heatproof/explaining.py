@@ -295,17 +295,13 @@ class _Gathered:
     def scores(self) -> Float[Tensor, "item target"]:
         return torch.cat([outcome.scores.cpu() for outcome in self.outcomes])
 
-    @property
-    def explained(self) -> Float[Tensor, "item target"]:
-        return torch.cat([outcome.explained.cpu() for outcome in self.outcomes])
-
     def evidence(self, targets: int) -> proof.Evidence:
         values, first = self.values[:, :targets], self.outcomes[0]
         totals = [o.total.cpu() for o in self.outcomes if o.total is not None]
         rows = [o.live_rows.cpu() for o in self.outcomes if o.live_rows is not None]
         return proof.Evidence(
             torch.cat(self.untouched)[:, :targets],
-            self.explained[:, :targets],
+            self.scores[:, :targets],
             values.sum(-1),
             torch.cat(totals)[:, :targets] if totals else None,
             torch.cat(rows),

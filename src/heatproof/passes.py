@@ -85,7 +85,7 @@ class Outcome:
 
     `total` is what the values promise to add up to, `live_rows` which query rows of the last call
     feed the score (None where no gradient was taken), `reached` whether gradients arrived, by path.
-    `explained` is the score that the values are about: the pass's own, or another (`Method`).
+    `scores` are those that the values are about: the pass's own, or others (`Method.explained`).
     """
 
     values: Float[Tensor, "item target token"]
@@ -93,7 +93,6 @@ class Outcome:
     total: Float[Tensor, "item target"] | None
     live_rows: Bool[Tensor, "item query"] | None
     reached: dict[str, bool]
-    explained: Float[Tensor, "item target"]
 
 
 def sites_of(model: Model, side: Side, run: Callable[[], Any]) -> tuple[Site, ...]:
@@ -145,15 +144,14 @@ def run(
         values = method.attribute(read)
         reached = dict(read.reached)
         total = method.total(read) if evidence else None
-        explained = method.explained(read) if evidence else scores
+        explained = method.explained(read)
         live = _live_rows(read, explained) if evidence else None
     return Outcome(
         values.detach(),
-        scores.detach(),
+        explained.detach(),
         None if total is None else total.detach(),
         live,
         reached,
-        explained.detach(),
     )
 
 

@@ -23,42 +23,41 @@ LAYERS = 2
 class LeGrad(Method):
     """E_i = sum over layers l of mean over heads and queries of (ds_l/dA^l_qi)+.
 
-    score: `surrogate`, as published: s_l is the score of the mean over all tokens that layer l
+    readout: `mean`, as published: s_l is the score of the mean over all tokens that layer l
         puts out, class token included, by the final norm and projection. `model`: s_l is the
         model's own score in every layer.
     layers: the last n calls (default: 2, as in the authors' code).
     """
 
-    score: Literal["surrogate", "model"] = "surrogate"
+    readout: Literal["mean", "model"] = "mean"
     layers: int | None = None
 
     card: ClassVar[Card] = Card(
         name="legrad",
         summary="positive attention gradients of the last layers, all queries averaged",
         source="Bousselham et al., ICCV 2025, arXiv 2404.03214; authors' wrapper.py",
-        reads="attention gradients of the last calls (score=surrogate: and what their blocks put "
-        "out)",
-        changes="readout: each layer's mean token in place of the class token (score=surrogate)",
+        reads="attention gradients of the last calls (readout=mean: and what their blocks put out)",
+        changes="readout: each layer's mean token in place of the class token (readout=mean)",
         values="not negative; no promised sum",
-        cost="1 forward pass, 1 backward pass through the layers read a prompt (score=surrogate: 1 "
+        cost="1 forward pass, 1 backward pass through the layers read a prompt (readout=mean: 1 "
         "a layer)",
         sides=("image",),
         notes="The paper sums over layers; the authors' code takes the last two (layer_index=-2), "
         "and so does the default. Scaling to 0..1 is display. Their SigLIP and CoCa variants, on "
-        "the pooling call, are not here: score=model reads any tower. README's input is 448 pixels "
-        "wide: `image_size`.",
+        "the pooling call, are not here: readout=model reads any tower. Their README takes "
+        "pictures of 448 pixels: see `image_size`.",
     )
 
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:
         del side
         paths = last_sites(sites, self.layers, LAYERS)
-        states = blocks_of(sites[-len(paths) :]) if self.score == "surrogate" else ()
+        states = blocks_of(sites[-len(paths) :]) if self.readout == "mean" else ()
         return Plan(paths, weights=True, start=paths[0], states=states)
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         layers = read.trace.layers
         check_same_tokens(layers)
-        if self.score == "model":
+        if self.readout == "model":
             maps = [
                 sum(map(_positive, grads["weights"]), start=torch.zeros(()))
                 for grads in read.gradients(layers, ("weights",))
@@ -84,11 +83,11 @@ class LeGrad(Method):
 
     def explained(self, read: ReadPass) -> Float[Tensor, "item target"]:
         """The last layer's surrogate score."""
-        return read.scores if self.score == "model" else _mean_token_scores(read, -1)
+        return read.scores if self.readout == "model" else _mean_token_scores(read, -1)
 
     def factors(self, side: Side) -> Factors:
         del side
-        if self.score == "model":
+        if self.readout == "model":
             return Factors(("gradients of the score with respect to attention weights",))
         return Factors(
             ("attention weights of the last calls, differentiated",),

@@ -65,7 +65,7 @@ class TokenDecomposition(Method):
         reads="attention weights, values, output projections and the residual stream at the "
         "readout; the final norm's deviation and the embedding's length, both held fixed",
         changes="nothing",
-        values="signed; all key tokens add up to the score",
+        values="signed; all key tokens add up to the score (contrast=set: less the prompts' mean)",
         cost="1 forward pass for any number of prompts",
         notes="All layers, as in compute_segmentations.py (the authors' TextSpan: the last four). "
         "Output biases are dealt out evenly to a layer's tokens, the final norm's mean and bias "
