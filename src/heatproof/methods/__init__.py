@@ -18,6 +18,7 @@ from heatproof.methods.raw_attention import RawAttention
 from heatproof.methods.registry import Entry, Switch, catalogue, create, register
 from heatproof.methods.rollout import Rollout
 from heatproof.methods.smoothgrad import SmoothGrad
+from heatproof.methods.transformer_attribution import TransformerAttribution
 
 __all__ = [
     "GAE",
@@ -46,6 +47,7 @@ __all__ = [
     "Side",
     "SmoothGrad",
     "Switch",
+    "TransformerAttribution",
     "catalogue",
     "create",
     "register",
