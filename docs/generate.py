@@ -27,9 +27,20 @@ def methods() -> str:
         )
         rows.append(
             [f"`{name}`", entry.summary, entry.reads, entry.changes, entry.values, entry.cost,
-             ", ".join(entry.sides), switches or "none", entry.source]
+             ", ".join(entry.sides), switches or "none", entry.notes, entry.source]
         )  # fmt: skip
-    head = ["method", "what", "reads", "changes", "values", "cost", "sides", "switches", "source"]
+    head = [
+        "method",
+        "what",
+        "reads",
+        "changes",
+        "values",
+        "cost",
+        "sides",
+        "switches",
+        "notes",
+        "source",
+    ]
     return "# Methods\n\n`heatproof methods` prints the same.\n\n" + table(head, rows)
 
 
