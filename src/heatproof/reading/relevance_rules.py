@@ -112,7 +112,10 @@ def _weighted(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
     given = dict(zip(names, args[:3], strict=False)) | kwargs
     x, weight = given["input"], given["weight"]
     more = {key: value for key, value in kwargs.items() if key not in names}
-    bare = lambda left, right: func(left, right, None, *args[3:], **more)  # noqa: E731
+
+    def bare(left: Tensor, right: Tensor) -> Tensor:
+        return func(left, right, None, *args[3:], **more)
+
     return _deal(_value(func, args, kwargs), _positive(bare, x, weight), x)
 
 
@@ -171,7 +174,8 @@ def _positive(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: T
             raised = [function(part, w) for part, w in zip(parts, weights, strict=True)]
         share = divided(relevance, sum(each.detach() for each in raised))
         grads = torch.autograd.grad(raised, parts, [share, share])
-        return (sum(part.detach() * grad for part, grad in zip(parts, grads, strict=True)),)
+        shares = [part.detach() * grad for part, grad in zip(parts, grads, strict=True)]
+        return (torch.stack(shares).sum(0),)
 
     return deal
 
