@@ -265,3 +265,113 @@ def _shared_products() -> Generator[None]:
         yield
     finally:
         by_hand.attention = own
+
+
+# --- relevance ----------------------------------------------------------------------------------
+
+
+@replicates("transformer-attribution")
+def transformer_attribution(told: Told, layers: int) -> Tensor:
+    """Chefer et al. 2021: C = prod_l (I + mean_h (dS/dA * R^A)+), row r; no row normalisation."""
+    relevance = attention_relevance(told, layers)
+    size = len(told.layers[0].weights[0])
+    joint = torch.eye(size, dtype=torch.float64)
+    for layer, of_heads in zip(told.layers[-layers:], relevance, strict=True):
+        grads = by_hand.gradient(told, layer.weights)
+        pairs = zip(grads, of_heads, strict=True)
+        step = sum(torch.relu(g * r) for g, r in pairs) / len(grads)
+        joint = (torch.eye(size, dtype=torch.float64) + step) @ joint
+    return joint[told.readout]
+
+
+def attention_relevance(told: Told, layers: int) -> list[list[Tensor]]:
+    """R^A of the last layers, first to last, each a matrix a head: from the score downwards."""
+    module, target, r = told.extra["module"], told.extra["target"], told.readout
+    picture = told.pixels is not None
+    side = module.visual if picture else module
+    norm = side.ln_post if picture else side.ln_final
+    projection = side.proj if picture else side.text_projection
+    with torch.no_grad():
+        x = told.layers[-1].left
+        assert x is not None
+        row = by_hand.normalised(x, norm)[r]
+        embedding = row @ projection
+        unit = target / torch.sqrt((target * target).sum())
+        one = torch.ones(1, dtype=torch.float64)
+        # The norm of the embedding and the last layer norm hand all on.
+        length = torch.sqrt((embedding * embedding).sum())
+        back = linear_back((embedding / length)[None], unit[None], one[None])
+        relevance = torch.zeros_like(x)
+        relevance[r] = linear_back(row[None], projection.T, back)[0]
+        found: list[list[Tensor]] = []
+        for layer, block in list(zip(told.layers, side.transformer.resblocks, strict=True))[::-1][
+            :layers
+        ]:
+            of_heads, relevance = block_back(layer, block, relevance)
+            found.insert(0, of_heads)
+    return found
+
+
+def linear_back(x: Tensor, weight: Tensor, relevance: Tensor) -> Tensor:
+    """z+: R_i = sum_j (x_i w_ji)+ R_j / sum_i (x_i w_ji)+, row by row of x."""
+    result = torch.zeros_like(x)
+    for n, row in enumerate(x):
+        raised = torch.relu(weight * row)  # (out, in)
+        for j, parts in enumerate(raised):
+            if parts.sum() > 0:
+                result[n] += parts / parts.sum() * relevance[n, j]
+    return result
+
+
+def sum_back(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
+    """By part, then scaled: the parts' absolute totals decide who gets how much."""
+    shares = [a / (a + b) * relevance, b / (a + b) * relevance]
+    totals = [float(share.sum()) for share in shares]
+    whole = sum(abs(total) for total in totals)
+    first, second = (
+        share * (abs(total) / whole * float(relevance.sum()) / total)
+        for share, total in zip(shares, totals, strict=True)
+    )
+    return first, second
+
+
+def product_back(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a b = z: each summand a_ik b_kj takes its share of z_ij's relevance, half to either."""
+    to_a, to_b, z = torch.zeros_like(a), torch.zeros_like(b), a @ b
+    for i in range(len(a)):
+        for j in range(b.shape[1]):
+            if z[i, j] == 0:
+                continue
+            share = a[i] * b[:, j] * relevance[i, j] / z[i, j] / 2
+            to_a[i] += share
+            to_b[:, j] += share
+    return to_a, to_b
+
+
+def block_back(layer: Any, block: Any, relevance: Tensor) -> tuple[list[Tensor], Tensor]:
+    """From a block's output to its attention weights and to its input."""
+    x, normed = layer.given, layer.normed
+    merged = torch.cat(layer.outputs, dim=1)
+    change = merged @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
+    middle = x + change
+    second = by_hand.normalised(middle, block.ln_2)
+    hidden = by_hand.gelu(second @ block.mlp.c_fc.weight.T + block.mlp.c_fc.bias)
+    mlp = hidden @ block.mlp.c_proj.weight.T + block.mlp.c_proj.bias
+    straight, through = sum_back(middle, mlp, relevance)
+    through = linear_back(hidden, block.mlp.c_proj.weight, through)
+    through = linear_back(second, block.mlp.c_fc.weight, through)
+    straight, through = sum_back(x, change, straight + through)
+    through = linear_back(merged, block.attn.out_proj.weight, through)
+    of_heads, back = [], [torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)]
+    for h, (q, k, v, a) in enumerate(
+        zip(layer.queries, layer.keys, layer.values, layer.weights, strict=True)
+    ):
+        part = slice(h * v.shape[1], (h + 1) * v.shape[1])
+        to_a, to_v = product_back(a, v, through[:, part])
+        of_heads.append(to_a)
+        hidden_keys = a == 0  # the causal mask: the softmax hands on, the mask lets nothing by
+        to_q, to_k = product_back(q, k.T, to_a.masked_fill(hidden_keys, 0))
+        for whole, piece in zip(back, (to_q, to_k.T, to_v), strict=True):
+            whole[:, part] = piece
+    given = linear_back(normed, block.attn.in_proj_weight, torch.cat(back, dim=1))
+    return of_heads, straight + given

@@ -75,7 +75,7 @@ def clip_surgery(told: Told, architecture: str, features: str, layers: int) -> T
         return found
     module = told.extra["module"]
     empty = read(module, ids_of([""])[0], told.extra["target"]).extra["embedding"]
-    other = Told(**{**vars(told), "extra": {**told.extra, "other": empty}})
+    other = Told(**{**vars(told), "extra": {**told.extra, "target": empty}})
     return found - scores(other, surgery_tokens(told, architecture, layers))
 
 

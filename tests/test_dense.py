@@ -324,7 +324,7 @@ def test_head_outputs_are_what_each_head_adds_to_the_embedding(vit: Model) -> No
     found = head_outputs(vit, pixels, layers=2)[0]
     told = by_hand.see(vit.module, pixels[0], texts(1)[0])
     norm, matrix = told.extra["norm"], told.extra["matrix"]
-    last = told.layers[-1].after[0]
+    last = told.layers[-1].left[0]
     deviation = torch.sqrt(((last - last.mean()) ** 2).mean() + norm.eps)
     for number, layer in enumerate(told.layers):
         size = layer.outputs[0].shape[1]

@@ -391,6 +391,8 @@ def _describe(entry: Any) -> None:
     for key in ("name", "summary", "source", "reads", "changes", "values", "cost"):
         typer.echo(f"{key + ':':<9} {getattr(entry, key)}")
     typer.echo(f"{'explains:':<9} {' and '.join(entry.sides)} side")
+    if entry.notes:
+        typer.echo(f"{'notes:':<9} {entry.notes}")
     for key, switch in entry.switches.items():
         typer.echo(f"{'switch:':<9} {key}={_allowed(switch)}")
 

@@ -25,6 +25,7 @@ from heatproof.methods.sclip import SCLIP
 from heatproof.methods.smoothgrad import SmoothGrad
 from heatproof.methods.textspan import Span, head_outputs, text_span
 from heatproof.methods.token_decomposition import Parts, TokenDecomposition
+from heatproof.methods.transformer_attribution import TransformerAttribution
 
 __all__ = [
     "GAE",
@@ -62,6 +63,7 @@ __all__ = [
     "Switch",
     "TokenDecomposition",
     "Tower",
+    "TransformerAttribution",
     "catalogue",
     "create",
     "head_outputs",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.registry import register
+from heatproof.methods.relevance import check_same_tokens
 from heatproof.methods.token_states import blocks_of, products
 from heatproof.reading import Attention, Site
 
@@ -45,16 +46,8 @@ class AttCAT(Method):
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         layers = [layer for layer in read.trace.layers if _inside(layer.path, read)]
         states = [read.states[_inside(layer.path, read)].output for layer in layers]
-        attended = [
-            layer.weights.detach().mean((1, 2)) for layer in layers if layer.weights is not None
-        ]
-        tokens = read.last.key.shape[2]
-        for weights, layer in zip(attended, layers, strict=True):
-            if weights.shape[1] != tokens:
-                raise ReadingError(
-                    f"{layer.path!r} attends over {weights.shape[1]} tokens and the last call over "
-                    f"{tokens}: attcat adds up layers of the same tokens"
-                )
+        check_same_tokens(read.trace.layers)
+        attended = [_attended(layer) for layer in layers]
         maps: list[Tensor] = []
         for grads in read.gradients_of(states):
             parts = [

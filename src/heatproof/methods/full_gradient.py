@@ -49,7 +49,8 @@ class FullGradient(Method):
         maps: list[Tensor] = []
         for slopes, biases in _gradients(read, streams):
             parts = [products(z, g) for z, g in zip(streams, slopes, strict=True)]
-            maps.append(sum(_laid_out(read, part) for part in (*parts, *biases)))
+            laid = [_laid_out(read, part) for part in (*parts, *biases)]
+            maps.append(torch.stack(laid).sum(0))
         return torch.stack(maps, dim=1)
 
     def total(self, read: ReadPass) -> Float[Tensor, "item target"]:

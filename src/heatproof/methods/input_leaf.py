@@ -67,7 +67,7 @@ def token_embedding_path(root: nn.Module) -> str:
             f"{type(root).__name__} has no nn.Embedding whose output could be differentiated; "
             "try a method that reads attention, such as attention-x-gradient"
         )
-    return max(tables, key=lambda name: tables[name].num_embeddings)
+    return max((table.num_embeddings, name) for name, table in tables.items())[1]
 
 
 def on_tokens(

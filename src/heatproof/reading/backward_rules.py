@@ -120,7 +120,7 @@ class Rules(TorchFunctionMode):
 
 def opened(function: Any) -> Any:
     """A function of `torch.nn.functional` that does not offer itself to modes again."""
-    names = {**function.__globals__, "has_torch_function": lambda _tensors: False}
+    names = {**function.__globals__, "has_torch_function": _no}
     return types.FunctionType(
         function.__code__,
         names,
@@ -128,6 +128,10 @@ def opened(function: Any) -> Any:
         function.__defaults__,
         function.__closure__,
     )
+
+
+def _no(_tensors: Any) -> bool:
+    return False
 
 
 # --- rules of functions -------------------------------------------------------------------------

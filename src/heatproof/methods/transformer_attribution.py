@@ -1,0 +1,136 @@
+"""Transformer attribution (Chefer et al., CVPR 2021, arXiv 2012.09838): relevance of attention."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.errors import ReadingError
+from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.registry import register
+from heatproof.methods.relevance import check_same_tokens, identity_of, is_pooling, readout_of
+from heatproof.reading import (
+    Attention,
+    AttentionCall,
+    Intervention,
+    Site,
+    block_path,
+    observing,
+)
+from heatproof.reading.relevance_rules import RelevanceRules
+
+
+@register
+@dataclass(frozen=True)
+class TransformerAttribution(Method):
+    """Row r of the product over layers of 1 + mean over heads of (dS/dA * R^A)+.
+
+    R^A is the relevance of the attention weights, propagated from the score. An attention pool is
+    carried through without the identity.
+
+    layers: the last n calls only (default: all but the first, the authors' start_layer=1).
+    """
+
+    layers: int | None = None
+
+    card: ClassVar[Card] = Card(
+        name="transformer-attribution",
+        summary="relevance of attention times its gradient, carried through the layers",
+        source="Chefer et al., CVPR 2021, arXiv 2012.09838; authors' ViT_LRP.py",
+        reads="attention weights' gradients and their layer-wise relevance",
+        changes="gradients only, in a second pass: relevance takes their place",
+        values="not negative; no promised sum",
+        cost="2 forward passes, 2 backward passes through the layers read a prompt",
+        notes="As in the authors' code: start_layer=1, and rows of 1 + (dS/dA * R)+ are not "
+        "normalised (their code has that commented out). Relevance starts as 1 at the score, whose "
+        "cosine is a linear map (z+) of the normalised embedding. "
+        "Quotients by 0 give no relevance, where the authors add 1e-9. Means over tokens and "
+        "convolutions, which they do not meet, are linear maps too. A sum's shares a / (a + b) "
+        "have poles: in half precision a map can differ by a fifth; prefer float32.",
+    )
+
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        del side
+        paths = last_sites(sites, self.layers, max(1, len(sites) - 1))
+        return Plan(paths, weights=True, start=paths[0])
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        layers = read.trace.layers
+        check_same_tokens(layers)
+        gradients = read.gradients(layers, ("weights",))
+        relevances = _relevances(read, [layer.path for layer in layers])
+        maps: list[Tensor] = []
+        for grads, relevance in zip(gradients, relevances, strict=True):
+            steps = [
+                (grad * r.to(grad)).clamp(min=0).mean(1)
+                for grad, r in zip(grads["weights"], relevance, strict=True)
+            ]
+            maps.append(readout_of(read, _carried(layers, steps)))
+        return torch.stack(maps, dim=1)
+
+    def factors(self, side: Side) -> Factors:
+        del side
+        return Factors(
+            ("gradients of the score with respect to attention weights",),
+            ("layer-wise relevance of attention weights in place of a derivative",),
+        )
+
+
+def _carried(layers: Sequence[Attention], steps: Sequence[Tensor]) -> Tensor:
+    carried = identity_of(layers[0])
+    for layer, step in zip(layers, steps, strict=True):
+        moved = step @ carried
+        carried = moved if is_pooling(layer) else carried + moved
+    return carried
+
+
+def _relevances(read: ReadPass, paths: Sequence[str]) -> list[tuple[Tensor, ...]]:
+    """For each target: the relevance of the weights of each call, from one more pass."""
+    kept: dict[str, Tensor] = {}
+    changes = {path: _keep(kept, path) for path in paths}
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(RelevanceRules(len(read.scores)))
+        stack.enter_context(_starting(read, paths[0]))
+        sums = read.rerun(interventions=changes).unbind(1)
+    wanted = [kept[path] for path in paths]
+    return [
+        torch.autograd.grad(
+            each,
+            wanted,
+            torch.ones_like(each),
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        for each in sums
+    ]
+
+
+def _starting(read: ReadPass, path: str) -> AbstractContextManager[object]:
+    """The graph starts where the first call's block does: what passes the call by has its share.
+
+    A pool belongs to no block and has nothing that passes it by: its own operands are the start.
+    """
+    try:
+        return observing(read.root, (), leaf=block_path(read.root, path))
+    except ReadingError:
+        return nullcontext()
+
+
+def _keep(kept: dict[str, Tensor], path: str) -> Intervention:
+    """Keep a call's weights, in the graph."""
+
+    def intervene(call: AttentionCall) -> AttentionCall:
+        if not torch.is_grad_enabled():
+            torch.set_grad_enabled(True)
+            names = ("query", "key", "value")
+            call = call.change(**{n: getattr(call, n).detach().requires_grad_() for n in names})
+        kept[path] = call.softmax()
+        return call.change(weights=kept[path])
+
+    return intervene
