@@ -122,7 +122,9 @@ def see(module: Any, picture: Tensor, text: Tensor, one_headed: int = 0) -> Told
     x, layers = tower(visual.transformer.resblocks, x, False, one_headed)
     embedding = normalised(x, visual.ln_post)[0] @ visual.proj
     content = list(range(1, 1 + rows * cols))
-    return Told(layers, 0, cosine(embedding, text), content, (rows, cols), picture)
+    told = Told(layers, 0, cosine(embedding, text), content, (rows, cols), picture)
+    told.extra |= {"module": module, "other": text}
+    return told
 
 
 def read(module: Any, ids: Tensor, image: Tensor, one_headed: int = 0) -> Told:
@@ -131,7 +133,9 @@ def read(module: Any, ids: Tensor, image: Tensor, one_headed: int = 0) -> Told:
     x, layers = tower(module.transformer.resblocks, x, True, one_headed)
     row = int(ids.argmax())
     embedding = normalised(x, module.ln_final)[row] @ module.text_projection
-    return Told(layers, row, cosine(embedding, image), list(range(len(ids))))
+    told = Told(layers, row, cosine(embedding, image), list(range(len(ids))))
+    told.extra |= {"module": module, "other": image, "ids": ids}
+    return told
 
 
 # --- the methods ------------------------------------------------------------------------------

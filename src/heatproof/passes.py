@@ -35,8 +35,8 @@ class Chunk:
     """Inputs of one tower that go through the model together.
 
     `encode` is the model's own encoder on these inputs; `compare` turns its embeddings into scores
-    (item, target). `encode_pixels` encodes other pictures instead (image side). The other fields
-    are those of `ReadPass`.
+    (item, target). `encode_pixels` encodes other pictures instead (image side), `number` counts the
+    chunks of an explanation. The other fields are those of `ReadPass`.
     """
 
     side: Side
@@ -50,6 +50,9 @@ class Chunk:
     encode_pixels: Callable[[Tensor], Tensor] | None = None
     labels: tuple[str, ...] = ()
     photos: tuple[Image.Image, ...] = ()
+    number: int = 0
+    words: Bool[Tensor, "item key"] | None = None
+    black: Callable[[], Float[Tensor, "3 1 1"]] | None = None
 
     def rerun(self, module: nn.Module) -> Rerun:
         """See `Rerun`."""
@@ -126,10 +129,13 @@ def run(
             chunk.pooled,
             chunk.grid,
             chunk.pixels,
-            seed,
+            seed + chunk.number,
             states=states,
             labels=chunk.labels,
             photos=chunk.photos,
+            base_seed=seed,
+            words=chunk.words,
+            black=chunk.black,
         )
         values = method.attribute(read)
         reached = dict(read.reached)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
@@ -23,7 +23,8 @@ class Card:
     """A catalogue entry: what a user must know before trusting a map of this method.
 
     `changes` says what the method does to the model: nothing, or which part of what it explains
-    is not the model's. `values` says what a map's numbers mean and add up to.
+    is not the model's. `values` says what a map's numbers mean and add up to. `notes` are the
+    authors' defaults and, where their paper and code differ, which is the default here and why.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Card:
     values: str
     cost: str
     sides: tuple[Side, ...] = ("image", "text")
+    notes: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class ReadPass:
     `reached` notes by path whether any gradient arrived there. `states` holds what `Plan.states`
     asked for. `compare` scores embeddings as the pass's own were, `rerun` runs the encoder again.
     `labels` are the targets' names, `photos` the pictures as the user handed them in, if he did.
+    `seed` differs from chunk to chunk, `base_seed` is the explanation's own. `words` is True on the
+    keys that stand for words (text side); `black` is what the model's preprocessing makes of black.
     """
 
     side: Side
@@ -113,6 +117,9 @@ class ReadPass:
     states: Mapping[str, State] = field(default_factory=dict[str, State])
     labels: tuple[str, ...] = ()
     photos: tuple[Image.Image, ...] = ()
+    base_seed: int = 0
+    words: Bool[Tensor, "item key"] | None = None
+    black: Callable[[], Float[Tensor, "3 1 1"]] | None = None
 
     @property
     def targets(self) -> int:

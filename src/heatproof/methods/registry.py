@@ -1,7 +1,9 @@
 """The catalogue: a method registered here is listed, offered on the command line, and tested."""
 
 import dataclasses
+import math
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -9,15 +11,21 @@ from heatproof.errors import InputError, UnknownName
 from heatproof.methods.base import Card, Method
 
 _M = TypeVar("_M", bound=type[Method])
+Kind = Literal["choice", "a whole number", "a number", "true or false"]
 _METHODS: dict[str, type[Method]] = {}
 
 
 @dataclass(frozen=True)
 class Switch:
-    """A setting of a method: its allowed values (empty: any whole number) and its default."""
+    """A setting of a method: its allowed values (empty: any of its `kind`) and its default.
+
+    `optional` says that None is a value too: the method then chooses.
+    """
 
     allowed: tuple[str, ...]
     default: Any
+    kind: Kind = "a whole number"
+    optional: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,13 +74,18 @@ def create(name: str, **settings: Any) -> Method:
 def _switches(method: type[Method]) -> dict[str, Switch]:
     hints = typing.get_type_hints(method)
     fields = dataclasses.fields(method)  # pyright: ignore[reportArgumentType]
-    return {
-        f.name: Switch(
-            typing.get_args(hints[f.name]) if typing.get_origin(hints[f.name]) is Literal else (),
-            f.default,
-        )
-        for f in fields
-    }
+    return {f.name: _switch(hints[f.name], f.default) for f in fields}
+
+
+def _switch(hint: Any, default: Any) -> Switch:
+    """A switch by the type of its field: a choice, bool, int or float, perhaps None."""
+    if typing.get_origin(hint) is Literal:
+        return Switch(typing.get_args(hint), default, "choice", optional=False)
+    kinds = set(typing.get_args(hint)) or {hint}
+    optional = type(None) in kinds
+    if bool in kinds:
+        return Switch((), default, "true or false", optional)
+    return Switch((), default, "a number" if float in kinds else "a whole number", optional)
 
 
 def _value(method: str, key: str, switch: Switch, value: Any) -> Any:
@@ -80,9 +93,24 @@ def _value(method: str, key: str, switch: Switch, value: Any) -> Any:
         if value not in switch.allowed:
             raise UnknownName(f"value of {method}'s {key}", str(value), switch.allowed)
         return value
-    if value is None or str(value) == "None":
+    text = str(value)
+    if switch.optional and text == "None":
         return None
     try:
-        return int(value)
-    except ValueError:
-        raise InputError(f"got {key}={value!r} for {method}, expected a whole number") from None
+        return _READ[switch.kind](text)
+    except (KeyError, ValueError):
+        raise InputError(f"got {key}={value!r} for {method}, expected {switch.kind}") from None
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+_READ: dict[Kind, Callable[[str], Any]] = {
+    "a whole number": int,
+    "a number": _finite,
+    "true or false": {"True": True, "true": True, "False": False, "false": False}.__getitem__,
+}
