@@ -1,6 +1,6 @@
 """The methods that perturb inputs once more, by loops, on a forward pass that can be changed.
 
-Words are the tokens up to end of text: the tiny model has no tokenizer that knows which are not.
+All of a prompt's ids are words here: the tiny model's are not those of its tokenizer.
 """
 
 import itertools
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from by_hand import Told, cosine, gelu, normalised, replicates, softmax_rows
 
-BLACK = [-0.48145466 / 0.26862954, -0.4578275 / 0.26130258, -0.40821073 / 0.27577711]
+# A black pixel after CLIP's normalisation, in the float32 that pictures are prepared in.
+MEAN, SPREAD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+BLACK = (0 - torch.tensor(MEAN)) / torch.tensor(SPREAD)
 Change = Callable[[int, Tensor], Tensor]
 
 
@@ -32,7 +34,7 @@ def again(
     told: Told,
     picture: Tensor | None = None,
     hidden: Sequence[int] = (),
-    change: Change = lambda block, x: x,
+    change: Change = lambda _, x: x,
 ) -> Again:
     """`told`'s pass, on another picture, with no token attending to the `hidden` ones, or with
     `change(block, state)` in the place of a block's output."""
@@ -94,17 +96,17 @@ def score(told: Told, **changed: Any) -> float:
         return float(again(told, **changed).score)
 
 
+def own_score(told: Told) -> float:
+    return float(told.score.detach())
+
+
 # --- taking away -------------------------------------------------------------------------------
-
-
-def players(told: Told) -> list[int]:
-    return list(range(told.readout + 1)) if "ids" in told.extra else told.content
 
 
 def without(told: Told, gone: Sequence[int], remove: str, fill: str) -> float:
     """The score with these players gone (numbers into `players`)."""
     if "ids" in told.extra or remove == "tokens":
-        return score(told, hidden=[players(told)[n] for n in gone])
+        return score(told, hidden=[told.content[n] for n in gone])
     assert told.pixels is not None
     picture, painted = told.pixels.clone(), filling(told, fill)
     size = picture.shape[1] // told.grid[0]
@@ -125,7 +127,7 @@ def filling(told: Told, fill: str) -> Tensor:
     if fill == "zero":
         return picture * 0
     if fill == "black":
-        return torch.tensor(BLACK, dtype=torch.float64)[:, None, None].expand_as(picture)
+        return BLACK.double()[:, None, None].expand_as(picture)
     if fill == "mean":
         return torch.stack([torch.full_like(p, float(p.sum()) / p.numel()) for p in picture])
     size = picture.shape[1] // told.grid[0]
@@ -144,14 +146,14 @@ def _smoothing(length: int, sigma: int) -> Tensor:
 
 def _on(told: Told, values: Sequence[float]) -> Tensor:
     tokens = torch.zeros(len(told.layers[-1].keys[0]), dtype=torch.float64)
-    tokens[players(told)] = torch.tensor(list(values), dtype=torch.float64)
+    tokens[told.content] = torch.tensor(list(values), dtype=torch.float64)
     return tokens
 
 
 @replicates("occlusion")
 def occlusion(told: Told, remove: str, fill: str, window: int, stride: int) -> Tensor:
     """Mean over the windows that cover a player of what the score loses under them."""
-    rows, cols = (1, len(players(told))) if "ids" in told.extra else told.grid
+    rows, cols = (1, len(told.content)) if "ids" in told.extra else told.grid
     high, wide = min(window, rows), min(window, cols)
     losses: dict[int, list[float]] = {}
     for down in range(math.ceil((rows - high) / stride) + 1):
@@ -161,7 +163,7 @@ def occlusion(told: Told, remove: str, fill: str, window: int, stride: int) -> T
                 for row in range(down * stride, min(down * stride + high, rows))
                 for col in range(over * stride, min(over * stride + wide, cols))
             ]
-            lost = float(told.score) - without(told, under, remove, fill)
+            lost = own_score(told) - without(told, under, remove, fill)
             for player in under:
                 losses.setdefault(player, []).append(lost)
     return _on(told, [sum(losses[n]) / len(losses[n]) for n in range(rows * cols)])
@@ -170,7 +172,7 @@ def occlusion(told: Told, remove: str, fill: str, window: int, stride: int) -> T
 @replicates("kernel-shap")
 def kernel_shap(told: Told, remove: str, fill: str, samples: int) -> Tensor:
     """Lundberg & Lee, theorem 2: sizes drawn by 1 / (k (M - k)); Lagrange's equations solved."""
-    count = len(players(told))
+    count = len(told.content)
     generator = torch.Generator().manual_seed(0)
     mass = torch.tensor([1 / (k * (count - k)) for k in range(1, count)], dtype=torch.float64)
     sizes = torch.multinomial(mass, samples - 2, True, generator=generator) + 1
@@ -181,7 +183,7 @@ def kernel_shap(told: Told, remove: str, fill: str, samples: int) -> Tensor:
         stay = sorted(range(count), key=lambda i: float(noise[n, i]))[: int(sizes[n])]
         design[n, stay] = 1
         gains.append(without(told, sorted(set(range(count)) - set(stay)), remove, fill) - empty)
-    y, total = torch.tensor(gains, dtype=torch.float64), float(told.score) - empty
+    y, total = torch.tensor(gains, dtype=torch.float64), own_score(told) - empty
     ones = torch.ones(count, 1, dtype=torch.float64)
     left = torch.cat([torch.cat([design.T @ design, ones], 1), torch.cat([ones, ones[:1] * 0]).T])
     right = torch.cat([design.T @ y, torch.tensor([total], dtype=torch.float64)])
@@ -190,7 +192,7 @@ def kernel_shap(told: Told, remove: str, fill: str, samples: int) -> Tensor:
 
 def shapley(told: Told, remove: str, fill: str) -> Tensor:
     """The mean, over all orders, of what a player adds to those before it."""
-    count = len(players(told))
+    count = len(told.content)
     worth = {
         stay: without(told, sorted(set(range(count)) - set(stay)), remove, fill)
         for size in range(count + 1)
@@ -207,7 +209,7 @@ def shapley(told: Told, remove: str, fill: str) -> Tensor:
 @replicates("rise")
 def rise(told: Told, remove: str, fill: str, masks: int, cells: int, probability: float) -> Tensor:
     """Petsiuk et al., eq. 6, with section 3.2's masks."""
-    count = len(players(told))
+    count = len(told.content)
     generator = torch.Generator().manual_seed(0)
     total = [0.0] * count
     if "ids" in told.extra or remove == "tokens":
@@ -264,7 +266,6 @@ def m2ib(
     block = 0 if layer is None else layer
     with torch.no_grad():
         x = again(told).states[block]
-    covered = told.readout + 1 if "ids" in told.extra else len(x)
     a = torch.full_like(x, alpha)
     mean, square = torch.zeros_like(x), torch.zeros_like(x)
     generator = torch.Generator().manual_seed(0)
@@ -276,17 +277,14 @@ def m2ib(
         scores: list[Tensor] = []
         for eps in noise:
             mixed = kept * x + (1 - kept) * eps
-            mixed = torch.cat([mixed[:covered], x[covered:]])
             scores.append(again(told, change=lambda n, s, m=mixed: m if n == block else s).score)
         information = -0.5 * (1 + torch.log((1 - kept) ** 2) - (kept * x) ** 2 - (1 - kept) ** 2)
-        loss = beta * information[:covered].mean() - sum(scores) / batch
+        loss = beta * information.mean() - sum(scores) / batch
         (grad,) = torch.autograd.grad(loss, [a])
         mean, square = 0.9 * mean + 0.1 * grad, 0.999 * square + 0.001 * grad**2
         moved = (mean / (1 - 0.9**step)) / (torch.sqrt(square / (1 - 0.999**step)) + 1e-8)
         a = a.detach() - rate * moved
-    values = information.detach().sum(1)
-    values[covered:] = 0
-    return values
+    return information.detach().sum(1)
 
 
 @replicates("vit-cx")
@@ -312,13 +310,13 @@ def vit_cx(told: Told, distance: float, noise: float) -> Tensor:
     for mask, drawn in zip(joint, draws, strict=True):
         n = drawn * (1 - mask)
         gained = score(told, picture=told.pixels * mask + n) - score(told, picture=told.pixels + n)
-        heat += (gained + float(told.score)) * mask / sum(joint) / len(joint)
+        heat += (gained + own_score(told)) * mask / sum(joint) / len(joint)
     size = height // told.grid[0]
-    cells = itertools.product(range(told.grid[0]), range(told.grid[1]))
-    return _on(
-        told,
-        [float(heat[r * size : r * size + size, c * size : c * size + size].mean()) for r, c in cells],
-    )  # fmt: skip
+    cells: list[float] = []
+    for row, col in itertools.product(range(told.grid[0]), range(told.grid[1])):
+        patch = heat[row * size : row * size + size, col * size : col * size + size]
+        cells.append(float(patch.mean()))
+    return _on(told, cells)
 
 
 def _unit(x: Tensor) -> Tensor:

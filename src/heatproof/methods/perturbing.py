@@ -251,7 +251,7 @@ def _exact(scores: Tensor) -> Tensor:
     return scores.detach().cpu().double()
 
 
-def positive(name: str, method: str, value: float, most: float = math.inf) -> None:
+def positive(name: str, method: str, value: int | float, most: int | float = math.inf) -> None:
     """Raise an `InputError` unless 0 < value <= most."""
     if not 0 < value <= most:
         limit = "" if math.isinf(most) else f" and at most {most:g}"

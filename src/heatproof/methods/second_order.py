@@ -76,8 +76,8 @@ class SecondOrder(Method):
     ) -> Float[Tensor, "target token"]:
         assert read.pixels is not None
         way = at_least_float32(state) - at_least_float32(blank)
-        at = torch.arange(1, self.steps + 1, device=way.device) / self.steps
-        between = at_least_float32(blank) + at.view(-1, *[1] * way.dim()).to(way) * way
+        at = torch.arange(1, self.steps + 1).to(way) / self.steps
+        between = at_least_float32(blank) + at.view(-1, *[1] * way.dim()) * way
         points = between.to(state.dtype).requires_grad_()
 
         def edit(output: Tensor) -> Tensor:
@@ -90,7 +90,9 @@ class SecondOrder(Method):
             scores = read.rerun(pixels, edits={path: edit})
         maps: list[Tensor] = []
         for target in range(read.targets):
-            (grad,) = torch.autograd.grad(scores[:, target].sum(), [points], retain_graph=True)
+            one = torch.zeros_like(scores)
+            one[:, target] = 1
+            (grad,) = torch.autograd.grad(scores, [points], one, retain_graph=True)
             read.reached[path] = read.reached.get(path, False) or bool(grad.count_nonzero())
             share = way * at_least_float32(grad).mean(0)
             maps.append(by_token(share[None]).sum(2)[0])
