@@ -21,15 +21,15 @@ def methods() -> str:
     rows: list[list[str]] = []
     for name, entry in heatproof.methods.catalogue().items():
         switches = "; ".join(
-            f"`{key}` = {' or '.join(map(str, switch.allowed)) or 'a whole number'} "
+            f"`{key}` = {' or '.join(map(str, switch.allowed)) or f'a {switch.kind}'} "
             f"(default {switch.default})"
             for key, switch in entry.switches.items()
         )
         rows.append(
             [f"`{name}`", entry.summary, entry.reads, entry.changes, entry.values, entry.cost,
-             ", ".join(entry.sides), switches or "none", entry.source]
+             ", ".join(entry.sides), switches or "none", entry.source, entry.notes]
         )  # fmt: skip
-    head = ["method", "what", "reads", "changes", "values", "cost", "sides", "switches", "source"]
+    head = ["method", "what", "reads", "changes", "values", "cost", "sides", "switches", "source", "notes"]
     return "# Methods\n\n`heatproof methods` prints the same.\n\n" + table(head, rows)
 
 

@@ -44,7 +44,11 @@ HOLDS = {
     "vit-cx": True,
 }
 # Where a method refuses a family's image side, in one clear line.
-REFUSES: dict[str, set[str]] = {}
+REFUSES: dict[str, set[str]] = {
+    "m2ib": {"open_clip resnet"},
+    "second-order": {"open_clip resnet"},
+    "vit-cx": {"open_clip resnet"},
+}
 # Settings that make a method quick enough for the tests that run it by its bare name.
 QUICK: dict[str, dict[str, Any]] = {
     "kernel-shap": {"samples": 12},

@@ -5,6 +5,7 @@ from heatproof.methods.attention_x_gradient import AttentionXGradient
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.controls import Center, Edges, RandomMap
 from heatproof.methods.foreign import Foreign
+from heatproof.methods.foreign_packages import captum_method, grad_cam_method
 from heatproof.methods.gae import GAE
 from heatproof.methods.grad_eclip import GradECLIP
 from heatproof.methods.kernel_shap import KernelSHAP
@@ -42,7 +43,9 @@ __all__ = [
     "Side",
     "Switch",
     "ViTCX",
+    "captum_method",
     "catalogue",
     "create",
+    "grad_cam_method",
     "register",
 ]

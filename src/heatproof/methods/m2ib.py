@@ -157,6 +157,6 @@ def _covered(read: ReadPass, states: Tensor) -> Bool[Tensor, "..."]:
     readout row does."""
     if read.side == "image" or read.words is None or read.readout is None:
         return torch.ones(len(states), *[1] * (states.dim() - 1)).bool().to(states.device)
-    at = torch.arange(read.words.shape[1])
-    last = (read.words.cpu() * at).amax(1).maximum(read.readout.cpu())
+    at = torch.arange(states.shape[1])
+    last = (read.words.cpu() * at[: read.words.shape[1]]).amax(1).maximum(read.readout.cpu())
     return (at[None, :] <= last[:, None])[:, :, None].to(states.device)

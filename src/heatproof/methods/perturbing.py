@@ -21,7 +21,8 @@ from heatproof.reading.interventions import masked_keys
 
 Remove = Literal["pixels", "tokens"]
 Fill = Literal["zero", "black", "mean", "blur"]
-Coalitions = Bool[Tensor, "coalition player"]
+Coalitions = Bool[Tensor, "_ _"]
+"""(coalition, player), True where the player stays. Items differ in both numbers."""
 
 BATCH = 32
 
@@ -57,7 +58,7 @@ class Perturbing(Method):
 
     def scores_of(
         self, read: ReadPass, keep: Sequence[Coalitions]
-    ) -> list[Float[Tensor, "coalition target"]]:
+    ) -> list[Float[Tensor, "_ target"]]:
         """The scores of each item's own coalitions, in float64 on the CPU."""
         if self.paints(read):
             return [
@@ -84,17 +85,17 @@ class Perturbing(Method):
             return _exact(read.rerun(_painted(read.pixels, visible, fills)))
 
 
-def players(read: ReadPass) -> list[Int[Tensor, " player"]]:
+def players(read: ReadPass) -> list[Int[Tensor, "_"]]:
     """Which key tokens are each item's players."""
     keys, items = read.last.key.shape[2], read.last.key.shape[0]
     positions = torch.arange(keys)
     if read.side == "image" or read.words is None:
         return [positions[read.content]] * items
-    return [positions[words.cpu()] for words in read.words]
+    return [words.cpu().nonzero()[:, 0] for words in read.words]
 
 
 def placed(
-    read: ReadPass, values: Sequence[Float[Tensor, "player target"]]
+    read: ReadPass, values: Sequence[Float[Tensor, "_ target"]]
 ) -> Float[Tensor, "item target token"]:
     """Values of the players, with zeros for all other key tokens."""
     made = torch.zeros(len(values), read.targets, read.last.key.shape[2], dtype=torch.float64)
@@ -235,8 +236,8 @@ def _image_token_scores(
 
 
 def _text_token_scores(
-    read: ReadPass, masks: Sequence[Bool[Tensor, "coalition key"]]
-) -> list[Float[Tensor, "coalition target"]]:
+    read: ReadPass, masks: Sequence[Bool[Tensor, "_ key"]]
+) -> list[Float[Tensor, "_ target"]]:
     """The n-th coalition of all prompts goes through the encoder together."""
     whole = torch.ones(1, read.last.key.shape[2], dtype=torch.bool)
     longest = max(map(len, masks), default=0)
