@@ -29,7 +29,18 @@ def methods() -> str:
             [f"`{name}`", entry.summary, entry.reads, entry.changes, entry.values, entry.cost,
              ", ".join(entry.sides), switches or "none", entry.source, entry.notes]
         )  # fmt: skip
-    head = ["method", "what", "reads", "changes", "values", "cost", "sides", "switches", "source", "notes"]
+    head = [
+        "method",
+        "what",
+        "reads",
+        "changes",
+        "values",
+        "cost",
+        "sides",
+        "switches",
+        "source",
+        "notes",
+    ]
     return "# Methods\n\n`heatproof methods` prints the same.\n\n" + table(head, rows)
 
 
