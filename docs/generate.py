@@ -21,7 +21,7 @@ def methods() -> str:
     rows: list[list[str]] = []
     for name, entry in heatproof.methods.catalogue().items():
         switches = "; ".join(
-            f"`{key}` = {' or '.join(map(str, switch.allowed)) or f'a {switch.kind}'} "
+            f"`{key}` = {' or '.join(map(str, switch.allowed)) or switch.kind} "
             f"(default {switch.default})"
             for key, switch in entry.switches.items()
         )

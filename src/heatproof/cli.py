@@ -421,7 +421,7 @@ def _describe(entry: Any) -> None:
 
 
 def _allowed(switch: Any) -> str:
-    values = "|".join(switch.allowed) or f"a {switch.kind}"
+    values = "|".join(switch.allowed) or switch.kind
     return values if switch.default is None else f"{values}  (default {switch.default})"
 
 
