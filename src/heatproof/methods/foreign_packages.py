@@ -9,7 +9,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from heatproof import inputs, scores
+from heatproof import inputs
+from heatproof import scores as scoring
 from heatproof.errors import InputError, PromptError
 from heatproof.methods.foreign import Foreign
 from heatproof.models.model import Model
@@ -25,7 +26,7 @@ class ScoreOf(nn.Module):
         super().__init__()
         self.inner = model.module
         self.model, self.asked = model, inputs.prompts(model, prompts)
-        self.score = scores.create(score or scores.default(model))
+        self.score = scoring.create(score or scoring.default(model))
         self.score.check(model, len(self.asked.labels))
         against = self.score.against
         self.against = inputs.prompts(model, against).embeddings if against else None
@@ -36,7 +37,7 @@ class ScoreOf(nn.Module):
         embedding = self.model.image.encode(pixels)
         texts = self.asked.embeddings
         return self.score(
-            scores.pairs(self.model, embedding.to(texts.dtype), texts, against=self.against)
+            scoring.pairs(self.model, embedding.to(texts.dtype), texts, against=self.against)
         )
 
     def prompt(self, label: str) -> int:
@@ -107,11 +108,14 @@ def grad_cam_method(
             state = state if isinstance(state, Tensor) else state[0]
             return state if state.dim() == 4 else layout.grid(state.transpose(1, 2))
 
+        def wanted(scores: Tensor) -> Tensor:
+            return scores[..., target]
+
         held = [(each, each.grad) for each in module.parameters()]
         given = {"model": module, "target_layers": list(layers), "reshape_transform": on_grid}
         try:
             with cam(**given, **asked) as made:
-                found = made(pixels[None], [lambda output: output[..., target]])
+                found = made(pixels[None], [wanted])
         finally:  # CAMs leave gradients on the model's own weights
             for each, grad in held:
                 each.grad = grad
