@@ -14,6 +14,7 @@ from torch import Tensor
 import by_hand
 import by_hand_backward  # noqa: F401  its twins register themselves
 import by_hand_dense  # noqa: F401  (its twins register themselves)
+import by_hand_perturb  # noqa: F401 (its twins)
 import heatproof
 import tiny
 from families import (
@@ -52,16 +53,22 @@ HOLDS = {
     "grad-eclip": False,
     "input-x-gradient": True,
     "integrated-gradients": True,
+    "kernel-shap": True,
     "legrad": False,
     "libragrad": False,
+    "m2ib": False,
     "maskclip": False,
+    "occlusion": True,
     "random": False,
     "raw-attention": True,
+    "rise": True,
     "rollout": True,
     "sclip": False,
+    "second-order": True,
     "smoothgrad": True,
     "token-decomposition": True,
     "transformer-attribution": False,
+    "vit-cx": True,
 }
 POOLED = {
     "open_clip coca",
@@ -80,19 +87,42 @@ REFUSES: dict[str, set[str]] = {
     "clip-surgery": {*POOLED, "open_clip eva", "hf vit", "hf deit"},
     "legrad": POOLED,
     "libragrad": {"open_clip resnet"},
+    "m2ib": {"open_clip resnet"},
     "maskclip": POOLED,
     "sclip": POOLED,
+    "second-order": {"open_clip resnet"},
     "token-decomposition": {*POOLED, "open_clip eva", "hf blip words"},
+    "vit-cx": {"open_clip resnet"},
 }
 # Methods that compare with the empty prompt, and so need a model that has one.
 NEEDS_EMPTY = {"clip-surgery"}
 # Settings that compare prompts with each other, and are tested apart with several.
 OF_A_SET = {("contrast", "set"), ("features", "set")}
-# Values of switches by name, where "None, 1 and 2" would be slow or is no value.
+# Settings that make a method quick enough for the tests that run it by its bare name.
+QUICK: dict[str, dict[str, Any]] = {
+    "integrated-gradients": {"steps": 6},
+    "kernel-shap": {"samples": 12},
+    "m2ib": {"steps": 3, "batch": 2},
+    "rise": {"masks": 24},
+    "second-order": {"steps": 4},
+}
+# What is tried of switches that take any number; of others the default of `layers`, 1 and 2.
 VALUES: dict[str, tuple[Any, ...]] = {
-    "samples": (2,),
+    "alpha": (5.0,),
+    "batch": (2,),
+    "beta": (0.1,),
+    "cells": (3,),
+    "distance": (0.1,),
+    "layer": (None, 1),
+    "masks": (7,),
+    "noise": (0.1,),
+    "probability": (0.5,),
+    "rate": (1.0,),
+    "samples": (9,),
     "sigma": (0.25,),
     "steps": (3,),
+    "stride": (1, 2),
+    "window": (2,),
 }
 # Methods that read more than one layer unless told otherwise (of the tiny models: both).
 DEEP = {
@@ -105,7 +135,7 @@ DEEP = {
 
 
 def settings_of(name: str) -> Iterator[dict[str, Any]]:
-    """Every combination of a method's switches, the default of `layers` and 1 and 2 included."""
+    """Every combination of a method's switches; of numbers, the `VALUES`."""
     switches = methods.catalogue()[name].switches
     values = [switch.allowed or VALUES.get(key) or (None, 1, 2) for key, switch in switches.items()]
     for combination in itertools.product(*values):
@@ -119,6 +149,10 @@ CASES = [
     for name in NAMES
     for settings in settings_of(name)
 ]
+
+
+def quick(name: str) -> Method:
+    return methods.create(name, **QUICK.get(name, {}))
 
 
 def sides(name: str) -> tuple[str, ...]:
@@ -169,7 +203,7 @@ def token_values(
     model: Model, name: str, settings: dict[str, Any], side: str, items: Tensor, targets: Tensor
 ) -> Tensor:
     """(item, target, token) in the model's dtype, through the public functions."""
-    spy = Spy(methods.create(name, **settings))
+    spy = Spy(methods.create(name, **{**QUICK.get(name, {}), **settings}))
     if side == "image":
         heatproof.explain(model, items, targets, method=spy, certify=False)
     else:
@@ -303,7 +337,9 @@ def test_text_batch_equals_single(vit: Model, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_same_input_same_bits(vit: Model, name: str) -> None:
-    maps = [heatproof.explain(vit, picture(vit), texts(), method=name).maps for _ in range(2)]
+    maps = [
+        heatproof.explain(vit, picture(vit), texts(), method=quick(name)).maps for _ in range(2)
+    ]
     assert torch.equal(maps[0], maps[1])
     assert maps[0].dtype == torch.float32
     assert maps[0].shape == (2, 3, 3, 5)
@@ -318,9 +354,10 @@ def test_lower_precision_is_near(name: str, dtype: torch.dtype) -> None:
         worded(each)
         for each in (exact, adapter.wrap(copy.deepcopy(exact.module).to(dtype), spec="rough"))
     )
-    expected = heatproof.explain(exact, picture(exact), texts(), method=name, certify=False).maps
+    method = quick(name)
+    expected = heatproof.explain(exact, picture(exact), texts(), method=method, certify=False).maps
     found = heatproof.explain(
-        rough, picture(exact).to(dtype), texts().to(dtype), method=name, certify=False
+        rough, picture(exact).to(dtype), texts().to(dtype), method=method, certify=False
     ).maps
     assert found.dtype == torch.float32
     near = {torch.float32: 1e-4, torch.bfloat16: 0.15, torch.float16: 0.02}[dtype]
@@ -333,7 +370,7 @@ def test_lower_precision_is_near(name: str, dtype: torch.dtype) -> None:
 def test_nothing_is_left_behind(vit: Model, name: str) -> None:
     for prompts in (texts(), texts()[:, :-1]):  # the second one has the wrong width and fails
         try:
-            heatproof.explain(vit, picture(vit), prompts, method=name)
+            heatproof.explain(vit, picture(vit), prompts, method=quick(name))
         except (HeatproofError, RuntimeError):
             assert prompts.shape[1] != tiny.EMBED
         assert F.scaled_dot_product_attention is NATIVE_TORCH
@@ -346,12 +383,13 @@ def test_nothing_is_left_behind(vit: Model, name: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_runs_and_certifies_as_expected(family: str, name: str) -> None:
     model = worded_model_of(family) if name in NEEDS_EMPTY else model_of(family)
+    method = quick(name)
     runs: dict[str, Callable[[], Any]] = {
-        family: lambda: heatproof.explain(model, picture(model), prompts_for(family), method=name)
+        family: lambda: heatproof.explain(model, picture(model), prompts_for(family), method=method)
     }
     if "text" in sides(name) and model.text is not None:
         runs[f"{family} words"] = lambda: heatproof.explain_words(
-            model, picture(model), ids_for(family), method=name
+            model, picture(model), ids_for(family), method=method
         )
     for label, run in runs.items():
         if label in REFUSES.get(name, set()):

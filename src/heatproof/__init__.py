@@ -4,14 +4,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from heatproof import methods, scores
+    from heatproof import interactions, methods, scores
     from heatproof.auditing.auditor import audit
     from heatproof.explaining import explain, explain_words
     from heatproof.models import load, wrap
     from heatproof.proofs.proving import prove
 
 __version__ = "0.1.0"
-__all__ = ["audit", "explain", "explain_words", "load", "methods", "prove", "scores", "wrap"]
+__all__ = [
+    "audit",
+    "explain",
+    "explain_words",
+    "interactions",
+    "load",
+    "methods",
+    "prove",
+    "scores",
+    "wrap",
+]
 
 _HOMES = {
     "audit": "heatproof.auditing.auditor",
@@ -25,7 +35,7 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import on first use: `import heatproof` alone imports no torch."""
-    if name in ("methods", "scores"):
+    if name in ("interactions", "methods", "scores"):
         return import_module(f"heatproof.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)

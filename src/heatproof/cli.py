@@ -278,10 +278,11 @@ def _explained(model: "Model", order: Order) -> list[Result]:
     """One result a method. Of several, those that this model does not allow are left out."""
     results: list[Result] = []
     refused: list[HeatproofError] = []
-    for method in order.methods:
+    for number, method in enumerate(order.methods, 1):
         name = method.card.name
+        which = f" ({number} of {len(order.methods)})" if len(order.methods) > 1 else ""
         try:
-            with terminal.working(f"explaining with {name}"):
+            with terminal.working(f"explaining with {name}{which}: {method.card.cost}"):
                 results.append(_result(model, order, method))
         except HeatproofError as error:
             if len(order.methods) == 1:
@@ -388,11 +389,10 @@ def methods(
 
 
 def _describe(entry: Any) -> None:
-    for key in ("name", "summary", "source", "reads", "changes", "values", "cost"):
+    keys = ("name", "summary", "source", "reads", "changes", "values", "cost", "notes")
+    for key in (key for key in keys if getattr(entry, key)):
         typer.echo(f"{key + ':':<9} {getattr(entry, key)}")
     typer.echo(f"{'explains:':<9} {' and '.join(entry.sides)} side")
-    if entry.notes:
-        typer.echo(f"{'notes:':<9} {entry.notes}")
     for key, switch in entry.switches.items():
         typer.echo(f"{'switch:':<9} {key}={_allowed(switch)}")
 

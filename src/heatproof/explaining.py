@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from PIL import Image
 from torch import Tensor
 
 from heatproof import certify as proof
@@ -16,7 +17,7 @@ from heatproof.errors import InputError, PromptError, ReadingError
 from heatproof.explanation import Explanation, Record, Word, WordExplanation
 from heatproof.inputs import Images, ImageSize, Pictures, PromptInput, Prompts
 from heatproof.methods.base import Method, Side
-from heatproof.models.model import Layout, Model, Piece, Readout
+from heatproof.models.model import Layout, Model, Piece, Readout, Tokens
 from heatproof.passes import Chunk, Outcome, run, sites_of, untouched_scores
 
 Progress = Callable[[int, int], None]
@@ -207,6 +208,8 @@ class _ImageJob:
                     len(self.asked.labels),
                     tower.project,
                     self.empty,
+                    number,
+                    black=partial(_black, self.model, pixels),
                 )
             )
         return made
@@ -238,7 +241,7 @@ class _TextJob:
     def chunks(self, size: int) -> list[Chunk]:
         made: list[Chunk] = []
         context = self.tokens.ids.shape[1]
-        for start in range(0, len(self.tokens.texts), size):
+        for number, start in enumerate(range(0, len(self.tokens.texts), size)):
             part = inputs.select(self.tokens, start, start + size)
             made.append(
                 Chunk(
@@ -250,9 +253,27 @@ class _TextJob:
                     self.tower.readout.name in POOLS,
                     asked=len(self.images),
                     project=self.tower.project,
+                    number=number,
+                    words=_words(part),
                 )
             )
         return made
+
+
+def _black(model: Model, like: Tensor) -> Float[Tensor, "3 1 1"]:
+    """What the model's own preprocessing makes of a black pixel."""
+    size = model.image.preprocess
+    picture = size(Image.new("RGB", (size.width, size.height)))
+    row, col = size.height // 2, size.width // 2
+    return picture[:, row : row + 1, col : col + 1].to(like.device, like.dtype)
+
+
+def _words(tokens: Tokens) -> Bool[Tensor, "prompt context"]:
+    """Which positions stand for words: all but BOS, end of text and padding."""
+    words = torch.zeros(tokens.ids.shape, dtype=torch.bool)
+    for prompt, pieces in enumerate(tokens.pieces):
+        words[prompt, [piece.position for piece in pieces]] = True
+    return words
 
 
 def _rows(readout: Readout, items: int) -> Tensor | None:
@@ -326,7 +347,7 @@ def _gather(
 ) -> _Gathered:
     gathered = _Gathered(model)
     for number, chunk in enumerate(chunks):
-        outcome = run(model, method, sites, chunk, seed=seed + number, evidence=certify)
+        outcome = run(model, method, sites, chunk, seed=seed, evidence=certify)
         gathered.add(chunk, outcome, certify)
         if progress is not None:
             progress(number + 1, len(chunks))

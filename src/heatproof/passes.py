@@ -35,8 +35,8 @@ class Chunk:
     """Inputs of one tower that go through the model together.
 
     `encode` is the model's own encoder on these inputs; `compare` turns its embeddings into scores
-    (item, target). `encode_pixels` encodes other pictures instead (image side). The other fields
-    are those of `ReadPass`.
+    (item, target). `encode_pixels` encodes other pictures instead (image side), `number` counts the
+    chunks of an explanation. The other fields are those of `ReadPass`.
     """
 
     side: Side
@@ -53,6 +53,9 @@ class Chunk:
     asked: int = 0
     project: Projection | None = None
     empty: Callable[[Float[Tensor, "item dim"]], Float[Tensor, " item"]] | None = None
+    number: int = 0
+    words: Bool[Tensor, "item key"] | None = None
+    black: Callable[[], Float[Tensor, "3 1 1"]] | None = None
 
     def rerun(self, module: nn.Module) -> Rerun:
         """See `Rerun`."""
@@ -131,7 +134,7 @@ def run(
             chunk.pooled,
             chunk.grid,
             chunk.pixels,
-            seed,
+            seed + chunk.number,
             states=states,
             labels=chunk.labels,
             photos=chunk.photos,
@@ -140,6 +143,9 @@ def run(
             asked=chunk.asked,
             project=chunk.project,
             empty=chunk.empty,
+            base_seed=seed,
+            words=chunk.words,
+            black=chunk.black,
         )
         values = method.attribute(read)
         reached = dict(read.reached)

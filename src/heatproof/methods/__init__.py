@@ -10,25 +10,34 @@ from heatproof.methods.clearclip import ClearCLIP
 from heatproof.methods.clip_surgery import CLIPSurgery
 from heatproof.methods.controls import Center, Edges, RandomMap
 from heatproof.methods.foreign import Foreign
+from heatproof.methods.foreign_packages import captum_method, grad_cam_method
 from heatproof.methods.gae import GAE
 from heatproof.methods.grad_cam import GradCAM
 from heatproof.methods.grad_eclip import GradECLIP
 from heatproof.methods.input_x_gradient import InputXGradient
 from heatproof.methods.integrated_gradients import IntegratedGradients
+from heatproof.methods.kernel_shap import KernelSHAP
 from heatproof.methods.legrad import LeGrad
 from heatproof.methods.libragrad import LibraGrad
+from heatproof.methods.m2ib import M2IB
 from heatproof.methods.maskclip import MaskCLIP
+from heatproof.methods.occlusion import Occlusion
 from heatproof.methods.raw_attention import RawAttention
 from heatproof.methods.registry import Entry, Switch, catalogue, create, register
+from heatproof.methods.rise import RISE
 from heatproof.methods.rollout import Rollout
 from heatproof.methods.sclip import SCLIP
+from heatproof.methods.second_order import SecondOrder
 from heatproof.methods.smoothgrad import SmoothGrad
 from heatproof.methods.textspan import Span, head_outputs, text_span
 from heatproof.methods.token_decomposition import Parts, TokenDecomposition
 from heatproof.methods.transformer_attribution import TransformerAttribution
+from heatproof.methods.vit_cx import ViTCX
 
 __all__ = [
     "GAE",
+    "M2IB",
+    "RISE",
     "SCLIP",
     "AttCAT",
     "AttentionECLIP",
@@ -47,16 +56,19 @@ __all__ = [
     "GradECLIP",
     "InputXGradient",
     "IntegratedGradients",
+    "KernelSHAP",
     "LeGrad",
     "LibraGrad",
     "MaskCLIP",
     "Method",
+    "Occlusion",
     "Parts",
     "Plan",
     "RandomMap",
     "RawAttention",
     "ReadPass",
     "Rollout",
+    "SecondOrder",
     "Side",
     "SmoothGrad",
     "Span",
@@ -64,8 +76,11 @@ __all__ = [
     "TokenDecomposition",
     "Tower",
     "TransformerAttribution",
+    "ViTCX",
+    "captum_method",
     "catalogue",
     "create",
+    "grad_cam_method",
     "head_outputs",
     "register",
     "text_span",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
@@ -102,6 +102,8 @@ class ReadPass:
     The first `asked` targets are the user's own; null prompts ride along behind them. `project`
     is what one token of the last block goes through to become an embedding, where the tower has
     such a thing; `empty` scores embeddings against the empty prompt (image side).
+    `seed` differs from chunk to chunk, `base_seed` is the explanation's own. `words` is True on the
+    keys that stand for words (text side); `black` is what the model's preprocessing makes of black.
     """
 
     side: Side
@@ -125,6 +127,9 @@ class ReadPass:
     asked: int = 0
     project: Projection | None = None
     empty: Callable[[Float[Tensor, "item dim"]], Float[Tensor, " item"]] | None = None
+    base_seed: int = 0
+    words: Bool[Tensor, "item key"] | None = None
+    black: Callable[[], Float[Tensor, "3 1 1"]] | None = None
 
     @property
     def targets(self) -> int:

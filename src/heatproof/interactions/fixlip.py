@@ -1,0 +1,157 @@
+"""Weighted Banzhaf interactions of patches and words by least squares, in the manner of FIxLIP
+(Baniecki et al., NeurIPS 2025, arXiv 2508.05430)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from heatproof import inputs
+from heatproof.errors import InputError
+from heatproof.inputs import Images, PromptInput
+from heatproof.interactions.result import Interactions, names, repeated, taken
+from heatproof.methods.perturbing import BATCH, all_coalitions, positive
+from heatproof.models.model import Model, Tokens
+from heatproof.passes import sites_of
+from heatproof.reading import reading
+from heatproof.reading.call import at_least_float32
+from heatproof.reading.interventions import masked_keys
+
+
+def fixlip(
+    model: Model,
+    images: Images,
+    prompts: PromptInput,
+    *,
+    probability: float = 0.5,
+    budget: int = 2**14,
+    seed: int = 0,
+) -> Interactions:
+    """Which tokens interact with which patches in the pairs' cosines.
+
+    Patches (painted over with zeros) and words (nothing attends to them) stay with `probability`,
+    independently of each other. The cosines of all pairs of a picture's and a prompt's coalitions
+    are fitted by c + sum a_i z_i + sum b_j w_j + sum A_ij z_i w_j. The authors' fit has pairs
+    within a picture and within a prompt as well; as players are independent, both tend to the same
+    A_ij.
+
+    Args:
+        probability: the authors try 0.3, 0.5 and 0.7.
+        budget: pairs that are scored (the authors take 2**21); the encoders run once a coalition,
+            `passes` times. Where a side's share allows, all its coalitions are taken, weighed.
+        seed: decides which coalitions are drawn.
+
+    Raises:
+        InputError: a classifier; prompts without tokens; a budget too small for the fit.
+    """
+    positive("probability", "fixlip", probability, 1)
+    shown, asked = taken(model, images, prompts)
+    layout = shown.model.image.layout(*shown.pixels.shape[-2:])
+    grid, count = (layout.rows, layout.cols), layout.rows * layout.cols
+    values: list[list[Tensor]] = [[] for _ in shown.pixels]
+    scores, sums = torch.zeros(2, len(values), len(asked.texts), dtype=torch.float64)
+    passes = (0, 0)
+    with torch.inference_mode(False), torch.no_grad():
+        for prompt, pieces in enumerate(asked.pieces):
+            tokens = inputs.select(asked, prompt, prompt + 1)
+            shares = _shares(budget, count, len(pieces))
+            patches, words = (
+                _drawn(count, shares[0], probability, seed),
+                _drawn(len(pieces), shares[1], probability, seed),
+            )
+            passes = (len(patches[0]), len(words[0]))
+            at = [piece.position for piece in pieces]
+            read = _texts(shown.model, tokens, at, words[0])
+            whole = _texts(shown.model, tokens, at, torch.ones(1, len(at)).bool())
+            for image, pixels in enumerate(shown.pixels):
+                seen = _pictures(shown.model, pixels, grid, patches[0])
+                made = pair_fit(*patches, *words, seen @ read.T)[1:, 1:]
+                values[image].append(made.T.unflatten(1, grid).float())
+                sums[image, prompt] = made.sum()
+                full = _pictures(shown.model, pixels, grid, torch.ones(1, count).bool())
+                scores[image, prompt] = (full @ whole.T).sum()
+    return Interactions(values, names(asked), scores.float(), sums, None, passes)
+
+
+def pair_fit(
+    first: Bool[Tensor, "one player"],
+    first_weight: Float[Tensor, " one"],
+    second: Bool[Tensor, "two word"],
+    second_weight: Float[Tensor, " two"],
+    scores: Float[Tensor, "one two"],
+) -> Float[Tensor, "player_and_constant word_and_constant"]:
+    """Weighted least squares of scores by (1, z) x (1, w); row and column 0 are the constants.
+
+    All products of the two designs' columns are in the model and the weights multiply, so that the
+    fit to all pairs is one fit on either side.
+    """
+    sides: list[Tensor] = []
+    for keep, weight in ((first, first_weight), (second, second_weight)):
+        design = torch.cat([torch.ones(len(keep), 1).double(), keep.double()], dim=1)
+        root = weight.double().sqrt()
+        sides.append(torch.linalg.pinv(root[:, None] * design) * root)
+    return sides[0] @ scores.double() @ sides[1].T
+
+
+def _shares(budget: int, patches: int, words: int) -> tuple[int, int]:
+    """How many coalitions of either side: as unlike as the sides are, enough for the fit."""
+    text = max(4 * (words + 1), math.isqrt(budget) * words // max(patches, 1))
+    text = min(2**words, text)
+    if budget // text <= patches:
+        raise InputError(
+            f"got budget={budget} for {patches} patches and {words} words, expected at least "
+            f"{text * (patches + 1)}"
+        )
+    return budget // text, text
+
+
+def _drawn(
+    count: int, most: int, probability: float, seed: int
+) -> tuple[Bool[Tensor, "coalition player"], Float[Tensor, " coalition"]]:
+    """Coalitions in which each player stays with `probability`, and their weights."""
+    if count <= math.log2(most):
+        keep = all_coalitions(count)
+        size = keep.double().sum(1)
+        return keep, probability**size * (1 - probability) ** (count - size)
+    generator = torch.Generator().manual_seed(seed)
+    keep = torch.rand(most, count, generator=generator) < probability
+    return keep, torch.full((most,), 1 / most, dtype=torch.float64)
+
+
+def _pictures(
+    model: Model,
+    pixels: Float[Tensor, "3 height width"],
+    grid: tuple[int, int],
+    keep: Bool[Tensor, "coalition player"],
+) -> Float[Tensor, "coalition dim"]:
+    """Unit embeddings of a picture with zeros where patches are gone."""
+    high, wide = pixels.shape[1] // grid[0], pixels.shape[2] // grid[1]
+    rest = (0, pixels.shape[2] - wide * grid[1], 0, pixels.shape[1] - high * grid[0])
+    found: list[Tensor] = []
+    for part in keep.split(BATCH):
+        mask = part.unflatten(1, (1, *grid)).to(pixels)
+        mask = mask.repeat_interleave(high, 2).repeat_interleave(wide, 3)
+        embedding = model.image.encode(pixels * F.pad(mask, rest, value=1.0))
+        found.append(F.normalize(at_least_float32(embedding), dim=1).cpu().double())
+    return torch.cat(found)
+
+
+def _texts(
+    model: Model, tokens: Tokens, at: list[int], keep: Bool[Tensor, "coalition word"]
+) -> Float[Tensor, "coalition dim"]:
+    """Unit embeddings of a prompt whose words at positions `at` stay or are masked."""
+    assert model.text is not None
+    encode = model.text.encode
+    sites = sites_of(model, "text", lambda: encode(tokens))
+    found: list[Tensor] = []
+    for part in keep.split(BATCH):
+        masks = torch.ones(len(part), sites[0].keys, dtype=torch.bool, device=model.device)
+        masks[:, at] = part.to(masks.device)
+        change = dict.fromkeys([site.path for site in sites], masked_keys(masks))
+        nothing: list[str] = []
+        with reading(model.module, nothing, interventions=change):
+            embedding = encode(repeated(tokens, len(part)))
+        found.append(F.normalize(at_least_float32(embedding), dim=1).cpu().double())
+    return torch.cat(found)

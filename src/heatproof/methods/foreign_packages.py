@@ -1,0 +1,127 @@
+"""Methods of other packages: captum's attributions and pytorch-grad-cam's CAMs, as `Foreign`.
+
+Neither package is imported: the user hands their classes in.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from heatproof import inputs
+from heatproof import scores as scoring
+from heatproof.errors import InputError, PromptError
+from heatproof.methods.foreign import Foreign
+from heatproof.models.model import Model
+
+
+class ScoreOf(nn.Module):
+    """The model's scores (image, prompt) of given prompts, as a module of pixels alone.
+
+    `prompt` is which of its outputs stands for a prompt.
+    """
+
+    def __init__(self, model: Model, prompts: inputs.PromptInput, score: str | None = None) -> None:
+        super().__init__()
+        self.inner = model.module
+        self.model, self.asked = model, inputs.prompts(model, prompts)
+        self.score = scoring.create(score or scoring.default(model))
+        self.score.check(model, len(self.asked.labels))
+        against = self.score.against
+        self.against = inputs.prompts(model, against).embeddings if against else None
+
+    def forward(
+        self, pixels: Float[Tensor, "image 3 height width"]
+    ) -> Float[Tensor, "image prompt"]:
+        embedding = self.model.image.encode(pixels)
+        texts = self.asked.embeddings
+        return self.score(
+            scoring.pairs(self.model, embedding.to(texts.dtype), texts, against=self.against)
+        )
+
+    def prompt(self, label: str) -> int:
+        try:
+            return self.asked.labels.index(label)
+        except ValueError:
+            raise PromptError(
+                f"got prompt {label!r}, and the method was made for "
+                f"{', '.join(map(repr, self.asked.labels))}; make it for the prompts to explain"
+            ) from None
+
+
+def captum_method(
+    attribution: Callable[[Any], Any],
+    model: Model,
+    prompts: inputs.PromptInput,
+    *,
+    score: str | None = None,
+    name: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Foreign:
+    """A captum attribution of pixels as a method; channels are added up.
+
+    attribution: a class such as `captum.attr.Occlusion`, or any function of a module that gives an
+        object with `attribute(pixels, target=..., **arguments)`.
+    prompts: those that will be explained; captum needs the module before it is asked.
+    """
+    module = ScoreOf(model, prompts, score)
+    made = attribution(module)
+    asked = dict(arguments or {})
+
+    def call(pixels: Tensor, prompt: str) -> Tensor:
+        found = made.attribute(pixels[None].clone(), target=module.prompt(prompt), **asked)
+        if not isinstance(found, Tensor) or found.shape[2:] != pixels.shape[1:]:
+            raise InputError(
+                f"{type(made).__name__} attributed no pixels, expected a tensor like its input; "
+                "try one of captum's methods that attribute inputs"
+            )
+        return found[0].sum(0)
+
+    return Foreign(call, takes="pixels", name=name or type(made).__name__)
+
+
+def grad_cam_method(
+    cam: Callable[..., Any],
+    model: Model,
+    prompts: inputs.PromptInput,
+    layers: Sequence[nn.Module],
+    *,
+    score: str | None = None,
+    name: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Foreign:
+    """A CAM of pytorch-grad-cam as a method.
+
+    cam: a class such as `pytorch_grad_cam.GradCAM`. layers: modules of `model.module` whose outputs
+        it weighs. Token sequences are laid out on the model's own grid, patches alone.
+    arguments: for the class, beside those above (`compute_input_gradient`, `tta_transforms`, ...).
+    """
+    module = ScoreOf(model, prompts, score)
+    asked = dict(arguments or {})
+
+    def call(pixels: Tensor, prompt: str) -> Any:
+        layout = model.image.layout(*pixels.shape[-2:])
+        target = module.prompt(prompt)
+
+        def on_grid(state: Any) -> Tensor:
+            state = state if isinstance(state, Tensor) else state[0]
+            return state if state.dim() == 4 else layout.grid(state.transpose(1, 2))
+
+        def wanted(scores: Tensor) -> Tensor:
+            return scores[..., target]
+
+        held = [(each, each.grad) for each in module.parameters()]
+        given = {"model": module, "target_layers": list(layers), "reshape_transform": on_grid}
+        try:
+            with cam(**given, **asked) as made:
+                found = made(pixels[None], [wanted])
+        finally:  # CAMs leave gradients on the model's own weights
+            for each, grad in held:
+                each.grad = grad
+        return found[0]
+
+    return Foreign(call, takes="pixels", name=name or getattr(cam, "__name__", "cam"))
+
+
+__all__ = ["ScoreOf", "captum_method", "grad_cam_method"]

@@ -1,0 +1,71 @@
+"""Occlusion (Zeiler & Fergus, ECCV 2014, arXiv 1311.2901): what the score loses under a window."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.errors import InputError
+from heatproof.methods.base import Card, ReadPass
+from heatproof.methods.perturbing import Coalitions, Perturbing, placed, players
+from heatproof.methods.registry import register
+
+
+@register
+@dataclass(frozen=True)
+class Occlusion(Perturbing):
+    """E_i = mean, over the windows that cover i, of S(x) - S(x without the window).
+
+    window, stride: in patches on the image side, in tokens on the text side.
+    """
+
+    window: int = 1
+    stride: int = 1
+
+    card: ClassVar[Card] = Card(
+        name="occlusion",
+        summary="what the score loses when a window of patches, or of words, is taken away",
+        source="Zeiler & Fergus, ECCV 2014, arXiv 1311.2901; captum's Occlusion",
+        reads="scores of inputs with a window taken away",
+        changes="the input",
+        values="signed; no promised sum",
+        cost="1 forward pass a window and picture, one a patch by default; any number of prompts",
+        notes="captum's definition: overlapping windows are averaged, the last one is cut off at "
+        "the border, its fill is zero of the preprocessed picture. It has no default window; here "
+        "it is one patch.",
+    )
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        dropped = [self._windows(read, len(each)) for each in players(read)]
+        scores = self.scores_of(read, [~each for each in dropped])
+        full = read.scores.detach().cpu().double()
+        values: list[Tensor] = []
+        for item, windows in enumerate(dropped):
+            covers = windows.double().T
+            lost = full[item] - scores[item]
+            values.append(covers @ lost / covers.sum(1, keepdim=True).clamp(min=1))
+        return placed(read, values)
+
+    def _windows(self, read: ReadPass, count: int) -> Coalitions:
+        """Which players each window takes away."""
+        sizes = read.grid if read.side == "image" else (1, count)
+        if not 1 <= self.stride <= self.window:
+            raise InputError(
+                f"got stride={self.stride} for windows of {self.window}, expected 1 to "
+                f"{self.window}: every token must come under a window"
+            )
+        if read.side == "image" and self.window > min(sizes):
+            raise InputError(f"got window={self.window}, expected 1 to {min(sizes)} patches")
+        rows, cols = (_shifts(size, self.window, self.stride) for size in sizes)
+        return (rows[:, None, :, None] & cols[None, :, None, :]).flatten(2).flatten(0, 1)
+
+
+def _shifts(size: int, window: int, stride: int) -> Coalitions:
+    """The positions that each shift of the window covers along one axis."""
+    window = min(window, size)
+    count = -(-(size - window) // stride) + 1 if size else 0
+    starts = torch.arange(count)[:, None] * stride
+    at = torch.arange(size)[None, :]
+    return (at >= starts) & (at < starts + window)

@@ -1,0 +1,259 @@
+"""What is taken away from an input, and how the untouched model scores what is left.
+
+Players are the tokens that stand for the input: patches on the image side, words on the text side.
+A coalition says which of them stay. Changed inputs are made and scored `BATCH` at a time.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from heatproof.errors import InputError, ReadingError
+from heatproof.methods.base import Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.reading import Site
+from heatproof.reading.interventions import masked_keys
+
+Remove = Literal["pixels", "tokens"]
+Fill = Literal["zero", "black", "mean", "blur"]
+Coalitions = Bool[Tensor, "_ _"]
+"""(coalition, player), True where the player stays. Items differ in both numbers."""
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Perturbing(Method):
+    """Abstract: scores of the untouched model on inputs from which something was taken.
+
+    remove: `pixels` paints patches over; `tokens` lets nothing attend to them, in any layer, with
+        no pixel changed. Words are always taken away as tokens. Where convolutions mixed patches
+        before attention (ResNets, hybrids), others still know of a token that is gone.
+    fill: what is painted: `zero` of the preprocessed picture (about the grey that pictures have on
+        average), `black`, the `mean` colour of the picture, or the picture under a `blur` one patch
+        wide.
+    """
+
+    remove: Remove = "pixels"
+    fill: Fill = "zero"
+
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        paths = last_sites(sites, 1, 1)
+        if side == "text" or self.remove == "tokens":
+            paths = tuple(site.path for site in sites)
+        return Plan(paths, weights=False, start=None)
+
+    def factors(self, side: Side) -> Factors:
+        what = "pictures with parts taken away" if side == "image" else "prompts with words masked"
+        return Factors((f"scores of {what}",))
+
+    def paints(self, read: ReadPass) -> bool:
+        """Whether pixels are changed, rather than tokens taken away."""
+        return read.side == "image" and self.remove == "pixels"
+
+    def scores_of(
+        self, read: ReadPass, keep: Sequence[Coalitions]
+    ) -> list[Float[Tensor, "_ target"]]:
+        """The scores of each item's own coalitions, in float64 on the CPU."""
+        if self.paints(read):
+            return [
+                picture_scores(read, item, _pixel_masks(read, each), fill_of(read, item, self.fill))
+                for item, each in enumerate(keep)
+            ]
+        check_removable(read)
+        masks = [_key_masks(read, item, each) for item, each in enumerate(keep)]
+        if read.side == "image":
+            return [_image_token_scores(read, item, each) for item, each in enumerate(masks)]
+        return _text_token_scores(read, masks)
+
+    def empty_scores(self, read: ReadPass) -> Float[Tensor, "item target"]:
+        """The scores of the items with all their players gone, always in one and the same batch."""
+        none = [torch.zeros(1, len(each), dtype=torch.bool) for each in players(read)]
+        with torch.no_grad():
+            if not self.paints(read):
+                check_removable(read)
+                keys = [_key_masks(read, item, each) for item, each in enumerate(none)]
+                return _masked(read, None, torch.cat(keys))
+            assert read.pixels is not None
+            visible = torch.cat([next(iter(_pixel_masks(read, each))) for each in none])
+            fills = torch.stack([fill_of(read, n, self.fill) for n in range(len(none))])
+            return _exact(read.rerun(_painted(read.pixels, visible, fills)))
+
+
+def players(read: ReadPass) -> list[Int[Tensor, "_"]]:
+    """Which key tokens are each item's players."""
+    keys, items = read.last.key.shape[2], read.last.key.shape[0]
+    positions = torch.arange(keys)
+    if read.side == "image" or read.words is None:
+        return [positions[read.content]] * items
+    return [words.cpu().nonzero()[:, 0] for words in read.words]
+
+
+def placed(
+    read: ReadPass, values: Sequence[Float[Tensor, "_ target"]]
+) -> Float[Tensor, "item target token"]:
+    """Values of the players, with zeros for all other key tokens."""
+    made = torch.zeros(len(values), read.targets, read.last.key.shape[2], dtype=torch.float64)
+    for item, (where, each) in enumerate(zip(players(read), values, strict=True)):
+        made[item, :, where] = each.T
+    return made
+
+
+def all_coalitions(count: int) -> Coalitions:
+    """Every coalition of `count` players, the empty one first and the full one last."""
+    numbers = torch.arange(2**count)
+    return (numbers[:, None] >> torch.arange(count)[None, :]) % 2 == 1
+
+
+def check_removable(read: ReadPass) -> None:
+    """Raise a `ReadingError` where masking keys does not take a token away."""
+    counts = {layer.key.shape[2] for layer in read.trace.layers}
+    if read.readout is None:
+        raise ReadingError(
+            "tokens cannot be taken away from this model: its readout is a mean over the rows of "
+            "all patches, masked or not; try remove=pixels"
+        )
+    if len(counts) > 1:
+        raise ReadingError(
+            f"tokens cannot be taken away from this model: its calls attend over {min(counts)} to "
+            f"{max(counts)} tokens; try remove=pixels"
+        )
+
+
+# --- pixels -----------------------------------------------------------------------------------
+
+
+def patch_size(read: ReadPass) -> tuple[int, int]:
+    """Height and width of a patch in pixels; rows that no patch covers are left over."""
+    assert read.pixels is not None
+    height, width = read.pixels.shape[-2:]
+    return height // read.grid[0], width // read.grid[1]
+
+
+def on_patches(
+    read: ReadPass, maps: Float[Tensor, "*batch height width"]
+) -> Float[Tensor, "*batch patch"]:
+    """The mean over each patch."""
+    (rows, cols), (high, wide) = read.grid, patch_size(read)
+    cut = maps[..., : rows * high, : cols * wide]
+    return cut.unflatten(-1, (cols, wide)).unflatten(-3, (rows, high)).mean((-3, -1)).flatten(-2)
+
+
+def fill_of(read: ReadPass, item: int, fill: Fill) -> Float[Tensor, "3 height width"]:
+    """What is painted over a picture's missing parts, as a whole picture."""
+    assert read.pixels is not None
+    picture = read.pixels[item]
+    match fill:
+        case "zero":
+            return torch.zeros_like(picture)
+        case "mean":
+            return picture.mean((1, 2), keepdim=True).expand_as(picture)
+        case "blur":
+            return _blurred(picture, patch_size(read))
+        case "black":
+            if read.black is None:
+                raise InputError("fill=black needs the model's preprocessing; try fill=zero")
+            return read.black().to(picture).expand_as(picture)
+
+
+def picture_scores(
+    read: ReadPass,
+    item: int,
+    masks: Iterable[Float[Tensor, "chunk 1 height width"]],
+    fill: Float[Tensor, "3 height width"],
+) -> Float[Tensor, "variant target"]:
+    """Scores of one picture where it shows through each mask (1: it does, 0: the fill does)."""
+    assert read.pixels is not None
+    with torch.no_grad():
+        scores = [
+            _exact(read.rerun(_painted(read.pixels[item], mask, fill)))
+            for mask in masks
+            if len(mask)
+        ]
+    return torch.cat([torch.zeros(0, read.targets, dtype=torch.float64), *scores])
+
+
+def _painted(pixels: Tensor, mask: Tensor, fill: Tensor) -> Float[Tensor, "variant 3 height width"]:
+    mask = mask.to(pixels)
+    return pixels * mask + fill * (1 - mask)
+
+
+def _pixel_masks(
+    read: ReadPass, keep: Coalitions
+) -> Iterable[Float[Tensor, "chunk 1 height width"]]:
+    (rows, cols), (high, wide) = read.grid, patch_size(read)
+    assert read.pixels is not None
+    height, width = read.pixels.shape[-2:]
+    for part in keep.split(BATCH):
+        cells = part.double().unflatten(1, (1, rows, cols))
+        mask = cells.repeat_interleave(high, 2).repeat_interleave(wide, 3)
+        yield F.pad(mask, (0, width - cols * wide, 0, height - rows * high), value=1.0)
+
+
+def _blurred(picture: Tensor, size: tuple[int, int]) -> Float[Tensor, "3 height width"]:
+    blurred = picture[:, None].double()
+    for axis, sigma in ((2, size[0]), (3, size[1])):
+        reach = min(2 * sigma, blurred.shape[axis] - 1)
+        at = torch.arange(-reach, reach + 1, device=picture.device, dtype=torch.float64)
+        kernel = torch.exp(-((at / sigma) ** 2) / 2)
+        shape = (1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)
+        padding = (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0)
+        padded = F.pad(blurred, padding, mode="replicate")
+        blurred = F.conv2d(padded, (kernel / kernel.sum()).view(shape))
+    return blurred[:, 0].to(picture.dtype)
+
+
+# --- tokens -----------------------------------------------------------------------------------
+
+
+def _key_masks(read: ReadPass, item: int, keep: Coalitions) -> Bool[Tensor, "coalition key"]:
+    masks = torch.ones(len(keep), read.last.key.shape[2], dtype=torch.bool)
+    masks[:, players(read)[item]] = keep
+    return masks
+
+
+def _masked(
+    read: ReadPass, pixels: Tensor | None, keys: Bool[Tensor, "variant key"]
+) -> Float[Tensor, "variant target"]:
+    change = masked_keys(keys.to(read.last.key.device))
+    paths = {layer.path: change for layer in read.trace.layers}
+    with torch.no_grad():
+        return _exact(read.rerun(pixels, interventions=paths))
+
+
+def _image_token_scores(
+    read: ReadPass, item: int, masks: Bool[Tensor, "coalition key"]
+) -> Float[Tensor, "coalition target"]:
+    assert read.pixels is not None
+    same = read.pixels[item].expand(BATCH, -1, -1, -1)
+    scores = [_masked(read, same[: len(part)], part) for part in masks.split(BATCH) if len(part)]
+    return torch.cat([torch.zeros(0, read.targets, dtype=torch.float64), *scores])
+
+
+def _text_token_scores(
+    read: ReadPass, masks: Sequence[Bool[Tensor, "_ key"]]
+) -> list[Float[Tensor, "_ target"]]:
+    """The n-th coalition of all prompts goes through the encoder together."""
+    whole = torch.ones(1, read.last.key.shape[2], dtype=torch.bool)
+    longest = max(map(len, masks), default=0)
+    scores = torch.zeros(longest, len(masks), read.targets, dtype=torch.float64)
+    for n in range(longest):
+        now = [each[n : n + 1] if n < len(each) else whole for each in masks]
+        scores[n] = _masked(read, None, torch.cat(now))
+    return [scores[: len(each), item] for item, each in enumerate(masks)]
+
+
+def _exact(scores: Tensor) -> Tensor:
+    return scores.detach().cpu().double()
+
+
+def positive(name: str, method: str, value: int | float, most: int | float = math.inf) -> None:
+    """Raise an `InputError` unless 0 < value <= most."""
+    if not 0 < value <= most:
+        limit = "" if math.isinf(most) else f" and at most {most:g}"
+        raise InputError(f"got {name}={value} for {method}, expected more than 0{limit}")

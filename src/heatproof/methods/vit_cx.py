@@ -1,0 +1,158 @@
+"""ViT-CX (Xie et al., IJCAI 2023, arXiv 2211.03064): a block's own features as masks.
+
+P_m = S(x * M + n) - S(x + n) + S(x) with noise n on what M hides; E = 1/N sum_m P_m M / sum M.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from heatproof.errors import ReadingError
+from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.blocks import blocks, by_token, check_tokens, outputs, plan_of_all
+from heatproof.methods.linkage import complete_linkage
+from heatproof.methods.perturbing import BATCH, on_patches, placed, positive
+from heatproof.methods.registry import register
+from heatproof.reading import Site
+
+
+@register
+@dataclass(frozen=True)
+class ViTCX(Method):
+    """Channels of the last block's first norm, enlarged to the picture, clustered and summed.
+
+    distance: channels whose clusters are nearer (1 - cosine, complete linkage) are one mask.
+    noise: standard deviation where a mask is 0, in units of the preprocessed picture.
+    """
+
+    distance: float = 0.1
+    noise: float = 0.1
+
+    card: ClassVar[Card] = Card(
+        name="vit-cx",
+        summary="clusters of the last block's feature maps as masks, weighed by their scores",
+        source="Xie et al., IJCAI 2023, arXiv 2211.03064; authors' ViT_CX.py, causal_score.py",
+        reads="outputs of the last block's first norm, and scores of masked, noisy pictures",
+        changes="the input",
+        values="signed; no promised sum",
+        cost="1 forward pass, 2 more a cluster of feature maps (at most as many as channels), a "
+        "picture; any number of prompts",
+        sides=("image",),
+        notes="Authors' code: the last block's norm1, distance 0.1, noise 0.1 (1 - M). As in the "
+        "code, which the paper does not say, each pixel's masks are divided by their sum. The "
+        "authors score class probabilities, here it is the score asked for. Constant channels, "
+        "which they divide by zero, make no mask.",
+    )
+
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        del side
+        return plan_of_all(sites)
+
+    def factors(self, side: Side) -> Factors:
+        del side
+        return Factors(("a block's normalised features", "scores of masked pictures"))
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        positive("distance", "vit-cx", self.distance)
+        states = by_token(outputs(read, _first_norm(read))).cpu().double()
+        check_tokens(read, states, "vit-cx")
+        features = states[:, read.content].transpose(1, 2).unflatten(2, read.grid)
+        return placed(read, [self._map(read, n, each) for n, each in enumerate(features)])
+
+    def _map(
+        self, read: ReadPass, item: int, features: Float[Tensor, "channel row col"]
+    ) -> Float[Tensor, "patch target"]:
+        assert read.pixels is not None
+        height, width = read.pixels.shape[-2:]
+        axes = _enlarging(features.shape[1], height), _enlarging(features.shape[2], width)
+        grids = _mask_grids(features, axes, self.distance)
+        cover = torch.zeros(height, width, dtype=torch.float64)
+        for _, masks in _enlarged(grids, axes):
+            cover += masks.sum(0)
+        base = read.scores[item].detach().cpu().double()
+        heat = torch.zeros(read.targets, height, width, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(read.base_seed)
+        for count, masks in _enlarged(grids, axes):
+            noise = self.noise * torch.randn(count, 3, height, width, generator=generator)
+            gained = _gains(read, item, masks, noise.double()) + base
+            heat += torch.einsum("mt,mhw->thw", gained, masks / cover.masked_fill(cover == 0, 1))
+        return on_patches(read, heat / max(len(grids), 1)).T
+
+
+def _first_norm(read: ReadPass) -> str:
+    """The path of the norm that the last block's input goes through first."""
+    block = blocks(read, 1, "vit-cx")[-1]
+    for name, part in read.root.get_submodule(block).named_children():
+        if isinstance(part, nn.LayerNorm) or "Norm" in type(part).__name__:
+            return f"{block}.{name}"
+    raise ReadingError(f"vit-cx reads the first norm of a block, and {block!r} has none")
+
+
+def _enlarging(size: int, length: int) -> Float[Tensor, "pixel cell"]:
+    """Bilinear interpolation of one axis as a matrix: it is the same on rows and columns."""
+    eye = torch.eye(size, dtype=torch.float64)[None]
+    return nn.functional.interpolate(eye, length, mode="linear", align_corners=False)[0].T
+
+
+def _mask_grids(
+    features: Float[Tensor, "channel row col"], axes: tuple[Tensor, Tensor], distance: float
+) -> Float[Tensor, "mask row col"]:
+    """Each cluster's mask before it is enlarged; its range over the pixels is then 0 to 1.
+
+    What the authors do to pictures (normalise, compare, sum, normalise) is affine and bilinear in
+    the grids, so that no picture of a channel has to be kept.
+    """
+    low, high = _ranges(features, axes)
+    moving = high > low
+    features, low, span = features[moving], low[moving], (high - low)[moving]
+    if not len(features):
+        return features
+    flat = features.flatten(1)
+    gram = torch.kron(axes[0].T @ axes[0], axes[1].T @ axes[1])
+    weight = torch.kron(axes[0].sum(0), axes[1].sum(0))
+    sums, area = flat @ weight, len(axes[0]) * len(axes[1])
+    inner = flat @ gram @ flat.T - low[:, None] * sums - low * sums[:, None]
+    inner = inner + low[:, None] * low * area  # of the channels less their minima
+    length = inner.diagonal().clamp(min=0).sqrt()
+    member = complete_linkage(1 - inner / (length[:, None] * length), distance)
+    joint = torch.zeros(int(member.max()) + 1, *features.shape[1:], dtype=features.dtype)
+    joint.index_add_(0, member, features / span[:, None, None])
+    low, high = _ranges(joint, axes)
+    joint, low, span = joint[high > low], low[high > low], (high - low)[high > low]
+    return (joint - low[:, None, None]) / span[:, None, None]
+
+
+def _ranges(
+    grids: Float[Tensor, "mask row col"], axes: tuple[Tensor, Tensor]
+) -> tuple[Float[Tensor, " mask"], Float[Tensor, " mask"]]:
+    low, high = zip(
+        *((m.amin((1, 2)), m.amax((1, 2))) for _, m in _enlarged(grids, axes)), strict=True
+    )
+    return torch.cat(low), torch.cat(high)
+
+
+def _enlarged(
+    grids: Float[Tensor, "mask row col"], axes: tuple[Tensor, Tensor]
+) -> Iterator[tuple[int, Float[Tensor, "chunk height width"]]]:
+    for part in grids.split(BATCH):
+        yield len(part), axes[0] @ part @ axes[1].T
+
+
+def _gains(
+    read: ReadPass, item: int, masks: Float[Tensor, "mask height width"], noise: Tensor
+) -> Float[Tensor, "mask target"]:
+    """S(x M + n) - S(x + n), n where the mask hides."""
+    assert read.pixels is not None
+    picture = read.pixels[item].cpu().double()
+    shown = masks[:, None]
+    hidden = noise * (1 - shown)
+    with torch.no_grad():
+        masked, noisy = (
+            read.rerun(made.to(read.pixels)).cpu().double()
+            for made in (picture * shown + hidden, picture + hidden)
+        )
+    return masked - noisy
