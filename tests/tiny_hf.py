@@ -1,135 +1,13 @@
-"""Tiny random Hugging Face models of every family: two layers, small odd sizes, no download.
-
-Each function returns a described `heatproof.models.Model`, in float64 unless told. Grids are square
-(the library builds no others); `model.resized` gives ones that are not. Weights are the library's
-own random ones, shaken: no bias, scale or residual branch is idle.
-"""
+"""The tiny Hugging Face models of `heatproof.models.specimens`, and a tokenizer for them."""
 
 import string
 
-import torch
 import transformers
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
-from torch import nn
 
-from heatproof.models import Model, hugging_face
-
-PATCH, CONTEXT, VOCABULARY, EMBED = 7, 13, 97, 17
-LABELS = (
-    "tench",
-    "goldfish, Carassius auratus",
-    "great white shark, white shark",
-    "hen",
-    "ostrich",
-)
-
-LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 3}
-VISION = {"hidden_size": 33, "intermediate_size": 37, "image_size": 3 * PATCH, "patch_size": PATCH}
-TEXT = {
-    "hidden_size": 27,
-    "intermediate_size": 31,
-    "vocab_size": VOCABULARY,
-    "max_position_embeddings": CONTEXT,
-    "bos_token_id": VOCABULARY - 2,
-    "eos_token_id": VOCABULARY - 1,
-    "pad_token_id": 0,
-}
-
-
-def hf_clip(
-    dtype: torch.dtype = torch.float64, attention: str = "sdpa", tokenizer: object = None
-) -> Model:
-    """CLIP: class token, causal text read at the first end-of-text token."""
-    return _described(transformers.CLIPModel, clip_config(), dtype, attention, tokenizer)
-
-
-def hf_clip_legacy(dtype: torch.dtype = torch.float64) -> Model:
-    """CLIP with the end of text mis-named in its configuration, as OpenAI's are: largest id."""
-    config = clip_config()
-    config.text_config.eos_token_id = 2
-    return _described(transformers.CLIPModel, config, dtype)
-
-
-def hf_siglip(
-    dtype: torch.dtype = torch.float64, attention: str = "sdpa", tokenizer: object = None
-) -> Model:
-    """SigLIP: a pooling probe, a sigmoid, two-way text read at its last token."""
-    return _described(transformers.SiglipModel, siglip_config(), dtype, attention, tokenizer)
-
-
-def hf_siglip2(
-    dtype: torch.dtype = torch.float64, attention: str = "sdpa", tokenizer: object = None
-) -> Model:
-    """SigLIP 2 NaFlex: as SigLIP, of any aspect ratio, its pixels cut into patches."""
-    return _described(transformers.Siglip2Model, siglip2_config(), dtype, attention, tokenizer)
-
-
-def hf_blip(dtype: torch.dtype = torch.float64, tokenizer: object = None) -> Model:
-    """BLIP for retrieval: attention written out, masked text read at its class token."""
-    config = blip_config()
-    return _described(transformers.BlipForImageTextRetrieval, config, dtype, None, tokenizer)
-
-
-def hf_vit(dtype: torch.dtype = torch.float64, attention: str = "sdpa") -> Model:
-    """A ViT classifier of five classes."""
-    return _described(transformers.ViTForImageClassification, vit_config(), dtype, attention)
-
-
-def hf_deit(dtype: torch.dtype = torch.float64, attention: str = "sdpa") -> Model:
-    """A DeiT classifier of five classes: class token, then distillation token."""
-    config = transformers.DeiTConfig(**VISION, **LAYERS, id2label=dict(enumerate(LABELS)))
-    return _described(transformers.DeiTForImageClassification, config, dtype, attention)
-
-
-MODELS = {
-    "clip": hf_clip,
-    "clip, legacy": hf_clip_legacy,
-    "siglip": hf_siglip,
-    "siglip 2": hf_siglip2,
-    "blip": hf_blip,
-    "vit": hf_vit,
-    "deit": hf_deit,
-}
-
-
-# Configurations --------------------------------------------------------------------------------
-
-
-def clip_config() -> transformers.CLIPConfig:
-    return transformers.CLIPConfig(
-        text_config={**TEXT, **LAYERS}, vision_config={**VISION, **LAYERS}, projection_dim=EMBED
-    )
-
-
-def siglip_config() -> transformers.SiglipConfig:
-    text = {**TEXT, **LAYERS, "projection_size": VISION["hidden_size"]}
-    return transformers.SiglipConfig(text_config=text, vision_config={**VISION, **LAYERS})
-
-
-def siglip2_config() -> transformers.Siglip2Config:
-    text = {**TEXT, **LAYERS, "projection_size": VISION["hidden_size"]}
-    vision = {name: VISION[name] for name in ("hidden_size", "intermediate_size", "patch_size")}
-    return transformers.Siglip2Config(
-        text_config=text, vision_config={**vision, **LAYERS, "num_patches": 9}
-    )
-
-
-def blip_config() -> transformers.BlipConfig:
-    text = {**TEXT, **LAYERS, "encoder_hidden_size": VISION["hidden_size"]}
-    return transformers.BlipConfig(
-        text_config={**text, "sep_token_id": VOCABULARY - 1},
-        vision_config={**VISION, **LAYERS},
-        image_text_hidden_size=EMBED,
-        projection_dim=EMBED,
-    )
-
-
-def vit_config() -> transformers.ViTConfig:
-    return transformers.ViTConfig(**VISION, **LAYERS, id2label=dict(enumerate(LABELS)))
-
-
-# Tokenizers ------------------------------------------------------------------------------------
+from heatproof.models.specimens.hugging_face import *  # noqa: F403 (names of the specimens)
+from heatproof.models.specimens.hugging_face import CONTEXT, VOCABULARY
 
 
 def tokenizer(begin: bool = True) -> transformers.PreTrainedTokenizerFast:
@@ -149,32 +27,3 @@ def tokenizer(begin: bool = True) -> transformers.PreTrainedTokenizerFast:
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token="<end>", model_max_length=CONTEXT, **special
     )
-
-
-# Building --------------------------------------------------------------------------------------
-
-
-def random_module(kind: type[nn.Module], config: object, attention: str | None = None) -> nn.Module:
-    """A model of transformers from a configuration, its weights shaken, in evaluation mode."""
-    with torch.random.fork_rng():
-        torch.manual_seed(29)
-        module = kind._from_config(
-            config, **({"attn_implementation": attention} if attention else {})
-        )
-        with torch.no_grad():
-            for parameter in module.parameters():
-                if parameter.ndim:
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-    return module.eval()
-
-
-def _described(
-    kind: type[nn.Module],
-    config: object,
-    dtype: torch.dtype,
-    attention: str | None = None,
-    tokenizer: object = None,
-) -> Model:
-    module = random_module(kind, config, attention).to(dtype)
-    name = f"tiny {kind.__name__}"
-    return hugging_face.wrap(module, spec=name, tokenizer=tokenizer, pretrained=False)

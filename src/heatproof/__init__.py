@@ -7,14 +7,16 @@ if TYPE_CHECKING:
     from heatproof import methods, scores
     from heatproof.explaining import explain, explain_words
     from heatproof.models import load, wrap
+    from heatproof.proofs.proving import prove
 
 __version__ = "0.1.0"
-__all__ = ["explain", "explain_words", "load", "methods", "scores", "wrap"]
+__all__ = ["explain", "explain_words", "load", "methods", "prove", "scores", "wrap"]
 
 _HOMES = {
     "explain": "heatproof.explaining",
     "explain_words": "heatproof.explaining",
     "load": "heatproof.models",
+    "prove": "heatproof.proofs.proving",
     "wrap": "heatproof.models",
 }
 

@@ -12,6 +12,7 @@ import typer
 
 from heatproof import __version__
 from heatproof.errors import HeatproofError, InputError, PromptError
+from heatproof.proofs.commands import prove
 
 if TYPE_CHECKING:
     from heatproof.explanation import Explanation, WordExplanation
@@ -452,3 +453,6 @@ def _specs() -> Iterator[str]:
             yield f"open_clip:{name}/{tag}"
     for name in timm.list_models("vit_*", pretrained=True):
         yield f"timm:{name}"
+
+
+app.command()(prove)

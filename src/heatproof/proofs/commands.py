@@ -1,0 +1,118 @@
+"""`heatproof prove A B`. No torch until it runs."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from heatproof.errors import InputError
+
+NOT_REPLAYED = 1
+
+
+def prove(
+    a: Annotated[
+        str | None, typer.Argument(help="A method: NAME or NAME:SWITCH=VALUE,...", metavar="A")
+    ] = None,
+    b: Annotated[str | None, typer.Argument(help="The other one.", metavar="B")] = None,
+    switches: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SWITCH=VALUE", help="On both sides; repeatable."),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A further model to compare on; repeatable. See `heatproof models`."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for proof.json, proof.md, counterexamples."),
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Compute a counterexample again.")
+    ] = None,
+    cost: Annotated[bool, typer.Option("--cost/--no-cost", help="Measure either side.")] = True,
+    cost_model: Annotated[
+        str, typer.Option(help="Where to: open_clip:ViT-B-32 for a true size.")
+    ] = "scenes",
+    seed: Annotated[int, typer.Option(help="Of the random exact networks.")] = 0,
+) -> None:
+    """Say whether method A is the same function as method B, and prove it.
+
+    By algebra, in exact arithmetic, and on models in float64. Switches that both have and neither
+    names are run over all their values. Exits with 0 proved, 1 refuted, 3 open (not refuted, but
+    no proof is known), 2 where the input is at fault; --replay exits with 0 where the recorded
+    difference comes out again, 1 where it does not.
+    """
+    if replay is not None:
+        if a is not None:
+            raise InputError(f"got {a!r} beside --replay, which names its methods itself")
+        raise typer.Exit(_replay(replay))
+    if a is None or b is None:
+        raise InputError("expected two methods; try: heatproof prove grad-eclip attention-eclip")
+    given = _switches(switches)
+    if out is not None:
+        from heatproof.report.folder import check_folder
+
+        check_folder(out)
+    raise typer.Exit(_prove(a, b, given, model or [], out, cost, cost_model, seed))
+
+
+def _prove(
+    a: str,
+    b: str,
+    switches: dict[str, str],
+    models: list[str],
+    out: Path | None,
+    cost: bool,
+    cost_model: str,
+    seed: int,
+) -> int:
+    with _working() as say:
+        from heatproof.proofs import proving, writing
+
+        settings: dict[str, Any] = {"cost": cost, "cost_model": cost_model, "seed": seed}
+        proof = proving.prove(a, b, switches=switches, models=models, progress=say, **settings)
+        files = [] if out is None else writing.save(proof, out)
+    for line in writing.summary(proof):
+        typer.echo(line)
+    for file in files:
+        typer.echo(f"wrote {file}")
+        if file.name.startswith("counterexample"):
+            typer.echo(f"  replay: heatproof prove --replay {file}")
+    return proof.exit_code
+
+
+def _replay(file: Path) -> int:
+    with _working() as say:
+        say(f"replaying {file}")
+        from heatproof.proofs.counterexample import replay
+
+        found = replay(file)
+    said = "REPLAYED" if found.reproduced else "DOES NOT REPLAY"
+    typer.echo(f"{said}: difference {found.difference}; {found.reason}")
+    return 0 if found.reproduced else NOT_REPLAYED
+
+
+def _switches(given: list[str] | None) -> dict[str, str]:
+    switches: dict[str, str] = {}
+    for text in given or []:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not (equals and key and value):
+            raise InputError(f"got --set {text!r}, expected SWITCH=VALUE such as heads=model")
+        switches[key] = value
+    return switches
+
+
+@contextmanager
+def _working() -> Generator[Callable[[str], None], None, None]:
+    """Say on the terminal what is being done, where somebody watches."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("starting ...") as status:
+        yield lambda text: status.update(f"{text} ...")

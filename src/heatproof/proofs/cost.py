@@ -1,0 +1,194 @@
+"""What either method costs on one model: passes, gradients, tensors kept, time, memory.
+
+Each quantity has a run of its own, after one that is not counted, so that no meter is on the clock.
+"""
+
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from heatproof.explaining import explain
+from heatproof.methods import Method, ReadPass
+from heatproof.models import load
+from heatproof.models.model import Model
+from heatproof.models.specimens import embeddings, picture
+from heatproof.proofs.on_models import Kept
+
+REPEATS = 7
+
+
+@dataclass(frozen=True)
+class Spent:
+    """One method's cost of one picture and one prompt. `kept` are tensors that the graph holds for
+    the backward pass, parameters apart; `peak_bytes` the most that was allocated at once."""
+
+    method: str
+    reads: str
+    passes: int
+    gradients: int
+    kept: int
+    kept_bytes: int
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Both sides in one run, on the model that is named."""
+
+    model: str
+    device: str
+    threads: int
+    sides: tuple[Spent, Spent]
+
+    def ratio(self, of: str) -> float | None:
+        """The second method's over the first's; None where the first needs none."""
+        one, other = (getattr(side, of) for side in self.sides)
+        return other / one if one else None
+
+
+class _Metered(Kept):
+    """Counts how often a gradient is taken of the scores."""
+
+    gradients = 0
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        if read.scores.requires_grad:
+            read.scores.register_hook(self._count)
+        return super().attribute(read)
+
+    def _count(self, gradient: Tensor) -> None:
+        del gradient
+        self.gradients += 1
+
+
+def measure(methods: tuple[Method, Method], spec: str = "scenes", device: str = "cpu") -> Cost:
+    """Both methods on one picture and one prompt, in float32, the first and the second in turn."""
+    model = load(spec, device=device)
+    pixels = picture(model, 1)
+    targets: Any = list(model.classes[:1]) if model.classes else embeddings(model, 1)
+    runs = [_Run(model, method, pixels, targets) for method in methods]
+    for run in runs:
+        run()
+    timed: list[list[float]] = [[], []]
+    for _ in range(REPEATS):
+        for run, seconds in zip(runs, timed, strict=True):
+            seconds.append(run.timed())
+    sides = [run.side(statistics.median(s)) for run, s in zip(runs, timed, strict=True)]
+    return Cost(spec, str(model.device), torch.get_num_threads(), (sides[0], sides[1]))
+
+
+class _Run:
+    """One method on one input, as often as it is called."""
+
+    def __init__(self, model: Model, method: Method, pixels: Tensor, targets: Any) -> None:
+        self.passes = 0
+        self.method, self.pixels, self.targets = method, pixels, targets
+        encode = model.image.encode
+
+        def counted(images: Tensor) -> Tensor:
+            self.passes += 1
+            return encode(images)
+
+        self.model = replace(model, image=replace(model.image, encode=counted))
+
+    def __call__(self, method: Method | None = None) -> None:
+        method = method or self.method
+        explain(self.model, self.pixels, self.targets, method=method, certify=False)
+
+    def timed(self) -> float:
+        _wait(self.model.device)
+        start = time.perf_counter()
+        self()
+        _wait(self.model.device)
+        return time.perf_counter() - start
+
+    def side(self, seconds: float) -> Spent:
+        metered = _Metered(self.method)
+        self.passes = 0
+        self(metered)
+        passes = self.passes
+        own = [*self.model.module.parameters(), *self.model.module.buffers(), self.pixels]
+        with _saved(own) as saved:
+            self()
+        peak = _peak(self, self.model.device, own)
+        name = self.method.card.name
+        size = sum(storage.nbytes() for storage in saved.values())
+        return Spent(
+            name, self.method.card.reads, passes, metered.gradients, len(saved), size, seconds, peak
+        )
+
+
+@contextmanager
+def _saved(own: Iterable[Tensor]) -> Generator[dict[int, Any]]:
+    """The storages that autograd keeps for a backward pass, those of `own` tensors apart."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in own}
+    saved: dict[int, Any] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
+
+
+def _peak(run: Callable[[], None], device: torch.device, own: Iterable[Tensor]) -> int:
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    with Ledger(own) as ledger:
+        run()
+    return ledger.peak
+
+
+class Ledger(TorchDispatchMode):
+    """Bytes of all storages that operators return, while they live. What exists before is `own`."""
+
+    def __init__(self, own: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.live, self.peak = 0, 0
+        self._sizes: dict[int, int] = {t.untyped_storage().data_ptr(): 0 for t in own}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        given = {x.untyped_storage().data_ptr() for x in _tensors((args, kwargs))}
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in given and storage.data_ptr() not in self._sizes:
+                self._enter(storage)
+        return result
+
+    def _enter(self, storage: Any) -> None:
+        place, size = storage.data_ptr(), storage.nbytes()
+        self._sizes[place] = size
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._leave, place)
+
+    def _leave(self, place: int) -> None:
+        self.live -= self._sizes.pop(place, 0)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
