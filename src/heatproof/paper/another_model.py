@@ -10,7 +10,8 @@ from torch import Tensor
 from heatproof.models import Model
 from heatproof.paper.maps import encode_pictures, image_sites, text_sites
 from heatproof.paper.material import Task
-from heatproof.paper.statistics import mean, share, spearman
+from heatproof.metrics.intervals import correlation
+from heatproof.paper.statistics import mean, share
 from heatproof.paper.store import Part
 from heatproof.paper.study import Study, native_pixels
 from heatproof.reading import Intervention, Site
@@ -51,12 +52,12 @@ def _measured(study: Study, task: Task) -> Part:
             else:
                 here, classes = pictures, task.classifier(model, interventions=changes)
                 cosine = (classes * texts).sum(-1)
-            hits = int(((here @ classes.T).argmax(1) == labels).sum())
+            hits = (here @ classes.T).argmax(1) == labels
             sides[side].append(
                 {
                     "layers": count,
-                    "accuracy": share(hits, len(labels)).plain(),
-                    "embedding cosine": mean(cosine.tolist(), study.seed).plain(),
+                    "accuracy": share(hits),
+                    "embedding cosine": mean(cosine, study.seed),
                 }
             )
     study.watch(f"one head in place of many, {task.name}", 1, 1)
@@ -88,15 +89,14 @@ def _forward(
     gap = (after - before).abs()
     changed = before.argmax(1) != after.argmax(1)
     right = [(each.argmax(1) == labels) for each in (before, after)]
-    ranks = [spearman(b, a) for b, a in zip(before.tolist(), after.tolist(), strict=True)]
     return {
-        "mean gap": mean(gap.mean(1).tolist(), seed).plain(),
+        "mean gap": mean(gap.mean(1), seed),
         "largest gap": float(gap.max()),
         "spread of the original": float(before.std(1).mean()),
-        "rank correlation": mean(ranks, seed).plain(),
-        "best match changes": share(int(changed.sum()), len(labels)).plain(),
-        "right to wrong": share(int((right[0] & ~right[1]).sum()), len(labels)).plain(),
-        "wrong to right": share(int((~right[0] & right[1]).sum()), len(labels)).plain(),
+        "rank correlation": mean(correlation(before, after), seed),
+        "best match changes": share(changed),
+        "right to wrong": share(right[0] & ~right[1]),
+        "wrong to right": share(~right[0] & right[1]),
     }
 
 

@@ -1,8 +1,7 @@
 """(a) Attention-ECLIP and Grad-ECLIP are one function: every switch, both sides, two precisions."""
 
-import statistics as middle
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import product
 from typing import Any
 
@@ -15,10 +14,10 @@ from heatproof.models import Model
 from heatproof.paper.maps import encode_pictures, encode_texts, image_maps, text_maps
 from heatproof.paper.store import Part
 from heatproof.paper.study import Study, native_pixels
+from heatproof.proofs import cost as proof
 
 Settings = dict[str, Any]
 TWO = ("grad-eclip", "attention-eclip")
-ROUNDS = 9
 
 
 def measure(study: Study) -> Part:
@@ -109,27 +108,15 @@ def _gap(one: Tensor, other: Tensor) -> Part:
 
 
 def _cost(study: Study) -> Part:
-    """Both methods on one batch, by turns, as published; times are compared within this run only."""
-    photos, texts = _examples(study)
-    pixels = native_pixels(study.model, photos).to(study.model.dtype)
-    targets = encode_texts(study.model, texts)
-    made = {name: methods.create(name) for name in TWO}
-    times: dict[str, list[float]] = {name: [] for name in TWO}
-    for turn in range(ROUNDS + 1):
-        for name, method in made.items():
-            started = time.perf_counter()
-            image_maps(study.model, method, pixels, targets, seed=0)
-            if turn:  # the first one warms up
-                times[name].append(time.perf_counter() - started)
-    ratios = [a / g for g, a in zip(times["grad-eclip"], times["attention-eclip"], strict=True)]
+    """One picture and one prompt, both methods by turns in this very run."""
+    made = methods.create(TWO[0]), methods.create(TWO[1])
+    found = proof.measure(made, study.model.spec, str(study.model.device))
+    of = ("passes", "gradients", "kept", "kept_bytes", "seconds", "peak_bytes")
     return {
-        "pictures": len(photos),
-        "runs": ROUNDS,
-        "seconds": {name: middle.median(each) for name, each in times.items()},
-        "ratio": middle.median(ratios),
-        "lowest ratio": min(ratios),
-        "highest ratio": max(ratios),
-        "reads": {name: method.card.reads for name, method in made.items()},
+        "sides": [asdict(side) for side in found.sides],
+        "ratios": {name: found.ratio(name) for name in of},
+        "threads": found.threads,
+        "device": found.device,
     }
 
 

@@ -146,13 +146,18 @@ def encode_texts(
 
 
 def encode_tokens(
-    model: Model, tokens: Tokens, interventions: Mapping[str, Intervention] | None = None
+    model: Model,
+    tokens: Tokens,
+    interventions: Mapping[str, Intervention] | None = None,
+    *,
+    batch_size: int = BATCH,
 ) -> Float[Tensor, "text dim"]:
+    """Likewise of tokens. An intervention made for these very captions needs them in one batch."""
     assert model.text is not None
     parts: list[Tensor] = []
-    for start in range(0, len(tokens.texts), BATCH):
+    for start in range(0, len(tokens.texts), batch_size):
         with torch.no_grad(), changed(model, interventions or {}):
-            part = model.text.encode(inputs.select(tokens, start, start + BATCH))
+            part = model.text.encode(inputs.select(tokens, start, start + batch_size))
         parts.append(unit(part).cpu())
     return torch.cat(parts)
 

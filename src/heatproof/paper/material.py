@@ -16,7 +16,6 @@ from torch import Tensor
 
 from heatproof.images import open_image
 from heatproof.models import Model
-from heatproof.models.geometry import View
 from heatproof.paper.maps import encode_texts, unit
 
 
@@ -110,15 +109,3 @@ class Material:
     family: tuple[Grade, ...]
     family_is: str
     notices: tuple[str, ...] = ()
-
-
-def seen_part(
-    mask: Bool[Tensor, "object row col"], view: View, grid: tuple[int, int]
-) -> Float[Tensor, "object grid_row grid_col"]:
-    """The share of each patch that an object covers: the mask, cut as the model's view is."""
-    rows, cols = mask.shape[1:]
-    scale_y, scale_x = rows / view.height, cols / view.width
-    top, bottom = (max(0, min(rows, round(y * scale_y))) for y in (view.top, view.bottom))
-    left, right = (max(0, min(cols, round(x * scale_x))) for x in (view.left, view.right))
-    cut = mask[:, top:bottom, left:right].float().unsqueeze(1)
-    return torch.nn.functional.adaptive_avg_pool2d(cut, grid)[:, 0]

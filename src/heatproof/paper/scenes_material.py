@@ -15,6 +15,7 @@ from jaxtyping import Shaped
 from PIL import Image
 from torch import Tensor
 
+from heatproof.data.asked import drawn
 from heatproof.data.scenes import (
     SHAPES,
     UNSEEN,
@@ -32,7 +33,7 @@ from heatproof.models import Model, load
 from heatproof.models.scenes import checkpoints
 from heatproof.paper.material import Captioned, Grade, Located, Material, Task
 
-PARTS = {"naming": 40, "perturbed": 41, "located": 42, "captioned": 43}
+PARTS = {"naming": 40, "perturbed": 41, "captioned": 43}
 """Seeds above these times 2^32 are used by nothing else: neither training nor the model's card."""
 MARGIN = 12
 """Pixels mirrored at each side of 64."""
@@ -51,8 +52,8 @@ def scenes_material(*, images: int, located: int, captions: int, seed: int, grad
         tuple(Grade(name, partial(_checkpoint, name)) for name in checkpoints()) if graded else (),
         "states of the same training run, from untrained to final",
         (
-            "naming: scenes of one object; finding: scenes of two to four, one of them the only one "
-            "of the shape that is named (shape words alone, so that colour is no shortcut)",
+            "naming: scenes of one object; finding: scenes of two to four objects of one colour and "
+            "of different shapes, asked for by shape alone, so that colour is no shortcut",
             "pictures to search and to perturb are 4:3: scenes mirrored at both sides, which the "
             "model's centre crop cuts off again",
         ),
@@ -100,46 +101,31 @@ def _perturbed(count: int, seed: int) -> Task:
 
 
 def _located(count: int, seed: int) -> Located:
+    """One object of each scene is named, drawn by the scene's seed from those that can be seen."""
     captions = singles("shape")
-    pictures: list[Image.Image] = []
-    masks: list[Tensor] = []
+    scenes = drawn(count, "shape", seed)
+    pictures, visible = render(scenes)
+    here = torch.zeros(count, len(SHAPES), dtype=torch.bool)
     named: list[int] = []
-    absent: list[list[bool]] = []
-    for start in range(0, 64 * count, 256):
-        scenes = _drawn("located", start + 256, seed, None)[start:]
-        drawn, visible = render(scenes)
-        for picture, shown, scene in zip(drawn, visible, scenes.described(), strict=True):
-            choice = _searchable(scene, shown)
-            if choice is None or len(pictures) == count:
-                continue
-            others = [k for k in range(len(scene.objects)) if k != choice]
-            pictures.append(_photo(_wide(picture)))
-            masks.append(_wide(shown[[choice, *others]]))
-            named.append(SHAPES.index(scene.objects[choice].shape))
-            here = {thing.shape for thing in scene.objects}
-            absent.append([shape not in here for shape in SHAPES])
-        if len(pictures) == count:
-            break
+    masks: list[Tensor] = []
+    for row, scene in enumerate(scenes.described()):
+        shapes = [SHAPES.index(thing.shape) for thing in scene.objects]
+        size = visible[row].sum((1, 2))
+        fit = [k for k in range(len(shapes)) if size[k] >= LEAST_VISIBLE] or [int(size.argmax())]
+        choice = random.Random(scene.seed).choice(fit)
+        others = [k for k in range(len(shapes)) if k != choice]
+        masks.append(_wide(visible[row, [choice, *others]]))
+        named.append(shapes[choice])
+        here[row, shapes] = True
     return Located(
-        "scenes of two to four objects",
-        pictures,
+        "scenes of two to four objects of one colour",
+        [_photo(_wide(picture)) for picture in pictures],
         tuple(c.text for c in captions),
         torch.tensor(named),
         masks.__getitem__,
         torch.tensor([len(mask) for mask in masks]),
-        torch.tensor(absent),
+        ~here,
     )
-
-
-def _searchable(scene: Scene, masks: Tensor) -> int | None:
-    """An object that alone has its shape and can be seen; None where the scene has none."""
-    shapes = [thing.shape for thing in scene.objects]
-    fit = [
-        k
-        for k, shape in enumerate(shapes)
-        if len(shapes) > 1 and shapes.count(shape) == 1 and int(masks[k].sum()) >= LEAST_VISIBLE
-    ]
-    return random.Random(scene.seed).choice(fit) if fit else None
 
 
 def _captioned(count: int, seed: int) -> Captioned:
