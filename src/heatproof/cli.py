@@ -12,6 +12,7 @@ import typer
 
 from heatproof import __version__
 from heatproof.errors import HeatproofError, InputError, PromptError
+from heatproof.paper.commands import reproduce
 from heatproof.proofs.commands import prove
 
 if TYPE_CHECKING:
@@ -456,3 +457,4 @@ def _specs() -> Iterator[str]:
 
 
 app.command()(prove)
+app.command()(reproduce)

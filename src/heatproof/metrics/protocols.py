@@ -32,7 +32,9 @@ WHOLE = tuple(n / 10 for n in range(11))
 
 AUTHORS: dict[Direction, Protocol] = {
     "deletion": Protocol("authors' deletion", "deletion", HALF, "noise", "photograph", FLAWS),
-    "insertion": Protocol("authors' insertion", "insertion", HALF[1:], "black", "photograph", FLAWS),
+    "insertion": Protocol(
+        "authors' insertion", "insertion", HALF[1:], "black", "photograph", FLAWS
+    ),
 }
 """Deletion scores the original and 5 % to 50 % removed. Insertion scores 5 % to 50 % inserted; its
 eleventh point is the full picture, which is the deletion's first and stands in no integral."""

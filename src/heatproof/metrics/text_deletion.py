@@ -56,5 +56,3 @@ def hidden_tokens(
 def curve_area(values: Float[Tensor, " point"]) -> float:
     """The area under a caption's curve over the share of its tokens that are gone."""
     return float(area(values, [n / (len(values) - 1) for n in range(len(values))]))
-
-

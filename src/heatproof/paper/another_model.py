@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from heatproof.metrics.intervals import correlation
 from heatproof.models import Model
 from heatproof.paper.maps import encode_pictures, image_sites, text_sites
 from heatproof.paper.material import Task
-from heatproof.metrics.intervals import correlation
 from heatproof.paper.statistics import mean, share
 from heatproof.paper.store import Part
 from heatproof.paper.study import Study, native_pixels
@@ -95,6 +95,7 @@ def _forward(
         "spread of the original": float(before.std(1).mean()),
         "rank correlation": mean(correlation(before, after), seed),
         "best match changes": share(changed),
+        "accuracy change": mean(right[1].double() - right[0].double(), seed),
         "right to wrong": share(right[0] & ~right[1]),
         "wrong to right": share(~right[0] & right[1]),
     }

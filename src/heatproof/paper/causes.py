@@ -28,7 +28,12 @@ from heatproof.reading.call import merge_heads
 from heatproof.reading.interventions import chain, one_head
 
 INPUTS: tuple[Input, ...] = ("native", "keep")
-WEIGHTS = (("loosened", "output"), ("loosened", "none"), ("attention", "output"), ("none", "output"))
+WEIGHTS = (
+    ("loosened", "output"),
+    ("loosened", "none"),
+    ("attention", "output"),
+    ("none", "output"),
+)
 PUBLISHED = "one head, loosened (output), keep"
 NONE = "model heads, attention, native"
 
@@ -44,11 +49,17 @@ def measure(study: Study) -> Part | None:
             f"c-{start}", lambda a=start, b=stop: _measured(study, located, a, b), stop=stop
         )
         items = joined(items, part)
-    cells = {name: _cell(each, items["cells"][NONE], study.seed) for name, each in items["cells"].items()}
+    cells = {
+        name: _cell(each, items["cells"][NONE], study.seed) for name, each in items["cells"].items()
+    }
     return {
         "pictures": len(located.photos),
         "chance": {q: mean(items["chance"][q], study.seed) for q in QUALITIES},
         "cells": cells,
+        "moved": [
+            _moved(items["cells"], spatial, projection, study.seed)
+            for spatial, projection in WEIGHTS
+        ],
         "alone": {
             "nothing": NONE,
             "one head": "one head, attention, native",
@@ -59,10 +70,38 @@ def measure(study: Study) -> Part | None:
     }
 
 
+def _moved(found: Part, spatial: str, projection: str, seed: int) -> Part:
+    """One head moves the model: does the map with this weight move with it, and by how much less
+    than the map with the model's own attention does? Native input."""
+    name = _weight(spatial, projection)
+    one, model = (found[f"{heads}, {name}, native"] for heads in ("one head", "model heads"))
+    own = [found[f"{heads}, attention, native"] for heads in ("one head", "model heads")]
+    moves = {
+        quality: (tensor(one[quality]) - tensor(model[quality])).tolist() for quality in QUALITIES
+    }
+    with_attention = {
+        quality: (tensor(own[0][quality]) - tensor(own[1][quality])).tolist()
+        for quality in QUALITIES
+    }
+    return {
+        "weight": name,
+        "accuracy": _lost(one, model, "explained right", seed),
+        **{quality: mean(moves[quality], seed) for quality in QUALITIES},
+        **{
+            f"{quality}, less than attention": paired(moves[quality], with_attention[quality], seed)
+            for quality in QUALITIES
+        },
+    }
+
+
+def _weight(spatial: str, projection: str) -> str:
+    return f"{spatial} ({projection})" if spatial == "loosened" else spatial
+
+
 def cells() -> Iterator[tuple[str, dict[str, Any], Input]]:
     """Name, switches and input of every cell."""
     for heads, (spatial, projection), how in product(("model", "one"), WEIGHTS, INPUTS):
-        weight = f"{spatial} ({projection})" if spatial == "loosened" else spatial
+        weight = _weight(spatial, projection)
         head = "one head" if heads == "one" else "model heads"
         switches = {"heads": heads, "spatial": spatial, "projection": projection}
         yield f"{head}, {weight}, {how}", switches, how

@@ -55,7 +55,12 @@ def measure(study: Study) -> Part:
 
 def switches() -> Iterator[Settings]:
     """Every combination of the switches; `projection` matters to the loosened weight alone."""
-    spatial = [("loosened", "output"), ("loosened", "none"), ("attention", "output"), ("none", "output")]
+    spatial = [
+        ("loosened", "output"),
+        ("loosened", "none"),
+        ("attention", "output"),
+        ("none", "output"),
+    ]
     for heads, (weight, projection), rectify, layers in product(
         ("one", "model"), spatial, ("none", "layer", "head"), (1, 2)
     ):

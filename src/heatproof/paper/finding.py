@@ -54,9 +54,7 @@ def views(
         embedding = encode_pictures(pictures.model, pictures.pixels, interventions)
         cosines = embedding @ texts.T
         right, margin = answers(cosines, located.named[rows], located.absent[rows])
-        yield View(
-            rows.tolist(), pictures, texts[located.named[rows]], cosines, right, margin
-        )
+        yield View(rows.tolist(), pictures, texts[located.named[rows]], cosines, right, margin)
 
 
 def answers(

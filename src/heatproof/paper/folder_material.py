@@ -138,12 +138,17 @@ def _coco_objects(pictures: Sequence[CocoPicture], count: int, seed: int) -> Loc
     chosen = _some([each for each in pictures if each.instances], count, seed)
     names = sorted({name for each in pictures for name, _ in each.instances})
     here = [list(dict.fromkeys(name for name, _ in each.instances)) for each in chosen]
-    picks = [random.Random(f"{seed} {each.path.name}").choice(h) for each, h in zip(chosen, here, strict=True)]
+    picks = [
+        random.Random(f"{seed} {each.path.name}").choice(h)
+        for each, h in zip(chosen, here, strict=True)
+    ]
 
     def mask(number: int) -> Bool[Tensor, "object row col"]:
         each, pick = chosen[number], picks[number]
         order = [pick, *(name for name in here[number] if name != pick)]
-        parts: dict[str, Tensor] = {name: torch.zeros(each.size, dtype=torch.bool) for name in order}
+        parts: dict[str, Tensor] = {
+            name: torch.zeros(each.size, dtype=torch.bool) for name in order
+        }
         for name, segmentation in each.instances:
             drawn = layouts.coco_mask(segmentation, each.size)
             parts[name] |= torch.from_numpy(drawn.copy())

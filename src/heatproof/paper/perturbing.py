@@ -173,7 +173,9 @@ def _protocol(name: str, methods: Part, study: Study) -> Part:
             method: {
                 kind: {
                     "area": mean(areas[method][:, k], study.seed),
-                    "against random": paired(areas[method][:, k], areas["random"][:, k], study.seed),
+                    "against random": paired(
+                        areas[method][:, k], areas["random"][:, k], study.seed
+                    ),
                     "curve": stacked[method][:, :, k].mean(0).tolist(),
                 }
                 for k, kind in enumerate(scored)

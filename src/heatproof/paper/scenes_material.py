@@ -41,7 +41,9 @@ LEAST_VISIBLE = 20
 """Pixels of 64 x 64 that a named object shows at least."""
 
 
-def scenes_material(*, images: int, located: int, captions: int, seed: int, graded: bool) -> Material:
+def scenes_material(
+    *, images: int, located: int, captions: int, seed: int, graded: bool
+) -> Material:
     """`images` scenes for each naming task and for perturbation, `located` to be searched."""
     return Material(
         "rendered scenes",

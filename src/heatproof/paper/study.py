@@ -50,7 +50,9 @@ class Study:
         self.watch(doing, len(starts), len(starts))
 
 
-def seen(model: Model, photos: Sequence[Image.Image], how: Input) -> Iterator[tuple[list[int], Pictures]]:
+def seen(
+    model: Model, photos: Sequence[Image.Image], how: Input
+) -> Iterator[tuple[list[int], Pictures]]:
     """The photos as the model takes them, with their places; a group for each size of input."""
     groups: dict[tuple[int, int], list[int]] = {}
     opened = [photos[n] for n in range(len(photos))]
