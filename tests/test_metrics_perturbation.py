@@ -3,7 +3,6 @@
 import pytest
 import torch
 from PIL import Image
-from tiny import open_clip_vit
 
 import heatproof
 from heatproof.metrics.perturbation import Protocol, area, curves, ranked, shown
@@ -18,6 +17,7 @@ from heatproof.metrics.protocols import (
 )
 from heatproof.metrics.text_deletion import curve_area, hidden_tokens, shortened, without
 from heatproof.paper.maps import encode_tokens, text_sites
+from tiny import open_clip_vit
 
 GRID, PATCH = (2, 3), 4
 WEIGHTS = torch.tensor([5.0, -2.0, 3.0, 0.5, -1.0, 2.0])

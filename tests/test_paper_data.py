@@ -50,9 +50,7 @@ def imagenet_s(tmp_path):
 
 @pytest.fixture
 def coco(tmp_path):
-    images = [
-        {"id": n, "file_name": f"{n:012d}.jpg", "height": 30, "width": 40} for n in (7, 3)
-    ]
+    images = [{"id": n, "file_name": f"{n:012d}.jpg", "height": 30, "width": 40} for n in (7, 3)]
     for image in images:
         picture(tmp_path / "val2017" / image["file_name"])
     square = [[10, 5, 19, 5, 19, 14, 10, 14]]
@@ -71,7 +69,9 @@ def coco(tmp_path):
     categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
     notes = tmp_path / "annotations"
     notes.mkdir()
-    (notes / "captions_val2017.json").write_text(json.dumps({"images": images, "annotations": said}))
+    (notes / "captions_val2017.json").write_text(
+        json.dumps({"images": images, "annotations": said})
+    )
     (notes / "instances_val2017.json").write_text(
         json.dumps({"images": images, "annotations": things, "categories": categories})
     )
@@ -101,7 +101,9 @@ def test_imagenet_names_are_read_from_the_official_files(imagenet, file):
     assert layouts.imagenet(imagenet).names == ("tench", "goldfish")
 
 
-def test_imagenet_names_in_the_order_of_the_folders_or_of_the_folders_themselves(imagenet, tmp_path):
+def test_imagenet_names_in_the_order_of_the_folders_or_of_the_folders_themselves(
+    imagenet, tmp_path
+):
     (imagenet / "val" / "class_names.txt").write_text("one\ntwo\n")
     assert layouts.imagenet(imagenet).names == ("one", "two")
     other = tmp_path / "other"
@@ -184,7 +186,7 @@ def test_coco_parts_that_lack_are_named_in_one_line(coco):
         layouts.coco(coco)
     one_line(error)
     (notes / "instances_val2017.json").unlink()
-    with pytest.raises(LayoutError, match="captions_val2017.json, annotations/instances"):
+    with pytest.raises(LayoutError, match=r"captions_val2017\.json, annotations/instances"):
         layouts.coco(notes)
 
 
@@ -229,9 +231,14 @@ def test_noise_leaves_the_model_as_it_was(scenes):
     own = encode_pictures(scenes, pixels)
     with noised(scenes, 0.0, 1) as model:
         assert torch.equal(encode_pictures(model, pixels), own)
-    with pytest.raises(RuntimeError, match="on purpose"), noised(scenes, 0.5, 1) as model:
-        assert not torch.allclose(encode_pictures(model, pixels), own, atol=0.1)
-        raise RuntimeError("on purpose")
+
+    def fail_within(level):
+        with noised(scenes, level, 1) as model:
+            assert not torch.allclose(encode_pictures(model, pixels), own, atol=0.1)
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail_within(0.5)
     after = scenes.module.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
 

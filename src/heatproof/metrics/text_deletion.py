@@ -6,10 +6,10 @@ direction   lower is better; in the reversed order (lowest tokens first) higher 
 steps       one word (`words`) or one token (`masked keys`) at a time, to the very last
 endpoints   the whole caption; a caption of no word: BOS and end-of-text alone
 score space cosine, or whatever `score` returns
-source      arXiv 2605.12952 reports text deletion on 1,000 COCO captions; no script was released, so
-            what is removed is defined here, twice. `words`: the word is deleted and the shorter text
-            is tokenised anew, as a reader would do it; what follows moves up. `masked keys`: no
-            other token may attend to the token in any layer; nothing moves.
+source      arXiv 2605.12952 reports text deletion on 1,000 COCO captions; no script was released,
+            so what is removed is defined here, twice. `words`: the word is deleted and the shorter
+            text is tokenised anew, as a reader would do it; what follows moves up. `masked keys`:
+            no other token may attend to the token in any layer; nothing moves.
 controls    random maps, and the reversed order
 """
 

@@ -20,7 +20,7 @@ STEPS = 200
 
 
 def measure(study: Study) -> Part | None:
-    """Every method's maps on every model of the family, and on the model itself split by answers."""
+    """Every method's maps on every model of the family, and on the model itself by answers."""
     if study.material.located is None:
         return None
     located = study.material.located

@@ -2,8 +2,8 @@
 
 A claim is `shown` where the 95 % interval lies on its side of zero, `contradicted` where it lies on
 the other, and `not shown` where it holds zero. No claim is that two things are equal: an interval
-that holds zero bounds a difference and proves nothing. No threshold was chosen by looking at results: the
-one tolerance, for equality in floating point, is the square root of the precision.
+that holds zero bounds a difference and proves nothing. No threshold was chosen by looking at
+results: the one tolerance, for equality in floating point, is the square root of the precision.
 """
 
 from collections.abc import Callable, Iterator, Mapping

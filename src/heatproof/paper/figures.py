@@ -69,8 +69,8 @@ _C = (
     "Every setting of Grad-ECLIP's switches on either input. Left: how far the explained cosine is "
     "from the model's own. Middle: how often the explained pass (dot) and the implied model (ring) "
     "prefer the named shape to all absent ones. Right: does the named object get the highest mean "
-    "heat? Vertical lines: the untouched model with its own attention; dotted: chance. Bars are 95 % "
-    "intervals."
+    "heat? Vertical lines: the untouched model with its own attention; dotted: chance. Bars are "
+    "95 % intervals."
 )
 _D = (
     "Quality of the maps against accuracy, one point a model; the family is {family}. Dotted: "
@@ -81,8 +81,8 @@ _D2 = (
     "where it does not (hollow), 95 % intervals. Dotted: chance."
 )
 _E = (
-    "Top-1 accuracy of the label as pixels are removed from the picture (deletion, lower is better) "
-    "or inserted (higher is better). Above: the authors' protocol, which stops at half of the "
+    "Top-1 accuracy of the label as pixels are removed from the picture (deletion, lower is "
+    "better) or inserted (higher is better). Above: the authors' protocol, which stops at half of the "
     "pixels. Below: corrected. Intervals are in the next figure and in the tables."
 )
 _E2 = (
@@ -262,8 +262,8 @@ def _family(data: Part) -> Figure:
     for axis, quality in zip(axes[0], ("choice", "pointing"), strict=True):
         for name, style in STYLES.items():
             grades = family["methods"][name][quality]["by grade"]
-            _bars(axis, [accuracy[n] for n in order], [grades[n] for n in order], label=name, lw=1.2,
-                  ms=5, **style)  # fmt: skip
+            at, shown = [accuracy[n] for n in order], [grades[n] for n in order]
+            _bars(axis, at, shown, label=name, lw=1.2, ms=5, **style)
         axis.axhline(data["chance"][quality]["value"], color="k", ls=":", lw=0.9)
         axis.set(xlabel="accuracy: named prompt above all absent ones", ylabel=quality)
         axis.grid(alpha=0.25)

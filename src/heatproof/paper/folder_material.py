@@ -78,7 +78,7 @@ def noised(model: Model, level: float, seed: int) -> Iterator[Model]:
 
 
 def _class_prompts(classes: ClassFolder) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Names and open_clip's copy of OpenAI's 80 templates; names that no file gives are ImageNet's."""
+    """Names, ImageNet's where no file gives them, in open_clip's copy of OpenAI's 80 templates."""
     from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
     from timm.data import ImageNetInfo
 

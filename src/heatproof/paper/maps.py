@@ -49,7 +49,7 @@ def image_maps(
     seed: int,
     sites: Sequence[Site] | None = None,
 ) -> tuple[Float[Tensor, "item row col"], Float[Tensor, " item"]]:
-    """Signed maps of each picture's cosine with its own target, and the explained pass's cosines."""
+    """Signed maps of each picture's cosine with its own target, and the cosines explained."""
     layout = model.image.layout(pixels.shape[-2], pixels.shape[-1])
     start, cells = len(layout.prefix), layout.rows * layout.cols
     tower = model.image

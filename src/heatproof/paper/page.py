@@ -1,4 +1,4 @@
-"""reproduce.html: the conclusions, and for each claim its figures, tables and how it was measured."""
+"""reproduce.html: the conclusions, and for each claim figures, tables and how it was measured."""
 
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -119,18 +119,18 @@ _HOW = {
     "model is asked to name what the pictures show.",
     "c": "The explained pass is the one that the method differentiates. The implied model goes "
     "further: it has in place of its attention weights, in the last layer, what the map weighs by "
-    "(rows made to sum to one; negative weights outside the patches cut off). Choice: has the named "
-    "object the highest mean heat of all objects in the picture? Pointing: share of the hottest "
+    "(rows made to sum to one; negative weights outside the patches cut off). Choice: has the "
+    "named object the highest mean heat of all objects in the picture? Pointing: share of the hottest "
     "patch that is the object's. Energy: share of the positive heat on it.",
-    "d": "Right means that the named prompt scores above every prompt that is false of the picture. "
-    "A map that follows the model should get better over the family as the model does, be no better "
-    "than chance where the model is at chance, and be better where the model is right. The random "
+    "d": "Right means that the named prompt scores above every prompt that is false of the "
+    "picture. A map that follows the model should get better over the family as the model does, be "
+    "no better than chance where the model is at chance, and be better where the model is right. The random "
     "and the centred map never look at the model: they say what the checks make of such maps.",
     "e pictures": "The authors' protocol is kept with its flaws: {flaws}. Of these, the stretching "
     "of cropped maps is not repeated: all methods get the authors' input, at its own aspect ratio. "
     "No integration rule was released: the area is the trapezoid rule, divided by its span. The "
-    "corrected protocol goes on to all of the patches that the model sees, whole patches at a time, "
-    "seeded, for the label and for the class that the model predicts.",
+    "corrected protocol goes on to all of the patches that the model sees, whole patches at a "
+    "time, seeded, for the label and for the class that the model predicts.",
     "e captions": "For text no script was released, so two ways are defined: <i>words</i> deletes "
     "the word and tokenises the shorter text anew; <i>masked keys</i> lets no token attend to the "
     "removed ones, in any layer, and moves nothing.",
@@ -217,12 +217,14 @@ def _causes(data: Part) -> str:
         "choice against none",
     ]
     rows = [
-        [escape(spoken(name)), _figure_of(c["gap"]), percent(c["explained right"]), percent(c["implied right"]),
+        [escape(spoken(name)), _figure_of(c["gap"]),
+         percent(c["explained right"]), percent(c["implied right"]),
          *(_figure_of(c[q]) for q in QUALITIES), told(c["choice, against none"])]
         for name, c in data["cells"].items()
     ]  # fmt: skip
     alone = [
-        [escape(cause), told(data["cells"][name]["lost, explained"]), told(data["cells"][name]["lost, implied"]),
+        [escape(cause), told(data["cells"][name]["lost, explained"]),
+         told(data["cells"][name]["lost, implied"]),
          *(told(data["cells"][name][f"{q}, against none"]) for q in QUALITIES)]
         for cause, name in data["alone"].items() if cause != "nothing"
     ]  # fmt: skip
@@ -245,11 +247,14 @@ def _alignment(data: Part) -> str:
     parts: list[str] = []
     if data["family"] is not None:
         family = data["family"]
-        head = ["method", *(f"{n} ({a['value']:.1%})" for n, a in zip(family["names"], family["accuracy"], strict=True)),
-                "rank correlation with accuracy", "worst model, over chance", "over random", "over center"]  # fmt: skip
+        graded = zip(family["names"], family["accuracy"], strict=True)
+        head = ["method", *(f"{name} ({right['value']:.1%})" for name, right in graded)]
+        head += ["rank correlation with accuracy", "worst model, over chance"]
+        head += ["over random", "over center"]
         for quality in QUALITIES:
             rows = [
-                [escape(name), *(_figure_of(g) for g in m[quality]["by grade"]), told(m[quality]["rank correlation"]),
+                [escape(name), *(_figure_of(g) for g in m[quality]["by grade"]),
+                 told(m[quality]["rank correlation"]),
                  *(told(m[quality]["phantom"][f"over {x}"]) for x in ("chance", "random", "center"))]
                 for name, m in family["methods"].items()
             ]  # fmt: skip
@@ -267,16 +272,16 @@ def _alignment(data: Part) -> str:
         ]
         parts.append(f"<h3>{quality}, where the model is right and wrong</h3>" + table(head, rows))
     note = (
-        f"<p>{data['pictures']} pictures; the model is right on {percent(data['split']['accuracy'])}. "
-        "Like with like: within as many objects and thirds of the named object's area.</p>"
+        f"<p>{data['pictures']} pictures; the model is right on "
+        f"{percent(data['split']['accuracy'])}. Like with like: within as many objects and thirds of the named object's area.</p>"
     )
     return note + "".join(parts)
 
 
 def _pictures(data: Part) -> str:
     parts = [
-        f"<p>{data['pictures']} pictures among {data['classes']} names; unperturbed, the label is the "
-        f"best match on {percent(data['best match is the label'])}.</p>"
+        f"<p>{data['pictures']} pictures among {data['classes']} names; unperturbed, the label is "
+        f"the best match on {percent(data['best match is the label'])}.</p>"
     ]
     for protocol in data["protocols"]:
         kinds = protocol["kinds"]

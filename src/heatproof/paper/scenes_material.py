@@ -54,8 +54,8 @@ def scenes_material(
         tuple(Grade(name, partial(_checkpoint, name)) for name in checkpoints()) if graded else (),
         "states of the same training run, from untrained to final",
         (
-            "naming: scenes of one object; finding: scenes of two to four objects of one colour and "
-            "of different shapes, asked for by shape alone, so that colour is no shortcut",
+            "naming: scenes of one object; finding: scenes of two to four objects of one colour "
+            "and of different shapes, asked for by shape alone, so that colour is no shortcut",
             "pictures to search and to perturb are 4:3: scenes mirrored at both sides, which the "
             "model's centre crop cuts off again",
         ),
