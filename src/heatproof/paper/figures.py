@@ -82,8 +82,8 @@ _D2 = (
 )
 _E = (
     "Top-1 accuracy of the label as pixels are removed from the picture (deletion, lower is "
-    "better) or inserted (higher is better). Above: the authors' protocol, which stops at half of the "
-    "pixels. Below: corrected. Intervals are in the next figure and in the tables."
+    "better) or inserted (higher is better). Above: the authors' protocol, which stops at half of "
+    "the pixels. Below: corrected. Intervals are in the next figure and in the tables."
 )
 _E2 = (
     "Area under the top-1 curve with 95 % intervals over pictures. Dotted: the random map. Arrows: "

@@ -120,12 +120,12 @@ _HOW = {
     "c": "The explained pass is the one that the method differentiates. The implied model goes "
     "further: it has in place of its attention weights, in the last layer, what the map weighs by "
     "(rows made to sum to one; negative weights outside the patches cut off). Choice: has the "
-    "named object the highest mean heat of all objects in the picture? Pointing: share of the hottest "
-    "patch that is the object's. Energy: share of the positive heat on it.",
+    "named object the highest mean heat of all objects in the picture? Pointing: share of the "
+    "hottest patch that is the object's. Energy: share of the positive heat on it.",
     "d": "Right means that the named prompt scores above every prompt that is false of the "
     "picture. A map that follows the model should get better over the family as the model does, be "
-    "no better than chance where the model is at chance, and be better where the model is right. The random "
-    "and the centred map never look at the model: they say what the checks make of such maps.",
+    "no better than chance where the model is at chance, and be better where the model is right. "
+    "The random and the centred map never look at the model: they say what the checks make of such maps.",
     "e pictures": "The authors' protocol is kept with its flaws: {flaws}. Of these, the stretching "
     "of cropped maps is not repeated: all methods get the authors' input, at its own aspect ratio. "
     "No integration rule was released: the area is the trapezoid rule, divided by its span. The "
@@ -255,7 +255,8 @@ def _alignment(data: Part) -> str:
             rows = [
                 [escape(name), *(_figure_of(g) for g in m[quality]["by grade"]),
                  told(m[quality]["rank correlation"]),
-                 *(told(m[quality]["phantom"][f"over {x}"]) for x in ("chance", "random", "center"))]
+                 *(told(m[quality]["phantom"][f"over {x}"])
+                   for x in ("chance", "random", "center"))]
                 for name, m in family["methods"].items()
             ]  # fmt: skip
             parts.append(f"<h3>{quality}, by model (its accuracy)</h3>" + table(head, rows))
@@ -273,7 +274,8 @@ def _alignment(data: Part) -> str:
         parts.append(f"<h3>{quality}, where the model is right and wrong</h3>" + table(head, rows))
     note = (
         f"<p>{data['pictures']} pictures; the model is right on "
-        f"{percent(data['split']['accuracy'])}. Like with like: within as many objects and thirds of the named object's area.</p>"
+        f"{percent(data['split']['accuracy'])}. Like with like: within as "
+        "many objects and thirds of the named object's area.</p>"
     )
     return note + "".join(parts)
 
