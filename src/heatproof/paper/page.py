@@ -125,7 +125,8 @@ _HOW = {
     "d": "Right means that the named prompt scores above every prompt that is false of the "
     "picture. A map that follows the model should get better over the family as the model does, be "
     "no better than chance where the model is at chance, and be better where the model is right. "
-    "The random and the centred map never look at the model: they say what the checks make of such maps.",
+    "The random and the centred map never look at the model: they say what the checks "
+    "make of such maps.",
     "e pictures": "The authors' protocol is kept with its flaws: {flaws}. Of these, the stretching "
     "of cropped maps is not repeated: all methods get the authors' input, at its own aspect ratio. "
     "No integration rule was released: the area is the trapezoid rule, divided by its span. The "
