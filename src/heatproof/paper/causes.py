@@ -114,6 +114,7 @@ def _measured(study: Study, located: Located, start: int, stop: int) -> Part:
          for view in views(study.model, located, start, stop, "native")]
     )  # fmt: skip
     found: Part = {}
+    chance: Part = {}
     for how in INPUTS:
         for view in views(study.model, located, start, stop, how):
             places = torch.tensor(view.places) - start

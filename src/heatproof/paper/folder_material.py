@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -61,7 +61,7 @@ def folder_material(
 
 
 @contextmanager
-def noised(model: Model, level: float, seed: int) -> Iterator[Model]:
+def noised(model: Model, level: float, seed: int) -> Generator[Model]:
     """The model while noise of `level` standard deviations is in every matrix of its weights."""
     kept = copy.deepcopy(model.module.state_dict())
     generator = torch.Generator().manual_seed(seed)

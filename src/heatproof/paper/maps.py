@@ -3,7 +3,7 @@
 `explain` crosses every picture with every prompt; the experiments need the diagonal only.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -112,7 +112,7 @@ def _own(targets: Tensor, embedding: Tensor) -> Float[Tensor, "item 1"]:
 
 
 @contextmanager
-def changed(model: Model, interventions: Mapping[str, Intervention]) -> Iterator[None]:
+def changed(model: Model, interventions: Mapping[str, Intervention]) -> Generator[None]:
     """The model with these attention calls intervened on, for one pass."""
     if not interventions:
         yield

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,7 @@ def reproduce(order: Order, out: Path, watch: Watch | None = None) -> Part:
     store = Store(out / "parts", _settings(order, model, material))
     double = partial(load, order.model, device=order.device, dtype="float64")
     study = Study(model, double, material, store, order.seed, order.quick)
-    if watch is not None:
-        study = Study(**{**study.__dict__, "watch": watch})
+    study = study if watch is None else replace(study, watch=watch)
     sections: dict[str, Part | None] = {}
     for letter in chosen:
         for name, measure in EXPERIMENTS[letter]:

@@ -6,7 +6,7 @@ input that keeps the aspect ratio sees mirrored objects too, and pixels outside 
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 
@@ -63,7 +63,7 @@ def scenes_material(
 
 
 @contextmanager
-def _checkpoint(name: str) -> Iterator[Model]:
+def _checkpoint(name: str) -> Generator[Model]:
     yield load(f"scenes:{name}")
 
 
@@ -140,7 +140,7 @@ def _captioned(count: int, seed: int) -> Captioned:
 def _caption(scene: Scene) -> Caption:
     chosen = random.Random(scene.seed).sample(scene.objects, min(2, len(scene.objects)))
     phrases = [phrase_of(thing) for thing in chosen]
-    return Caption(phrases[0], "and" if len(phrases) > 1 else None, *phrases[1:])
+    return Caption(phrases[0]) if len(phrases) == 1 else Caption(phrases[0], "and", phrases[1])
 
 
 def _wide(pixels: Shaped[Tensor, "*any row col"]) -> Shaped[Tensor, "*any row wide"]:
