@@ -361,11 +361,11 @@ def _legend_above(axis: Axes, columns: int) -> None:
     )
 
 
-def _bars(axis: Axes, x: Sequence[float], intervals: Sequence[Part], **style: Any) -> None:
+def _bars(axis: Axes, x: Sequence[float | int], intervals: Sequence[Part], **style: Any) -> None:
     axis.errorbar(x, _values(intervals), yerr=_reach(intervals), capsize=2, elinewidth=0.8, **style)
 
 
-def _across(axis: Axes, y: Sequence[float], intervals: Sequence[Part], **style: Any) -> None:
+def _across(axis: Axes, y: Sequence[float | int], intervals: Sequence[Part], **style: Any) -> None:
     axis.errorbar(
         _values(intervals),
         y,
