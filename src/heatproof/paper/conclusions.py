@@ -100,7 +100,8 @@ def _equivalence(data: Part) -> Iterator[Conclusion]:
         verdict,
         f"Attention-ECLIP over Grad-ECLIP, one picture and one prompt: {listed}. It reads "
         f"{data['cost']['sides'][1]['reads']}; the other one {data['cost']['sides'][0]['reads']}. "
-        "The verdict goes by what is counted, not by times.",
+        "As implemented here, where attention gradients need the weights to be kept; the verdict goes "
+        "by what is counted, not by times.",
     )
 
 
@@ -128,7 +129,7 @@ def _another_model(data: Part) -> Iterator[Conclusion]:
         )
         yield Conclusion(
             "b",
-            f"Nor are the rankings ({name}).",
+            f"In Grad-ECLIP's forward pass the best match of some pictures is another ({name}).",
             "shown" if flips["value"] else "not shown",
             f"The best match changes for {percent(flips)} of {task['pictures']} pictures; rank "
             f"correlation of all names {forward['rank correlation']['value']:.3f}.",

@@ -154,7 +154,7 @@ def _two_maps(data: Part, photo: Image.Image) -> Figure:
     for axis, (name, values, most) in zip(axes[0, 1:], panels, strict=True):
         image = axis.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most)
         axis.set_title(name)
-        bar = figure.colorbar(image, ax=axis, shrink=0.75, format="%.0e")
+        bar = figure.colorbar(image, ax=axis, shrink=0.75, format="%.1e")
         bar.ax.tick_params(labelsize=7)
     for axis in axes[0]:
         axis.set_xticks([])
