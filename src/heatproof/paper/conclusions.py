@@ -100,8 +100,8 @@ def _equivalence(data: Part) -> Iterator[Conclusion]:
         verdict,
         f"Attention-ECLIP over Grad-ECLIP, one picture and one prompt: {listed}. It reads "
         f"{data['cost']['sides'][1]['reads']}; the other one {data['cost']['sides'][0]['reads']}. "
-        "As implemented here, where attention gradients need the weights to be kept; the verdict goes "
-        "by what is counted, not by times.",
+        "As implemented here, where attention gradients need the weights to be kept; the verdict "
+        "goes by what is counted, not by times.",
     )
 
 
