@@ -12,6 +12,7 @@ import typer
 from heatproof import __version__, terminal
 from heatproof.auditing.commands import audit
 from heatproof.errors import HeatproofError, InputError, PromptError
+from heatproof.paper.commands import reproduce
 from heatproof.proofs.commands import prove
 
 if TYPE_CHECKING:
@@ -435,3 +436,4 @@ def _specs() -> Iterator[str]:
 
 app.command()(audit)
 app.command()(prove)
+app.command()(reproduce)

@@ -1,0 +1,68 @@
+"""Figures of the page as plain values, and a difference within strata."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from heatproof.metrics import intervals
+
+Plain = dict[str, Any]
+Values = Sequence[float | None] | Float[Tensor, " item"]
+
+
+def share(hits: Bool[Tensor, " item"]) -> Plain:
+    """A share with Wilson's interval."""
+    return intervals.wilson(int(hits.sum()), len(hits)).plain
+
+
+def mean(values: Values, seed: int) -> Plain:
+    """A mean with the bootstrap's interval; None and NaN are left out."""
+    return intervals.mean(tensor(values), seed=seed).plain
+
+
+def paired(one: Values, other: Values, seed: int) -> Plain:
+    """The mean of `one - other` within items."""
+    return intervals.paired(tensor(one), tensor(other), seed=seed).plain
+
+
+def tensor(values: Values) -> Float[Tensor, " item"]:
+    """None, which JSON has where a number is none, as NaN."""
+    if isinstance(values, Tensor):
+        return values.double()
+    nan = float("nan")
+    return torch.tensor([nan if v is None else v for v in values], dtype=torch.float64)
+
+
+def stratified(
+    values: Float[Tensor, " item"],
+    right: Bool[Tensor, " item"],
+    stratum: Int[Tensor, " item"],
+    *,
+    seed: int,
+) -> intervals.Interval:
+    """Mean where right less mean where wrong, within strata, weighted by their items.
+
+    A stratum that holds only one kind says nothing and is left out; so is a value that is NaN.
+    """
+    known = ~values.isnan()
+    value, flag, of = values[known].double(), right[known], stratum[known]
+    strata = int(of.max()) + 1 if len(of) else 0
+
+    def statistic(rows: Int[Tensor, "draw unit"]) -> Float[Tensor, " draw"]:
+        v, yes, s = value[rows], flag[rows], of[rows]
+        total = torch.zeros(len(rows), dtype=torch.float64)
+        weight = torch.zeros(len(rows), dtype=torch.float64)
+        for key in range(strata):
+            a, b = (s == key) & yes, (s == key) & ~yes
+            na, nb = a.sum(1), b.sum(1)
+            both = (na > 0) & (nb > 0)
+            gap = (v * a).sum(1) / na.clamp(min=1) - (v * b).sum(1) / nb.clamp(min=1)
+            count = torch.where(both, na + nb, 0)
+            total += count * gap
+            weight += count
+        return total / weight.masked_fill(weight == 0, torch.nan)
+
+    return intervals.resampled(statistic, len(value), seed=seed)
