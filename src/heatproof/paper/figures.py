@@ -128,7 +128,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def _new(
-    columns: int, width: float, height: float, rows: int = 1, **how: Any
+    columns: int, width: float | int, height: float | int, rows: int = 1, **how: Any
 ) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **how)
