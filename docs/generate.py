@@ -5,8 +5,10 @@ python docs/generate.py
 
 import json
 from pathlib import Path
+from typing import Any
 
 import heatproof
+from heatproof.auditing.result import from_json, league_rows
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
@@ -132,8 +134,40 @@ def cost() -> str:
     return text + table(["method", "ratio", "quartiles"], rows)
 
 
+def league() -> str:
+    text = (
+        "# The league table\n\n"
+        "`heatproof audit all`, by `benchmarks/league.py`: every method of the catalogue as its "
+        "bare name runs, held to the checks of [principle 1](audit_principle_1.md) and "
+        "[principle 2](audit_principle_2.md). A dash: the question does not arise. A question "
+        "mark: cannot tell here.\n"
+    )
+    for path in sorted(RESULTS.glob("league_*.json")):
+        text += _league(json.loads(path.read_text()))
+    return text
+
+
+def _league(found: dict[str, Any]) -> str:
+    audits = [
+        from_json({"method": name, "model": found["model"], **audit})
+        for name, audit in found["methods"].items()
+    ]
+    head, rows = league_rows(audits)
+    text = f"\n## {found['model']}\n\n{found['machine']}\n\n"
+    text += table(head[:-1], [[f"`{row[0]}`", *row[1:-1]] for row in rows])
+    text += "\nEach violation in a line:\n\n"
+    for audit in sorted(audits, key=lambda each: each.method):
+        for finding in audit.findings:
+            if finding.verdict == "violated":
+                text += f"- `{audit.method}`, {finding.check}: {finding.evidence}\n"
+        for notice in audit.notices:
+            if notice.startswith("principle 2 was"):
+                text += f"- `{audit.method}`: {notice}\n"
+    return text
+
+
 def main() -> None:
-    for page in (methods, families, cost):
+    for page in (methods, families, cost, league):
         (DOCS / f"{page.__name__}.md").write_text(page())
 
 
