@@ -63,7 +63,9 @@ def parity(numbers: Numbers) -> Figure | None:
         for dtype, cell in by_dtype.items()
     }
     gaps = {name: (number(each["gap"]), float(each["limit"])) for name, each in cells.items()}
-    return _against_limits(gaps, "largest gap between the explained score and the untouched one")
+    return _against_limits(
+        gaps, "largest gap between the explained score and the untouched one (log)"
+    )
 
 
 def reparametrisation(numbers: Numbers) -> Figure | None:
@@ -141,7 +143,9 @@ def implied_model(numbers: Numbers) -> Figure | None:
             found = Spot(mean, mean if low is None else low, mean)
             dot(panels[-1], found, row, name="yours" if row == 0 else "ours")
     panels[-1].axvline(1, color=RIVAL, linestyle="--")
-    panels[-1].set_xlabel("embedding's cosine to yours (line: to the lowest)")
+    panels[-1].set_xlabel(
+        "cosine to your embedding" if labelled else "cosine to your model's embedding"
+    )
     return figure
 
 

@@ -92,10 +92,15 @@ def _notices(notices: Iterable[str]) -> str:
 
 def _summary(findings: Sequence[Finding]) -> str:
     rows = [
-        [html.mark(f.verdict), f'<a href="#{_anchor(f)}">{escape(f.check)}</a>', escape(f.evidence)]
+        [
+            html.mark(f.verdict),
+            f'<a href="#{_anchor(f)}">{escape(f.check)}</a>',
+            f"<span>{escape(f.evidence)}</span>",
+        ]
         for f in findings
     ]
-    return html.table(["verdict", "check", "evidence"], rows, short=[0, 1])
+    table = html.table(["verdict", "check", "evidence"], rows, short=[0, 1])
+    return f'<div class="summary">{table}</div>'
 
 
 def _principle(audit: Audit, number: int) -> str:

@@ -87,7 +87,7 @@ def dot(
     """A point with its intervals; `name` is its kind, kept in the SVG."""
     up = y.bars if isinstance(y, Spot) else None
     at = y.value if isinstance(y, Spot) else y
-    hollow = colour != OURS
+    hollow = colour in (RIVAL, FOLLOWER)
     axes.errorbar(
         [x.value],
         [at],
