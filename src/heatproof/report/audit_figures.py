@@ -20,6 +20,7 @@ from heatproof.report.chart import (
     bar,
     card,
     dot,
+    kind_of,
     label_rows,
     legend,
     logarithmic,
@@ -104,7 +105,7 @@ def _against_limits(
             continue
         at = max(value, FLOOR)
         dot(axes, Spot(at, at, at), row, colour, "s" if rival else "o", "control" if rival else "")
-        told_value = "0" if value == 0 else f"{value:.1g}"
+        told_value = "0" if value == 0 else f"{value:.2g}"
         axes.annotate(
             told_value, (at, row), (6, 0), textcoords="offset points", va="center", fontsize=9
         )
@@ -131,7 +132,7 @@ def implied_model(numbers: Numbers) -> Figure | None:
                 bar(panels[0], row, found, INK if row == 0 else OURS)
         chance = number(numbers["yours"]["accuracy"].get("chance"))
         if chance is not None:
-            panels[0].axvline(chance, color=RIVAL, linestyle="--").set_gid("chance")
+            panels[0].axvline(chance, color=RIVAL, linestyle="--").set_gid(kind_of("chance"))
             legend(panels[0], [("chance", RIVAL, "--")])
         panels[0].set_xlim(0, 1)
         panels[0].set_xlabel("accuracy")
@@ -172,8 +173,8 @@ def graded_family(numbers: Numbers) -> Figure | None:
             dot(axes, accuracy, quality)
     if not numbers["models"]:
         return None
-    axes.axhline(0, color=RIVAL, linestyle="--", linewidth=1).set_gid("chance-of-maps")
-    axes.axvline(0.5, color=RIVAL, linestyle="--", linewidth=1).set_gid("chance-of-models")
+    axes.axhline(0, color=RIVAL, linestyle="--", linewidth=1).set_gid(kind_of("chance-of-maps"))
+    axes.axvline(0.5, color=RIVAL, linestyle="--", linewidth=1).set_gid(kind_of("chance-of-models"))
     axes.set_xlabel("the model: share of absent prompts that the named one outscores")
     axes.set_ylabel("the map: choice above chance")
     legend(
@@ -206,7 +207,7 @@ def moved(numbers: Numbers) -> Figure | None:
             dot(axes, lost, quality, OURS if costly else RIVAL, "o", "" if costly else "free")
     if not numbers["interventions"]:
         return None
-    axes.axhline(0, color=RIVAL, linestyle="--", linewidth=1).set_gid("unmoved")
+    axes.axhline(0, color=RIVAL, linestyle="--", linewidth=1).set_gid(kind_of("unmoved"))
     axes.set_xlabel("the model: accuracy lost")
     axes.set_ylabel("the map: quality lost")
     free = any(not each["costs accuracy"] for each in numbers["interventions"])
@@ -227,7 +228,7 @@ def right_wrong(numbers: Numbers) -> Figure | None:
         found = spot(each["map chooses the object"])
         if found is not None:
             rest = shares.barh([row], [1 - found.value], 0.6, found.value, color=RIVAL, alpha=0.3)
-            rest.patches[0].set_gid("rest")
+            rest.patches[0].set_gid(kind_of("rest"))
             bar(shares, row, found)
     shares.set_xlim(0, 1)
     shares.set_xlabel("share of questions")
@@ -238,7 +239,7 @@ def right_wrong(numbers: Numbers) -> Figure | None:
         found = spot(each["choice above chance"])
         if found is not None:
             dot(gains, found, row, name="gain")
-    gains.axvline(0, color=RIVAL, linestyle="--").set_gid("chance")
+    gains.axvline(0, color=RIVAL, linestyle="--").set_gid(kind_of("chance"))
     gains.set_xlabel("choice above chance")
     return figure
 
@@ -260,7 +261,7 @@ def null_prompts(numbers: Numbers) -> Figure | None:
             tick(axes, floor + limit, row)
         if other is not None:
             tick(axes, other.value, row, FOLLOWER, "a-map-that-follows")
-    axes.set_xlim(0, 2)
+    axes.set_xlim(-0.02, 2)
     axes.set_xticks([0, 1, 2], ["0 the same map", "1 unrelated", "2 opposite"])
     axes.set_xlabel("1 - cosine to the named prompt's map")
     legend(axes, [("this method", OURS, "bar"), ("limit", LIMIT, "-"), (FOLLOWS, FOLLOWER, "-")])
@@ -306,7 +307,7 @@ def attribution_error(numbers: Numbers) -> Figure | None:
     for row, each in enumerate(found.values()):
         if each is not None:
             bar(axes, row, each, RIVAL if row else OURS)
-    axes.set_xlabel(f"error, in the score's mean change; baseline: {numbers['baseline']}")
+    axes.set_xlabel("error, in units of the score's mean change from the baseline")
     return figure
 
 

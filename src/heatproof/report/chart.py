@@ -10,12 +10,14 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import RcKeyType
 
+Number = int | float
 INK, FAINT, LINE = "#1b1b1f", "#5f6068", "#dcdce2"
 OURS, RIVAL, FOLLOWER, LIMIT = "#1f5fa8", "#8a8b94", "#b86200", "#a3123a"
 WIDTH = 7.0  # inches; 700 pixels at 100 to the inch
 ROW = 0.34  # inches of a row
-STYLE: dict[str, Any] = {
+STYLE: dict[RcKeyType, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
@@ -66,11 +68,16 @@ def number(found: Any) -> float | None:
     return float(found) if math.isfinite(found) else None
 
 
-def card(rows: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
+def card(rows: Number, panels: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure with panels side by side, high enough for so many rows."""
     figure = Figure(figsize=(WIDTH, 1.15 + ROW * rows), layout="constrained", facecolor="white")
     found = figure.subplots(1, panels, squeeze=False)
     return figure, list(found[0])
+
+
+def kind_of(name: str) -> str:
+    """As an artist's gid: its kind, which several artists may share, stands as data-kind."""
+    return f"~{name}"
 
 
 def label_rows(axes: Axes, names: Sequence[str]) -> None:
@@ -82,7 +89,7 @@ def label_rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def dot(
-    axes: Axes, x: Spot, y: Spot | float, colour: str = OURS, marker: str = "o", name: str = ""
+    axes: Axes, x: Spot, y: Spot | Number, colour: str = OURS, marker: str = "o", name: str = ""
 ) -> None:
     """A point with its intervals; `name` is its kind, kept in the SVG."""
     up = y.bars if isinstance(y, Spot) else None
@@ -99,21 +106,21 @@ def dot(
         markersize=6,
         elinewidth=1,
         capsize=0,
-    )[0].set_gid(name or "ours")
+    )[0].set_gid(kind_of(name or "ours"))
 
 
-def bar(axes: Axes, row: float, found: Spot, colour: str = OURS, height: float = 0.6) -> None:
+def bar(axes: Axes, row: Number, found: Spot, colour: str = OURS, height: float = 0.6) -> None:
     """A bar from 0, with its interval."""
     drawn = axes.barh([row], [found.value], height=height, color=colour, alpha=0.85)
-    drawn.patches[0].set_gid("bar")
+    drawn.patches[0].set_gid(kind_of("bar"))
     axes.errorbar(
         [found.value], [row], xerr=found.bars, fmt="none", ecolor=INK, elinewidth=1, capsize=2
     )
 
 
-def tick(axes: Axes, x: float, row: float, colour: str = LIMIT, name: str = "limit") -> None:
+def tick(axes: Axes, x: float, row: Number, colour: str = LIMIT, name: str = "limit") -> None:
     """A short upright line across one row."""
-    axes.plot([x, x], [row - 0.35, row + 0.35], color=colour, linewidth=2)[0].set_gid(name)
+    axes.plot([x, x], [row - 0.35, row + 0.35], color=colour, linewidth=2)[0].set_gid(kind_of(name))
 
 
 def logarithmic(axes: Axes, values: Sequence[float], floor: float) -> None:
@@ -161,6 +168,7 @@ def svg(figure: Figure, name: str, told: str) -> str:
         figure.savefig(buffer, format="svg", metadata=undated)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    for mark in ('id="', 'href="#', "url(#"):
+    text = text.replace('id="~', 'data-kind="')
+    for mark in (' id="', 'href="#', "url(#"):
         text = text.replace(mark, f"{mark}{name}-")
     return text.replace("<svg", f'<svg role="img" aria-label="{told}"', 1).strip()
