@@ -132,7 +132,7 @@ def texts(svg: str) -> list[str]:
         ),
         (
             "reparametrisation",
-            {"ours": 2, "limit": 4, "control": 2},
+            {"ours": 1, "limit": 4, "control": 3},
             ["values", "order (function moves)", "rounding", "control: another function", "0.18"],
         ),
         (

@@ -53,6 +53,9 @@ def drawn(finding: Finding) -> str:
         return ""
 
 
+_ELSE = " (function moves)"
+
+
 # --- principle 1 ------------------------------------------------------------------------------
 
 
@@ -73,13 +76,15 @@ def reparametrisation(numbers: Numbers) -> Figure | None:
     """Change of the map, a row a change of the weights, beside rounding and the control."""
     limit = float(numbers["map limit"])
     moved = {
-        f"{name}{'' if each['function preserved'] else ' (function moves)'}": each["map"]
+        f"{name}{'' if each['function preserved'] else _ELSE}": each["map"]
         for name, each in numbers["changes"].items()
         if each
     }
     if not moved:
         return None
+    # Where the function moves too, a map that moves breaks nothing.
     others = {
+        **{name: moved.pop(name) for name in list(moved) if name.endswith(_ELSE)},
         "rounding": numbers["rounding"]["map"],
         "control: another function": numbers["control"]["map"],
     }
@@ -106,8 +111,15 @@ def _against_limits(
         at = max(value, FLOOR)
         dot(axes, Spot(at, at, at), row, colour, "s" if rival else "o", "control" if rival else "")
         told_value = "0" if value == 0 else f"{value:.2g}"
+        before = limit / 1e3 < at <= limit  # between the point and its limit is no room
         axes.annotate(
-            told_value, (at, row), (6, 0), textcoords="offset points", va="center", fontsize=9
+            told_value,
+            (at, row),
+            (-6 if before else 6, 0),
+            textcoords="offset points",
+            va="center",
+            ha="right" if before else "left",
+            fontsize=9,
         )
     axes.set_xlabel(told)
     kinds = [("measured", OURS, "o"), ("limit", LIMIT, "-")]
