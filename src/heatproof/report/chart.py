@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.typing import RcKeyType
 
 Number = int | float
+Numbers = Mapping[str, Any]
 INK, FAINT, LINE = "#1b1b1f", "#5f6068", "#dcdce2"
 OURS, RIVAL, FOLLOWER, LIMIT = "#1f5fa8", "#8a8b94", "#b86200", "#a3123a"
 WIDTH = 7.0  # inches; 700 pixels at 100 to the inch
