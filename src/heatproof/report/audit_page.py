@@ -15,7 +15,12 @@ PRINCIPLES = {
     1: ("Explain the model itself", "Is every quantity of the map one that the model computes?"),
     2: ("Follow the model's performance", "Is the map good where the model is, and only there?"),
 }
-CLASSES = {"violated": "fails", "holds": "holds"}
+GLYPHS = {
+    "holds": ("✓", "ok", "holds"),
+    "VIOLATED": ("✕", "bad", "violated"),
+    "?": ("?", "faint", "cannot tell"),
+    "-": ("·", "faint", "not applicable"),
+}
 
 
 def audit_page(audit: Audit) -> str:
@@ -32,7 +37,8 @@ def audit_page(audit: Audit) -> str:
         *(_principle(audit, number) for number in PRINCIPLES),
         f"<h2>Made with</h2>{html.facts(audit.environment)}",
     ]
-    return html.document(f"audit of {audit.method}", "".join(body))
+    whole = f'<main class="audit">{"".join(body)}</main>'
+    return html.document(f"audit of {audit.method}", whole)
 
 
 def league_page(audits: Sequence[Audit], pages: dict[str, str]) -> str:
@@ -42,15 +48,22 @@ def league_page(audits: Sequence[Audit], pages: dict[str, str]) -> str:
         [
             f'<a href="{escape(pages[row[0]])}">{escape(row[0])}</a>'
             if row[0] in pages
-            else row[0],
-            *(html.mark({"VIOLATED": "violated", "?": "cannot tell"}.get(c, c)) for c in row[1:-1]),
-            escape(row[-1]),
+            else escape(row[0]),
+            *map(_glyph, row[1:-1]),
+            f'<span title="{escape(row[-1])}">{escape(row[-1])}</span>',
         ]
         for row in rows
     ]
     model = escape(audits[0].model)
     title = f"<header><h1>Audit of {len(audits)} methods</h1><p>{model}</p></header>"
-    return html.document("audit", title + html.table(head, cells))
+    whole = f'<main class="audit league">{title}{html.table(head, cells)}</main>'
+    return html.document("audit", whole)
+
+
+def _glyph(sign: str) -> str:
+    """A mark that is a letter wide; what it stands for is there to hover on and to read out."""
+    shape, kind, told = GLYPHS[sign]
+    return f'<span class="{kind}" role="img" aria-label="{told}" title="{told}">{shape}</span>'
 
 
 def league_markdown(audits: Sequence[Audit]) -> str:
@@ -64,9 +77,11 @@ def _verdict(audit: Audit) -> str:
     violated = not audit.holds
     kind = "fails" if violated else "holds"
     title = "At least one principle is violated" if violated else "No principle is violated here"
+    asked = [n for n in PRINCIPLES if any(f.principle == n for f in audit.findings)]
+    principles = " · ".join(f"Principle {n}: {audit.verdict(n)}" for n in asked)
     return (
         f'<div class="verdict {kind}" role="note"><strong>{title}</strong>'
-        f"{escape(audit.sentence)}</div>"
+        f"{escape(audit.sentence)}<br>{principles}</div>"
     )
 
 
@@ -77,10 +92,15 @@ def _notices(notices: Iterable[str]) -> str:
 
 def _summary(findings: Sequence[Finding]) -> str:
     rows = [
-        [html.mark(f.verdict), f'<a href="#{_anchor(f)}">{escape(f.check)}</a>', escape(f.evidence)]
+        [
+            html.mark(f.verdict),
+            f'<a href="#{_anchor(f)}">{escape(f.check)}</a>',
+            f"<span>{escape(f.evidence)}</span>",
+        ]
         for f in findings
     ]
-    return html.table(["verdict", "check", "evidence"], rows, short=[0, 1])
+    table = html.table(["verdict", "check", "evidence"], rows, short=[0, 1])
+    return f'<div class="summary">{table}</div>'
 
 
 def _principle(audit: Audit, number: int) -> str:
@@ -97,14 +117,12 @@ def _finding(finding: Finding) -> str:
     figure = f'<figure class="chart">{picture}</figure>' if picture else ""
     code = f"<p>Look at: <code>{escape(finding.code)}</code></p>" if finding.code else ""
     numbers = escape(json.dumps(finding.numbers, indent=1))
-    kind = CLASSES.get(finding.verdict, "unproven")
-    # Only a violation shouts, and only once, at the top: here the mark says it.
-    kind = "unproven" if kind == "fails" else kind
     return (
-        f'<section id="{_anchor(finding)}">'
+        f'<section class="finding" id="{_anchor(finding)}"><div>'
         f"<h3>{html.mark(finding.verdict)} {escape(finding.check)}</h3>"
         f'<p class="faint">{escape(finding.question)}</p><p>{escape(finding.evidence)}</p>'
-        f"{figure}{code}<details><summary>Numbers</summary><pre>{numbers}</pre></details></section>"
+        f"{code}<details><summary>Numbers</summary><pre>{numbers}</pre></details></div>"
+        f"{figure}</section>"
     )
 
 

@@ -1,0 +1,356 @@
+"""The pages of an audit and their pictures, from findings made by hand: no model, no method."""
+
+import json
+import re
+from typing import Any, Literal
+
+import pytest
+
+from heatproof.auditing.finding import Finding, Verdict
+from heatproof.auditing.result import Audit, from_json, league_rows
+from heatproof.report.audit_figures import FIGURES, drawn
+from heatproof.report.audit_page import audit_page, league_page, save_league
+
+
+def interval(value: float, low: float, high: float) -> dict[str, float]:
+    return {"value": value, "low": low, "high": high, "count": 10}
+
+
+SOME = interval(0.5, 0.4, 0.6)
+JUDGED = {"statistic": SOME, "controls": {"random": SOME}, "a map that follows": SOME, "limit": 0.1}
+
+
+def cell(gap: float, limit: float) -> dict[str, float]:
+    return {"gap": gap, "limit": limit}
+
+
+def change(moved: float, preserved: bool = True) -> dict[str, Any]:
+    return {"embedding": 0.0, "map": moved, "function preserved": preserved}
+
+
+def accuracy(value: float) -> dict[str, float]:
+    return interval(value, value - 0.1, min(1, value + 0.1)) | {"chance": 0.125}
+
+
+def graded_model(name: str, share: float) -> dict[str, Any]:
+    controls = {"random": SOME, "center": SOME, "a map that follows": SOME}
+    where = interval(share, share - 0.1, share + 0.1)
+    return {"model": name, "accuracy": where, "quality": SOME, "controls": controls}
+
+
+def intervention(costs: bool) -> dict[str, Any]:
+    lost = {"accuracy lost": SOME, "quality lost": SOME, "quality lost by a map that follows": SOME}
+    return {"model": "one head", "costs accuracy": costs, **lost}
+
+
+def side(questions: int) -> dict[str, Any]:
+    return {
+        "questions": questions,
+        "map chooses the object": interval(0.75, 0.6, 0.9),
+        "choice above chance": SOME,
+    }
+
+
+WAYS = {"all ways": SOME, "tokens": SOME, "blur": interval(-0.5, -0.7, -0.3)}
+NUMBERS: dict[str, dict[str, Any]] = {
+    "parity": {
+        "sides": {
+            "image": {"float64": cell(2e-16, 1e-10), "bfloat16": cell(0.5, 0.03)},
+            "text": {"float64": cell(0, 1e-10)},
+        }
+    },
+    "reparametrisation": {
+        "changes": {"values": change(0.18), "shift": None, "order": change(0.2, preserved=False)},
+        "rounding": {"map": 0.0},
+        "control": {"map": 0.05},
+        "map limit": 6e-5,
+    },
+    "implied model": {
+        "models": {
+            "one head": {
+                "embedding cosine": 0.9,
+                "lowest embedding cosine": 0.8,
+                "accuracy": accuracy(0.8),
+            },
+            "flat attention": {"embedding cosine": 0.7, "accuracy": accuracy(0.6)},
+        },
+        "yours": {"accuracy": accuracy(0.95)},
+    },
+    "graded family": {"models": [graded_model("first", 0.5), graded_model("last", 0.9)]},
+    "moved model, unmoved map": {
+        "interventions": [intervention(True), intervention(True), intervention(False)]
+    },
+    "right and wrong": {"cells": {"model right": side(48), "model wrong": side(5)}},
+    "null prompts": {
+        "change": {"other": SOME, "empty": SOME},
+        "noise floor": interval(0, 0, 0),
+        "change over the floor": {"other": JUDGED, "empty": JUDGED},
+    },
+    "sign": {"effects": {"positive": WAYS, "negative": WAYS}},
+    "attribution error": {
+        "error": SOME,
+        "error of another picture's sum": interval(1.3, 1, 1.6),
+        "error of a map of zeros": 1.0,
+    },
+}
+
+
+def finding(
+    check: str,
+    verdict: Verdict = "holds",
+    numbers: dict[str, Any] | None = None,
+    evidence: str = "it is so",
+    principle: Literal[1, 2] = 1,
+) -> Finding:
+    own = NUMBERS.get(check, {}) if numbers is None else numbers
+    return Finding(check, principle, "Is it so?", verdict, evidence, own)
+
+
+def picture(check: str, numbers: dict[str, Any] | None = None) -> str:
+    return drawn(finding(check, numbers=numbers))
+
+
+def marks(svg: str, kind: str) -> int:
+    """How many drawn things are of this kind."""
+    return svg.count(f'data-kind="{kind}"')
+
+
+def texts(svg: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+# --- pictures ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("check", "counts", "words"),
+    [
+        (
+            "parity",
+            {"ours": 3, "limit": 3},
+            ["image, float64", "text, float64", "0.5", "2e-16", "0"],
+        ),
+        (
+            "reparametrisation",
+            {"ours": 1, "limit": 4, "control": 3},
+            ["values", "order (function moves)", "rounding", "control: another function", "0.18"],
+        ),
+        (
+            "implied model",
+            {"bar": 3, "ours": 2, "yours": 1, "chance": 1},
+            ["your model", "with one head", "with flat attention", "accuracy"],
+        ),
+        (
+            "graded family",
+            {
+                "ours": 2,
+                "random": 2,
+                "center": 2,
+                "a-map-that-follows": 2,
+                "chance-of-maps": 1,
+                "chance-of-models": 1,
+            },
+            ["this method", "random", "center", "a map that follows"],
+        ),
+        (
+            "moved model, unmoved map",
+            {"ours": 2, "free": 1, "a-map-that-follows": 3, "unmoved": 1},
+            ["an intervention", "costs the model nothing"],
+        ),
+        (
+            "right and wrong",
+            {"bar": 2, "rest": 2, "gain": 2},
+            ["model right", "(48 questions)", "(5 questions)", "map elsewhere"],
+        ),
+        (
+            "null prompts",
+            {"bar": 2, "limit": 2, "a-map-that-follows": 2},
+            ["other", "empty", "0 the same map", "2 opposite"],
+        ),
+        ("sign", {"bar": 6}, ["all ways", "tokens", "blur", "positive", "negative"]),
+        (
+            "attribution error",
+            {"bar": 3},
+            ["this method's sum", "another picture's sum", "a map of zeros"],
+        ),
+    ],
+)
+def test_every_check_has_its_picture(check, counts, words):
+    svg = picture(check)
+    assert {kind: marks(svg, kind) for kind in counts} == counts
+    assert [word for word in words if word not in texts(svg)] == []
+
+
+def test_the_cases_above_are_all_checks_with_pictures():
+    assert set(NUMBERS) == set(FIGURES)
+
+
+def bar_ends(svg: str) -> list[float]:
+    """Where each bar ends on the page, from its path: starts, then its right end."""
+    paths = re.findall(r'"bar">\s*<path d="M ([\d.]+) [\d.]+ \s*L ([\d.]+)', svg)
+    return [float(end) for _, end in paths]
+
+
+def test_bars_are_as_long_as_their_values():
+    svg = picture("attribution error")
+    start = float(re.findall(r'"bar">\s*<path d="M ([\d.]+)', svg)[0])
+    lengths = [end - start for end in bar_ends(svg)]
+    assert [length / lengths[2] for length in lengths] == pytest.approx([0.5, 1.3, 1], rel=1e-4)
+
+
+def test_a_broken_limit_is_red_and_a_kept_one_is_not():
+    kept = picture("parity", {"sides": {"image": {"float64": cell(1e-12, 1e-10)}}})
+    broken = picture("parity", {"sides": {"image": {"float64": cell(1e-9, 1e-10)}}})
+    ours = [svg[svg.index('"ours"') :].split("</defs>")[0] for svg in (kept, broken)]
+    assert ["#a3123a" in part for part in ours] == [False, True]
+
+
+@pytest.mark.parametrize("gap", [float("nan"), float("inf"), None])
+def test_a_gap_that_is_no_number_is_told(gap):
+    svg = picture("parity", {"sides": {"image": {"float64": cell(gap, 1e-10)}}})
+    assert "no finite number" in texts(svg)
+    assert marks(svg, "ours") == 0
+
+
+def test_pictures_have_no_date_and_are_the_same_again():
+    assert picture("sign") == picture("sign")
+    assert not re.search(r"<dc:|20\d\d-", picture("sign"))
+
+
+def test_ids_of_two_pictures_do_not_meet():
+    found = [set(re.findall(r'id="([^"]+)"', picture(check))) for check in FIGURES]
+    assert sum(map(len, found)) == len(set.union(*found))
+    refers = re.findall(r'(?:url\(#|href="#)([^)"]+)', picture("graded family"))
+    assert refers
+    assert set(refers) <= set(re.findall(r'id="([^"]+)"', picture("graded family")))
+
+
+def test_implied_models_without_labels_are_drawn_by_cosine_alone():
+    models = {"one head": {"embedding cosine": 0.9}}
+    svg = picture("implied model", {"models": models, "yours": {}})
+    assert (marks(svg, "bar"), marks(svg, "ours"), marks(svg, "yours")) == (0, 1, 1)
+    assert "with one head" in texts(svg)
+
+
+def test_values_that_are_missing_leave_gaps():
+    nothing = {"value": None, "low": None, "high": None, "count": 0}
+    numbers = {"effects": {"positive": WAYS, "negative": WAYS | {"blur": nothing}}}
+    assert marks(picture("sign", numbers), "bar") == 5
+
+
+def test_names_are_no_formulas_and_no_markup():
+    ways = {"a $b$ & <c>": SOME}
+    assert "a $b$ &amp; &lt;c&gt;" in texts(picture("sign", {"effects": {"positive": ways}}))
+
+
+@pytest.mark.parametrize("check", FIGURES)
+def test_odd_layouts_have_no_picture(check):
+    whole = NUMBERS[check]
+    odd: list[dict[str, Any]] = [{}, {"else": 1}]
+    odd += [dict.fromkeys(whole, kind) for kind in (None, True, "text", [], {}, [1], {"a": 1})]
+    assert [numbers for numbers in odd if picture(check, numbers)] == []
+
+
+def test_checks_without_picture_have_none():
+    assert picture("forward monitor", {"passes": 1}) == ""
+
+
+# --- pages ------------------------------------------------------------------------------------
+
+
+def audit(method: str = "some-method", *found: Finding, **more: Any) -> Audit:
+    findings = found or (finding("parity"), finding("sign", principle=2))
+    return Audit(method, {"heads": "all", "off": None}, "scenes", findings, **more)
+
+
+def test_the_page_escapes_what_others_named():
+    bad = "<script>alert('&')</script>"
+    where = finding("parity", evidence=bad, numbers={"sides": {bad: {"float64": cell(1, 2)}}})
+    page = audit_page(
+        Audit(bad, {"switch": bad}, bad, (where,), notices=(bad,), environment={bad: bad})
+    )
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 8
+    assert "<script" not in league_page([Audit(bad, {}, bad, (where,))], {})
+    assert "<script" not in league_page([Audit(bad, {}, bad, (where,))], {bad: bad})
+
+
+def verdict_of(page: str) -> str:
+    found = re.search(r'<div class="verdict[^>]*>.*?</div>', page)
+    assert found
+    return found[0]
+
+
+def test_a_violated_finding_stands_in_the_verdict():
+    found = (finding("parity"), finding("sign", "violated", principle=2))
+    told = verdict_of(audit_page(audit("m", *found)))
+    assert 'class="verdict fails"' in told
+    assert "At least one principle is violated" in told
+    assert "violated (sign)" in told
+    assert "Principle 1: holds · Principle 2: violated" in told
+
+
+def test_the_verdict_of_what_holds_is_calm_and_names_what_is_unclear():
+    told = verdict_of(audit_page(audit("m", finding("parity"), finding("readout", "cannot tell"))))
+    assert 'class="verdict holds"' in told
+    assert "cannot tell: readout" in told
+    assert "Principle 1: cannot tell" in told
+    assert "Principle 2" not in told
+
+
+def test_the_page_has_each_check_once_with_picture_and_numbers_folded():
+    page = audit_page(audit())
+    sections = re.findall(r'<section class="finding" id="([^"]+)">(.*?)</section>', page, re.S)
+    assert [name for name, _ in sections] == ["parity", "sign"]
+    for name, text in sections:
+        assert f'href="#{name}"' in page
+        assert text.count("<svg") == 1
+        assert re.search(r"<details><summary>Numbers</summary><pre>", text)
+    assert page.index('class="verdict') < page.index("<table") < page.index("<section")
+
+
+def test_audit_json_is_read_back_as_it_was(tmp_path):
+    whole = audit(
+        notices=("a notice",), environment={"seed": 0}, question={"pictures": 40}, seconds=1.5
+    )
+    whole.save(tmp_path)
+    stored = json.loads((tmp_path / "audit.json").read_text())
+    assert from_json(stored) == whole
+    assert audit_page(from_json(stored)) == (tmp_path / "audit.html").read_text(encoding="utf-8")
+
+
+def league() -> list[Audit]:
+    worst = [finding("parity", "violated", evidence="a | gap"), finding("sign", "violated")]
+    unsure = [finding("parity"), finding("sign", "cannot tell")]
+    return [
+        audit("worst", *worst),
+        audit("b-good", finding("parity"), finding("sign")),
+        audit("one", finding("parity"), finding("sign", "violated", evidence="it is wrong")),
+        audit("unsure", *unsure),
+        audit("a-good", finding("parity")),
+    ]
+
+
+def test_the_league_is_ordered_by_violations():
+    head, rows = league_rows(league())
+    assert head == ["method", "parity", "sign", "first violation"]
+    assert rows == [
+        ["a-good", "holds", "-", ""],
+        ["b-good", "holds", "holds", ""],
+        ["unsure", "holds", "?", ""],
+        ["one", "holds", "VIOLATED", "sign: it is wrong"],
+        ["worst", "VIOLATED", "VIOLATED", "parity: a | gap"],
+    ]
+
+
+def test_the_league_page_marks_verdicts_and_leads_to_the_methods(tmp_path):
+    page = save_league(league(), tmp_path).read_text(encoding="utf-8")
+    rows = re.findall(r"<tr>(.*?)</tr>", page)[1:]
+    shapes = [re.findall(r'class="(\w+)" role="img" aria-label="([^"]+)"', row) for row in rows]
+    assert shapes[0] == [("ok", "holds"), ("faint", "not applicable")]
+    assert shapes[2] == [("ok", "holds"), ("faint", "cannot tell")]
+    assert shapes[4] == [("bad", "violated"), ("bad", "violated")]
+    assert '<a href="worst/audit.html">worst</a>' in rows[4]
+    assert '<span title="sign: it is wrong">sign: it is wrong</span>' in rows[3]
+    lines = (tmp_path / "league.md").read_text().splitlines()
+    assert lines[-1] == "| `worst` | VIOLATED | VIOLATED | parity: a / gap |"
