@@ -115,7 +115,7 @@ class Auditor:
     ) -> Audit:
         """All checks of one method; `settings` are switches of a method that is named."""
         subject = Subject.of(method, **settings)
-        say = progress or (lambda _: None)
+        say = progress or _silent
         started = time.monotonic()
         found: list[Finding] = []
         if 1 in self.principles:
@@ -193,6 +193,10 @@ def audit(
     """
     auditor = Auditor(model, data, principles=principles, scenes=scenes, seed=seed, budget=budget)
     return auditor.audit(method, progress=progress, **settings)
+
+
+def _silent(told: str) -> None:
+    del told
 
 
 def _is_scenes(model: Model) -> bool:

@@ -30,14 +30,13 @@ class Scores(Method):
 
     def __init__(self, method: Method) -> None:
         self.method, self.card = method, method.card  # pyright: ignore[reportAttributeAccessIssue]
-        self._explained: list[Tensor] = []
+        self._scored: list[Tensor] = []
         self._untouched: list[Tensor] = []
 
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:
         return self.method.plan(sites, side)
 
     def attribute(self, read: ReadPass) -> Tensor:
-        self._explained.append(read.scores.detach().cpu())
         with torch.no_grad():
             self._untouched.append(read.rerun().cpu())
         items, keys = read.last.key.shape[0], read.last.key.shape[2]
@@ -49,9 +48,14 @@ class Scores(Method):
     def settings(self) -> dict[str, Any]:
         return self.method.settings()
 
+    def explained(self, read: ReadPass) -> Tensor:
+        scored = self.method.explained(read)
+        self._scored.append(scored.detach().cpu())
+        return scored
+
     @property
-    def explained(self) -> Tensor:
-        return torch.cat(self._explained)
+    def scored(self) -> Tensor:
+        return torch.cat(self._scored)
 
     @property
     def untouched(self) -> Tensor:
@@ -114,7 +118,7 @@ def _compare(
     shown = images if isinstance(images, Tensor) else list(images)
     run = explain if side == "image" else explain_words
     run(model, shown, prompts, method=scores, score=score, certify=False)
-    explained, untouched = scores.explained, scores.untouched
+    explained, untouched = scores.scored, scores.untouched
     if side == "text":
         explained, untouched = explained.T, untouched.T
     gaps = (explained - untouched).abs()

@@ -94,7 +94,7 @@ def _noting(values: list[float]) -> Generator[None]:
     grad, backward = torch.autograd.grad, torch.autograd.backward
 
     def note(outputs: Any, weights: Any) -> None:
-        many = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+        many: list[Any] = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         given = [weights] if weights is None or isinstance(weights, Tensor) else list(weights)
         given = given if len(given) == len(many) else [None] * len(many)
         for output, weight in zip(many, given, strict=True):

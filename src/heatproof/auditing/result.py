@@ -37,7 +37,8 @@ class Audit:
     def verdict(self, principle: int) -> Verdict:
         """The worst verdict of one principle's checks; "not applicable" where there are none."""
         found = {finding.verdict for finding in self.findings if finding.principle == principle}
-        return next((verdict for verdict in ORDER if verdict in found), "not applicable")
+        worst: list[Verdict] = [verdict for verdict in ORDER if verdict in found]
+        return worst[0] if worst else "not applicable"
 
     @property
     def sentence(self) -> str:
@@ -69,9 +70,13 @@ class Audit:
 
 def from_json(stored: dict[str, Any]) -> Audit:
     """An audit as `Audit.as_json` gave it."""
-    known = {key: stored[key] for key in Audit.__dataclass_fields__ if key in stored}
-    findings = tuple(Finding(**finding) for finding in known.pop("findings"))
-    return Audit(**known | {"findings": findings, "notices": tuple(known.get("notices", ()))})
+    known: dict[str, Any] = {
+        "settings": {},
+        **{key: stored[key] for key in Audit.__dataclass_fields__ if key in stored},
+        "findings": tuple(Finding(**finding) for finding in stored["findings"]),
+        "notices": tuple(stored.get("notices", ())),
+    }
+    return Audit(**known)
 
 
 def league_rows(audits: Sequence[Audit]) -> tuple[list[str], list[list[str]]]:

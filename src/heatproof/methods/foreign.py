@@ -32,7 +32,8 @@ class Foreign(Method):
         takes: Literal["photo", "pixels"] = "photo",
         name: str | None = None,
     ) -> None:
-        self.call, self.takes = call, takes
+        self.call = call
+        self.takes: Literal["photo", "pixels"] = takes
         self.name = name or getattr(call, "__name__", type(call).__name__)
         self.card = Card(  # pyright: ignore[reportAttributeAccessIssue]
             name=self.name,

@@ -9,7 +9,7 @@ from heatproof.paper.conclusions import percent, told
 from heatproof.paper.figures import spoken
 from heatproof.paper.finding import QUALITIES
 from heatproof.paper.store import Part
-from heatproof.report.page import document
+from heatproof.report.html import document
 
 MARKS = {"shown": "ok", "contradicted": "bad", "not shown": "faint", "not measured": "faint"}
 TITLES = {
