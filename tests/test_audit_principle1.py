@@ -19,6 +19,7 @@ from heatproof.auditing import implied_model, in_place, labelled, measures, pari
 from heatproof.auditing.principle1 import explain_the_model_itself
 from heatproof.auditing.subject import Subject
 from heatproof.methods import Card, Factors, Foreign, Method, Plan, ReadPass, Side
+from heatproof.metrics import intervals
 from heatproof.models import Model
 from heatproof.reading import Site, reading
 from heatproof.reading.interventions import one_head
@@ -216,8 +217,11 @@ def test_measures_against_known_values() -> None:
         0.5
     )
     assert math.isnan(measures.spearman(rising, torch.ones(5)))
-    low, high = measures.wilson(8, 10)
-    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    interval = intervals.wilson(8, 10)
+    assert (interval.low, interval.high) == (
+        pytest.approx(0.4902, abs=1e-4),
+        pytest.approx(0.9433, abs=1e-4),
+    )
     assert measures.sign_test(0, 5) == 2 / 32
     assert measures.sign_test(3, 3) == 1
     assert measures.relative_change(torch.ones(2), torch.zeros(2)) == 1

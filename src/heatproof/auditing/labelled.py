@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from heatproof import inputs, scores
-from heatproof.auditing.measures import sign_test, wilson
+from heatproof.auditing.measures import sign_test
 from heatproof.data.scenes import UNSEEN, Caption, combinations, render, sample, singles, truths
+from heatproof.metrics.intervals import wilson
 from heatproof.models import Model
 
 SCENES_FIRST = UNSEEN + (7 << 40)
@@ -53,7 +54,8 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        return wilson(self.hits, self.count)
+        found = wilson(self.hits, self.count)
+        return found.low, found.high
 
     def __str__(self) -> str:
         low, high = self.interval

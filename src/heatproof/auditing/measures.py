@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.methods import Foreign, Method
+from heatproof.metrics import intervals
 
 EPSILON = float(torch.finfo(torch.float32).eps)
-Z95 = 1.959964
 
 
 def relative_change(new: Tensor, old: Tensor) -> float:
@@ -35,18 +35,9 @@ def kendall(one: Float[Tensor, " item"], other: Float[Tensor, " item"]) -> float
 
 def spearman(one: Float[Tensor, " item"], other: Float[Tensor, " item"]) -> float:
     """Correlation of ranks, tied values sharing theirs; nan where either side is constant."""
-    ranks = torch.stack([_ranks(one), _ranks(other)])
-    centred = ranks - ranks.mean(1, keepdim=True)
-    lengths = centred.norm(dim=1)
-    if bool((lengths == 0).any()):
+    if any(len(side.unique()) < 2 for side in (one, other)):
         return math.nan
-    return float((centred[0] @ centred[1]) / (lengths[0] * lengths[1]))
-
-
-def _ranks(values: Tensor) -> Tensor:
-    below = (values[:, None] > values[None, :]).sum(1)
-    equal = (values[:, None] == values[None, :]).sum(1)
-    return (below + (equal - 1) / 2).double()
+    return float(intervals.correlation(one.double(), other.double()))
 
 
 def ranking(
@@ -66,17 +57,6 @@ def ranking(
 def _mean(values: Sequence[float]) -> float | None:
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else None
-
-
-def wilson(hits: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share; it never leaves [0, 1]."""
-    if not count:
-        return 0.0, 1.0
-    p, z = hits / count, Z95
-    scale = 1 + z * z / count
-    middle = (p + z * z / (2 * count)) / scale
-    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / scale
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def sign_test(one: int, other: int) -> float:

@@ -9,7 +9,7 @@ from heatproof.paper.conclusions import percent, told
 from heatproof.paper.figures import spoken
 from heatproof.paper.finding import QUALITIES
 from heatproof.paper.store import Part
-from heatproof.report.html import document
+from heatproof.report.html import document, facts, table
 
 MARKS = {"shown": "ok", "contradicted": "bad", "not shown": "faint", "not measured": "faint"}
 TITLES = {
@@ -345,26 +345,3 @@ def _figure_of(interval: Part) -> str:
     if interval["low"] is None:
         return f"{interval['value']:.3f}"
     return f"{interval['value']:.3f} <small>[{interval['low']:.3f}, {interval['high']:.3f}]</small>"
-
-
-def table(
-    head: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    numbers: Iterable[int] = (),
-    short: Iterable[int] = (),
-) -> str:
-    """Cells are HTML already; `numbers` stand right, `short` are never broken."""
-    kinds = dict.fromkeys(numbers, ' class="number"') | dict.fromkeys(short, ' class="short"')
-    top = "".join(f"<th{kinds.get(n, '')}>{escape(name)}</th>" for n, name in enumerate(head))
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{kinds.get(n, '')}>{cell}</td>" for n, cell in enumerate(row))
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="table"><table><tr>{top}</tr>{body}</table></div>'
-
-
-def facts(items: Mapping[str, Any]) -> str:
-    inside = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in items.items())
-    return f"<dl>{inside}</dl>"

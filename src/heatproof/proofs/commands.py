@@ -1,12 +1,11 @@
 """`heatproof prove A B`. No torch until it runs."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from heatproof import terminal
 from heatproof.errors import InputError
 
 NOT_REPLAYED = 1
@@ -51,7 +50,7 @@ def prove(
         raise typer.Exit(_replay(replay))
     if a is None or b is None:
         raise InputError("expected two methods; try: heatproof prove grad-eclip attention-eclip")
-    given = _switches(switches)
+    given = terminal.switches(switches)
     if out is not None:
         from heatproof.report.folder import check_folder
 
@@ -69,7 +68,7 @@ def _prove(
     cost_model: str,
     seed: int,
 ) -> int:
-    with _working() as say:
+    with terminal.working() as say:
         from heatproof.proofs import proving, writing
 
         settings: dict[str, Any] = {"cost": cost, "cost_model": cost_model, "seed": seed}
@@ -85,7 +84,7 @@ def _prove(
 
 
 def _replay(file: Path) -> int:
-    with _working() as say:
+    with terminal.working() as say:
         say(f"replaying {file}")
         from heatproof.proofs.counterexample import replay
 
@@ -93,26 +92,3 @@ def _replay(file: Path) -> int:
     said = "REPLAYED" if found.reproduced else "DOES NOT REPLAY"
     typer.echo(f"{said}: difference {found.difference}; {found.reason}")
     return 0 if found.reproduced else NOT_REPLAYED
-
-
-def _switches(given: list[str] | None) -> dict[str, str]:
-    switches: dict[str, str] = {}
-    for text in given or []:
-        key, equals, value = (part.strip() for part in text.partition("="))
-        if not (equals and key and value):
-            raise InputError(f"got --set {text!r}, expected SWITCH=VALUE such as heads=model")
-        switches[key] = value
-    return switches
-
-
-@contextmanager
-def _working() -> Generator[Callable[[str], None], None, None]:
-    """Say on the terminal what is being done, where somebody watches."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    with console.status("starting ...") as status:
-        yield lambda text: status.update(f"{text} ...")

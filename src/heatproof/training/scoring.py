@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +31,7 @@ from heatproof.data.scenes.dataset import UNSEEN
 from heatproof.data.scenes.renderer import render
 from heatproof.data.scenes.scene import Combinations, Scene, Scenes, sample
 from heatproof.data.scenes.vocabulary import ATTRIBUTES, INVERSE, SHAPES
+from heatproof.metrics.intervals import wilson
 from heatproof.models.scenes import SceneTokenizer
 from heatproof.training.recipe import prepared
 
@@ -52,14 +52,8 @@ class Figure:
 
 def share(hits: int, count: int, chance: float) -> Figure:
     """Wilson's interval; it never leaves [0, 1] and is sound near the ends."""
-    if not count:
-        return Figure(math.nan, 0.0, 1.0, 0, chance)
-    z = 1.959964
-    p = hits / count
-    scale = 1 + z * z / count
-    middle = (p + z * z / (2 * count)) / scale
-    half = z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count)) / scale
-    return Figure(p, max(0.0, middle - half), min(1.0, middle + half), count, chance)
+    found = wilson(hits, count)
+    return Figure(found.value, found.low, found.high, count, chance)
 
 
 class Judge:
