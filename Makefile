@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/python -m heatproof.demo demo
 
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -63,14 +63,17 @@ def test_grad_eclip_is_attention_eclip_at_all_three_levels() -> None:
 
 
 @pytest.mark.slow
-def test_every_switch_every_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    proof = prove("grad-eclip", "attention-eclip", cost=False)
-    assert proof.carried_by == ("symbolic", "exact", "models")
-    assert (len(proof.pairs), len(proof.models.by_model)) == (108, 23)
-    assert proof.models.compared == 4248
-    assert proof.models.largest is not None
-    assert proof.models.largest.relative < 1e-12
+def test_every_switch_every_family(tmp_path: Path) -> None:
+    """The command as users run it: in a process of its own, without the tests' type checks."""
+    command = [sys.executable, "-m", "heatproof", "prove", "grad-eclip", "attention-eclip"]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    subprocess.run([*command, "--no-cost", "-o", str(tmp_path)], env=environment, check=True)
+    proof = json.loads((tmp_path / "proof.json").read_text())
+    assert (proof["verdict"], proof["carried_by"]) == ("proved", ["symbolic", "exact", "models"])
+    models = proof["models"]
+    assert (proof["settings"], len(models["by_model"])) == (108, 23)
+    assert models["compared"] == 4248
+    assert models["largest"]["relative"] < 1e-12
 
 
 def test_grad_eclip_is_not_gae() -> None:
