@@ -210,7 +210,7 @@ def test_checkpoints_are_the_models_of_their_names(scenes: Model) -> None:
 
 
 def test_a_family_is_made_where_there_are_no_checkpoints() -> None:
-    bench = Bench(heatproof.load("scenes:step-01500"), asked(4))
+    bench = Bench(heatproof.load("scenes:step-01600"), asked(4))
     names = {each.name for each in ordered(bench)}
     assert "100% noise in the weights" in names
     assert "last 3 layer(s) re-initialised" in names

@@ -115,8 +115,13 @@ def test_the_same_layers_with_the_models_own_heads_are_not_accused(vit: Model) -
 @pytest.mark.parametrize("name", methods.catalogue())
 def test_methods_of_the_catalogue_differ_where_they_intervene(vit: Model, name: str) -> None:
     changes = methods.create(name).plan(_sites(vit), "image").interventions
-    found = monitor.check(Subject.of(name), vit, picture(vit), text(vit))
-    if changes:
+    quick = {"rise": {"masks": 24}}.get(name, {})
+    found = monitor.check(Subject.of(name, **quick), vit, picture(vit), text(vit))
+    if name in ("attnlrp", "libragrad"):  # their interventions detach, and leave values as they are
+        assert found.verdict == "holds"
+    elif name == "token-decomposition":  # it multiplies by output projections and runs no layer
+        assert found.verdict == "cannot tell"
+    elif changes:
         assert found.verdict == "violated"
         assert found.numbers["first place"] == next(iter(changes))
     elif not methods.create(name).factors("image").substituted:

@@ -37,7 +37,7 @@ def test_captum_gives_the_same_input_x_gradient_and_integrated_gradients(prompt:
     found = token_values(model, "input-x-gradient", {}, "image", pixels, prompts)[:, prompt, 1:]
     peer = captum.attr.InputXGradient(scorer)
     close(found, on_grid(peer.attribute(pixels.clone().requires_grad_(), target=prompt).detach()))
-    found = token_values(model, "integrated-gradients", {}, "image", pixels, prompts)
+    found = token_values(model, "integrated-gradients", {"steps": 50}, "image", pixels, prompts)
     peer = captum.attr.IntegratedGradients(scorer)
     close(found[:, prompt, 1:], on_grid(peer.attribute(pixels, target=prompt)))
 
