@@ -65,9 +65,10 @@ def contents(
         [f'<a href="{escape(address)}">{escape(name)}</a>', html.mark(kind)]
         for name, address, kind in verdicts
     ]
-    picture = (
-        f'<figure><img alt="maps side by side" src="{html.data(sheet)}"></figure>' if sheet else ""
-    )
+    picture = ""
+    if sheet is not None:
+        address = html.data(sheet)
+        picture = f'<figure class="sheet"><img alt="maps side by side" src="{address}"></figure>'
     heading = f"<header><h1>{escape(title)}</h1><p>heatproof {__version__}</p></header>"
     return html.document(title, heading + html.table(["report", "certificate"], rows) + picture)
 
