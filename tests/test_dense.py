@@ -26,7 +26,7 @@ from heatproof.errors import InputError, ReadingError
 from heatproof.methods import head_outputs, residual, text_span
 from heatproof.models import Model, Projection
 from heatproof.reading import Site, find_sites, observing, reading
-from heatproof.reading.interventions import self_attention
+from heatproof.reading.interventions import one_head, self_attention
 from test_methods import POOLED, close, texts, token_values
 
 UNPOOLED = [family for family in FAMILIES if family not in POOLED]
@@ -331,3 +331,14 @@ def test_head_outputs_are_what_each_head_adds_to_the_embedding(vit: Model) -> No
         for h, output in enumerate(layer.outputs):
             part = output[0] @ layer.projection.weight[:, h * size : (h + 1) * size].T
             close(found[number, h], (part * norm.weight / deviation) @ matrix)
+
+
+def test_token_decomposition_of_a_model_with_one_headed_layers_adds_up() -> None:
+    """Layers of unequal heads: what an outer reading intervenes on is part of the model."""
+    model = tiny.open_clip_vit()
+    path = "visual.transformer.resblocks.1.attn"
+    with reading(model.module, [], interventions={path: one_head()}):
+        found = heatproof.explain(model, picture(model), texts(), method="token-decomposition")
+    checks = {check.name: check for check in found.certificate.checks}
+    assert checks["completeness"].verdict == "holds"
+    assert checks["completeness"].value < 1e-12

@@ -193,7 +193,8 @@ def test_a_run_writes_a_page_that_needs_nothing_else(ran):
         assert each["verdict"] in ("shown", "not shown", "contradicted", "not measured")
     assert {c["section"] for c in result["conclusions"]} == set("abcde")
     for path in (out / "figures").glob("*.png"):
-        assert min(Image.open(path).size) > 250
+        with Image.open(path) as figure:
+            assert min(figure.size) > 250
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -102,7 +103,7 @@ class TokenDecomposition(Method):
         rest = [at_readout(read, blocks[0].before.detach())]
         rest += [_rest(read, block) for block in blocks]
         return Parts(
-            torch.stack([_by_head(read, block, back) for block in blocks], dim=2),
+            _stacked([_by_head(read, block, back) for block in blocks]),
             torch.einsum("iwp,itw->itp", torch.stack(rest, dim=-1), back),
             constant,
         )
@@ -142,6 +143,14 @@ def _by_head(
     found = torch.einsum("ihk,ihkc,ithc->ithk", weights, layer.value.detach(), pulled)
     share = (back @ block.bias) / (layer.heads * layer.key.shape[2])
     return found + share[..., None, None]
+
+
+def _stacked(
+    layers: Sequence[Float[Tensor, "item target _ token"]],
+) -> Float[Tensor, "item target layer head token"]:
+    """All layers; one with fewer heads (an intervention's) is filled up with zeros."""
+    most = max(layer.shape[2] for layer in layers)
+    return torch.stack([F.pad(each, (0, 0, 0, most - each.shape[2])) for each in layers], dim=2)
 
 
 def _rest(read: ReadPass, block: Block) -> Float[Tensor, "item width"]:
