@@ -73,7 +73,7 @@ def from_json(stored: dict[str, Any]) -> Audit:
     known: dict[str, Any] = {
         "settings": {},
         **{key: stored[key] for key in Audit.__dataclass_fields__ if key in stored},
-        "findings": tuple(Finding(**finding) for finding in stored["findings"]),
+        "findings": tuple(Finding(**{"question": "", **finding}) for finding in stored["findings"]),
         "notices": tuple(stored.get("notices", ())),
     }
     return Audit(**known)
