@@ -68,12 +68,17 @@ class Audit:
         return page
 
 
+def _finding(stored: dict[str, Any]) -> Finding:
+    known: dict[str, Any] = {"question": "", **stored}
+    return Finding(**known)
+
+
 def from_json(stored: dict[str, Any]) -> Audit:
     """An audit as `Audit.as_json` gave it."""
     known: dict[str, Any] = {
         "settings": {},
         **{key: stored[key] for key in Audit.__dataclass_fields__ if key in stored},
-        "findings": tuple(Finding(**{"question": "", **finding}) for finding in stored["findings"]),
+        "findings": tuple(_finding(finding) for finding in stored["findings"]),
         "notices": tuple(stored.get("notices", ())),
     }
     return Audit(**known)
