@@ -16,11 +16,19 @@ from pathlib import Path
 
 import torch
 
-from heatproof import cli
+from heatproof import cli, methods
 
 RESULTS = Path(__file__).parent / "results"
 # So that a method of thousands of passes is audited in minutes on a large model.
 FEWER = {"masks": 64, "samples": 25, "steps": 5}
+
+
+def _fewer(names: str) -> list[str]:
+    """Options for the switches of `FEWER` that one of these methods has."""
+    every = methods.catalogue()
+    chosen = every if names == "all" else [n.strip() for n in names.split(",")]
+    had = {switch for name in chosen if name in every for switch in every[name].switches}
+    return [part for k, v in FEWER.items() if k in had for part in ("--set", f"{k}={v}")]
 
 
 def main() -> None:
@@ -34,7 +42,7 @@ def main() -> None:
     folder = asked.work / name
     own = asked.model.split(":")[0] == "scenes"
     principles = ["--principle", "1", *(["--principle", "2"] if own else [])]
-    fewer = [] if own else [f for k, v in FEWER.items() for f in ("--set", f"{k}={v}")]
+    fewer = [] if own else _fewer(asked.methods)
     started = time.monotonic()
     options = ["--pictures", str(asked.pictures), "--budget", "300", "-o", str(folder)]
     cli.run(["audit", asked.methods, "--model", asked.model, *principles, *fewer, *options])

@@ -287,6 +287,8 @@ CONTROLS = {"noise": around(0.02), "blind": around(-0.01)}
         (around(0.05), around(0.8), "fails"),
         (around(-0.4), around(0.8), "fails"),
         (around(0.05, 0.5), around(0.8), "unclear"),
+        (around(0.05, 0.2), around(0.8, 0.2), "fails"),
+        (around(0.05, 0.2), around(0.8, 0.35), "unclear"),  # few pictures: the follower is unsure
         (around(0.5), around(0.1), "blunt"),
     ],
 )

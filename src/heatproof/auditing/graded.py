@@ -97,7 +97,7 @@ def _verdict(
     if rise.outcome == "passes" and ranks.low > 0:
         return "holds", f"The map follows: {moved}."
     if rise.outcome == "fails":
-        return "violated", f"The map does not follow: {moved}."
+        return "violated", f"The map follows less than half as far as it should: {moved}."
     return "cannot tell", f"{moved}: {_unclear(rise, ranks)}."
 
 

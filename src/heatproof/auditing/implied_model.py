@@ -40,7 +40,7 @@ def check(
     shown = images if isinstance(images, Tensor) else list(images)
     pixels = inputs.pictures(model, shown, None).pixels
     texts = inputs.prompts(model, prompts).embeddings
-    implied = subject.method.implied(_tower(model, pixels))
+    implied = subject.method.implied(tower_of(model, pixels))
     code = code_of(subject.method, "implied")
     if not implied:
         declared = subject.method.factors("image").substituted
@@ -54,7 +54,8 @@ def check(
     return Finding("implied model", 1, QUESTION, verdict, _sentence(numbers), numbers, code)
 
 
-def _tower(model: Model, pixels: Tensor) -> Tower:
+def tower_of(model: Model, pixels: Tensor) -> Tower:
+    """The image tower as `Method.implied` takes it, for pictures of this size."""
     sites = sites_of(model, "image", lambda: model.image.encode(pixels[:1]))
     layout = model.image.layout(*pixels.shape[-2:])
     start = len(layout.prefix)

@@ -6,8 +6,8 @@ negative control reaches (a method that is itself a control is held to the other
 scores that follows by construction. A method
 
 - passes where its whole interval lies above the limit;
-- fails where its interval holds zero and lies wholly nearer to the limit than to the map that
-  follows;
+- fails where its interval holds zero and lies wholly below half of what the map that follows
+  scores at least (the lower end of that interval): few pictures make both ends give way;
 - is unclear else: more pictures would tell.
 
 A check is broken where a negative control passes by this very rule, and blunt where the map that
@@ -91,7 +91,7 @@ def judge(
         outcome = "blunt"
     elif statistic.low > limit:
         outcome = "passes"
-    elif statistic.low <= 0 and statistic.high < (limit + follower.value) / 2:
+    elif statistic.low <= 0 and statistic.high < follower.low / 2:
         outcome = "fails"
     else:
         outcome = "unclear"

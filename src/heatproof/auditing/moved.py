@@ -72,7 +72,7 @@ def moved(subject: Subject, bench: Bench) -> Finding:
         case "passes":
             return Finding(CHECK, 2, QUESTION, "holds", f"The map moves too: {seen}.", numbers)
         case "fails":
-            text = f"The model moved and the map's quality did not: {seen}."
+            text = f"The model moved, the map less than half as far as one that follows: {seen}."
             return Finding(CHECK, 2, QUESTION, "violated", text, numbers)
         case _:
             return Finding(CHECK, 2, QUESTION, "cannot tell", f"{seen}: {judged.why}.", numbers)

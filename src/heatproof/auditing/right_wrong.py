@@ -56,9 +56,7 @@ def right_wrong(subject: Subject, bench: Bench) -> Finding:
         case "passes":
             return Finding(CHECK, 2, QUESTION, "holds", f"The map tells: {seen}.", numbers)
         case "fails":
-            text = f"The map is as good where the model is wrong: {seen}."
-            if not off.low > 0:
-                text = f"The map is no better where the model is right: {seen}."
+            text = f"The map tells less than half as well as one that follows: {seen}."
             return Finding(CHECK, 2, QUESTION, "violated", text, numbers)
         case _:
             return Finding(CHECK, 2, QUESTION, "cannot tell", f"{seen}: {judged.why}.", numbers)

@@ -10,22 +10,19 @@ from itertools import product
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from heatproof import methods
-from heatproof.methods.eclip import min_max
-from heatproof.models.projection import output_projection
+from heatproof.auditing.implied_model import tower_of
 from heatproof.paper.alignment import joined, listed
 from heatproof.paper.finding import QUALITIES, View, answers, chances, qualities, views
-from heatproof.paper.maps import encode_pictures, encode_texts, image_sites
+from heatproof.paper.maps import encode_pictures, encode_texts
 from heatproof.paper.material import Located
 from heatproof.paper.statistics import mean, paired, share, tensor
 from heatproof.paper.store import Part
 from heatproof.paper.study import Input, Study
-from heatproof.reading import AttentionCall, Intervention
-from heatproof.reading.call import merge_heads
-from heatproof.reading.interventions import chain, one_head
+from heatproof.reading import Intervention
+from heatproof.reading.interventions import one_head
 
 INPUTS: tuple[Input, ...] = ("native", "keep")
 WEIGHTS = (
@@ -143,14 +140,15 @@ def _row(
     seed: int,
 ) -> Part:
     model = view.pictures.model
-    path = image_sites(model, view.pictures.pixels)[-1].path
+    tower = tower_of(model, view.pictures.pixels)
+    path = tower.sites[-1].path
     method = methods.create("grad-eclip", **switches)
     values, scores = qualities(view, located, method, study.seed + seed)
     named, absent = located.named[view.places], located.absent[view.places]
     explained = encode_pictures(
         model, view.pictures.pixels, {path: one_head()} if switches["heads"] == "one" else {}
     )
-    used = encode_pictures(model, view.pictures.pixels, {path: implied(view, path, switches)})
+    used = encode_pictures(model, view.pictures.pixels, _whole(method.implied(tower)))
     native = own.gather(1, named.unsqueeze(1))[:, 0]
     return {
         "gap": (scores - native).abs().tolist(),
@@ -160,31 +158,10 @@ def _row(
     }
 
 
-def implied(view: View, path: str, switches: Mapping[str, Any]) -> Intervention:
-    """What the map weighs by, put where the model has its attention weights: rows made to sum to
-    one, and what Phi makes negative outside the patches cut off."""
-    model = view.pictures.model
-    layout = model.image.layout(*view.pictures.pixels.shape[-2:])
-    start = len(layout.prefix)
-    content = slice(start, start + layout.rows * layout.cols)
-
-    def weigh(call: AttentionCall) -> AttentionCall:
-        if switches["spatial"] == "attention":
-            return call
-        query, key = (merge_heads(each).squeeze(1) for each in (call.query, call.key))
-        if switches["spatial"] == "none":
-            weight = torch.ones(len(query), query.shape[1], key.shape[1], device=key.device)
-        else:
-            if switches["projection"] == "output":
-                project = output_projection(model.module, path, query.shape[-1])
-                query, key = project(query), project(key)
-            cosine = F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).transpose(-2, -1)
-            weight = min_max(cosine, content).clamp(min=0)
-        share = weight / weight.sum(-1, keepdim=True).clamp(min=1e-12)
-        heads = call.value.shape[1]
-        return call.change(weights=share.unsqueeze(1).expand(-1, heads, -1, -1).contiguous())
-
-    return chain(one_head(), weigh) if switches["heads"] == "one" else weigh
+def _whole(implied: Mapping[str, dict[str, Intervention]]) -> dict[str, Intervention]:
+    """All that the method puts in the model's place, as the audit does it; nothing where it is
+    the model's own."""
+    return list(implied.values())[-1] if implied else {}
 
 
 def _cell(cell: Part, baseline: Part, seed: int) -> Part:

@@ -118,8 +118,9 @@ _HOW = {
     "here to the model by intervention, in the last 1 to n layers of either side, and the changed "
     "model is asked to name what the pictures show.",
     "c": "The explained pass is the one that the method differentiates. The implied model goes "
-    "further: it has in place of its attention weights, in the last layer, what the map weighs by "
-    "(rows made to sum to one; negative weights outside the patches cut off). Choice: has the "
+    "further: in the last layer, what the softmax gives to the patches is dealt out among them in "
+    "proportion to what the map weighs by, as <code>heatproof audit</code> does it (without a "
+    "spatial weight nothing is put in the model's place). Choice: has the "
     "named object the highest mean heat of all objects in the picture? Pointing: share of the "
     "hottest patch that is the object's. Energy: share of the positive heat on it.",
     "d": "Right means that the named prompt scores above every prompt that is false of the "

@@ -36,7 +36,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, Callable[[Study], Part | None]], ...]] =
 }
 SHOWN = ("commands.py", "conclusions.py", "figures.py", "page.py")
 """What says or draws results changes none of them."""
-SOURCES = ("data", "methods", "metrics", "models", "paper", "proofs", "reading")
+SOURCES = ("auditing", "data", "methods", "metrics", "models", "paper", "proofs", "reading")
 IMAGES, QUICK_IMAGES = 1000, 24
 
 
