@@ -166,8 +166,41 @@ def _league(found: dict[str, Any]) -> str:
     return text
 
 
+FIGURES = {
+    "a-maps": "(a) Equivalence",
+    "b-six-prompts": "(b) Scores of the original and of the explained model",
+    "b-accuracy": "(b) One head in place of many",
+    "c-causes": "(c) The causes",
+    "d-family": "(d) A graded family of models",
+    "d-right-wrong": "(d) Right and wrong",
+    "e-curves": "(e) Insertion and deletion",
+    "e-areas": "(e) Areas with intervals",
+    "e-text": "(e) Deletion of words",
+}
+
+
+def reproduced() -> str:
+    found = json.loads((RESULTS / "reproduce.json").read_text())
+    took = "" if found["seconds"] is None else f" It took {found['seconds'] / 60:.0f} minutes."
+    text = (
+        f"# The paper's claims on `scenes`\n\n`{found['command']}`, by `benchmarks/reproduce.py`: "
+        f"{found['machine']}.{took} How each is measured: [reproduce](reproduce.md). A claim is "
+        "shown where the 95 % interval lies on its side of zero, contradicted where it lies on the "
+        "other, not shown where it holds zero.\n\n"
+    )
+    rows = [
+        [f"({each['section']})", each["claim"], each["verdict"], each["evidence"]]
+        for each in found["conclusions"]
+    ]
+    text += table(["", "claim", "verdict", "figures"], rows)
+    for name, title in FIGURES.items():
+        if (DOCS / "reproduced" / f"{name}.png").exists():
+            text += f"\n## {title}\n\n![{title}](reproduced/{name}.png)\n"
+    return text
+
+
 def main() -> None:
-    for page in (methods, families, cost, league):
+    for page in (methods, families, cost, league, reproduced):
         (DOCS / f"{page.__name__}.md").write_text(page())
 
 

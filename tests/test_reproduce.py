@@ -213,10 +213,10 @@ def test_the_experiments_agree_with_what_is_known_of_them(ran):
             assert cell["gap"]["value"] < 1e-5  # the untouched model is what was explained
         else:
             assert cell["gap"]["value"] > 1e-4
-        if "loosened" in name:
-            assert cell["implied right"] != cell["explained right"]
-        else:  # nothing but the heads is put in the model's place
+        if "loosened" not in name:  # nothing but the heads is put in the model's place
             assert cell["implied right"] == cell["explained right"]
+    loosened = [cell for name, cell in cells.items() if "loosened" in name]
+    assert any(cell["implied right"] != cell["explained right"] for cell in loosened)
     family = sections["d"]["family"]
     assert family["names"][0] == "step-00000"
     for name in compared():

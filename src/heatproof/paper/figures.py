@@ -323,7 +323,7 @@ def _curves(data: Part) -> Figure:
 
 def _areas(data: Part) -> Figure:
     names = list(compared())
-    figure, axes = _new(len(data["protocols"]), 12, 3.4, sharey=True)
+    figure, axes = _new(len(data["protocols"]), 12, 4.2, sharey=True)
     for axis, protocol in zip(axes[0], data["protocols"], strict=True):
         for n, name in enumerate(names):
             _across(axis, [n], [protocol["methods"][name]["top-1"]["area"]],
