@@ -166,7 +166,7 @@ def test_loosened_weights_take_the_place_of_the_softmax(vit: Model) -> None:
     seen: list[Tensor] = []
 
     def keep(call: Any) -> Any:
-        (changes,) = method.implied(implied_model._tower(vit, picture(vit))).values()
+        (changes,) = method.implied(implied_model.tower_of(vit, picture(vit))).values()
         changed = next(iter(changes.values()))(call)
         seen.extend([call.softmax(), changed.weights])
         return changed

@@ -4,7 +4,6 @@ For methods that promise a sum (`Method.total`). The measure is arXiv 2605.22417
 result against attribution target. Its normalisation is ours.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,10 +14,10 @@ from heatproof.auditing.bench import Bench
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.hiding import fills
 from heatproof.auditing.subject import Subject
+from heatproof.auditing.wrapped import Wrapped
 from heatproof.certify import TOLERANCE
-from heatproof.methods import Factors, Method, Plan, ReadPass, Side
+from heatproof.methods import Method, ReadPass
 from heatproof.metrics import intervals
-from heatproof.reading import Site
 from heatproof.reading.interventions import knock_out, masked_keys
 
 CHECK = "attribution error"
@@ -78,27 +77,19 @@ def attribution_error(subject: Subject, bench: Bench, *, scenes: int = 64) -> Fi
     return Finding(CHECK, 2, QUESTION, "cannot tell", f"Too few pictures: {seen}.", numbers)
 
 
-class _Summing(Method):
+class _Summing(Wrapped):
     """The method itself, its sums, promised totals and baselines kept as it runs."""
 
-    def __init__(self, inner: Method, bench: Bench) -> None:
-        self.inner, self.bench, self.card = inner, bench, inner.card  # pyright: ignore[reportAttributeAccessIssue]
+    def __init__(self, method: Method, bench: Bench) -> None:
+        super().__init__(method)
+        self.bench = bench
         self.sums: list[Tensor] = []
         self.totals: list[Tensor] = []
         self.changes: dict[str, list[Tensor]] = {}
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
-        return self.inner.plan(sites, side)
-
-    def factors(self, side: Side) -> Factors:
-        return self.inner.factors(side)
-
-    def settings(self) -> dict[str, Any]:
-        return self.inner.settings()
-
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        values = self.inner.attribute(read)
-        total = self.inner.total(read)
+        values = self.method.attribute(read)
+        total = self.method.total(read)
         if total is not None:
             self.sums.append(_plain(values.sum(-1)))
             self.totals.append(_plain(total))

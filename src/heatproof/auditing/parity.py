@@ -11,30 +11,27 @@ from heatproof.auditing.finding import Finding
 from heatproof.auditing.in_place import in_dtype
 from heatproof.auditing.measures import code_of, ranking
 from heatproof.auditing.subject import Subject
+from heatproof.auditing.wrapped import Wrapped
 from heatproof.certify import TOLERANCE
 from heatproof.errors import PromptError
 from heatproof.explaining import explain, explain_words
-from heatproof.methods import Factors, Method, Plan, ReadPass, Side
+from heatproof.methods import Method, ReadPass, Side
 from heatproof.models import Model
-from heatproof.reading import Site
 
 QUESTION = "Does the pass that was explained score as the untouched model does?"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 
 
-class Scores(Method):
+class Scores(Wrapped):
     """A method's own pass, of which only the scores are kept, beside those of an untouched pass.
 
     Both are (item, target): pictures and prompts on the image side, the other way on the text side.
     """
 
     def __init__(self, method: Method) -> None:
-        self.method, self.card = method, method.card  # pyright: ignore[reportAttributeAccessIssue]
+        super().__init__(method)
         self._scored: list[Tensor] = []
         self._untouched: list[Tensor] = []
-
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
-        return self.method.plan(sites, side)
 
     def attribute(self, read: ReadPass) -> Tensor:
         with torch.no_grad():
@@ -42,14 +39,11 @@ class Scores(Method):
         items, keys = read.last.key.shape[0], read.last.key.shape[2]
         return torch.zeros(items, read.targets, keys)
 
-    def factors(self, side: Side) -> Factors:
-        return self.method.factors(side)
-
-    def settings(self) -> dict[str, Any]:
-        return self.method.settings()
+    def total(self, read: ReadPass) -> None:
+        del read
 
     def explained(self, read: ReadPass) -> Tensor:
-        scored = self.method.explained(read)
+        scored = super().explained(read)
         self._scored.append(scored.detach().cpu())
         return scored
 

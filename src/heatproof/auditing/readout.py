@@ -21,8 +21,9 @@ from heatproof.auditing.finding import Finding, Verdict
 from heatproof.auditing.in_place import in_dtype
 from heatproof.auditing.measures import code_of
 from heatproof.auditing.subject import Subject
+from heatproof.auditing.wrapped import Wrapped
 from heatproof.certify import TOLERANCE
-from heatproof.methods import Factors, Foreign, Method, Plan, ReadPass, Side
+from heatproof.methods import Foreign, Method, Plan, ReadPass, Side
 from heatproof.models import Model
 from heatproof.passes import sites_of
 from heatproof.reading import Site
@@ -32,7 +33,7 @@ FOREIGN_TOLERANCE = 1e-3
 """Code from outside works in the model's own dtype, on a picture that it preprocesses itself."""
 
 
-class Noted(Method):
+class Noted(Wrapped):
     """A method that notes what it differentiates, and what other vectors it has scored.
 
     `scores` (item, target) are those of the pass that it explains, `differentiated` and `others`
@@ -40,7 +41,7 @@ class Noted(Method):
     """
 
     def __init__(self, method: Method) -> None:
-        self.method, self.card = method, method.card  # pyright: ignore[reportAttributeAccessIssue]
+        super().__init__(method)
         self.foreign = method.foreign  # pyright: ignore[reportAttributeAccessIssue]
         self.scores = torch.zeros(0, 0)
         self.differentiated: list[float] = []
@@ -50,7 +51,7 @@ class Noted(Method):
         self.last = ""
 
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:
-        plan = self.method.plan(sites, side)
+        plan = super().plan(sites, side)
         return plan if plan.differentiates else replace(plan, start=plan.paths[-1])
 
     def attribute(self, read: ReadPass) -> Tensor:
@@ -69,7 +70,7 @@ class Noted(Method):
             return found
 
         with _noting(self.differentiated):
-            return self.method.attribute(replace(read, compare=noted_compare, rerun=noted_rerun))
+            return super().attribute(replace(read, compare=noted_compare, rerun=noted_rerun))
 
     def _look_at_rows(self, read: ReadPass) -> None:
         if read.scores.requires_grad:
@@ -80,12 +81,6 @@ class Noted(Method):
                 materialize_grads=True,
             )
             self.live = (gradient.abs().sum((1, 3)) > 0)[0].cpu()
-
-    def factors(self, side: Side) -> Factors:
-        return self.method.factors(side)
-
-    def settings(self) -> dict[str, Any]:
-        return self.method.settings()
 
 
 @contextmanager
