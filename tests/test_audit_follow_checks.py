@@ -260,6 +260,20 @@ def test_sums_are_held_to_the_change_they_promise(bench: Bench, part: float, ver
     assert found.numbers["error"]["value"] == pytest.approx(1 - part, abs=1e-4)
 
 
+def test_one_sum_for_every_picture_tells_no_change(bench: Bench) -> None:
+    """The mean change comes nearer to each change than zero does, but so does anybody's sum."""
+    told = attribution_error(Subject(Promising(bench, 1.0)), bench, scenes=24).numbers
+    mean = told["mean score change by baseline"]["mean picture"]
+    alike = Promising(bench, 1.0)
+    alike.attribute = lambda read: torch.full(
+        (len(read.scores), 1, read.last.key.shape[2]), mean / read.last.key.shape[2]
+    )
+    found = attribution_error(Subject(alike), bench, scenes=24)
+    assert found.numbers["closer"]["than another picture's"]["value"] == pytest.approx(0, abs=1e-6)
+    assert found.numbers["closer"]["than a map of zeros"]["low"] > 0
+    assert found.verdict != "holds"
+
+
 def test_without_a_promise_there_is_no_error(bench: Bench) -> None:
     assert attribution_error(Subject.of("gae"), bench).verdict == "not applicable"
 

@@ -18,9 +18,10 @@ from heatproof import methods
 from heatproof.auditing import implied_model, in_place, labelled, measures, parity, readout
 from heatproof.auditing.principle1 import explain_the_model_itself
 from heatproof.auditing.subject import Subject
-from heatproof.methods import Card, Factors, Foreign, Method, Plan, ReadPass, Side
+from heatproof.methods import Card, Factors, Foreign, Method, Plan, ReadPass, Side, Tower
 from heatproof.metrics import intervals
 from heatproof.models import Model
+from heatproof.passes import sites_of
 from heatproof.reading import Site, reading
 from heatproof.reading.interventions import one_head
 
@@ -188,6 +189,28 @@ def test_loosened_weights_take_the_place_of_the_softmax(vit: Model) -> None:
     expected = u / u.sum(1, keepdim=True)
     found = changed[:, 1, 0, 1:] / changed[:, 1, 0, 1:].sum(1, keepdim=True)
     torch.testing.assert_close(found, expected)
+
+
+def test_what_a_mask_hides_gets_no_loosened_weight(vit: Model) -> None:
+    """Text tokens behind the readout are hidden from it; the cosine would give them a share."""
+    method = methods.create("grad-eclip", heads="model", layers=1)
+    tokens = vit.text.tokenize(["a b"])
+    readout, context = int(tokens.readout[0]), tokens.ids.shape[1]
+    sites = sites_of(vit, "text", lambda: vit.text.encode(tokens))
+    tower = Tower(vit.module, "text", sites, readout, slice(0, context))
+    ((path, change),) = method.implied(tower)["loosened attention"].items()
+    seen: list[Tensor] = []
+
+    def keep(call: Any) -> Any:
+        changed = change(call)
+        seen.append(changed.weights)
+        return changed
+
+    with torch.no_grad(), reading(vit.module, [path], interventions={path: keep}):
+        vit.text.encode(tokens)
+    assert readout + 1 < context
+    assert (seen[0][:, :, readout, readout + 1 :] == 0).all()
+    assert (seen[0][:, :, readout, : readout + 1] > 0).any()
 
 
 def test_nothing_is_implied_where_nothing_is_changed(vit: Model) -> None:
