@@ -1,1 +1,8 @@
-"""Pictures with known truth, and pictures that users bring."""
+"""Pictures with known truth, and pictures that users bring.
+
+Nothing here knows a model: of heatproof only `errors` and `images`, which know nothing themselves.
+"""
+
+from heatproof.data.opening import Kind, kinds, open
+
+__all__ = ["Kind", "kinds", "open"]
