@@ -4,5 +4,6 @@ Nothing here knows a model: of heatproof only `errors` and `images`, which know 
 """
 
 from heatproof.data.opening import Kind, kinds, open
+from heatproof.errors import InputError
 
-__all__ = ["Kind", "kinds", "open"]
+__all__ = ["InputError", "Kind", "kinds", "open"]

@@ -63,6 +63,8 @@ class _Reader:
                 break
             self.step(opcode.name, argument)
         (result,) = self.stack
+        if result is _MARK:
+            raise ValueError("it ends where a list begins")
         return result
 
     def step(self, name: str, argument: Any) -> None:
@@ -107,6 +109,8 @@ class _Reader:
     def add(self, items: list[Any]) -> None:
         """To the list or the dictionary on top."""
         target = self.stack[-1]
+        if any(item is _MARK for item in items):
+            raise ValueError("an item is missing")
         if isinstance(target, list):
             target.extend(items)
         elif isinstance(target, dict):
