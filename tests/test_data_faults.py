@@ -77,6 +77,12 @@ def setting(*keys, value):
     return change
 
 
+def only_others(root):
+    for name in "ab":
+        sets.coco(root, name)
+    (root / COCO).unlink()
+
+
 COCO = "annotations/instances_val2017.json"
 NOTE = ("annotations", 0)
 TENCH = f"{SYNSETS[0]}/{SYNSETS[0]}_1"
@@ -91,7 +97,7 @@ FAULTS = [
     ("imagenet-s", cut(f"validation-segmentation/{TENCH}.png", 90), r"_1\.png: (cut|dam)"),
     ("imagenet-s", cut(f"validation/{TENCH}.JPEG"), r"_1\.JPEG: cut short"),
     ("imagenet-s", mask(f"validation-segmentation/{TENCH}.png",
-                        np.stack([rectangle(BOX) * 9] * 2 + [0 * SMALL[0, 0] * rectangle(BOX)], -1)),
+                        np.stack([rectangle(BOX) * 9] * 2 + [rectangle()], -1)),
      r"a pixel of class 2313, expected 0 .* 1 to 3, or 1000"),
     ("imagenet-s", text("ImageNetS_categories_im50.txt", "n01440764\n"), "expected one"),
     ("imagenet-s", text("ImageNetS_categories_im919.txt", "n00000001\n"), "categories lacks"),
@@ -123,13 +129,11 @@ FAULTS = [
     ("coco", changed(COCO, lambda c: c["images"][0].pop("file_name")), "image 7 has no file_name"),
     ("coco", changed(COCO, setting(*NOTE, "segmentation", value={"size": [30, 40]})),
      r"annotation 1 is not laid out as COCO's \(KeyError: 'counts'\)"),
-    ("coco", changed(COCO, setting(*NOTE, "segmentation", value=[["a"] * 6])), "annotation 1 is no"),
+    ("coco", changed(COCO, setting(*NOTE, "segmentation", value=[["a"] * 6])), "annotation 1 is"),
     ("coco", changed(COCO, setting("images", 0, "width", value=41)), "41 x 30 pixels, its pic"),
     ("coco", gone("val2017/000000000003.jpg"), r"no picture .*3\.jpg, which inst"),
     ("coco", moved("val2017", "pictures"), "no folder 'val2017'"),
-    ("coco", lambda root: [(root / COCO).rename(root / "annotations" / f"instances_{n}.json")
-                           and sets.coco(root) and (root / COCO).unlink() for n in (1, )]
-     and sets.coco(root, "x") and None, "expected instances_val2017.json or one other"),
+    ("coco", only_others, "got instances_a.json, instances_b.json .* or one other"),
     # --- RefCOCO
     ("refcoco", gone("refs(unc).p"), r"no refs\(\*\)\.\*|no refs\(unc\)"),
     ("refcoco", text("refs(unc).p", "\x80"), "not readable as a pickle"),
@@ -254,7 +258,7 @@ def test_wrong_contents_of_the_mat_file_are_named(tmp_path, monkeypatch, change,
     made = cells(change)
 
     class File(dict):
-        def __init__(self, path, mode):
+        def __init__(self, *_):
             super().__init__(made)
 
         def __enter__(self):
@@ -286,7 +290,7 @@ def test_a_file_that_is_no_hdf5_is_told_so_before_h5py_is_asked_for(tmp_path, co
 
 
 def test_a_file_that_h5py_cannot_open_is_told_so(tmp_path, monkeypatch):
-    def broken(path, mode):
+    def broken(*_):
         raise OSError("Unable to open file\n(truncated)")
 
     monkeypatch.setitem(sys.modules, "h5py", SimpleNamespace(File=broken))
@@ -301,5 +305,4 @@ def test_pictures_without_a_mask_are_left_out_and_masks_without_objects_are_empt
     assert len(data.open(str(root))) == 1
     sets.grey(root / "masks" / "dog" / "b.png", 0 * rectangle(BOX))
     found = data.open(str(root))
-    assert len(found) == 2
-    assert not found.things[1][0].mask.any()
+    assert [len(things) for things in found.things] == [1, 0]

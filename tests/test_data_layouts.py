@@ -170,7 +170,7 @@ def h5py(monkeypatch):
     class File(sets.Cells):
         cells = sets.segments()
 
-        def __init__(self, path, mode):
+        def __init__(self, _, mode):
             assert mode == "r"
             dict.__init__(self, self.cells)
 
@@ -185,7 +185,8 @@ def h5py(monkeypatch):
     return module
 
 
-def test_imagenet_segmentation_turns_matlabs_axes_and_reads_names(tmp_path, h5py):
+@pytest.mark.usefixtures("h5py")
+def test_imagenet_segmentation_turns_matlabs_axes_and_reads_names(tmp_path):
     path = sets.mat(tmp_path / "gtsegs_ijcv.mat")
     for spec in (path, tmp_path):
         found = data.open(f"imagenet-segmentation:{spec}")
@@ -280,7 +281,9 @@ def coco_folder(root, *annotations, **image):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("way", ["upright polygon", "stored polygon", "upright mask", "stored mask"])
+@pytest.mark.parametrize(
+    "way", ["upright polygon", "stored polygon", "upright mask", "stored mask"]
+)
 def test_a_turned_photograph_and_its_masks_lie_on_each_other(tmp_path, orientation, way):
     path = sets.photo(tmp_path / "images" / "a.jpg", BOX, orientation=orientation)
     mask = Image.fromarray(rectangle(BOX))

@@ -192,10 +192,12 @@ def test_nothing_in_a_pickle_is_run(tmp_path, capsys, protocol, content):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("content", [b"", b"no pickle", b"\x80\x02]q\x00", b"(.", b"a.", b"0.", b"](a."])
+@pytest.mark.parametrize(
+    "content", [b"", b"no pickle", b"\x80\x02]q\x00", b"(.", b"a.", b"0.", b"](a."]
+)
 def test_a_broken_pickle_is_told_so(tmp_path, content):
     (tmp_path / "a.p").write_bytes(content)
-    with pytest.raises(LayoutError, match="pickle|plain data"):
+    with pytest.raises(LayoutError, match=r"pickle|plain data"):
         plain(tmp_path / "a.p")
 
 

@@ -79,9 +79,7 @@ def written(path, content):
 
 
 def imagenet_s(root: Path) -> Path:
-    written(
-        root / "ImageNetS_categories_im919.txt", f"{SYNSETS[1]}\n{SYNSETS[0]}\nn00000001\n"
-    )
+    written(root / "ImageNetS_categories_im919.txt", f"{SYNSETS[1]}\n{SYNSETS[0]}\nn00000001\n")
     for number, synset in enumerate(SYNSETS[:2], 2):
         photo(root / "validation" / synset / f"{synset}_1.JPEG", BOX)
         ids = rectangle(BOX) * number + rectangle(SECOND) * 1000

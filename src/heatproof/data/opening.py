@@ -135,7 +135,7 @@ _KINDS = (
         "`validation/ID.jpg` (or `images/`, `data/`). A mask holds the points that are on the "
         "class, and only pixels with a yes or a no are judged.",
         "a CSV of points, oidv7-class-descriptions.csv and validation/ID.jpg",
-        ("*class-descriptions*.csv|*/*class-descriptions*.csv",),
+        ("*class-descriptions*.csv|annotations/*class-descriptions*.csv",),
         "openimages",
     ),
     Kind(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,11 @@ class Thing:
     def size(self) -> float:
         """The share of the picture that it covers."""
         return float(self.mask.mean())
+
+
+def visible(things: Iterable[Thing]) -> tuple[Thing, ...]:
+    """The things that have a pixel: one that is covered from sight is not there to be found."""
+    return tuple(thing for thing in things if thing.mask.any())
 
 
 @dataclass(frozen=True, eq=False)

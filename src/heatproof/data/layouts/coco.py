@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from heatproof.data import masks
 from heatproof.data.layouts.reading import LayoutError, Sample, json_of, picture
 from heatproof.data.lazy import Files, Lazy
-from heatproof.data.pictured import Pictured, Thing
+from heatproof.data.pictured import Pictured, Thing, visible
 from heatproof.images import Frame, frame_of
 
 Annotation = Mapping[str, Any]
@@ -127,7 +127,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
             if annotation.get("iscrowd"):
                 kind = int(annotation["category_id"])
                 crowds[kind] = crowds.get(kind, False) | mask
-        return tuple(
+        return visible(
             Thing(found.labels[kind], mask, mask | ~crowds[kind] if kind in crowds else None)
             for annotation, mask in each
             if not annotation.get("iscrowd")

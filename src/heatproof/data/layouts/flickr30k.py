@@ -22,7 +22,7 @@ from heatproof.data.layouts.reading import (
     text_of,
 )
 from heatproof.data.lazy import Files, Lazy
-from heatproof.data.pictured import Pictured, Thing
+from heatproof.data.pictured import Pictured, Thing, visible
 from heatproof.images import Frame, frame_of
 
 PHRASE = re.compile(r"\[/EN#(\d+)(?:/[^\s/\]]+)+ ([^\[\]]+)\]")
@@ -75,7 +75,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
     def things(row: int) -> tuple[Thing, ...]:
         frame, one = frame_of(paths[row]), boxed[row]
         what = f"the annotation {names[row]}.xml"
-        return tuple(
+        return visible(
             Thing(labels[text], _mask(one, entity, frame, what)) for entity, text in phrases[row]
         )
 

@@ -28,7 +28,7 @@ from heatproof.data.layouts.reading import (
     pictures_in,
 )
 from heatproof.data.lazy import Files, Lazy
-from heatproof.data.pictured import Pictured, Thing
+from heatproof.data.pictured import Pictured, Thing, visible
 from heatproof.images import Frame, frame_of
 
 MASKS = (".png", ".tif", ".tiff", ".bmp", ".gif")
@@ -74,7 +74,7 @@ def annotated(root: Path, *, template: str = "a {}", sample: Sample | None = Non
 
     def things(row: int) -> tuple[Thing, ...]:
         image, frame = found.pictures[numbers[row]], frame_of(paths[row])
-        return tuple(
+        return visible(
             Thing(found.labels[int(each["category_id"])], _mask(root, each, image, frame))
             for each in found.of[numbers[row]]
         )
@@ -109,7 +109,7 @@ class Drawn:
 
     def things(self) -> tuple[Thing, ...]:
         frame = frame_of(self.path)
-        return tuple(
+        return visible(
             Thing(label, masks.fitted(masks.binary(file), frame, f"the mask {file}", stored=False))
             for label, file in self.masks
         )
@@ -183,7 +183,7 @@ def _numbered(root: Path, sample: Sample, template: str) -> Pictured:
                 f"{file}: a pixel of number {found[-1]}, but {listed.name} names {len(names)} "
                 "classes; expected 0, a line's number, or 255 (unjudged)"
             )
-        return tuple(
+        return visible(
             Thing(number - 1, pixels == number, None if judged.all() else judged)
             for number in found
         )

@@ -20,7 +20,7 @@ from PIL import Image
 from heatproof.data.layouts.imagenet import called
 from heatproof.data.layouts.reading import LayoutError, Sample
 from heatproof.data.lazy import Lazy
-from heatproof.data.pictured import Pictured, Thing
+from heatproof.data.pictured import Pictured, Thing, visible
 
 FILE = "gtsegs_ijcv.mat"
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -46,7 +46,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
 
     def things(row: int) -> tuple[Thing, ...]:
         with opened(path) as file:
-            return (Thing(labels[row], Segments(path, file).mask(row)),)
+            return visible([Thing(labels[row], Segments(path, file).mask(row))])
 
     return Pictured(
         "ImageNet-Segmentation",

@@ -19,7 +19,7 @@ from heatproof.data.layouts.reading import (
     text_of,
 )
 from heatproof.data.lazy import Files, Lazy
-from heatproof.data.pictured import Pictured, Thing
+from heatproof.data.pictured import Pictured, Thing, visible
 from heatproof.images import Frame, frame_of
 
 COLUMNS = ("ImageId", "X", "Y", "Label", "EstimatedYesNo")
@@ -57,7 +57,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
 
     def things(row: int) -> tuple[Thing, ...]:
         frame = frame_of(paths[row])
-        return tuple(
+        return visible(
             _thing(label_of[kind], points, frame)
             for kind, points in said[chosen[row]].items()
             if points.yes
@@ -124,6 +124,9 @@ def _points_file(root: Path) -> Path:
 
 def _names(root: Path) -> dict[str, str]:
     """Class names by label, of all class descriptions (with a first line of names or without)."""
-    files = [*root.glob("*class-descriptions*.csv"), *root.glob("*/*class-descriptions*.csv")]
+    files = [
+        *root.glob("*class-descriptions*.csv"),
+        *root.glob("annotations/*class-descriptions*.csv"),
+    ]
     rows = [row for path in files for row in csv.reader(text_of(path).splitlines())]
     return {row[0]: row[1] for row in rows if len(row) >= 2}

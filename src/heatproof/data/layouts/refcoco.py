@@ -12,7 +12,7 @@ from heatproof.data.layouts.coco import instances, mask_in
 from heatproof.data.layouts.pickled import plain
 from heatproof.data.layouts.reading import LayoutError, Sample, first_folder, json_of, picture
 from heatproof.data.lazy import Files, Lazy
-from heatproof.data.pictured import Pictured, Thing
+from heatproof.data.pictured import Pictured, Thing, visible
 from heatproof.images import frame_of
 
 SPLIT = "val"
@@ -51,7 +51,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
             annotation: mask_in(by_id[annotation], found.pictures[number], frame)
             for annotation in dict.fromkeys(each for each, _ in said[number])
         }
-        return tuple(Thing(labels[text], masks[each]) for each, text in said[number])
+        return visible(Thing(labels[text], masks[each]) for each, text in said[number])
 
     return Pictured(
         root.name,
