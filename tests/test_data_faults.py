@@ -126,7 +126,7 @@ FAULTS = [
     ("coco", changed(COCO, setting(*NOTE, "category_id", value=5)), "of category 5, which `cat"),
     ("coco", changed(COCO, setting(*NOTE, "image_id", value=5)), "of image 5, which `images` l"),
     ("coco", changed(COCO, lambda c: c["annotations"][0].pop("segmentation")), "no segmentation"),
-    ("coco", changed(COCO, lambda c: c["images"][0].pop("file_name")), "image 7 has no file_name"),
+    ("coco", changed(COCO, lambda c: c["images"][0].pop("file_name")), "image 7 has the file_name"),
     ("coco", changed(COCO, setting(*NOTE, "segmentation", value={"size": [30, 40]})),
      r"annotation 1 is not laid out as COCO's \(KeyError: 'counts'\)"),
     ("coco", changed(COCO, setting(*NOTE, "segmentation", value=[["a"] * 6])), "annotation 1 is"),

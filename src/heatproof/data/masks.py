@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
@@ -13,8 +13,6 @@ from PIL import Image, ImageDraw
 from heatproof.data.scenes.files import mask_of
 from heatproof.errors import InputError
 from heatproof.images import Frame, open_stored
-
-Array = TypeVar("Array", bound=np.ndarray)
 
 FEW_IDS = 32
 """A mask of an object whose largest value is no larger, with several values, holds numbers."""
@@ -117,7 +115,7 @@ def binary(path: Path) -> Bool[np.ndarray, "row col"]:
     if image.mode in ("LA", "RGBA", "PA"):
         clear = image.convert("RGBA").getchannel("A")
         # An object cut out of its picture is where it is to be seen.
-        image = clear if clear.getextrema()[0] < 255 else image.convert("L")
+        image = clear if np.asarray(clear).min() < 255 else image.convert("L")
     plain = image.mode in ("1", "P", "L") or image.mode.startswith(("I", "F"))
     values = np.asarray(image if plain else image.convert("L"))
     found = np.unique(values)
@@ -131,7 +129,7 @@ def binary(path: Path) -> Bool[np.ndarray, "row col"]:
     return values.astype(np.float64) > top / 2 if top > 0 else np.zeros(values.shape, dtype=bool)
 
 
-def turned(mask: Array, orientation: int) -> Array:
+def turned(mask: Shaped[np.ndarray, "row col"], orientation: int) -> np.ndarray:
     """(row, col) as a viewer shows it that follows EXIF's orientation (1 to 8)."""
     across = mask.T if orientation >= 5 else mask
     up_down, left_right = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
@@ -153,8 +151,18 @@ def fitted(
     size, upright = (mask.shape[1], mask.shape[0]), frame.upright
     if size == (frame.width, frame.height) and (stored or size != upright):
         return np.ascontiguousarray(turned(mask, frame.orientation))
-    if size == upright:
-        return mask
-    raise InputError(
-        f"{what} has {size[0]} x {size[1]} pixels, its picture {upright[0]} x {upright[1]}"
-    )
+    expect_size(size, frame, what)
+    return mask
+
+
+def expect_size(size: tuple[int, int], frame: Frame, what: str) -> None:
+    """That (width, height) is the picture's, upright or as it is stored.
+
+    Raises:
+        InputError: it is neither.
+    """
+    upright = frame.upright
+    if size not in (upright, (frame.width, frame.height)):
+        raise InputError(
+            f"{what} has {size[0]} x {size[1]} pixels, its picture {upright[0]} x {upright[1]}"
+        )

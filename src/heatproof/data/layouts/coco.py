@@ -17,6 +17,16 @@ from heatproof.data.pictured import Pictured, Thing, visible
 from heatproof.images import Frame, frame_of
 
 Annotation = Mapping[str, Any]
+WRONG = (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError)
+"""What content raises that is not laid out as it is read."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture as a file of COCO's speaks of it; size is (width, height) where it is said."""
+
+    name: str
+    size: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class Instances:
     """What an instances file says: categories by id, pictures by id, each one's annotations."""
 
     names: dict[int, str]
-    pictures: dict[int, Annotation]
+    pictures: dict[int, Image]
     of: dict[int, list[Annotation]]
 
     @property
@@ -42,17 +52,14 @@ def instances(path: Path) -> Instances:
     wrong = f"{path} is not laid out as COCO's"
     try:
         names = {int(each["id"]): str(each["name"]) for each in content["categories"]}
-        pictures = {int(each["id"]): dict(each) for each in content["images"]}
-        unnamed = [number for number, each in pictures.items() if "file_name" not in each]
-        if unnamed:
-            raise LayoutError(f"{wrong}: image {unnamed[0]} has no file_name")
+        pictures = {int(each["id"]): _image(each) for each in content["images"]}
         of: dict[int, list[Annotation]] = {}
         for each in content["annotations"]:
+            number = int(each.get("id", -1))
+            if lacks := _lacks(each, names, pictures):
+                raise LayoutError(f"{wrong}: annotation {number} {lacks}")
             of.setdefault(int(each["image_id"]), []).append(each)
-            lacks = _lacks(each, names, pictures)
-            if lacks:
-                raise LayoutError(f"{wrong}: annotation {each.get('id')} {lacks}")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except WRONG as error:
         raise LayoutError(
             f"{wrong} ({type(error).__name__}: {error}); expected images, annotations and "
             "categories, each with its id"
@@ -60,9 +67,15 @@ def instances(path: Path) -> Instances:
     return Instances(names, pictures, of)
 
 
-def _lacks(
-    annotation: Annotation, names: Mapping[int, str], pictures: Mapping[int, Annotation]
-) -> str:
+def _image(content: Annotation) -> Image:
+    if not isinstance(content.get("file_name"), str):
+        raise TypeError(f"image {content['id']} has the file_name {content.get('file_name')!r}")
+    sized = "width" in content and "height" in content
+    size = (int(content["width"]), int(content["height"])) if sized else None
+    return Image(content["file_name"], size)
+
+
+def _lacks(annotation: Annotation, names: Mapping[int, str], pictures: Mapping[int, Image]) -> str:
     if int(annotation["category_id"]) not in names:
         return f"is of category {annotation['category_id']}, which `categories` lacks"
     if int(annotation["image_id"]) not in pictures:
@@ -73,7 +86,7 @@ def _lacks(
 
 
 def mask_in(
-    annotation: Annotation, image: Annotation, frame: Frame, *, stored: bool = True
+    annotation: Annotation, image: Image, frame: Frame, *, stored: bool = True
 ) -> Bool[np.ndarray, "row col"]:
     """The annotation's mask on the upright photograph. Polygons are drawn on the size that the
     file gives its image, or on the photograph's own.
@@ -81,15 +94,14 @@ def mask_in(
     Raises:
         InputError: the mask cannot be read, or does not fit.
     """
-    size = (
-        (int(image["height"]), int(image["width"]))
-        if "height" in image and "width" in image
-        else frame.upright[::-1]
-    )
-    what = f"the mask of annotation {annotation.get('id')}"
+    what, code = f"the mask of annotation {annotation.get('id')}", annotation["segmentation"]
+    size = image.size or frame.upright
     try:
-        mask = masks.decoded(annotation["segmentation"], size)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        if isinstance(code, Mapping):
+            size = (int(code["size"][1]), int(code["size"][0]))
+        masks.expect_size(size, frame, what)  # before a canvas of any size is made
+        mask = masks.decoded(code, (size[1], size[0]))
+    except WRONG as error:
         raise LayoutError(
             f"{what} is not laid out as COCO's ({type(error).__name__}: {error}); expected "
             "polygons or run lengths with their size"
@@ -113,7 +125,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
     chosen = sample.of([number for number in sorted(found.of) if _countable(found.of[number])])
     if not chosen:
         raise LayoutError(f"got no picture with an instance in {path}")
-    paths = [picture(pictures / found.pictures[n]["file_name"], path.name) for n in chosen]
+    paths = [picture(pictures / found.pictures[n].name, path.name) for n in chosen]
 
     def things(row: int) -> tuple[Thing, ...]:
         number = chosen[row]
@@ -144,8 +156,8 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
 
 
 def _countable(annotations: list[Annotation]) -> bool:
-    crowds = {each["category_id"] for each in annotations if each.get("iscrowd")}
-    singles = {each["category_id"] for each in annotations if not each.get("iscrowd")}
+    crowds = {int(each["category_id"]) for each in annotations if each.get("iscrowd")}
+    singles = {int(each["category_id"]) for each in annotations if not each.get("iscrowd")}
     return bool(singles) and crowds <= singles
 
 
@@ -189,22 +201,45 @@ def coco(folder: Path) -> list[CocoPicture]:
         raise LayoutError(f"got no folder {year!r} in {folder}, expected COCO's pictures there")
     said, things = _content(captions, ("images", "annotations")), instances(file)
     spoken: dict[int, list[str]] = {}
-    for each in said["annotations"]:
-        spoken.setdefault(each["image_id"], []).append(" ".join(str(each["caption"]).split()))
-    found: list[CocoPicture] = []
-    for each in sorted(said["images"], key=lambda image: image["id"]):
-        if each["id"] in spoken:
-            path = picture(pictures / each["file_name"], captions.name)
-            size = (each["height"], each["width"])
-            instances_of = tuple(
-                (things.names[int(a["category_id"])], a["segmentation"])
-                for a in things.of.get(each["id"], ())
-                if not a.get("iscrowd")
+    try:
+        for each in said["annotations"]:
+            spoken.setdefault(int(each["image_id"]), []).append(
+                " ".join(str(each["caption"]).split())
             )
-            found.append(CocoPicture(path, size, tuple(spoken[each["id"]]), instances_of))
+        images = {int(each["id"]): _image(each) for each in said["images"]}
+        found = [
+            _captioned(each, pictures, things, number, tuple(spoken[number]), captions.name)
+            for number, each in sorted(images.items())
+            if number in spoken
+        ]
+    except WRONG as error:
+        raise LayoutError(
+            f"{captions} is not laid out as COCO's ({type(error).__name__}: {error}); expected "
+            "images with id, file_name, height and width, and annotations with captions"
+        ) from None
     if not found:
         raise LayoutError(f"got no picture with a caption in {captions}")
     return found
+
+
+def _captioned(
+    image: Image,
+    folder: Path,
+    things: Instances,
+    number: int,
+    captions: tuple[str, ...],
+    said_by: str,
+) -> CocoPicture:
+    if image.size is None:
+        raise KeyError(f"height of image {number}")
+    instances_of = tuple(
+        (things.names[int(each["category_id"])], each["segmentation"])
+        for each in things.of.get(number, ())
+        if not each.get("iscrowd")
+    )
+    path = picture(folder / image.name, said_by)
+    width, height = image.size
+    return CocoPicture(path, (height, width), captions, instances_of)
 
 
 def coco_mask(segmentation: Any, size: tuple[int, int]) -> Bool[np.ndarray, "row col"]:

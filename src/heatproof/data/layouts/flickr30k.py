@@ -34,10 +34,11 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Boxed:
-    """A picture's size (width, height) and boxes (left, top, right, bottom; the last two outside)
+    """A picture's size and boxes (left, top, right, bottom; the last two outside)
     of each entity."""
 
-    size: tuple[int, int]
+    width: int
+    height: int
     boxes: dict[str, list[Box]]
 
 
@@ -90,7 +91,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
 
 
 def _mask(one: Boxed, entity: str, frame: Frame, what: str) -> np.ndarray:
-    return masks.fitted(masks.boxed(one.boxes[entity], one.size[::-1]), frame, what)
+    return masks.fitted(masks.boxed(one.boxes[entity], (one.height, one.width)), frame, what)
 
 
 def _phrases(path: Path) -> list[tuple[str, str]]:
@@ -108,7 +109,7 @@ def _boxed(path: Path) -> Boxed:
     tree = _xml(path)
     boxes: dict[str, list[Box]] = {}
     try:
-        size = (_number(tree, "size/width"), _number(tree, "size/height"))
+        width, height = _number(tree, "size/width"), _number(tree, "size/height")
         for thing in tree.iter("object"):
             box = thing.find("bndbox")
             if box is None:
@@ -125,7 +126,7 @@ def _boxed(path: Path) -> Boxed:
             f"{path} is not laid out as Flickr30k Entities' ({error}); expected size and objects "
             "with name and bndbox"
         ) from None
-    return Boxed(size, boxes)
+    return Boxed(width, height, boxes)
 
 
 def _number(tree: ET.Element, place: str) -> int:

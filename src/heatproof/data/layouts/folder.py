@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from heatproof.data import masks
-from heatproof.data.layouts.coco import Annotation, instances, mask_in
+from heatproof.data.layouts.coco import Annotation, Image, instances, mask_in
 from heatproof.data.layouts.reading import (
     LayoutError,
     NoLayout,
@@ -70,7 +70,7 @@ def annotated(root: Path, *, template: str = "a {}", sample: Sample | None = Non
     numbers = (sample or Sample()).of([number for number in found.pictures if number in found.of])
     if not numbers:
         raise LayoutError(f"{root}: no picture has an annotation; expected at least one")
-    paths = [picture(root / "images" / found.pictures[n]["file_name"], path.name) for n in numbers]
+    paths = [picture(root / "images" / found.pictures[n].name, path.name) for n in numbers]
 
     def things(row: int) -> tuple[Thing, ...]:
         image, frame = found.pictures[numbers[row]], frame_of(paths[row])
@@ -88,7 +88,7 @@ def annotated(root: Path, *, template: str = "a {}", sample: Sample | None = Non
     )
 
 
-def _mask(root: Path, annotation: Annotation, image: Annotation, frame: Frame) -> np.ndarray:
+def _mask(root: Path, annotation: Annotation, image: Image, frame: Frame) -> np.ndarray:
     if "mask_file" not in annotation:
         return mask_in(annotation, image, frame, stored=False)
     what = f"the mask of annotation {annotation.get('id')}"

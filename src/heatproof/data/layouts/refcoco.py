@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from heatproof.data.layouts.coco import instances, mask_in
+from heatproof.data.layouts.coco import WRONG, instances, mask_in
 from heatproof.data.layouts.pickled import plain
 from heatproof.data.layouts.reading import LayoutError, Sample, first_folder, json_of, picture
 from heatproof.data.lazy import Files, Lazy
@@ -30,18 +30,18 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
     if not annotations.is_file():
         raise LayoutError(f"got no {annotations}, expected the instances that {path.name} names")
     found = instances(annotations)
-    by_id = {each.get("id"): each for of in found.of.values() for each in of}
+    by_id = {int(each["id"]): each for of in found.of.values() for each in of if "id" in each}
     said = _expressions(path)
     for image, references in said.items():
         for annotation, _ in references:
-            if annotation not in by_id or by_id[annotation]["image_id"] != image:
+            if annotation not in by_id or int(by_id[annotation]["image_id"]) != image:
                 raise LayoutError(
                     f"{path} speaks of annotation {annotation} in image {image}, which "
                     f"{annotations.name} lacks"
                 )
     chosen = sample.of(sorted(said))
     folder = _pictures(root)
-    paths = [picture(folder / found.pictures[n]["file_name"], path.name) for n in chosen]
+    paths = [picture(folder / found.pictures[n].name, path.name) for n in chosen]
     texts = [text for number in chosen for _, text in said[number]]
     labels = {text: label for label, text in enumerate(dict.fromkeys(texts))}
 
@@ -96,7 +96,7 @@ def _expressions(path: Path) -> dict[int, list[tuple[int, str]]]:
                     pair = (int(each["ann_id"]), str(sentence["sent"]))
                     if pair not in of:
                         of.append(pair)
-    except (KeyError, TypeError, ValueError) as error:
+    except WRONG as error:
         raise LayoutError(
             f"{path} is not laid out as RefCOCO's ({type(error).__name__}: {error}); expected a "
             "list of references with image_id, ann_id, split and sentences"

@@ -39,12 +39,9 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
                 )
 
     def things(row: int) -> tuple[Thing, ...]:
-        frame = frame_of(paths[row])
-        files = [
-            root / part / f"{names[row]}.png"
-            for part in ("SegmentationClass", "SegmentationObject")
-        ]
-        return _things(*(_pixels(file, frame) for file in files), files[1])
+        frame, file = frame_of(paths[row]), f"{names[row]}.png"
+        classes, objects = root / "SegmentationClass" / file, root / "SegmentationObject" / file
+        return _things(_pixels(classes, frame), _pixels(objects, frame), objects)
 
     return Pictured(
         "VOC 2012",
