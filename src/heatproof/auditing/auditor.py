@@ -17,7 +17,8 @@ from heatproof.auditing.result import Audit
 from heatproof.auditing.subject import Auditable, Subject
 from heatproof.certify import environment
 from heatproof.data.asked import asked
-from heatproof.data.pictured import Pictured, load
+from heatproof.data.opening import open as open_data
+from heatproof.data.pictured import Pictured
 from heatproof.errors import InputError
 from heatproof.inputs import Prompts
 from heatproof.inputs import prompts as embedded
@@ -206,7 +207,13 @@ def _is_scenes(model: Model) -> bool:
 def _data(given: str | None, most: int, seed: int) -> Pictured | None:
     if given is None:
         return None
-    return asked(most, seed=seed) if given == "scenes" else load(given, most=most)
+    found = open_data(given, most=most, seed=seed)
+    if not found.complete:
+        raise InputError(
+            f"{found.name} does not say all that its pictures show, and the audit asks for what is "
+            "absent; try scenes, coco:PATH, voc:PATH or a folder of your own"
+        )
+    return found.held()
 
 
 def _labelled(data: Pictured | None) -> Labelled | None:

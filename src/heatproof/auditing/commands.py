@@ -33,7 +33,7 @@ def audit(
     data: Annotated[
         str | None,
         typer.Option(
-            help="scenes, or a folder with instances.json (COCO) beside images/.",
+            help="scenes, a folder of pictures with masks, or KIND:PATH (docs/data.md).",
             show_default="scenes for the embedded model, otherwise none",
         ),
     ] = None,
