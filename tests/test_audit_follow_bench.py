@@ -11,7 +11,9 @@ from PIL import Image
 
 import heatproof
 import tiny
+import tiny_sets
 from heatproof.auditing import principle2, variants
+from heatproof.auditing.auditor import Auditor
 from heatproof.auditing.bench import Bench
 from heatproof.auditing.graded import ordered
 from heatproof.auditing.judging import judge
@@ -310,3 +312,18 @@ def test_a_control_is_held_to_the_others() -> None:
 
 def test_the_limit_is_never_below_zero() -> None:
     assert judge(around(0.5), {"blind": around(-0.3)}, around(0.8)).limit == 0
+
+
+# --- data sets ----------------------------------------------------------------------------------
+
+
+def test_the_audit_opens_every_set_that_says_all_it_shows(tmp_path: Path) -> None:
+    found = Auditor("scenes", f"coco:{tiny_sets.coco(tmp_path)}", scenes=20).data
+    assert found is not None
+    assert found.complete
+    assert len(found) > 0
+
+
+def test_a_set_that_leaves_objects_out_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"asks for what is absent; try scenes, coco:PATH"):
+        Auditor("scenes", f"imagenet-s:{tiny_sets.imagenet_s(tmp_path)}", scenes=20)
