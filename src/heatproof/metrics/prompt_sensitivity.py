@@ -22,7 +22,7 @@ class PromptSensitivity(Metric):
 
     card: ClassVar[Card] = Card(
         name="prompt-sensitivity",
-        summary="how much does the map change when another prompt is asked that means nothing here?",
+        summary="how much does the map change with a prompt that means nothing here?",
         formula="mean over null prompts p of 1 - cosine(m, m_p), signed maps",
         better="higher",
         needs=("explain",),

@@ -59,7 +59,7 @@ class ModelRandomisation(Curve):
 
     def curves(self, trial: Trial) -> Float[Tensor, "item point"]:
         assert trial.models is not None
-        own = self._seen(own_maps(trial))
+        own = self._seen(self.before(trial))
         found: list[Tensor] = []
         for n in range(1, trial.models.steps + 1):
             with trial.models(self.order, n):
@@ -69,6 +69,10 @@ class ModelRandomisation(Curve):
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
         """The mean of the steps."""
         return self.curves(trial).mean(1)
+
+    def before(self, trial: Trial) -> Float[Tensor, "item cell"]:
+        """The maps that all others are compared with."""
+        return own_maps(trial)
 
     def maps(self, trial: Trial) -> Float[Tensor, "item cell"]:
         """The maps by the model as it is now."""
@@ -104,20 +108,14 @@ class SmoothRandomisation(ModelRandomisation):
         "the model alone.",
     )
 
-    def curves(self, trial: Trial) -> Float[Tensor, "item point"]:
+    def before(self, trial: Trial) -> Float[Tensor, "item cell"]:
         if self.samples < 1 or not self.noise > 0:
             raise InputError(
                 f"got samples={self.samples}, noise={self.noise:g} for smooth-randomisation, "
                 "expected 1 or more samples and noise above 0"
             )
-        assert trial.models is not None
-        own = self._seen(self.maps(trial))
-        own = own.masked_fill(~own_maps(trial).isfinite().all(1, keepdim=True), torch.nan)
-        found: list[Tensor] = []
-        for n in range(1, trial.models.steps + 1):
-            with trial.models(self.order, n):
-                found.append(_likeness(own, self._seen(self.maps(trial))))
-        return torch.stack(found, 1)
+        finite = own_maps(trial).isfinite().all(1, keepdim=True)
+        return self.maps(trial).masked_fill(~finite, torch.nan)
 
     def maps(self, trial: Trial) -> Float[Tensor, "item cell"]:
         generator = torch.Generator().manual_seed(trial.seed)
