@@ -28,7 +28,7 @@ class PromptSensitivity(Metric):
         needs=("explain",),
         source="ours, as the certificate's check of null prompts; the question is principle 2 of "
         "arXiv 2605.12952",
-        bounds=(0, 2),
+        bounds=(0.0, 2.0),
         chance="0 for a map that does not look at the prompt, 1 for noise drawn anew",
         undefined="",
         invariant=("scale", "sign"),
