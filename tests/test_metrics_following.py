@@ -100,7 +100,7 @@ def test_infidelity_is_captums(unit: str) -> None:
 
 @pytest.mark.parametrize("name", ["completeness", "attribution-error"])
 def test_a_map_that_adds_up_has_no_error(name: str) -> None:
-    """Break: the mean of the map for its sum; the score of the whole for its change."""
+    """Break: the mean of the map for its sum."""
     trial = planted()
     near(measured(name, trial), 0.0, 1e-9)
     for baseline in ("zero", "tokens", "nothing"):  # nothing is left of a picture of zeros
@@ -123,7 +123,7 @@ def test_the_error_is_what_is_missing() -> None:
 
 
 def test_another_baseline_is_another_promise() -> None:
-    """Break: black taken for zero."""
+    """Break: the baseline's score not taken off."""
     trial = planted()
     assert trial.score is not None
     black = trial.score(torch.full((5, 3, *SIZE), BLACK, dtype=torch.float64), torch.arange(5))
@@ -147,7 +147,7 @@ def changes(samples: int, seed: int = 0, radius: float = 0.02) -> list[Tensor]:
 
 
 def test_sensitivity_of_a_linear_explainer_is_known() -> None:
-    """Break: the mean of the changes for their largest; a change of one sign."""
+    """Break: the sum of the changes for their largest; changes of one sign."""
     trial = planted()
     moved = torch.stack([patch_means(change[None])[0] for change in changes(10)])
     weights = trial.models.weights  # type: ignore[union-attr]
@@ -160,7 +160,7 @@ def test_sensitivity_of_a_linear_explainer_is_known() -> None:
 
 
 def test_sensitivity_is_captums() -> None:
-    """Parity with captum's `sensitivity_max`. Break: as above."""
+    """Parity with captum's `sensitivity_max`. Break: the sum of the changes for their largest."""
     captum = pytest.importorskip("captum.metrics")
     trial = planted()
     assert trial.explain is not None
@@ -185,7 +185,7 @@ def test_sensitivity_is_captums() -> None:
 
 @pytest.mark.parametrize("order", ["cascade", "independent"])
 def test_a_model_blind_map_does_not_change(order: str) -> None:
-    """Break: `models` entered for the step's number of the other order; no model entered."""
+    """Break: the cells of the random model's map in reverse."""
     trial = blinded(planted())
     near(measured("model-randomisation", trial, order=order), 1.0)
     near(measured("smooth-randomisation", trial, order=order, samples=2), 1.0)
@@ -197,7 +197,7 @@ def test_a_model_blind_map_does_not_change(order: str) -> None:
 def test_randomisation_is_scipys_rank_correlation_of_the_random_models_maps(
     order: str, absolute: bool
 ) -> None:
-    """Break: `absolute` ignored; Pearson's correlation; blocks n + 1."""
+    """Break: `absolute` ignored; `order` ignored; the model of the step before."""
     trial = planted()
     model: Any = trial.models
     before = [each.clone() for each in model.factors]
@@ -259,7 +259,7 @@ def test_smooth_randomisation_compares_means_over_noisy_pictures() -> None:
 
 
 def test_efficient_randomisation_is_the_rise_of_numpys_histogram_entropy() -> None:
-    """Break: the entropy of |m| as a distribution; the fall for the rise."""
+    """Break: the fall for the rise; 50 bins."""
     trial = planted()
     model: Any = trial.models
 
@@ -279,7 +279,7 @@ def test_efficient_randomisation_is_the_rise_of_numpys_histogram_entropy() -> No
 
 
 def test_a_prompt_blind_map_changes_nothing_and_an_opposite_one_everything() -> None:
-    """Break: the map asked for is explained again, in place of the null prompt's."""
+    """Break: the item's own prompt asked again, in place of the null prompt."""
     trial = planted()
     near(measured("prompt-sensitivity", blinded(trial)), 0.0)
     signs = {None: 1.0, "empty": -1.0, "gibberish": 1.0, "unrelated": 3.0}
@@ -294,7 +294,7 @@ def test_a_prompt_blind_map_changes_nothing_and_an_opposite_one_everything() -> 
 
 
 def test_prompt_sensitivity_is_the_mean_over_null_prompts() -> None:
-    """Break: one null prompt for all; a cosine of absolute maps."""
+    """Break: the item's own prompt asked again; the absolute map."""
     trial = planted()
     assert trial.explain is not None
     items = torch.arange(5)
@@ -340,7 +340,7 @@ def test_a_constant_map_weighs_nothing() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_drop_and_increase_are_pytorch_grad_cams() -> None:
-    """Parity with `DropInConfidence` and `IncreaseInConfidence`. Break: as above."""
+    """Parity with `DropInConfidence` and `IncreaseInConfidence`. Break: the gain for the drop."""
     peers = pytest.importorskip("pytorch_grad_cam.metrics.cam_mult_image")
     trial = planted()
     trial = replace(trial, maps=trial.maps + trial.maps.flip(0))
@@ -383,7 +383,7 @@ def test_text_deletion_of_prompts_of_any_length_is_the_closed_form() -> None:
 
 
 def test_a_prompt_of_no_word_has_no_value_and_gaps_are_refused() -> None:
-    """Break: 0 / 0 taken for 0; a NaN in the middle taken for a word."""
+    """Break: the refusal left out; prompts of no word scored 0."""
     trial = planted()
     assert trial.words is not None
     words = trial.words.clone()

@@ -38,7 +38,7 @@ def pixels(maps: Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("name", MASKED)
 def test_the_mask_itself_is_best_and_its_opposite_worst(name: str) -> None:
-    """Break: `1 - c` for c in any of them."""
+    """Break: `1 - c` for c, in `pointing` and in `segmentation`."""
     mask = planted().mask
     assert mask is not None
     assert measured(name, with_maps(mask)).tolist() == [1.0] * 5
@@ -62,7 +62,7 @@ def test_a_constant_map_gets_what_the_card_calls_chance(name: str, value: float)
 
 @pytest.mark.parametrize("name", ["pointing", "average-precision"])
 def test_random_maps_get_chance_on_average(name: str) -> None:
-    """Break: ties or thresholds counted in the map's favour."""
+    """Break: precision over too few cells."""
     found = measured(name, with_maps(rough(400), **planted_masks(400)))
     more = 0.11 if name == "average-precision" else 0.0  # few patches: precision is above its limit
     assert float(found.mean()) == pytest.approx(0.2 + more, abs=0.05)
@@ -87,7 +87,7 @@ def test_an_object_that_is_not_to_be_seen_has_no_value(name: str) -> None:
 
 @pytest.mark.parametrize(("threshold", "level"), [("mean", 0.5), ("fixed", 0.5), ("fixed", 0.8)])
 def test_accuracy_and_iou_are_those_of_all_pixels(threshold: str, level: float) -> None:
-    """Break: the median for the mean; a threshold before the scaling; `level` ignored."""
+    """Break: the median for the mean; `level` ignored."""
     sk = pytest.importorskip("sklearn.metrics")
     maps, trial = rough(), planted()
     assert trial.mask is not None
@@ -157,7 +157,7 @@ def test_multi_object_pointing_of_a_constant_map_is_one_of_the_objects() -> None
 
 
 def test_multi_object_pointing_is_the_share_of_mean_heat() -> None:
-    """Break: negative heat counted; the named object left out of the sum."""
+    """Break: negative heat counted; heat summed over areas."""
     trial = several()
     maps = torch.zeros(4, ROWS, COLS)
     maps[:, 0, 0], maps[:, 1, :2], maps[:, 2, :3] = 2, 1, -5
@@ -174,7 +174,7 @@ def test_multi_object_pointing_is_the_share_of_mean_heat() -> None:
 
 
 def test_points_are_called_by_their_patch() -> None:
-    """Break: -1 taken for in; background points in the object's union; rows for columns."""
+    """Break: -1 taken for in; all background points in the object's union."""
     maps = torch.zeros(1, ROWS, COLS)
     maps[0, 1, 2:4] = 1
     points = torch.zeros(1, *SIZE, dtype=torch.long)
@@ -207,7 +207,7 @@ def test_the_spread_of_one_patch_and_of_an_even_map() -> None:
 
 
 def test_entropy_is_scipys_and_the_gini_index_is_the_mean_difference() -> None:
-    """Break: signed heat; (2k - n) for (2k - n - 1)."""
+    """Break: signed heat; ranks from 0."""
     maps = rough()
     gini, entropy = (measured(n, with_maps(maps)).tolist() for n in ("sparseness", "entropy"))
     for item in range(5):

@@ -63,7 +63,7 @@ def value(name: str, trial: Trial, **settings: Any) -> list[float]:
     ],
 )
 def test_the_perfect_maps_area_is_the_closed_form(name: str, area: float, imputer: str) -> None:
-    """Break: a mean of the points in place of the trapezoid rule."""
+    """Break: the mean of the points for the trapezoid rule; no point at share 0."""
     found = value(name, ramp(), imputer=imputer, steps=CELLS)
     assert found == pytest.approx([area] * 3)
 
@@ -89,7 +89,7 @@ def test_what_the_fill_adds_is_added() -> None:
 
 
 def test_steps_of_several_patches_are_the_trapezoid_of_their_sums() -> None:
-    """Break: `round` of the share of cells left out."""
+    """Break: nine tenths of the cells dealt with."""
     left = [sum(range(1, CELLS - gone + 1)) for gone in (0, 5, 10, 15, 20)]
     area = sum((a + b) / 2 for a, b in zip(left[1:], left[:-1], strict=True)) / 4
     assert value("deletion", ramp(), steps=4) == pytest.approx([area] * 3)
@@ -113,7 +113,7 @@ def test_a_random_map_gets_half_on_average_and_so_does_a_constant_one() -> None:
 
 
 def test_every_variant_is_scored_once_and_never_more_than_a_batch_is_made() -> None:
-    """Break: `scored` without batches; a pass for each end beside the points."""
+    """Break: `scored` in one batch."""
     seen: list[int] = []
     for steps in (4, 20, 60):
         trial = ramp(batch_size=7)
@@ -131,7 +131,7 @@ def test_every_variant_is_scored_once_and_never_more_than_a_batch_is_made() -> N
 
 
 def test_pixels_are_ranked_by_the_enlarged_map_as_rise_does_it() -> None:
-    """Break: `stretched` by nearest neighbours; `places` of the patches."""
+    """Break: the map enlarged by nearest neighbours."""
     trial, steps = planted(2), 40
     total = SIZE[0] * SIZE[1]
     large = torch.nn.functional.interpolate(
@@ -188,7 +188,7 @@ def test_accuracy_is_one_until_another_prompt_wins() -> None:
 
 
 def test_what_cannot_be_done_is_said() -> None:
-    """Break: any of these errors left out."""
+    """Break: each of these errors left out."""
     trial = ramp()
     with pytest.raises(InputError, match="got steps=0, expected 1 or more"):
         value("deletion", trial, steps=0)
@@ -270,7 +270,7 @@ def by_road(picture: np.ndarray, known: np.ndarray) -> np.ndarray:
     "imputer", ["zero", "mean", "black", "blur", "noise", "inpainting", "other"]
 )
 def test_hidden_patches_show_the_imputer_and_all_else_the_picture(imputer: str) -> None:
-    """Break: the mask turned round; any fill taken for another."""
+    """Break: the mask turned round; the mean colour for the blur."""
     trial = planted(3, batch_size=2)
     keep = hidden_patches(3)
     found = shown_by(imputer, trial, keep).numpy()
@@ -303,7 +303,8 @@ def test_another_picture_is_never_the_same_one() -> None:
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
 def test_inpainting_is_the_direct_solution(share: float) -> None:
-    """Break: 1/12 for direct neighbours; the border's missing neighbours counted; ten steps."""
+    """Break: 1/12 for direct neighbours; the border's missing neighbours counted; three
+    iterations; converged pictures go on with their batch."""
     generator = torch.Generator().manual_seed(1)
     pixels = torch.rand(2, 3, 37, 50, generator=generator, dtype=torch.float64)
     known = torch.rand(2, 1, 37, 50, generator=generator) > share
@@ -327,7 +328,7 @@ def test_a_slope_is_restored_exactly_and_an_unknown_picture_is_its_mean() -> Non
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
 def test_inpainting_is_pytorch_grad_cams() -> None:
-    """Parity with `NoisyLinearImputer(noise=0)`. Break: as above."""
+    """Parity with `NoisyLinearImputer(noise=0)`. Break: 1/12 for direct neighbours."""
     road = pytest.importorskip("pytorch_grad_cam.metrics.road")
     generator = torch.Generator().manual_seed(2)
     pixels = torch.rand(3, 20, 28, generator=generator)
