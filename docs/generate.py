@@ -121,7 +121,37 @@ def metrics() -> str:
         text += "".join(f"- **{label}**: {said}\n" for label, said in _card(entry) if said) + "\n"
     head = imputers.__doc__ or ""
     text += "## Imputers\n\n" + head[head.index("| imputer") : head.index("`scored`")].strip()
+    if (RESULTS / "metrics_cost.json").exists():
+        text += "\n\n" + _metrics_cost()
     return text + "\n\n" + _truths()
+
+
+def _metrics_cost() -> str:
+    found = json.loads((RESULTS / "metrics_cost.json").read_text())
+    rows = [
+        [
+            name,
+            f"{row['median']:.2f}",
+            f"{row['lower quartile']:.2f} to {row['upper quartile']:.2f}",
+        ]
+        for name, row in found["throughput"].items()
+    ]
+    memory = found["memory"]
+    grown = [
+        [label, str(count), f"{size:.1f}"]
+        for label, sizes in memory["MiB"].items()
+        for count, size in sizes.items()
+    ]
+    return (
+        f"## What deletion costs\n\nFrom `benchmarks/metrics_cost.py`: {found['model']}, "
+        f"{found['steps']} steps, batch {found['batch']}, {found['runs']} alternating runs on "
+        f"{found['device']} ({found['threads']} threads): pictures scored a second, as a ratio to "
+        "bare `encode_image` on as many (1: nothing is lost).\n\n"
+        + table(["imputer", "ratio", "quartiles"], rows)
+        + f"\nHow far the process grows over what its first two batches took ({memory['model']}, "
+        f"batch {memory['batch']}; what the allocator keeps is in it):\n\n"
+        + table(["", "count", "MiB"], grown).rstrip()
+    )
 
 
 def _card(entry: MetricEntry) -> list[tuple[str, str]]:
