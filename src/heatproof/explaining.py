@@ -170,6 +170,15 @@ class _ImageJob:
         )
         return torch.cat([found, self.score(nulls)], dim=1)
 
+    def slopes(
+        self, embedding: Float[Tensor, "item dim"]
+    ) -> Float[Tensor, "item target dim"] | None:
+        """dS/d(embedding) in closed form; None where the score has none."""
+        texts = self.asked.embeddings
+        if self.nulls is not None:
+            texts = torch.cat([texts, self.nulls.embeddings])
+        return scores.slopes(self.model, self.score, embedding, texts, against=self.against)
+
     def empty(self, embedding: Float[Tensor, "item dim"]) -> Float[Tensor, " item"]:
         """Scores against the empty prompt, which is embedded when first asked for."""
         if self.model.text is None:
@@ -210,6 +219,9 @@ class _ImageJob:
                     self.empty,
                     number,
                     black=partial(_black, self.model, pixels),
+                    targets=len(self.labels),
+                    width=self.asked.embeddings.shape[1],
+                    linear_slopes=self.slopes,
                 )
             )
         return made

@@ -124,6 +124,43 @@ class Contrast:
         return pairs.logit - pairs.against
 
 
+def slopes(
+    model: Model,
+    score: Score,
+    image: Float[Tensor, "image dim"],
+    text: Float[Tensor, "prompt dim"],
+    *,
+    against: Float[Tensor, "against dim"] | None = None,
+) -> Float[Tensor, "image prompt dim"] | None:
+    """dS/d(image embedding) of every pair, the chain through the embedding's length included; None
+    for scores that are not linear in the unit embedding."""
+    match score:
+        case Cosine():
+            return _cosine_slopes(image, text)
+        case Logit() | Contrast():
+            found = _logit_slopes(model, image, text)
+            if isinstance(score, Contrast):
+                assert against is not None
+                found = found - _logit_slopes(model, image, against)
+            return found
+        case _:
+            return None
+
+
+def _logit_slopes(model: Model, image: Tensor, text: Tensor) -> Tensor:
+    if model.classes:
+        return text.expand(len(image), -1, -1)
+    return model.logit_scale * _cosine_slopes(image, text)
+
+
+def _cosine_slopes(image: Tensor, text: Tensor) -> Tensor:
+    """(t - cos e) / |f|, with e and t the unit embeddings and f the image's own."""
+    unit = torch.nn.functional.normalize
+    e, t = unit(image, dim=-1), unit(text, dim=-1)
+    along = torch.einsum("ip,id->ipd", e @ t.T, e)
+    return (t - along) / image.norm(dim=-1)[:, None, None]
+
+
 NAMES = ("cosine", "logit", "margin", "contrast:OTHER", "sigmoid-logit", "class-logit")
 
 
