@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from heatproof import interactions, methods, scores
     from heatproof.auditing.auditor import audit
-    from heatproof.explaining import explain, explain_words
+    from heatproof.explaining import explain, explain_words, jacobian
+    from heatproof.jacobians import load_jacobian
     from heatproof.models import load, wrap
     from heatproof.proofs.proving import prove
 
@@ -16,7 +17,9 @@ __all__ = [
     "explain",
     "explain_words",
     "interactions",
+    "jacobian",
     "load",
+    "load_jacobian",
     "methods",
     "prove",
     "scores",
@@ -27,7 +30,9 @@ _HOMES = {
     "audit": "heatproof.auditing.auditor",
     "explain": "heatproof.explaining",
     "explain_words": "heatproof.explaining",
+    "jacobian": "heatproof.explaining",
     "load": "heatproof.models",
+    "load_jacobian": "heatproof.jacobians",
     "prove": "heatproof.proofs.proving",
     "wrap": "heatproof.models",
 }

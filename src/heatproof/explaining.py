@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,17 @@ from heatproof.explanation import Explanation, Record, Word, WordExplanation
 from heatproof.inputs import Images, ImageSize, Pictures, PromptInput, Prompts
 from heatproof.methods.base import Method, Side
 from heatproof.models.model import Layout, Model, Piece, Readout, Tokens
-from heatproof.passes import Chunk, Outcome, run, sites_of, untouched_scores
+from heatproof.jacobians import Jacobian, Scale
+from heatproof.passes import (
+    Chunk,
+    Outcome,
+    coordinates,
+    coordinates_of,
+    is_linear,
+    run,
+    sites_of,
+    untouched_scores,
+)
 
 Progress = Callable[[int, int], None]
 POOLS = ("pool probe", "mean query")
@@ -88,6 +99,52 @@ def explain(
     return Explanation(
         maps, gathered.scores[:, :count].float(), certificate, record, shown.photos, shown.views
     )
+
+
+def jacobian(
+    model: Model,
+    images: Images,
+    *,
+    method: str | Method = "attention-x-gradient",
+    image_size: ImageSize = None,
+    certify: bool = True,
+    batch_size: int = 16,
+    memory: int | str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Jacobian:
+    """Read images once, for prompts that come later: see `Jacobian`.
+
+    Arguments are those of `explain`; the method must be linear in the score's gradient.
+
+    Raises:
+        InputError: the method is not, or something handed in is at fault.
+    """
+    chosen, target = _chosen(model, method, None, "image")
+    if not is_linear(chosen):
+        raise InputError(
+            f"method {chosen.card.name} is not linear in the score's gradient with these settings, "
+            "so that no later prompt can be mapped; try attention-x-gradient, or explain"
+        )
+    shown = inputs.pictures(model, images, image_size)
+    none = Prompts((), torch.zeros(0, 0))
+    job = _ImageJob(shown, none, target, None)
+    sites = sites_of(shown.model, "image", lambda: shown.model.image.encode(shown.pixels[:1]))
+    _check_layout(job.layout, sites[-1].keys)
+    chunks = [replace(chunk, compare=coordinates_of) for chunk in job.chunks(batch_size)]
+    gathered = _gather(job.model, chosen, sites, chunks, certify, seed, progress, coordinates)
+    maps = job.layout.grid(gathered.values)
+    certificate = Certificate((), *_factors(chosen, "image"))
+    if certify:
+        names = [p.source for p in shown.photos] or [f"image {n}" for n in range(len(maps))]
+        count = maps.shape[1]
+        labels = [f"coordinate {n}" for n in range(count)]
+        certificate = proof.certify(
+            shown.model, chosen, "image", (names, labels), gathered.evidence(count), {}, (), seed
+        )
+    record = _record(model, chosen, target, none, seed, shown.notices, image_size)
+    scale = Scale(model.classes, model.logit_scale, model.logit_bias)
+    return Jacobian(maps.float(), gathered.scores.float(), scale, record, certificate, model)
 
 
 def explain_words(
@@ -356,6 +413,7 @@ def _gather(
     certify: bool,
     seed: int,
     progress: Progress | None,
+    run: Callable[..., Outcome] = run,
 ) -> _Gathered:
     gathered = _Gathered(model)
     for number, chunk in enumerate(chunks):

@@ -85,12 +85,7 @@ class Chunk:
         found = None if self.linear_slopes is None else self.linear_slopes(embedding)
         if found is not None:
             return found
-        with torch.enable_grad():
-            leaf = embedding.detach().requires_grad_()
-            sums = self.compare(leaf).sum(0)
-        every = torch.eye(len(sums), dtype=sums.dtype, device=sums.device)
-        parts = [gradients_at_once(sums, [leaf], some)[0] for some in every.split(SLOPES_AT_ONCE)]
-        return torch.cat(parts).transpose(0, 1)
+        return slopes_of(self.compare, embedding)
 
     def rerun(self, module: nn.Module) -> Rerun:
         """See `Rerun`."""
@@ -135,6 +130,19 @@ class Outcome:
     row_alone: bool = False
 
 
+def slopes_of(
+    compare: Callable[[Float[Tensor, "item dim"]], Float[Tensor, "item target"]],
+    embedding: Float[Tensor, "item dim"],
+) -> Float[Tensor, "item target dim"]:
+    """dS/d(embedding) of any score by gradient; each item's depends on its own embedding alone."""
+    with torch.enable_grad():
+        leaf = embedding.detach().requires_grad_()
+        sums = compare(leaf).sum(0)
+    every = torch.eye(len(sums), dtype=sums.dtype, device=sums.device)
+    parts = [gradients_at_once(sums, [leaf], some)[0] for some in every.split(SLOPES_AT_ONCE)]
+    return torch.cat(parts).transpose(0, 1)
+
+
 def sites_of(model: Model, side: Side, run: Callable[[], Any]) -> tuple[Site, ...]:
     """The tower's attention calls, found by running `run` (one input) the first time."""
     known = _sites.setdefault(model, {})
@@ -174,12 +182,18 @@ def coordinates(
     model: Model, method: Method, sites: Sequence[Site], chunk: Chunk, *, seed: int, evidence: bool
 ) -> Outcome:
     """The outcome with the embedding's coordinates as targets: its Jacobian, mapped."""
-    plain = replace(chunk, compare=_itself, linear_slopes=None)
+    plain = replace(chunk, compare=coordinates_of, linear_slopes=_unit_slopes)
     return _run(model, method, sites, plain, seed=seed, evidence=evidence)
 
 
-def _itself(embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"]:
+def coordinates_of(embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"]:
+    """The embedding's coordinates as scores of their own."""
     return embedding
+
+
+def _unit_slopes(embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim dim"]:
+    eye = torch.eye(embedding.shape[1], dtype=embedding.dtype, device=embedding.device)
+    return eye.expand(len(embedding), -1, -1)
 
 
 def _run(
@@ -189,10 +203,11 @@ def _run(
     if evidence and not plan.differentiates:
         plan = replace(plan, start=plan.paths[-1])
     with torch.inference_mode(False):
-        if chunk.side == "image" and row_pass.fits(method, plan, sites, chunk):
+        if chunk.side == "image" and row_pass.fits(model.module, method, plan, sites, chunk):
             row = row_pass.read_row(model.module, plan, sites[-1], chunk, evidence=evidence)
             if row is not None:
-                return _of_row(model, method, chunk, row, seed, evidence)
+                with torch.set_grad_enabled(plan.differentiates):
+                    return _of_row(model, method, chunk, row, seed, evidence)
         with torch.set_grad_enabled(plan.differentiates):
             return _of_whole(model, method, plan, chunk, seed, evidence)
 
@@ -203,24 +218,21 @@ def _of_row(
     """What the readout's row alone gives (see `row_pass`)."""
     trace = Trace()
     trace.add(row.layer)
-    with torch.enable_grad():
-        scores = chunk.compare(row.embedding)
-        read = _read_pass(model, chunk, seed, trace, scores, row.embedding)
-        assert chunk.readout is not None
-        read.readout = torch.zeros_like(chunk.readout)
-        shares = method.shares(read) if stands_for(method, "shares") else None
-        if shares is not None:
-            slopes = chunk.slopes(row.embedding.detach())
-            values, total = _by_shares(read, slopes, shares)
-            if type(method).total is Method.total:
-                total = None  # nothing is promised
-        else:
-            values = method.attribute(read)
-            total = method.total(read) if evidence else None
+    scores = chunk.compare(row.embedding)
+    read = _read_pass(model, chunk, seed, trace, scores, row.embedding)
+    assert chunk.readout is not None
+    read.readout = torch.zeros_like(chunk.readout)
+    shares = method.shares(read) if stands_for(method, "shares") else None
+    if shares is None:
+        values, total = method.attribute(read), method.total(read) if evidence else None
+    else:
+        values, total = _by_shares(read, chunk.slopes(row.embedding.detach()), shares)
+        if not evidence or type(method).total is Method.total:
+            total = None  # nothing is promised
     return Outcome(
         values.detach(),
         scores.detach(),
-        total.detach() if evidence and total is not None else None,
+        None if total is None else total.detach(),
         row.live_rows,
         dict(read.reached),
         row_alone=True,

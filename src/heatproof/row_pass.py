@@ -8,14 +8,17 @@ every input; where they do not, or where the block cannot be run on one row, the
 whole pass instead.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from heatproof.certify import TOLERANCE
 from heatproof.errors import HeatproofError
@@ -27,6 +30,12 @@ from heatproof.reading.interventions import chain
 
 # What a block says when it is not made for one row: rotary positions, masks, windows.
 UNFIT = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, HeatproofError)
+
+# Calls whose block was seen to run on no single row: it is not tried twice.
+_unfit: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+
+# Pointwise functions of one tensor.
+ACTIVATIONS = {F.gelu, F.silu}
 
 
 class Encoded(Protocol):
@@ -43,7 +52,8 @@ class Encoded(Protocol):
 
 @dataclass(frozen=True)
 class RowPass:
-    """`embedding` is the row's, in the graph that starts at `layer`, whose queries are that row.
+    """`embedding` is the row's, in the graph that starts at `layer`, whose queries are that row
+    (in no graph where the plan takes no gradient).
 
     `live_rows` are the query rows of the last call whose output moves the whole pass's embedding
     (None where it was not asked for).
@@ -54,7 +64,9 @@ class RowPass:
     live_rows: Bool[Tensor, "item query"] | None
 
 
-def fits(method: Method, plan: Plan, sites: tuple[Site, ...], chunk: Encoded) -> bool:
+def fits(
+    module: nn.Module, method: Method, plan: Plan, sites: Sequence[Site], chunk: Encoded
+) -> bool:
     """Whether the method reads no more than the readout's row of the last call, in a block."""
     last = sites[-1]
     return (
@@ -71,6 +83,7 @@ def fits(method: Method, plan: Plan, sites: tuple[Site, ...], chunk: Encoded) ->
         and not chunk.pooled
         and chunk.readout is not None
         and chunk.project is not None
+        and last.path not in _unfit.get(module, ())
         and not readings_open()
     )
 
@@ -103,6 +116,7 @@ def read_row(
     try:
         alone, layer = _row_alone(module, block, plan, site, chunk.project, kept)
     except UNFIT:
+        _unfit.setdefault(module, set()).add(site.path)
         return None
     embedding = at_least_float32(alone)
     if not _agree(embedding.detach(), whole, TOLERANCE[alone.dtype]):
@@ -164,11 +178,37 @@ def _row_alone(
     ((args, kwargs),) = kept.given
     assert project is not None
     changes = {site.path: kept.answer}
-    with reading(
-        module, (site.path,), weights=plan.weights, start=site.path, interventions=changes
-    ) as trace:
+    with (
+        torch.no_grad(),
+        reading(
+            module, (site.path,), weights=plan.weights, start=plan.start, interventions=changes
+        ) as trace,
+        _SlopesOnce(),
+    ):
         token = _first(block(*args, **kwargs))[:, 0]
         return project(token), trace.layers[-1]
+
+
+class _SlopesOnce(TorchFunctionMode):
+    """Takes the derivative of activation functions once, in the forward pass.
+
+    The value is the function's own, to the bit, and so is its derivative: autograd's, kept as a
+    factor. Backwards that is one product a target, which batches; torch's own backward functions
+    of these would be computed anew for every target, one after the other.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in ACTIVATIONS or not args[0].requires_grad or kwargs.get("inplace"):
+            return func(*args, **kwargs)
+        at = args[0]
+        with torch.enable_grad():
+            leaf = at.detach().requires_grad_()
+            value = func(leaf, *args[1:], **kwargs)
+            (slope,) = torch.autograd.grad(value.sum(), [leaf])
+        return value.detach() + slope * (at - at.detach())
 
 
 def _first(output: Any) -> Tensor:

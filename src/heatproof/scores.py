@@ -11,6 +11,18 @@ from heatproof.errors import InputError, UnknownName
 from heatproof.models.model import Model
 
 
+@runtime_checkable
+class Comparing(Protocol):
+    """What of a model is needed to compare embeddings."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def logit_scale(self) -> float: ...
+    @property
+    def logit_bias(self) -> float: ...
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Images against prompts, as the model compares them.
@@ -125,7 +137,7 @@ class Contrast:
 
 
 def slopes(
-    model: Model,
+    model: Comparing,
     score: Score,
     image: Float[Tensor, "image dim"],
     text: Float[Tensor, "prompt dim"],
@@ -147,7 +159,7 @@ def slopes(
             return None
 
 
-def _logit_slopes(model: Model, image: Tensor, text: Tensor) -> Tensor:
+def _logit_slopes(model: Comparing, image: Tensor, text: Tensor) -> Tensor:
     if model.classes:
         return text.expand(len(image), -1, -1)
     return model.logit_scale * _cosine_slopes(image, text)
@@ -186,7 +198,7 @@ def default(model: Model) -> str:
 
 
 def pairs(
-    model: Model,
+    model: Comparing,
     image: Float[Tensor, "image dim"],
     text: Float[Tensor, "prompt dim"],
     *,
@@ -214,7 +226,7 @@ def _cosine(image: Tensor, text: Tensor) -> Tensor:
     return unit(image, dim=-1) @ unit(text, dim=-1).T
 
 
-def _logit(model: Model, image: Tensor, text: Tensor) -> Tensor:
+def _logit(model: Comparing, image: Tensor, text: Tensor) -> Tensor:
     if model.classes:
         return image @ text.T
     return model.logit_scale * _cosine(image, text) + model.logit_bias
