@@ -13,6 +13,7 @@ from torch import Tensor
 
 from heatproof import certify as proof
 from heatproof import inputs, methods, scores
+from heatproof.budget import fitted
 from heatproof.certificate import Certificate
 from heatproof.errors import InputError, PromptError, ReadingError
 from heatproof.explanation import Explanation, Record, Word, WordExplanation
@@ -45,6 +46,7 @@ def explain(
     image_size: ImageSize = None,
     certify: bool = True,
     batch_size: int = 16,
+    memory: int | str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Explanation:
@@ -60,6 +62,9 @@ def explain(
         image_size: (height, width), "keep" (the pictures' own aspect ratio) or "native".
         certify: compare with the untouched model and with null prompts. Costs one inference pass
             and three more gradients; without it the certificate holds no checks.
+        batch_size: how many images go through the model together, at most.
+        memory: what explaining may take beside the model, the images and the maps ("2GiB", or
+            bytes): as many images and prompts go together as fit.
 
     Returns:
         Signed, unnormalised maps (image, prompt, row, col) in float32 with their certificate.
@@ -76,7 +81,9 @@ def explain(
     job = _ImageJob(shown, asked, target, nulls)
     sites = sites_of(shown.model, "image", lambda: shown.model.image.encode(shown.pixels[:1]))
     _check_layout(job.layout, sites[-1].keys)
-    gathered = _gather(job.model, chosen, sites, job.chunks(batch_size), certify, seed, progress)
+    gathered = _gather(
+        job.model, chosen, sites, job.chunks, certify, seed, progress, batch_size, memory
+    )
     layout, count = job.layout, len(asked.labels)
     maps = layout.grid(gathered.values[:, :count]).float()
     certificate = Certificate((), *_factors(chosen, "image"))
@@ -131,8 +138,22 @@ def jacobian(
     job = _ImageJob(shown, none, target, None)
     sites = sites_of(shown.model, "image", lambda: shown.model.image.encode(shown.pixels[:1]))
     _check_layout(job.layout, sites[-1].keys)
-    chunks = [replace(chunk, compare=coordinates_of) for chunk in job.chunks(batch_size)]
-    gathered = _gather(job.model, chosen, sites, chunks, certify, seed, progress, coordinates)
+
+    def chunks(size: int) -> list[Chunk]:
+        return [replace(chunk, compare=coordinates_of) for chunk in job.chunks(size)]
+
+    gathered = _gather(
+        job.model,
+        chosen,
+        sites,
+        chunks,
+        certify,
+        seed,
+        progress,
+        batch_size,
+        memory,
+        by=coordinates,
+    )
     maps = job.layout.grid(gathered.values)
     certificate = Certificate((), *_factors(chosen, "image"))
     if certify:
@@ -157,6 +178,7 @@ def explain_words(
     image_size: ImageSize = None,
     certify: bool = True,
     batch_size: int = 16,
+    memory: int | str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> WordExplanation:
@@ -177,7 +199,9 @@ def explain_words(
     first = inputs.select(asked.tokens, 0, 1)
     encode = model.text.encode
     sites = sites_of(model, "text", lambda: encode(first))
-    gathered = _gather(model, chosen, sites, job.chunks(batch_size), certify, seed, progress)
+    gathered = _gather(
+        model, chosen, sites, job.chunks, certify, seed, progress, batch_size, memory
+    )
     certificate = Certificate((), *_factors(chosen, "text"))
     if certify:
         names = [p.source for p in shown.photos] or [f"image {n}" for n in range(len(job.images))]
@@ -409,18 +433,22 @@ def _gather(
     model: Model,
     method: Method,
     sites: Any,
-    chunks: Sequence[Chunk],
+    chunks: Callable[[int], list[Chunk]],
     certify: bool,
     seed: int,
     progress: Progress | None,
-    run: Callable[..., Outcome] = run,
+    batch_size: int,
+    memory: int | str | None,
+    by: Callable[..., Outcome] = run,
 ) -> _Gathered:
+    one = partial(by, model, method, sites, seed=seed, evidence=certify)
+    fit = fitted(model, chunks, one, memory, batch_size)
+    parts = [replace(chunk, memory=fit.gradients) for chunk in chunks(fit.items)]
     gathered = _Gathered(model)
-    for number, chunk in enumerate(chunks):
-        outcome = run(model, method, sites, chunk, seed=seed, evidence=certify)
-        gathered.add(chunk, outcome, certify)
+    for number, chunk in enumerate(parts):
+        gathered.add(chunk, one(chunk), certify)
         if progress is not None:
-            progress(number + 1, len(chunks))
+            progress(number + 1, len(parts))
     return gathered
 
 
