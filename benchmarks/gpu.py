@@ -141,13 +141,10 @@ def measure(spec: str, asked: argparse.Namespace) -> dict[str, Any]:
             return model.image.encode(on)
 
     def explain(count: int, on: Tensor = pixels) -> object:
-        return heatproof.explain(
-            model, on, prompts[:count], certify=False, batch_size=asked.batch
-        )
+        return heatproof.explain(model, on, prompts[:count], certify=False, batch_size=asked.batch)
 
-    with FlopCounterMode(display=False) as counted:
-        with torch.no_grad():
-            model.image.encode(pixels[:1])
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        model.image.encode(pixels[:1])
     operations = counted.get_total_flops() * asked.batch
     rate = matrix_rate(device, dtype, asked.side)
     rows: dict[str, Any] = {}
@@ -209,8 +206,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     for spec, rows in found.items():
         print(f"{spec}, {rows['device']}, batch {rows['batch']}, {rows['dtype']}")
         for count, row in rows["prompts"].items():
-            print(f"  {count:>5} prompts: {row['ratio']:.3f} ({row['from']:.3f} to {row['to']:.3f}), "
-                  f"{row['images a second']:.0f} images a second")  # fmt: skip
+            print(f"  {count:>5} prompts: {row['ratio']:.3f} ({row['from']:.3f} to "
+                  f"{row['to']:.3f}), {row['images a second']:.0f} images a second")  # fmt: skip
         print(f"  from JPEG files: {rows['images a second from JPEG']:.0f} images a second")
     return found
 

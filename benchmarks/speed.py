@@ -143,9 +143,7 @@ def layers(asked: argparse.Namespace) -> Row:
     bench = Bench(asked)
     depth = len(bench.model.module.visual.transformer.resblocks)  # type: ignore[union-attr]
     counts = sorted({1, depth // 4, depth // 2, depth} - {0})
-    cases = {
-        str(n): bench.explain(1, 2, heatproof.methods.create("gae", layers=n)) for n in counts
-    }
+    cases = {str(n): bench.explain(1, 2, heatproof.methods.create("gae", layers=n)) for n in counts}
     return alternating(bench.bare(2), cases, asked.rounds)
 
 

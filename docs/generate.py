@@ -161,8 +161,8 @@ def speed() -> str:
     text = (
         f"# Speed\n\n{about['model']} (random weights), attention-x-gradient, batch "
         f"{about['batch']}, float32, {about['threads']} thread(s) on {about['processor']}, torch "
-        f"{about['torch']}: times bare `encode_image` in inference mode on the same pixels, medians "
-        f"of {about['rounds']} alternating rounds (`benchmarks/speed.py`). The script is "
+        f"{about['torch']}: times bare `encode_image` in inference mode on the same pixels, "
+        f"medians of {about['rounds']} alternating rounds (`benchmarks/speed.py`). The script is "
         "Grad-ECLIP's way: picture by picture, one gradient a prompt, a graph over the whole "
         "tower.\n\n"
     )
@@ -171,8 +171,8 @@ def speed() -> str:
         found["gae"][name]["clock"] for name in ("by hand", "by hand, a gradient a layer", "ours")
     )
     text += (
-        f"\nGAE over all layers, 10 prompts: {own:.1f} times bare inference. Picture by picture and "
-        f"prompt by prompt it takes {hand:.1f} with one gradient call for all layers "
+        f"\nGAE over all layers, 10 prompts: {own:.1f} times bare inference. Picture by picture "
+        f"and prompt by prompt it takes {hand:.1f} with one gradient call for all layers "
         f"({hand / own:.1f} times as long), {layer:.1f} with one a layer, as the authors' notebook "
         f"calls it ({layer / own:.1f} times as long). Ten prompts' gradients through eleven blocks "
         "are ten inference passes' work by themselves.\n\n"

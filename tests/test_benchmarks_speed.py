@@ -54,9 +54,7 @@ def test_the_scripts_told_by_hand_give_the_catalogues_maps(benchmark: Any) -> No
     prompts = torch.nn.functional.normalize(torch.randn(3, visual.proj.shape[1]), dim=-1)
     expected = heatproof.explain(model, pixels, prompts, method="grad-eclip", certify=False)
     found = torch.stack([peers.grad_eclip(visual, picture[None], prompts) for picture in pixels])
-    torch.testing.assert_close(
-        found, expected.maps.flatten(2).clamp(min=0), rtol=1e-4, atol=1e-7
-    )
+    torch.testing.assert_close(found, expected.maps.flatten(2).clamp(min=0), rtol=1e-4, atol=1e-7)
     expected = heatproof.explain(model, pixels, prompts, method="gae", certify=False)
     for a_layer in (False, True):
         rows = [

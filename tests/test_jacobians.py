@@ -45,7 +45,7 @@ def test_every_score_can_be_asked_later(score: str) -> None:
     close(later.scores(["abc", "hello"], score=score), now.scores)
 
 
-def test_a_saved_jacobian_needs_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_saved_jacobian_needs_no_model(tmp_path: Path) -> None:
     model = worded_model_of(VIT)
     made = heatproof.jacobian(model, picture(model))
     path = made.save(tmp_path / "dogs.safetensors")

@@ -1,4 +1,4 @@
-"""The readout's row alone: its maps are those of the whole pass, and where they are not, it yields."""
+"""The readout's row alone: its maps are those of the whole pass, or it yields to that."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -52,11 +52,10 @@ def outcome(
 ) -> Outcome:
     """One chunk of pictures against the family's prompts, or against `count` random ones."""
     asked: Any = list(model.classes[:3])
-    if not asked:
-        width = model.image.encode(picture(model, 1)).shape[1]
-        asked = embeddings(width, 3)
     if count is not None:
-        asked = embeddings(asked.shape[1], count)
+        asked = embeddings(17, count)
+    elif not asked:
+        asked = embeddings(model.image.encode(picture(model, 1)).shape[1], 3)
     shown = pictures(model, picture(model, items), None)
     chosen = scores.create(score or scores.default(model))
     job = _ImageJob(shown, prompts(model, asked), chosen, None)
@@ -251,7 +250,7 @@ def test_errors_leave_no_hook_and_no_grad_mode() -> None:
     before = hooks(model.module)
     for grad in (True, False):
         with torch.set_grad_enabled(grad), pytest.raises(KeyboardInterrupt):
-            outcome(stopped, AttentionXGradient())
+            outcome(stopped, AttentionXGradient(), count=3)
         assert torch.is_grad_enabled()
     assert hooks(model.module) == before
     assert not row_pass.readings_open()

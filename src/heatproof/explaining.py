@@ -18,9 +18,9 @@ from heatproof.certificate import Certificate
 from heatproof.errors import InputError, PromptError, ReadingError
 from heatproof.explanation import Explanation, Record, Word, WordExplanation
 from heatproof.inputs import Images, ImageSize, Pictures, PromptInput, Prompts
+from heatproof.jacobians import Jacobian, Scale
 from heatproof.methods.base import Method, Side
 from heatproof.models.model import Layout, Model, Piece, Readout, Tokens
-from heatproof.jacobians import Jacobian, Scale
 from heatproof.passes import (
     Chunk,
     Outcome,

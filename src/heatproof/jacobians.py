@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -145,7 +144,9 @@ def load_jacobian(path: str | Path, model: Model | None = None) -> Jacobian:
                 raise InputError(f"{path} holds no jacobian; expected a file of Jacobian.save")
             tensors = {name: file.get_tensor(name) for name in ("by_coordinate", "embeddings")}
     except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}; expected a file of Jacobian.save") from error
+        raise InputError(
+            f"cannot read {path}: {error}; expected a file of Jacobian.save"
+        ) from error
     certificate = _certificate(about["certificate"])
     made_by = certificate.environment.get("weights_sha256")
     if model is not None and made_by is not None and model.weights_hash != made_by:

@@ -276,7 +276,9 @@ def stands_for(method: Method, name: str) -> bool:
         if name in vars(kind):
             return kind is not Method
         own = [each for each in vars(kind) if not each.startswith("__")]
-        if any(callable(vars(kind)[each]) or isinstance(vars(kind)[each], property) for each in own):
+        if any(
+            callable(vars(kind)[each]) or isinstance(vars(kind)[each], property) for each in own
+        ):
             return False
     return False
 
