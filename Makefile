@@ -29,6 +29,7 @@ check: setup
 # Ratios and tables with this machine's figures, into benchmarks/results/.
 bench: setup
 	$(BIN)/python benchmarks/explain_cost.py
+	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/families.py --tiny
 	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/families.py

@@ -250,6 +250,104 @@ def cost() -> str:
     return text + table(["method", "ratio", "quartiles"], rows)
 
 
+PARTS = {
+    "prompts": ("prompts", "prompts"),
+    "batch": ("batch", "pictures together"),
+    "size": ("size", "side of the picture, pixels"),
+    "layers": ("layers", "last layers read by gae, 1 prompt"),
+}
+
+
+def speed() -> str:
+    """What `benchmarks/speed.py` measured; the plots lie beside the page."""
+    found = json.loads((RESULTS / "speed.json").read_text())
+    ours, script = found["prompts"]["ours"], found["prompts"]["script"]
+    about = found["prompts"]["machine"]
+    rows: list[list[str]] = []
+    for count, row in ours.items():
+        faster = script[count]["clock"] / row["clock"]
+        taken = found["memory"]["ratio"].get(count)
+        rows.append(
+            [count, f"{row['clock']:.3f}", f"{row['clock, from']:.3f} to {row['clock, to']:.3f}",
+             f"{row['processor']:.3f}", f"{script[count]['clock']:.2f}", f"{faster:.1f}",
+             f"{taken:.2f}"]
+        )  # fmt: skip
+    head = ["prompts", "ratio", "from, to", "of processor time", "the script's ratio",
+            "times faster", "peak memory, ratio"]  # fmt: skip
+    text = (
+        f"# Speed\n\n{about['model']} (random weights), attention-x-gradient, batch "
+        f"{about['batch']}, float32, {about['threads']} thread(s) on {about['processor']}, torch "
+        f"{about['torch']}: times bare `encode_image` in inference mode on the same pixels, "
+        f"medians of {about['rounds']} alternating rounds (`benchmarks/speed.py`). The script is "
+        "Grad-ECLIP's way: picture by picture, one gradient a prompt, a graph over the whole "
+        "tower.\n\n"
+    )
+    text += table(head, rows)
+    hand, layer, own = (
+        found["gae"][name]["clock"] for name in ("by hand", "by hand, a gradient a layer", "ours")
+    )
+    text += (
+        f"\nGAE over all layers, 10 prompts: {own:.1f} times bare inference. Picture by picture "
+        f"and prompt by prompt it takes {hand:.1f} with one gradient call for all layers "
+        f"({hand / own:.1f} times as long), {layer:.1f} with one a layer, as the authors' notebook "
+        f"calls it ({layer / own:.1f} times as long). Ten prompts' gradients through eleven blocks "
+        "are ten inference passes' work by themselves.\n\n"
+        "How: the tower runs once without a graph; then its last block is called again on the "
+        "readout's row alone, its attention answered from the keys and values that were read. That "
+        "row's embedding is held against the full pass's for every input; where they differ, or "
+        "the tower reads out otherwise (a mean, a pool, rotary positions), the whole pass is read "
+        "with a graph from the last attention on. Beyond the embedding's width one Jacobian a "
+        "picture serves any number of prompts (`heatproof.jacobian`).\n"
+    )
+    for part, (name, axis) in PARTS.items():
+        if part in found:
+            _plot(found[part], part, axis)
+            text += f"\n![cost against {name}](speed-{name}.svg)\n"
+    return text
+
+
+def _plot(rows: dict[str, Any], part: str, axis: str) -> None:
+    """Ratio to bare inference against what is varied, a line a series."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    series = _series(rows, part)
+    with mpl.rc_context({"svg.hashsalt": part}):
+        figure = Figure(figsize=(5.5, 3.2), layout="constrained")
+        axes = figure.subplots()
+        for name, points in series.items():
+            counts, rows_of = zip(*points, strict=True)
+            middle = [row["clock"] for row in rows_of]
+            ends = [[r["clock"] - r["clock, from"] for r in rows_of],
+                    [r["clock, to"] - r["clock"] for r in rows_of]]  # fmt: skip
+            axes.errorbar(counts, middle, ends, marker="o", capsize=3, label=name)
+        axes.axhline(1, color="grey", linewidth=0.8, linestyle=":")
+        axes.set_xlabel(axis)
+        axes.set_ylabel("times bare encode_image")
+        if part == "prompts":
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+        axes.legend()
+        figure.savefig(DOCS / f"speed-{PARTS[part][0]}.svg", metadata={"Date": None})
+
+
+def _series(rows: dict[str, Any], part: str) -> dict[str, list[tuple[int, dict[str, float]]]]:
+    rows = {name: row for name, row in rows.items() if name != "machine"}
+    if part == "layers":
+        return {"gae": [(int(count), row) for count, row in rows.items()]}
+    if part == "prompts":
+        names = {"ours": "attention-x-gradient", "script": "Grad-ECLIP's script, by hand"}
+        return {
+            names[who]: [(int(count), row) for count, row in of.items()] for who, of in rows.items()
+        }
+    return {
+        f"{count} prompt{'s' if count != '1' else ''}": [
+            (int(at), row[count]) for at, row in rows.items()
+        ]
+        for count in ("1", "100")
+    }
+
+
 def league() -> str:
     text = (
         "# The league table\n\n"
@@ -345,7 +443,7 @@ def data() -> str:
 
 
 def main() -> None:
-    for page in (methods, families, cost, league, reproduced, data, metrics):
+    for page in (methods, families, cost, league, reproduced, data, metrics, speed):
         (DOCS / f"{page.__name__}.md").write_text(page())
 
 

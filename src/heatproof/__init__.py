@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from heatproof import data, interactions, methods, scores
     from heatproof.auditing.auditor import audit
-    from heatproof.explaining import explain, explain_words
+    from heatproof.explaining import explain, explain_words, jacobian
+    from heatproof.jacobians import load_jacobian
     from heatproof.models import load, wrap
     from heatproof.proofs.proving import prove
 
@@ -17,7 +18,9 @@ __all__ = [
     "explain",
     "explain_words",
     "interactions",
+    "jacobian",
     "load",
+    "load_jacobian",
     "methods",
     "prove",
     "scores",
@@ -28,7 +31,9 @@ _HOMES = {
     "audit": "heatproof.auditing.auditor",
     "explain": "heatproof.explaining",
     "explain_words": "heatproof.explaining",
+    "jacobian": "heatproof.explaining",
     "load": "heatproof.models",
+    "load_jacobian": "heatproof.jacobians",
     "prove": "heatproof.proofs.proving",
     "wrap": "heatproof.models",
 }

@@ -126,6 +126,7 @@ class Order:
     words: bool
     certify: bool
     seed: int
+    memory: str | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,14 @@ def explain(
     certify: Annotated[
         bool, typer.Option("--certify/--no-certify", help="Prove what the maps explain.")
     ] = True,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="What explaining may take beside the model: 2GiB, 500MB.",
+            show_default="whatever it takes",
+        ),
+    ] = None,
 ) -> None:
     """Say where in PHOTO a model saw each of PROMPTS, and prove it.
 
@@ -209,6 +218,7 @@ def explain(
             words,
             certify,
             seed,
+            memory,
         )
     with terminal.working(f"loading {order.model}"):
         from heatproof.models import load
@@ -304,6 +314,7 @@ def _result(model: "Model", order: Order, method: "Method") -> Result:
         "image_size": order.image_size,
         "certify": order.certify,
         "seed": order.seed,
+        "memory": order.memory,
     }
     explanation = explain(model, order.photo, order.prompts, **asked)
     words = None

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,13 +13,24 @@ from torch import Tensor
 
 from heatproof import certify as proof
 from heatproof import inputs, methods, scores
+from heatproof.budget import fitted
 from heatproof.certificate import Certificate
 from heatproof.errors import InputError, PromptError, ReadingError
 from heatproof.explanation import Explanation, Record, Word, WordExplanation
 from heatproof.inputs import Images, ImageSize, Pictures, PromptInput, Prompts
+from heatproof.jacobians import Jacobian, Scale
 from heatproof.methods.base import Method, Side
 from heatproof.models.model import Layout, Model, Piece, Readout, Tokens
-from heatproof.passes import Chunk, Outcome, run, sites_of, untouched_scores
+from heatproof.passes import (
+    Chunk,
+    Outcome,
+    coordinates,
+    coordinates_of,
+    is_linear,
+    run,
+    sites_of,
+    untouched_scores,
+)
 
 Progress = Callable[[int, int], None]
 POOLS = ("pool probe", "mean query")
@@ -34,6 +46,7 @@ def explain(
     image_size: ImageSize = None,
     certify: bool = True,
     batch_size: int = 16,
+    memory: int | str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Explanation:
@@ -49,6 +62,9 @@ def explain(
         image_size: (height, width), "keep" (the pictures' own aspect ratio) or "native".
         certify: compare with the untouched model and with null prompts. Costs one inference pass
             and three more gradients; without it the certificate holds no checks.
+        batch_size: how many images go through the model together, at most.
+        memory: what explaining may take beside the model, the images and the maps ("2GiB", or
+            bytes): as many images and prompts go together as fit.
 
     Returns:
         Signed, unnormalised maps (image, prompt, row, col) in float32 with their certificate.
@@ -65,7 +81,9 @@ def explain(
     job = _ImageJob(shown, asked, target, nulls)
     sites = sites_of(shown.model, "image", lambda: shown.model.image.encode(shown.pixels[:1]))
     _check_layout(job.layout, sites[-1].keys)
-    gathered = _gather(job.model, chosen, sites, job.chunks(batch_size), certify, seed, progress)
+    gathered = _gather(
+        job.model, chosen, sites, job.chunks, certify, seed, progress, batch_size, memory
+    )
     layout, count = job.layout, len(asked.labels)
     maps = layout.grid(gathered.values[:, :count]).float()
     certificate = Certificate((), *_factors(chosen, "image"))
@@ -90,6 +108,66 @@ def explain(
     )
 
 
+def jacobian(
+    model: Model,
+    images: Images,
+    *,
+    method: str | Method = "attention-x-gradient",
+    image_size: ImageSize = None,
+    certify: bool = True,
+    batch_size: int = 16,
+    memory: int | str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Jacobian:
+    """Read images once, for prompts that come later: see `Jacobian`.
+
+    Arguments are those of `explain`; the method must be linear in the score's gradient.
+
+    Raises:
+        InputError: the method is not, or something handed in is at fault.
+    """
+    chosen, target = _chosen(model, method, None, "image")
+    if not is_linear(chosen):
+        raise InputError(
+            f"method {chosen.card.name} is not linear in the score's gradient with these settings, "
+            "so that no later prompt can be mapped; try attention-x-gradient, or explain"
+        )
+    shown = inputs.pictures(model, images, image_size)
+    none = Prompts((), torch.zeros(0, 0))
+    job = _ImageJob(shown, none, target, None)
+    sites = sites_of(shown.model, "image", lambda: shown.model.image.encode(shown.pixels[:1]))
+    _check_layout(job.layout, sites[-1].keys)
+
+    def chunks(size: int) -> list[Chunk]:
+        return [replace(chunk, compare=coordinates_of) for chunk in job.chunks(size)]
+
+    gathered = _gather(
+        job.model,
+        chosen,
+        sites,
+        chunks,
+        certify,
+        seed,
+        progress,
+        batch_size,
+        memory,
+        by=coordinates,
+    )
+    maps = job.layout.grid(gathered.values)
+    certificate = Certificate((), *_factors(chosen, "image"))
+    if certify:
+        names = [p.source for p in shown.photos] or [f"image {n}" for n in range(len(maps))]
+        count = maps.shape[1]
+        labels = [f"coordinate {n}" for n in range(count)]
+        certificate = proof.certify(
+            shown.model, chosen, "image", (names, labels), gathered.evidence(count), {}, (), seed
+        )
+    record = _record(model, chosen, target, none, seed, shown.notices, image_size)
+    scale = Scale(model.classes, model.logit_scale, model.logit_bias)
+    return Jacobian(maps.float(), gathered.scores.float(), scale, record, certificate, model)
+
+
 def explain_words(
     model: Model,
     images: Images,
@@ -100,6 +178,7 @@ def explain_words(
     image_size: ImageSize = None,
     certify: bool = True,
     batch_size: int = 16,
+    memory: int | str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> WordExplanation:
@@ -120,7 +199,9 @@ def explain_words(
     first = inputs.select(asked.tokens, 0, 1)
     encode = model.text.encode
     sites = sites_of(model, "text", lambda: encode(first))
-    gathered = _gather(model, chosen, sites, job.chunks(batch_size), certify, seed, progress)
+    gathered = _gather(
+        model, chosen, sites, job.chunks, certify, seed, progress, batch_size, memory
+    )
     certificate = Certificate((), *_factors(chosen, "text"))
     if certify:
         names = [p.source for p in shown.photos] or [f"image {n}" for n in range(len(job.images))]
@@ -170,6 +251,15 @@ class _ImageJob:
         )
         return torch.cat([found, self.score(nulls)], dim=1)
 
+    def slopes(
+        self, embedding: Float[Tensor, "item dim"]
+    ) -> Float[Tensor, "item target dim"] | None:
+        """dS/d(embedding) in closed form; None where the score has none."""
+        texts = self.asked.embeddings
+        if self.nulls is not None:
+            texts = torch.cat([texts, self.nulls.embeddings])
+        return scores.slopes(self.model, self.score, embedding, texts, against=self.against)
+
     def empty(self, embedding: Float[Tensor, "item dim"]) -> Float[Tensor, " item"]:
         """Scores against the empty prompt, which is embedded when first asked for."""
         if self.model.text is None:
@@ -210,6 +300,9 @@ class _ImageJob:
                     self.empty,
                     number,
                     black=partial(_black, self.model, pixels),
+                    targets=len(self.labels),
+                    width=self.asked.embeddings.shape[1],
+                    linear_slopes=self.slopes,
                 )
             )
         return made
@@ -340,17 +433,22 @@ def _gather(
     model: Model,
     method: Method,
     sites: Any,
-    chunks: Sequence[Chunk],
+    chunks: Callable[[int], list[Chunk]],
     certify: bool,
     seed: int,
     progress: Progress | None,
+    batch_size: int,
+    memory: int | str | None,
+    by: Callable[..., Outcome] = run,
 ) -> _Gathered:
+    one = partial(by, model, method, sites, seed=seed, evidence=certify)
+    fit = fitted(model, chunks, one, memory, batch_size)
+    parts = [replace(chunk, memory=fit.gradients) for chunk in chunks(fit.items)]
     gathered = _Gathered(model)
-    for number, chunk in enumerate(chunks):
-        outcome = run(model, method, sites, chunk, seed=seed, evidence=certify)
-        gathered.add(chunk, outcome, certify)
+    for number, chunk in enumerate(parts):
+        gathered.add(chunk, one(chunk), certify)
         if progress is not None:
-            progress(number + 1, len(chunks))
+            progress(number + 1, len(parts))
     return gathered
 
 

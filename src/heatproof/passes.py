@@ -11,10 +11,21 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
+from heatproof import row_pass
 from heatproof.errors import ReadingError
-from heatproof.methods.base import Method, Plan, ReadPass, Rerun, Side
+from heatproof.methods.base import (
+    GRADIENTS_AT_ONCE,
+    Method,
+    Plan,
+    ReadPass,
+    Rerun,
+    Side,
+    gradients_at_once,
+    stands_for,
+)
 from heatproof.models.model import Model, Projection
 from heatproof.reading import (
+    Attention,
     Edit,
     Intervention,
     Site,
@@ -26,6 +37,12 @@ from heatproof.reading import (
     reading,
 )
 from heatproof.reading.call import at_least_float32
+from heatproof.row_pass import RowPass
+
+# A gradient on its way through one row of a block: the MLP's hidden layer is four times as wide as
+# the stream, and a few tensors of that size are alive at once.
+HIDDEN_WIDTHS = 16
+SLOPES_AT_ONCE = 64
 
 _sites: WeakKeyDictionary[Model, dict[Side, tuple[Site, ...]]] = WeakKeyDictionary()
 
@@ -36,7 +53,9 @@ class Chunk:
 
     `encode` is the model's own encoder on these inputs; `compare` turns its embeddings into scores
     (item, target). `encode_pixels` encodes other pictures instead (image side), `number` counts the
-    chunks of an explanation. The other fields are those of `ReadPass`.
+    chunks of an explanation. `linear_slopes` gives dS/d(embedding) in closed form, or None where
+    there is none; `targets` and the embedding's `width` are 0 where they are not known beforehand.
+    The other fields are those of `ReadPass`.
     """
 
     side: Side
@@ -56,6 +75,17 @@ class Chunk:
     number: int = 0
     words: Bool[Tensor, "item key"] | None = None
     black: Callable[[], Float[Tensor, "3 1 1"]] | None = None
+    targets: int = 0
+    width: int = 0
+    linear_slopes: Callable[[Float[Tensor, "item dim"]], Tensor | None] | None = None
+    memory: int = GRADIENTS_AT_ONCE
+
+    def slopes(self, embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item target dim"]:
+        """dS/d(embedding) of every target, through the embedding's length too."""
+        found = None if self.linear_slopes is None else self.linear_slopes(embedding)
+        if found is not None:
+            return found
+        return slopes_of(self.compare, embedding)
 
     def rerun(self, module: nn.Module) -> Rerun:
         """See `Rerun`."""
@@ -89,6 +119,7 @@ class Outcome:
     `total` is what the values promise to add up to, `live_rows` which query rows of the last call
     feed the score (None where no gradient was taken), `reached` whether gradients arrived, by path.
     `scores` are those that the values are about: the pass's own, or others (`Method.explained`).
+    `row_alone` says that the last block was run on the readout's row (`row_pass`).
     """
 
     values: Float[Tensor, "item target token"]
@@ -96,6 +127,20 @@ class Outcome:
     total: Float[Tensor, "item target"] | None
     live_rows: Bool[Tensor, "item query"] | None
     reached: dict[str, bool]
+    row_alone: bool = False
+
+
+def slopes_of(
+    compare: Callable[[Float[Tensor, "item dim"]], Float[Tensor, "item target"]],
+    embedding: Float[Tensor, "item dim"],
+) -> Float[Tensor, "item target dim"]:
+    """dS/d(embedding) of any score by gradient; each item's depends on its own embedding alone."""
+    with torch.enable_grad():
+        leaf = embedding.detach().requires_grad_()
+        sums = compare(leaf).sum(0)
+    every = torch.eye(len(sums), dtype=sums.dtype, device=sums.device)
+    parts = [gradients_at_once(sums, [leaf], some)[0] for some in every.split(SLOPES_AT_ONCE)]
+    return torch.cat(parts).transpose(0, 1)
 
 
 def sites_of(model: Model, side: Side, run: Callable[[], Any]) -> tuple[Site, ...]:
@@ -112,52 +157,171 @@ def run(
     """Read the model's pass over `chunk` and attribute its scores by `method`.
 
     With `evidence`, what a certificate needs is gathered too: one more backward step in the last
-    block, and no forward pass.
+    block, and no forward pass. Where targets outnumber the embedding's coordinates and the method
+    is linear in the gradient, the coordinates are explained in their place.
     """
+    if not 0 < chunk.width < chunk.targets or not is_linear(method):
+        return _run(model, method, sites, chunk, seed=seed, evidence=evidence)
+    by_coordinate = coordinates(model, method, sites, chunk, seed=seed, evidence=evidence)
+    embedding, total = by_coordinate.scores, by_coordinate.total
+    slopes = chunk.slopes(embedding)
+    return replace(
+        by_coordinate,
+        values=slopes @ by_coordinate.values,
+        scores=chunk.compare(embedding),
+        total=None if total is None else (slopes @ total.unsqueeze(-1)).squeeze(-1),
+    )
+
+
+def is_linear(method: Method) -> bool:
+    """Whether maps of any score follow from those of the embedding's coordinates."""
+    return stands_for(method, "linear") and method.linear
+
+
+def coordinates(
+    model: Model, method: Method, sites: Sequence[Site], chunk: Chunk, *, seed: int, evidence: bool
+) -> Outcome:
+    """The outcome with the embedding's coordinates as targets: its Jacobian, mapped."""
+    plain = replace(chunk, compare=coordinates_of, linear_slopes=_unit_slopes)
+    return _run(model, method, sites, plain, seed=seed, evidence=evidence)
+
+
+def coordinates_of(embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"]:
+    """The embedding's coordinates as scores of their own."""
+    return embedding
+
+
+def _unit_slopes(embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim dim"]:
+    eye = torch.eye(embedding.shape[1], dtype=embedding.dtype, device=embedding.device)
+    return eye.expand(len(embedding), -1, -1)
+
+
+def _run(
+    model: Model, method: Method, sites: Sequence[Site], chunk: Chunk, *, seed: int, evidence: bool
+) -> Outcome:
     plan = method.plan(sites, chunk.side)
     if evidence and not plan.differentiates:
         plan = replace(plan, start=plan.paths[-1])
-    with torch.inference_mode(False), torch.set_grad_enabled(plan.differentiates):
-        with plan.rules() as rules:
-            embedding, trace, states = _read(model, plan, chunk)
-            embedding = at_least_float32(embedding)
-            scores = chunk.compare(embedding)
-        read = ReadPass(
-            chunk.side,
-            model.module,
-            trace,
-            scores,
-            chunk.readout,
-            chunk.content,
-            chunk.compare,
-            chunk.rerun(model.module),
-            chunk.pooled,
-            chunk.grid,
-            chunk.pixels,
-            seed + chunk.number,
-            states=states,
-            labels=chunk.labels,
-            photos=chunk.photos,
-            embedding=embedding,
-            rules=rules,
-            asked=chunk.asked,
-            project=chunk.project,
-            empty=chunk.empty,
-            base_seed=seed,
-            words=chunk.words,
-            black=chunk.black,
-        )
-        values = method.attribute(read)
-        reached = dict(read.reached)
-        total = method.total(read) if evidence else None
-        explained = method.explained(read)
-        live = _live_rows(read, explained) if evidence else None
+    with torch.inference_mode(False):
+        if chunk.side == "image" and row_pass.fits(model.module, method, plan, sites, chunk):
+            row = row_pass.read_row(model.module, plan, sites[-1], chunk, evidence=evidence)
+            if row is not None:
+                with torch.set_grad_enabled(plan.differentiates):
+                    return _of_row(model, method, chunk, row, seed, evidence)
+        with torch.set_grad_enabled(plan.differentiates):
+            return _of_whole(model, method, plan, chunk, seed, evidence)
+
+
+def _of_row(
+    model: Model, method: Method, chunk: Chunk, row: RowPass, seed: int, evidence: bool
+) -> Outcome:
+    """What the readout's row alone gives (see `row_pass`)."""
+    trace = Trace()
+    trace.add(row.layer)
+    scores = chunk.compare(row.embedding)
+    read = _read_pass(model, chunk, seed, trace, scores, row.embedding)
+    assert chunk.readout is not None
+    read.readout = torch.zeros_like(chunk.readout)
+    shares = method.shares(read) if stands_for(method, "shares") else None
+    if shares is None:
+        values, total = method.attribute(read), method.total(read) if evidence else None
+    else:
+        values, total = _by_shares(read, chunk.slopes(row.embedding.detach()), shares)
+        if not evidence or type(method).total is Method.total:
+            total = None  # nothing is promised
+    return Outcome(
+        values.detach(),
+        scores.detach(),
+        None if total is None else total.detach(),
+        row.live_rows,
+        dict(read.reached),
+        row_alone=True,
+    )
+
+
+def _by_shares(
+    read: ReadPass,
+    slopes: Float[Tensor, "item target dim"],
+    shares: Float[Tensor, "item head channel token"],
+) -> tuple[Float[Tensor, "item target token"], Float[Tensor, "item target"]]:
+    """Values g . shares and g . o_r, with g = dS/do_r of many targets at once."""
+    layer, embedding = read.last, read.embedding
+    assert embedding is not None
+    output = layer.output.detach().flatten(1).unsqueeze(-1)
+    per_key = torch.cat([shares.flatten(1, 2), output.to(shares.dtype)], dim=-1)
+    found: list[Tensor] = []
+    arrived = False
+    for some in slopes.transpose(0, 1).split(_rows_at_once(layer, read.memory)):
+        (grads,) = gradients_at_once(embedding, [layer.output], some)
+        arrived = arrived or bool(grads.count_nonzero())
+        found.append(grads.flatten(2).transpose(0, 1) @ per_key)
+    values = torch.cat(found, dim=1)
+    read.reached[layer.path] = arrived
+    return values[..., :-1], values[..., -1]
+
+
+def _rows_at_once(layer: Attention, memory: int) -> int:
+    """How many targets' gradients go through one row of a block together."""
+    width = layer.output.shape[1] * layer.output.shape[3]
+    row = HIDDEN_WIDTHS * width * layer.output.element_size() * len(layer.output)
+    return max(1, memory // row)
+
+
+def _of_whole(
+    model: Model, method: Method, plan: Plan, chunk: Chunk, seed: int, evidence: bool
+) -> Outcome:
+    with plan.rules() as rules:
+        embedding, trace, states = _read(model, plan, chunk)
+        embedding = at_least_float32(embedding)
+        scores = chunk.compare(embedding)
+    read = _read_pass(model, chunk, seed, trace, scores, embedding, states=states, rules=rules)
+    values = method.attribute(read)
+    reached = dict(read.reached)
+    total = method.total(read) if evidence else None
+    explained = method.explained(read)
+    live = _live_rows(read, explained) if evidence else None
     return Outcome(
         values.detach(),
         explained.detach(),
         None if total is None else total.detach(),
         live,
         reached,
+    )
+
+
+def _read_pass(
+    model: Model,
+    chunk: Chunk,
+    seed: int,
+    trace: Trace,
+    scores: Tensor,
+    embedding: Tensor,
+    **more: Any,
+) -> ReadPass:
+    return ReadPass(
+        chunk.side,
+        model.module,
+        trace,
+        scores,
+        chunk.readout,
+        chunk.content,
+        chunk.compare,
+        chunk.rerun(model.module),
+        chunk.pooled,
+        chunk.grid,
+        chunk.pixels,
+        seed + chunk.number,
+        labels=chunk.labels,
+        photos=chunk.photos,
+        embedding=embedding,
+        asked=chunk.asked,
+        project=chunk.project,
+        empty=chunk.empty,
+        base_seed=seed,
+        words=chunk.words,
+        black=chunk.black,
+        memory=chunk.memory,
+        **more,
     )
 
 

@@ -11,6 +11,18 @@ from heatproof.errors import InputError, UnknownName
 from heatproof.models.model import Model
 
 
+@runtime_checkable
+class Comparing(Protocol):
+    """What of a model is needed to compare embeddings."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def logit_scale(self) -> float: ...
+    @property
+    def logit_bias(self) -> float: ...
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Images against prompts, as the model compares them.
@@ -124,6 +136,43 @@ class Contrast:
         return pairs.logit - pairs.against
 
 
+def slopes(
+    model: Comparing,
+    score: Score,
+    image: Float[Tensor, "image dim"],
+    text: Float[Tensor, "prompt dim"],
+    *,
+    against: Float[Tensor, "against dim"] | None = None,
+) -> Float[Tensor, "image prompt dim"] | None:
+    """dS/d(image embedding) of every pair, the chain through the embedding's length included; None
+    for scores that are not linear in the unit embedding."""
+    match score:
+        case Cosine():
+            return _cosine_slopes(image, text)
+        case Logit() | Contrast():
+            found = _logit_slopes(model, image, text)
+            if isinstance(score, Contrast):
+                assert against is not None
+                found = found - _logit_slopes(model, image, against)
+            return found
+        case _:
+            return None
+
+
+def _logit_slopes(model: Comparing, image: Tensor, text: Tensor) -> Tensor:
+    if model.classes:
+        return text.expand(len(image), -1, -1)
+    return model.logit_scale * _cosine_slopes(image, text)
+
+
+def _cosine_slopes(image: Tensor, text: Tensor) -> Tensor:
+    """(t - cos e) / |f|, with e and t the unit embeddings and f the image's own."""
+    unit = torch.nn.functional.normalize
+    e, t = unit(image, dim=-1), unit(text, dim=-1)
+    along = torch.einsum("ip,id->ipd", e @ t.T, e)
+    return (t - along) / image.norm(dim=-1)[:, None, None]
+
+
 NAMES = ("cosine", "logit", "margin", "contrast:OTHER", "sigmoid-logit", "class-logit")
 
 
@@ -149,7 +198,7 @@ def default(model: Model) -> str:
 
 
 def pairs(
-    model: Model,
+    model: Comparing,
     image: Float[Tensor, "image dim"],
     text: Float[Tensor, "prompt dim"],
     *,
@@ -177,7 +226,7 @@ def _cosine(image: Tensor, text: Tensor) -> Tensor:
     return unit(image, dim=-1) @ unit(text, dim=-1).T
 
 
-def _logit(model: Model, image: Tensor, text: Tensor) -> Tensor:
+def _logit(model: Comparing, image: Tensor, text: Tensor) -> Tensor:
     if model.classes:
         return image @ text.T
     return model.logit_scale * _cosine(image, text) + model.logit_bias

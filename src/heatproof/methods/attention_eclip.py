@@ -31,6 +31,9 @@ class AttentionECLIP(Eclip):
         cost="1 forward pass, 1 backward pass to the first layer read a prompt",
     )
 
+    row_alone = True
+    linear = Eclip.linear
+
     @property
     def needs_weights(self) -> bool:
         return True

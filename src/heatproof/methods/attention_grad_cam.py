@@ -31,6 +31,9 @@ class AttentionGradCAM(Method):
         "the mean is over the whole context.",
     )
 
+    row_alone = True
+    linear = True
+
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:
         del side
         return Plan((sites[-1].path,), weights=True, start=sites[-1].path)
@@ -45,6 +48,14 @@ class AttentionGradCAM(Method):
             channel = rows[..., read.content].mean(-1, keepdim=True)
             maps.append((channel * weights).mean((1, 2)))
         return torch.stack(maps, dim=1)
+
+    def shares(self, read: ReadPass) -> Float[Tensor, "item head channel token"]:
+        """A^h_ri times the mean over content keys j of v^h_jc, over the number of heads."""
+        layer = read.last
+        assert layer.weights is not None
+        weights = read.rows(layer.weights.detach(), layer)
+        values = layer.value.detach()[:, :, read.content].mean(2)
+        return values.unsqueeze(-1) * weights / layer.heads
 
     def factors(self, side: Side) -> Factors:
         del side

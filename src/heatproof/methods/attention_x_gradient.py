@@ -32,6 +32,9 @@ class AttentionXGradient(Method):
         cost="1 forward pass, 1 backward pass through the last block a prompt",
     )
 
+    row_alone = True
+    linear = True
+
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:
         del side
         return Plan((sites[-1].path,), weights=True, start=sites[-1].path)
@@ -58,6 +61,13 @@ class AttentionXGradient(Method):
             ],
             dim=1,
         )
+
+    def shares(self, read: ReadPass) -> Float[Tensor, "item head channel token"]:
+        """A^h_ri v^h_ic."""
+        layer = read.last
+        assert layer.weights is not None
+        weights = read.rows(layer.weights.detach(), layer)
+        return weights * layer.value.detach().transpose(-2, -1)
 
     def factors(self, side: Side) -> Factors:
         del side

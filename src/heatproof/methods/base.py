@@ -1,6 +1,7 @@
 """What a method is: a plan of what to read, and a function of what was read."""
 
 import dataclasses
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +18,12 @@ from heatproof.models.model import Projection
 from heatproof.reading import Attention, Edit, Intervention, Site, State, Trace
 
 Side = Literal["image", "text"]
+
+# Bytes that the gradients of several targets may take at once where the user says nothing: what
+# fits a processor's cache is as fast in one go as in many. A gradient on its way through a block
+# takes several tensors as large as itself.
+GRADIENTS_AT_ONCE = 256 * 2**20
+WORKING_COPIES = 4
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,7 @@ class ReadPass:
     such a thing; `empty` scores embeddings against the empty prompt (image side).
     `seed` differs from chunk to chunk, `base_seed` is the explanation's own. `words` is True on the
     keys that stand for words (text side); `black` is what the model's preprocessing makes of black.
+    `memory` is how many bytes the gradients of several targets may take at once.
     """
 
     side: Side
@@ -130,6 +138,7 @@ class ReadPass:
     base_seed: int = 0
     words: Bool[Tensor, "item key"] | None = None
     black: Callable[[], Float[Tensor, "3 1 1"]] | None = None
+    memory: int = GRADIENTS_AT_ONCE
 
     @property
     def targets(self) -> int:
@@ -160,14 +169,12 @@ class ReadPass:
     def gradients_of(self, wanted: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
         """For each target in turn: the gradient of its score (summed over items) with respect to
         each of `wanted`, zero where it does not depend on it."""
-        for target in range(self.targets):
-            yield torch.autograd.grad(
-                self.scores[:, target].sum(),
-                wanted,
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+        sums = self.scores.sum(0)
+        size = sum(each.numel() * each.element_size() for each in wanted)
+        step = max(1, min(self.targets, self.memory // max(1, WORKING_COPIES * size)))
+        for some in torch.eye(self.targets, dtype=sums.dtype, device=sums.device).split(step):
+            grads = gradients_at_once(sums, wanted, some)
+            yield from zip(*(grad.unbind() for grad in grads), strict=True)
 
     def rows(
         self, tensor: Float[Tensor, "item head query last"], layer: Attention
@@ -201,6 +208,8 @@ class Method(ABC):
     card: ClassVar[Card]
     foreign: ClassVar[bool] = False
     """Whether its maps come from code that was handed in, of whose pass nothing is known."""
+    row_alone: ClassVar[bool] = False
+    """Whether, of the calls it reads, it takes the readout's rows alone beside keys and values."""
 
     @abstractmethod
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:
@@ -209,6 +218,18 @@ class Method(ABC):
     @abstractmethod
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         """A signed value for every key token of the last layer that was read."""
+
+    @property
+    def linear(self) -> bool:
+        """Whether map and total are linear in the score's gradient: then those of any score follow
+        from those of the embedding's coordinates by the chain rule."""
+        return False
+
+    def shares(self, read: ReadPass) -> Float[Tensor, "item head channel token"] | None:
+        """What one unit of dS/do_r, o_r the readout's output in the last call, brings to each key;
+        None where the map is not that product. `read` has the readout's row alone."""
+        del read
+        return None
 
     def factors(self, side: Side) -> Factors:
         """What the map is made of, in words."""
@@ -246,3 +267,56 @@ def last_sites(sites: Sequence[Site], count: int | None, default: int) -> tuple[
     if not 1 <= count <= len(sites):
         raise InputError(f"got layers={count}, expected 1 to {len(sites)}, the calls of this tower")
     return tuple(site.path for site in sites[-count:])
+
+
+def stands_for(method: Method, name: str) -> bool:
+    """Whether what `name` says of a method's maps still holds: no subclass of the class that said
+    it computes anything in another way."""
+    for kind in type(method).__mro__:
+        if name in vars(kind):
+            return kind is not Method
+        own = [each for each in vars(kind) if not each.startswith("__")]
+        if any(
+            callable(vars(kind)[each]) or isinstance(vars(kind)[each], property) for each in own
+        ):
+            return False
+    return False
+
+
+def gradients_at_once(
+    outputs: Float[Tensor, "*size"],
+    wanted: Sequence[Tensor],
+    cotangents: Float[Tensor, "some *size"],
+) -> tuple[Tensor, ...]:
+    """Vector-Jacobian products of all cotangents, stacked in front; zero where nothing depends.
+
+    All at once where every function of the graph can be batched, else one after the other.
+    """
+    if len(cotangents) > 1:
+        try:
+            # A function that cannot be batched warns of its slowness, or fails.
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                return _products(outputs, wanted, cotangents, batched=True)
+        except (RuntimeError, NotImplementedError, UserWarning):
+            pass
+    each = [_products(outputs, wanted, one, batched=False) for one in cotangents]
+    return tuple(torch.stack(grads) for grads in zip(*each, strict=True))
+
+
+def _products(
+    outputs: Tensor, wanted: Sequence[Tensor], cotangents: Tensor, *, batched: bool
+) -> tuple[Tensor, ...]:
+    found = torch.autograd.grad(
+        outputs,
+        wanted,
+        cotangents,
+        retain_graph=True,
+        allow_unused=True,
+        is_grads_batched=batched,
+    )
+    some = cotangents.shape[:1] if batched else ()
+    return tuple(
+        each.new_zeros(*some, *each.shape) if grad is None else grad
+        for grad, each in zip(found, wanted, strict=True)
+    )

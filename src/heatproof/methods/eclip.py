@@ -44,6 +44,10 @@ class Eclip(Method):
     layers: int | None = None
     rectify: Literal["none", "layer", "head"] = "none"
 
+    @property
+    def linear(self) -> bool:
+        return self.rectify == "none"
+
     @abstractmethod
     def channel_sums(
         self, read: ReadPass, layers: Sequence[Attention]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.methods.base import Card, ReadPass
@@ -30,6 +31,9 @@ class GradECLIP(Eclip):
         cost="1 forward pass, 1 backward pass to the first layer read a prompt",
     )
 
+    row_alone = True
+    linear = Eclip.linear
+
     def channel_sums(self, read: ReadPass, layers: Sequence[Attention]) -> Iterator[list[Tensor]]:
         values = [at_least_float32(layer.value.detach()) for layer in layers]
         for grads in read.gradients(layers, ("output",)):
@@ -37,3 +41,11 @@ class GradECLIP(Eclip):
                 torch.einsum("ihrc,ihkc->ihrk", read.rows(grad, layer), value)
                 for grad, layer, value in zip(grads["output"], layers, values, strict=True)
             ]
+
+    def shares(self, read: ReadPass) -> Float[Tensor, "item head channel token"] | None:
+        """u_i v^h_ic; `attention-eclip` keeps its own route, so that the two can be compared."""
+        if self.rectify != "none":
+            return None
+        layer = read.last
+        values = at_least_float32(layer.value.detach()).transpose(-2, -1)
+        return self.spatial_weight(read, layer).unsqueeze(1) * values

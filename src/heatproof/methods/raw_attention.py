@@ -27,6 +27,8 @@ class RawAttention(Method):
         cost="1 forward pass for any number of prompts",
     )
 
+    row_alone = True
+
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:
         del side
         return Plan(last_sites(sites, 1, 1), weights=True, start=None)

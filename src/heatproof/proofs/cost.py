@@ -5,7 +5,6 @@ Each quantity has a run of its own, after one that is not counted, so that no me
 
 import statistics
 import time
-import weakref
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,9 +13,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from heatproof.budget import Ledger
 from heatproof.explaining import explain
 from heatproof.methods import Method, ReadPass
 from heatproof.models import load
@@ -154,39 +152,6 @@ def _peak(run: Callable[[], None], device: torch.device, own: Iterable[Tensor]) 
     with Ledger(own) as ledger:
         run()
     return ledger.peak
-
-
-class Ledger(TorchDispatchMode):
-    """Bytes of all storages that operators return, while they live. What exists before is `own`."""
-
-    def __init__(self, own: Iterable[Tensor] = ()) -> None:
-        super().__init__()
-        self.live, self.peak = 0, 0
-        self._sizes: dict[int, int] = {t.untyped_storage().data_ptr(): 0 for t in own}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        given = {x.untyped_storage().data_ptr() for x in _tensors((args, kwargs))}
-        result = func(*args, **(kwargs or {}))
-        for tensor in _tensors(result):
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in given and storage.data_ptr() not in self._sizes:
-                self._enter(storage)
-        return result
-
-    def _enter(self, storage: Any) -> None:
-        place, size = storage.data_ptr(), storage.nbytes()
-        self._sizes[place] = size
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._leave, place)
-
-    def _leave(self, place: int) -> None:
-        self.live -= self._sizes.pop(place, 0)
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _wait(device: torch.device) -> None:

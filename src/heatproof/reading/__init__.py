@@ -1,7 +1,7 @@
 """How a model's own forward pass is read: traces, interventions, where gradients start."""
 
 from heatproof.reading.call import Attention, AttentionCall
-from heatproof.reading.intercept import Trace, reading, refuse_unreadable
+from heatproof.reading.intercept import Trace, reading, readings_open, refuse_unreadable
 from heatproof.reading.interventions import Intervention
 from heatproof.reading.sites import Site, find_sites
 from heatproof.reading.states import Edit, State, block_path, editing, observing
@@ -19,5 +19,6 @@ __all__ = [
     "find_sites",
     "observing",
     "reading",
+    "readings_open",
     "refuse_unreadable",
 ]

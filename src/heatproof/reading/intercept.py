@@ -320,6 +320,11 @@ def _running_sessions() -> list[_Session]:
     return [session for session in sessions if session.running]
 
 
+def readings_open() -> bool:
+    """Whether this thread reads or intervenes on anything now."""
+    return bool(_thread.__dict__.get("sessions"))
+
+
 def _dispatch(
     query: Tensor,
     key: Tensor,
@@ -476,4 +481,4 @@ def _outer_paths(path: str) -> Iterator[str]:
         yield path
 
 
-__all__ = ["Trace", "merge_heads", "reading", "refuse_unreadable"]
+__all__ = ["Trace", "merge_heads", "reading", "readings_open", "refuse_unreadable"]

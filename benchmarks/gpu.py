@@ -1,0 +1,216 @@
+"""The same ratios on a GPU in bf16: from memory, from JPEG files, and the share of the matrix rate.
+
+Weights and pixels are bf16, attribution is float32. Ratios alternate with bare `encode_image` in
+inference mode on the same pixels; JPEG files are decoded by worker processes into pinned memory
+while the device works. The matrix rate is what a large bf16 product reaches on the same device;
+the share is of the operations of bare inference, whatever is explained on top. Random weights.
+Runs on the CPU too, at small size.
+
+    python benchmarks/gpu.py [--models open_clip:ViT-B-16 open_clip:ViT-L-14] [--batch 256]
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+
+import heatproof
+from heatproof.models import Model
+
+RESULTS = Path(__file__).parent / "results" / "gpu.json"
+PROMPTS = (1, 100, 1000)
+Run = Callable[[], object]
+
+
+def device_of(name: str | None) -> torch.device:
+    if name is not None:
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def seconds(run: Run, device: torch.device) -> float:
+    wait(device)
+    start = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def peak(run: Run, device: torch.device) -> int | None:
+    """Bytes allocated at most, model included; None where the device does not tell."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    wait(device)
+    return torch.cuda.max_memory_allocated(device)
+
+
+def kept_after(run: Run, device: torch.device) -> int | None:
+    """Bytes that are still allocated after more runs than before them: a leak, if any."""
+    if device.type != "cuda":
+        return None
+    run()
+    before = torch.cuda.memory_allocated(device)
+    for _ in range(3):
+        run()
+    wait(device)
+    return torch.cuda.memory_allocated(device) - before
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
+    """Operations a second of a square product, the best of several runs."""
+    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    times = [seconds(lambda: one @ other, device) for _ in range(6)]
+    return 2 * side**3 / min(times[1:])
+
+
+class Files(Dataset[Tensor]):
+    """JPEG files, preprocessed."""
+
+    def __init__(self, paths: list[Path], preprocess: Any, dtype: torch.dtype) -> None:
+        self.paths, self.preprocess, self.dtype = paths, preprocess, dtype
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> Tensor:
+        with Image.open(self.paths[number]) as picture:
+            return self.preprocess(picture.convert("RGB")).to(self.dtype)
+
+
+def jpegs(folder: Path, count: int) -> list[Path]:
+    """Photograph-sized files of smooth noise, the same in every run."""
+    generator = torch.Generator().manual_seed(0)
+    paths: list[Path] = []
+    for number in range(count):
+        small = torch.randint(0, 256, (15, 20, 3), generator=generator, dtype=torch.uint8)
+        path = folder / f"{number:05d}.jpg"
+        Image.fromarray(small.numpy()).resize((640, 480), Image.Resampling.BICUBIC).save(path)
+        paths.append(path)
+    return paths
+
+
+def batches(paths: list[Path], model: Model, batch: int, workers: int) -> Iterator[Tensor]:
+    """Preprocessed batches, copied to the device while it works on the one before."""
+    pinned = model.device.type == "cuda"
+    files = Files(paths, model.image.preprocess, model.dtype)
+    loader = DataLoader(files, batch, num_workers=workers, pin_memory=pinned)
+    ahead: Tensor | None = None
+    for pixels in loader:
+        moved = pixels.to(model.device, non_blocking=pinned)
+        if ahead is not None:
+            yield ahead
+        ahead = moved
+    if ahead is not None:
+        yield ahead
+
+
+def measure(spec: str, asked: argparse.Namespace) -> dict[str, Any]:
+    device = device_of(asked.device)
+    dtype = torch.bfloat16
+    torch.manual_seed(0)
+    model = heatproof.load(spec, device=str(device), dtype="bfloat16")
+    size = model.image.preprocess
+    pixels = torch.randn(asked.batch, 3, size.height, size.width).to(device, dtype)
+    with torch.inference_mode():
+        width = model.image.encode(pixels[:1]).shape[1]
+    prompts = torch.randn(max(asked.prompts), width)
+
+    def bare(on: Tensor = pixels) -> Tensor:
+        with torch.inference_mode():
+            return model.image.encode(on)
+
+    def explain(count: int, on: Tensor = pixels) -> object:
+        return heatproof.explain(model, on, prompts[:count], certify=False, batch_size=asked.batch)
+
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        model.image.encode(pixels[:1])
+    operations = counted.get_total_flops() * asked.batch
+    rate = matrix_rate(device, dtype, asked.side)
+    rows: dict[str, Any] = {}
+    for count in asked.prompts:
+        run = lambda count=count: explain(count)  # noqa: E731
+        run(), bare()
+        ratios: list[float] = []
+        times: list[float] = []
+        for _ in range(asked.rounds):
+            before, here, after = (seconds(r, device) for r in (bare, run, bare))
+            ratios.append(2 * here / (before + after))
+            times.append(here)
+        middle = statistics.median(times)
+        rows[str(count)] = {
+            "ratio": statistics.median(ratios),
+            "from": min(ratios),
+            "to": max(ratios),
+            "images a second": asked.batch / middle,
+            "share of the matrix rate": operations / middle / rate,
+            "peak bytes": peak(run, device),
+            "bytes kept": kept_after(run, device),
+        }
+    with tempfile.TemporaryDirectory() as folder:
+        paths = jpegs(Path(folder), asked.files)
+
+        def from_files() -> None:
+            for some in batches(paths, model, asked.batch, asked.workers):
+                explain(1, some)
+
+        from_jpeg = len(paths) / seconds(from_files, device)
+    return {
+        "prompts": rows,
+        "bare images a second": asked.batch / min(seconds(bare, device) for _ in range(3)),
+        "bare peak bytes": peak(bare, device),
+        "images a second from JPEG": from_jpeg,
+        "matrix rate, operations a second": rate,
+        "batch": asked.batch,
+        "dtype": "bfloat16",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "torch": torch.__version__,
+    }
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", nargs="+", default=["open_clip:ViT-B-16", "open_clip:ViT-L-14"])
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--prompts", type=int, nargs="+", default=PROMPTS)
+    parser.add_argument("--files", type=int, default=2048, help="JPEG files to read.")
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--side", type=int, default=8192, help="Of the product that is timed.")
+    parser.add_argument("--device", help="cuda, mps, cpu; the best there is.")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    asked = parser.parse_args(arguments)
+    found = {spec: measure(spec, asked) for spec in asked.models}
+    asked.results.parent.mkdir(exist_ok=True)
+    asked.results.write_text(json.dumps(found, indent=2) + "\n")
+    for spec, rows in found.items():
+        print(f"{spec}, {rows['device']}, batch {rows['batch']}, {rows['dtype']}")
+        for count, row in rows["prompts"].items():
+            print(f"  {count:>5} prompts: {row['ratio']:.3f} ({row['from']:.3f} to "
+                  f"{row['to']:.3f}), {row['images a second']:.0f} images a second")  # fmt: skip
+        print(f"  from JPEG files: {rows['images a second from JPEG']:.0f} images a second")
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Maps for prompts that are not known yet: a picture's maps of all coordinates of its embedding.
+
+A map that is linear in the score's gradient is, by the chain rule, a sum over the embedding's
+coordinates: dS/df_c times the map of coordinate c. So a picture is read once, and any number of
+prompts is explained afterwards by a matrix product, without the image tower.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from heatproof import inputs
+from heatproof.certificate import Certificate
+from heatproof.errors import InputError, PromptError
+from heatproof.explanation import Record
+from heatproof.inputs import PromptInput
+from heatproof.models.model import Model
+from heatproof.passes import slopes_of
+from heatproof.scores import Margin, Score, create, pairs, slopes
+
+SCHEMA = "heatproof jacobian 1"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What of a model compares embeddings: enough to score pairs without it."""
+
+    classes: tuple[str, ...] = ()
+    logit_scale: float = 1.0
+    logit_bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class Jacobian:
+    """The signed map of each coordinate of each image's embedding, on the patch grid.
+
+    `model` is needed for prompts that are texts; None after `load_jacobian` without one.
+    `certificate` is that of the coordinates' maps.
+    """
+
+    by_coordinate: Float[Tensor, "image dim row col"]
+    embeddings: Float[Tensor, "image dim"]
+    scale: Scale
+    record: Record
+    certificate: Certificate
+    model: Model | None = None
+
+    def maps(
+        self, prompts: PromptInput, *, score: str | Score = ""
+    ) -> Float[Tensor, "image prompt row col"]:
+        """Signed maps, float32: those that `explain` gives. Prompts are texts, token ids or class
+        names (with a model), or embeddings (prompt, dim).
+
+        Raises:
+            PromptError: texts without a model, or embeddings of another width.
+        """
+        chosen, texts, against = self._asked(prompts, score)
+        found = slopes(self.scale, chosen, self.embeddings, texts, against=against)
+        if found is None:
+            found = slopes_of(
+                lambda image: chosen(pairs(self.scale, image, texts, against=against)),
+                self.embeddings,
+            )
+        flat = self.by_coordinate.flatten(2)
+        return (found @ flat).unflatten(2, self.by_coordinate.shape[2:]).float()
+
+    def scores(
+        self, prompts: PromptInput, *, score: str | Score = ""
+    ) -> Float[Tensor, "image prompt"]:
+        """The scores that `maps` explains."""
+        chosen, texts, against = self._asked(prompts, score)
+        return chosen(pairs(self.scale, self.embeddings, texts, against=against)).float()
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file: both tensors, and everything else as its metadata.
+
+        Raises:
+            InputError: the place cannot be written to.
+        """
+        path = Path(path)
+        about = {
+            "schema": SCHEMA,
+            "scale": asdict(self.scale),
+            "record": asdict(self.record),
+            "certificate": asdict(self.certificate),
+        }
+        tensors = {
+            "by_coordinate": self.by_coordinate.contiguous(),
+            "embeddings": self.embeddings.contiguous(),
+        }
+        try:
+            save_file(tensors, path, {"heatproof": json.dumps(about)})
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"cannot write {path}: {error}; try another place") from error
+        return path
+
+    def _asked(
+        self, prompts: PromptInput, score: str | Score
+    ) -> tuple[Score, Tensor, Tensor | None]:
+        score = score or ("class-logit" if self.scale.classes else "cosine")
+        chosen = create(score) if isinstance(score, str) else score
+        texts = self._embedded(prompts)
+        if isinstance(chosen, Margin) and len(texts) < 2:
+            raise InputError("score 'margin' compares prompts: got 1, expected at least 2")
+        if self.model is not None:
+            chosen.check(self.model, len(texts))
+        against = self._embedded(list(chosen.against)) if chosen.against else None
+        return chosen, texts, against
+
+    def _embedded(self, prompts: PromptInput) -> Float[Tensor, "prompt dim"]:
+        if self.model is not None:
+            texts = inputs.prompts(self.model, prompts).embeddings.cpu()
+        elif isinstance(prompts, Tensor) and prompts.dim() == 2 and prompts.is_floating_point():
+            texts = prompts.detach().cpu()
+        else:
+            raise PromptError(
+                f"a jacobian of {self.record.model} without its model reads no texts; expected "
+                "embeddings (prompt, dim), or load_jacobian(path, model=...)"
+            )
+        width = self.embeddings.shape[1]
+        if texts.shape[1] != width:
+            raise PromptError(
+                f"got embeddings of width {texts.shape[1]}, {self.record.model} has {width}"
+            )
+        return texts.to(self.embeddings.dtype)
+
+
+def load_jacobian(path: str | Path, model: Model | None = None) -> Jacobian:
+    """Read what `Jacobian.save` wrote; `model`, where it is given, embeds texts.
+
+    Raises:
+        InputError: no such file, another kind of file, or a model of other weights.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about: dict[str, Any] = json.loads((file.metadata() or {}).get("heatproof", "{}"))
+            if about.get("schema") != SCHEMA:
+                raise InputError(f"{path} holds no jacobian; expected a file of Jacobian.save")
+            tensors = {name: file.get_tensor(name) for name in ("by_coordinate", "embeddings")}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(
+            f"cannot read {path}: {error}; expected a file of Jacobian.save"
+        ) from error
+    certificate = _certificate(about["certificate"])
+    made_by = certificate.environment.get("weights_sha256")
+    if model is not None and made_by is not None and model.weights_hash != made_by:
+        raise InputError(f"{path} is of other weights than {model.spec}; pass the model it is of")
+    record = about["record"]
+    return Jacobian(
+        tensors["by_coordinate"],
+        tensors["embeddings"],
+        Scale(**{**about["scale"], "classes": tuple(about["scale"]["classes"])}),
+        Record(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}),
+        certificate,
+        model,
+    )
+
+
+def _certificate(about: dict[str, Any]) -> Certificate:
+    from heatproof.certificate import Check
+
+    checks = tuple(Check(**check) for check in about["checks"])
+    lists = {name: tuple(about[name]) for name in ("native", "substituted", "warnings")}
+    return replace(Certificate(**{**about, **lists, "checks": ()}), checks=checks)
