@@ -88,17 +88,18 @@ def _noting(values: list[float]) -> Generator[None]:
     """Every number that is differentiated inside; torch's functions are put back after it."""
     grad, backward = torch.autograd.grad, torch.autograd.backward
 
-    def note(outputs: Any, weights: Any) -> None:
+    def note(outputs: Any, weights: Any, batched: bool = False) -> None:
         many: list[Any] = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         given = [weights] if weights is None or isinstance(weights, Tensor) else list(weights)
         given = given if len(given) == len(many) else [None] * len(many)
         for output, weight in zip(many, given, strict=True):
             if isinstance(output, Tensor):
                 each = output.detach() if weight is None else output.detach() * weight.detach()
-                values.append(float(each.sum()))
+                # Batched cotangents are one gradient each.
+                values.extend(each.flatten(1).sum(1).tolist() if batched else [float(each.sum())])
 
     def noted_grad(outputs: Any, inputs: Any, grad_outputs: Any = None, **kwargs: Any) -> Any:
-        note(outputs, grad_outputs)
+        note(outputs, grad_outputs, kwargs.get("is_grads_batched", False))
         return grad(outputs, inputs, grad_outputs, **kwargs)
 
     def noted_backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
