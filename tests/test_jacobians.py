@@ -154,6 +154,6 @@ def test_too_little_memory_is_said() -> None:
 
 
 def test_linear_methods_are_marked() -> None:
-    assert AttentionXGradient().linear
-    assert AttentionECLIP().linear
-    assert not AttentionECLIP(rectify="layer").linear
+    assert AttentionXGradient().linear()
+    assert AttentionECLIP().linear()
+    assert not AttentionECLIP(rectify="layer").linear()

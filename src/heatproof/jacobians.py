@@ -6,7 +6,7 @@ prompts is explained afterwards by a matrix product, without the image tower.
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from heatproof import inputs
-from heatproof.certificate import Certificate
+from heatproof.certificate import Certificate, Check
 from heatproof.errors import InputError, PromptError
 from heatproof.explanation import Record
 from heatproof.inputs import PromptInput
@@ -151,20 +151,24 @@ def load_jacobian(path: str | Path, model: Model | None = None) -> Jacobian:
     made_by = certificate.environment.get("weights_sha256")
     if model is not None and made_by is not None and model.weights_hash != made_by:
         raise InputError(f"{path} is of other weights than {model.spec}; pass the model it is of")
-    record = about["record"]
+    scale: dict[str, Any] = {**about["scale"], "classes": tuple(about["scale"]["classes"])}
+    record: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in about["record"].items()
+    }
     return Jacobian(
         tensors["by_coordinate"],
         tensors["embeddings"],
-        Scale(**{**about["scale"], "classes": tuple(about["scale"]["classes"])}),
-        Record(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}),
+        Scale(**scale),
+        Record(**record),
         certificate,
         model,
     )
 
 
 def _certificate(about: dict[str, Any]) -> Certificate:
-    from heatproof.certificate import Check
-
     checks = tuple(Check(**check) for check in about["checks"])
-    lists = {name: tuple(about[name]) for name in ("native", "substituted", "warnings")}
-    return replace(Certificate(**{**about, **lists, "checks": ()}), checks=checks)
+    plain: dict[str, Any] = {**about, "checks": checks}
+    for name in ("native", "substituted", "warnings"):
+        plain[name] = tuple(about[name])
+    return Certificate(**plain)

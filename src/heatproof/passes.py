@@ -175,7 +175,7 @@ def run(
 
 def is_linear(method: Method) -> bool:
     """Whether maps of any score follow from those of the embedding's coordinates."""
-    return stands_for(method, "linear") and method.linear
+    return stands_for(method, "linear") and method.linear()
 
 
 def coordinates(

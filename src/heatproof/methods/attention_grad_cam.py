@@ -32,7 +32,9 @@ class AttentionGradCAM(Method):
     )
 
     row_alone = True
-    linear = True
+
+    def linear(self) -> bool:
+        return True
 
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:
         del side

@@ -33,7 +33,9 @@ class AttentionXGradient(Method):
     )
 
     row_alone = True
-    linear = True
+
+    def linear(self) -> bool:
+        return True
 
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:
         del side

@@ -219,7 +219,6 @@ class Method(ABC):
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         """A signed value for every key token of the last layer that was read."""
 
-    @property
     def linear(self) -> bool:
         """Whether map and total are linear in the score's gradient: then those of any score follow
         from those of the embedding's coordinates by the chain rule."""
@@ -317,6 +316,6 @@ def _products(
     )
     some = cotangents.shape[:1] if batched else ()
     return tuple(
-        each.new_zeros(*some, *each.shape) if grad is None else grad
+        each.new_zeros(*some, *each.shape) if grad is None else grad  # pyright: ignore
         for grad, each in zip(found, wanted, strict=True)
     )

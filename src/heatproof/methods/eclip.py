@@ -44,7 +44,6 @@ class Eclip(Method):
     layers: int | None = None
     rectify: Literal["none", "layer", "head"] = "none"
 
-    @property
     def linear(self) -> bool:
         return self.rectify == "none"
 
