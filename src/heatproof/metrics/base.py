@@ -7,6 +7,7 @@ needs beside the maps it says on its card; a trial that lacks it is refused by n
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -16,8 +17,25 @@ from torch import Tensor
 
 from heatproof.errors import InputError
 
-Need = Literal["mask", "objects", "points", "score", "tokens", "explain", "models", "total"]
+Need = Literal[
+    "mask",
+    "objects",
+    "named",
+    "points",
+    "score",
+    "hit",
+    "tokens",
+    "levels",
+    "words",
+    "word_score",
+    "explain",
+    "models",
+    "total",
+]
 Better = Literal["higher", "lower", "neither"]
+Invariance = Literal["scale", "shift", "sign"]
+"""What a map may go through without any change of value: a positive factor, a number added
+everywhere, a factor of -1."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +43,10 @@ class Card:
     """What a reader must know of a metric before he believes a table of it.
 
     `formula` in words or symbols; `better` is the direction that the code ranks by; `needs` names
-    fields of `Trial`; `chance` is what a map gets that knows nothing; `endpoints`, `imputer`,
-    `steps` and `space` (of the score) are empty where there are none. `variants` are the published
-    ones and how they differ; `differs` says where a library's implementation gives another value.
+    fields of `Trial`; `chance` is what a map gets that knows nothing; `undefined` says where the
+    value is NaN, beside maps that hold a value that is no number; `endpoints`, `imputer`, `steps`
+    and `space` (of the score) are empty where there are none. `variants` are the published ones
+    and how they differ; `differs` says where a library's implementation gives another value.
     """
 
     name: str
@@ -38,6 +57,8 @@ class Card:
     source: str
     bounds: tuple[float, float] = (-torch.inf, torch.inf)
     chance: str = ""
+    undefined: str = ""
+    invariant: tuple[Invariance, ...] = ()
     endpoints: str = ""
     imputer: str = ""
     steps: str = ""
@@ -76,9 +97,24 @@ class Explain(Protocol):
     ) -> Float[Tensor, "variant row col"]: ...
 
 
-Models = Callable[[Literal["cascade", "independent"], int], Any]
-"""A context in which the first n blocks from the readout on (or the n-th alone) are random anew;
-`.steps` of them there are."""
+class WordScore(Protocol):
+    """Scores of the items' own pictures with their prompts, of which these words are left."""
+
+    def __call__(
+        self, keep: Bool[Tensor, "variant word"], item: Int[Tensor, " variant"]
+    ) -> Float[Tensor, " variant"]: ...
+
+
+class Models(Protocol):
+    """A context in which the first n blocks from the readout on (cascade), or the n-th of them
+    alone (independent), are random anew; n from 1 to `steps`."""
+
+    @property
+    def steps(self) -> int: ...
+
+    def __call__(
+        self, order: Literal["cascade", "independent"], n: int, /
+    ) -> AbstractContextManager[object]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +123,12 @@ class Trial:
 
     mask: share of each patch that the named object covers. objects, named: of every object, and
     whether it is a named one. points: +1 and -1 on pixels judged to be in and out, 0 elsewhere,
-    in the model's view. total: what the map promises to add up to, from its explicit baseline.
+    in the model's view. hit: 1 where the item's own prompt beats all others that the model may
+    choose from, else 0, of any pictures. levels: what the model's preprocessing makes of black and
+    of white. words: a value for each word of the item's prompt, NaN behind its last. total: what
+    the map promises to add up to, from its explicit baseline.
+    batch_size: how many changed pictures are made and scored at once, which bounds the memory.
+    device: where they are made; by default where `pixels` are.
     """
 
     maps: Float[Tensor, "item row col"]
@@ -97,11 +138,17 @@ class Trial:
     named: Bool[Tensor, "item object"] | None = None
     points: Int[Tensor, "item height width"] | None = None
     score: Score | None = None
+    hit: Score | None = None
     tokens: TokenScore | None = None
+    levels: Float[Tensor, "2 3"] | None = None
+    words: Float[Tensor, "item word"] | None = None
+    word_score: WordScore | None = None
     explain: Explain | None = None
     models: Models | None = None
     total: Float[Tensor, " item"] | None = None
     seed: int = 0
+    batch_size: int = 64
+    device: torch.device | None = None
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -109,11 +156,41 @@ class Trial:
     def lacks(self, needs: tuple[Need, ...]) -> tuple[Need, ...]:
         return tuple(need for need in needs if getattr(self, need) is None)
 
+    def take(self, rows: Int[Tensor, " chosen"]) -> "Trial":
+        """The trial of these items alone, in this order."""
+        chosen: dict[str, Any] = {}
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if each.name in ("score", "hit", "tokens", "word_score"):
+                chosen[each.name] = None if value is None else _of_rows(value, rows, 1)
+            elif each.name == "explain":
+                chosen[each.name] = None if value is None else _of_rows(value, rows, 0)
+            elif isinstance(value, Tensor) and each.name != "levels":
+                chosen[each.name] = value[rows.to(value.device)]
+        return dataclasses.replace(self, **chosen)
+
+
+def _of_rows(call: Callable[..., Tensor], rows: Tensor, place: int) -> Callable[..., Tensor]:
+    """`call`, whose argument at `place` counts items among `rows` instead."""
+
+    def of(*given: Any, **named: Any) -> Tensor:
+        arguments = list(given)
+        item: Tensor = arguments[place]
+        arguments[place] = rows.to(item.device)[item]
+        return call(*arguments, **named)
+
+    return of
+
 
 class Metric(ABC):
     """Abstract: subclasses are frozen dataclasses whose fields are the metric's switches."""
 
     card: ClassVar[Card]
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it needs with its switches as they are; the card says it of their defaults."""
+        return self.card.needs
 
     @abstractmethod
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
@@ -125,7 +202,7 @@ class Metric(ABC):
         Raises:
             InputError: it has not.
         """
-        if lacking := trial.lacks(self.card.needs):
+        if lacking := trial.lacks(self.needs):
             raise InputError(
                 f"{self.card.name} needs {', '.join(lacking)}, which this trial does not have"
             )
