@@ -76,7 +76,7 @@ class Score(Protocol):
 
 
 class TokenScore(Protocol):
-    """The same of the trial's own pictures, where the model sees the tokens of these cells alone."""
+    """The same of the trial's own pictures, of which the model sees these cells' tokens alone."""
 
     def __call__(
         self, keep: Bool[Tensor, "variant cell"], item: Int[Tensor, " variant"]
