@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from heatproof import interactions, methods, scores
     from heatproof.auditing.auditor import audit
+    from heatproof.benchmarking.result import benchmark
     from heatproof.explaining import explain, explain_words
     from heatproof.models import load, wrap
     from heatproof.proofs.proving import prove
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "audit",
+    "benchmark",
     "explain",
     "explain_words",
     "interactions",
@@ -25,6 +27,7 @@ __all__ = [
 
 _HOMES = {
     "audit": "heatproof.auditing.auditor",
+    "benchmark": "heatproof.benchmarking.result",
     "explain": "heatproof.explaining",
     "explain_words": "heatproof.explaining",
     "load": "heatproof.models",

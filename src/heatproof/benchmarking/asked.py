@@ -144,6 +144,11 @@ class Asked:
         return len(self.picture)
 
     @property
+    def names(self) -> list[str]:
+        """What the pictures are called: their numbers in the data, which keep their order."""
+        return [str(n) for n in self.picture.tolist()]
+
+    @property
     def prompts(self) -> list[str]:
         return [self.bench.data.prompts[n] for n in self.named.tolist()]
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from heatproof.errors import InputError
 
 Kind = Literal["values", "curves"]
+KINDS: tuple[Kind, ...] = ("values", "curves")
 _WORD = pa.dictionary(pa.int32(), pa.string())
 _ITEM: list[tuple[str, pa.DataType]] = [
     ("item", pa.int64()),
@@ -37,8 +38,8 @@ SCHEMAS: dict[Kind, pa.Schema] = {
         [*_ITEM, ("fractions", pa.list_(pa.float32())), ("heights", pa.list_(pa.float32()))]
     ),
 }
-"""`item` counts the data's pictures, `right` is the model's answer to the item's prompt, settings
-are JSON; a value is NaN where the metric has no meaning for the item."""
+"""`item` counts the data's pictures, `right` is the model's answer to the item's prompt (null
+where the data do not tell), settings are JSON; a value is NaN where the metric has no meaning for the item."""
 SECONDS = b"seconds"
 
 

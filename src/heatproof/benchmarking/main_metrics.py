@@ -1,0 +1,3 @@
+"""The metrics that a table shows unless it is asked for others."""
+
+MAIN: tuple[str, ...] = ()
