@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from heatproof.auditing.bench import Bench
+from heatproof.metrics.imputers import blurred
 from heatproof.models import Model
 from heatproof.reading import Site, reading
 from heatproof.reading.interventions import masked_keys
@@ -22,24 +23,9 @@ def fills(model: Model, grid: tuple[int, int]) -> Mapping[str, Fill]:
     """The picture's own mean colour, the picture blurred over a patch, black."""
     return {
         "mean": lambda pixels: pixels.mean((2, 3), keepdim=True).expand_as(pixels),
-        "blur": partial(_blurred, grid=grid),
+        "blur": partial(blurred, grid=grid),
         "black": lambda pixels: _black(model).to(pixels).expand_as(pixels),
     }
-
-
-def _blurred(pixels: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Gaussian with a patch's side as its deviation."""
-    for axis, cells in ((2, grid[0]), (3, grid[1])):
-        size = pixels.shape[axis]
-        deviation = size / cells
-        reach = min(int(3 * deviation), size - 1)
-        steps = torch.arange(-reach, reach + 1, device=pixels.device, dtype=pixels.dtype)
-        kernel = torch.exp(-(steps**2) / (2 * deviation**2))
-        shape = (1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)
-        weight = (kernel / kernel.sum()).view(shape).expand(3, 1, *shape[2:])
-        pad = (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0)
-        pixels = F.conv2d(F.pad(pixels, pad, mode="reflect"), weight, groups=3)
-    return pixels
 
 
 def _black(model: Model) -> Tensor:

@@ -54,11 +54,14 @@ def shown(
     order: Int[Tensor, "item cell"], fraction: float, direction: Direction
 ) -> Bool[Tensor, "item cell"]:
     """Which cells still show the picture once `fraction` of them, in `order`, were dealt with."""
-    cells = order.shape[1]
-    count = round(fraction * cells)
-    dealt = torch.zeros(order.shape, dtype=torch.bool, device=order.device)
-    dealt.scatter_(1, order[:, :count], True)
+    dealt = places(order) < round(fraction * order.shape[1])
     return dealt if direction == "insertion" else ~dealt
+
+
+def places(order: Int[Tensor, "item cell"]) -> Int[Tensor, "item cell"]:
+    """Where each cell stands in the order, from 0."""
+    count = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, count)
 
 
 def area(

@@ -60,8 +60,14 @@ def pixel_order(
 ) -> Int[Tensor, "method cell"]:
     """Pixels of the photograph by falling heat, the map stretched over all of it."""
     width, height = photo.size
-    sized = vision.resize(maps.unsqueeze(1), [height, width], antialias=True)
-    return ranked(sized.flatten(1))
+    return ranked(stretched(maps, (height, width)).flatten(1))
+
+
+def stretched(
+    maps: Float[Tensor, "map row col"], size: tuple[int, int]
+) -> Float[Tensor, "map height width"]:
+    """Maps bilinearly at the size of a picture."""
+    return vision.resize(maps.unsqueeze(1), list(size), antialias=True)[:, 0]
 
 
 class Photograph:

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from heatproof.metrics.perturbation import area, ranked
+from heatproof.metrics.perturbation import area, places, ranked
 from heatproof.reading import Intervention
 from heatproof.reading.interventions import masked_keys
 
@@ -32,10 +32,8 @@ def shortened(
 ) -> Bool[Tensor, "point token"]:
     """Which tokens are left at each point, from all of them to none."""
     count = len(values)
-    order = ranked(-values.unsqueeze(0) if reverse else values.unsqueeze(0))[0]
-    place = torch.empty(count, dtype=torch.long)
-    place[order] = torch.arange(count)
-    return place >= torch.arange(count + 1).unsqueeze(1)
+    order = ranked(-values.unsqueeze(0) if reverse else values.unsqueeze(0))
+    return places(order) >= torch.arange(count + 1).unsqueeze(1)
 
 
 def without(words: Sequence[str], left: Bool[Tensor, " word"]) -> str:

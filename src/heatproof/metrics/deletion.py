@@ -1,0 +1,86 @@
+"""Deletion and insertion (Petsiuk et al., BMVC 2018, arXiv 1806.07421)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from heatproof.metrics.base import Card
+from heatproof.metrics.imputers import Imputer
+from heatproof.metrics.registry import register
+from heatproof.metrics.removing import Removing, even
+
+_SOURCE = "Petsiuk et al., BMVC 2018, arXiv 1806.07421; authors' evaluation.py"
+_SPACE = "what the trial scores with (cosine, logit, ...); the authors: softmax probability"
+_DIFFERS = (
+    "The authors' AUC is this one: the trapezoid rule over equal steps. They change one pixel row "
+    "(224 pixels) a step, ranked by the map at full size: that is unit=pixels, steps=224."
+)
+
+
+@register
+@dataclass(frozen=True)
+class Deletion(Removing):
+    """steps: how many equal parts of the picture are removed, one after the other."""
+
+    imputer: Imputer = "zero"
+    steps: int = 20
+
+    card: ClassVar[Card] = Card(
+        name="deletion",
+        summary="does the score fall when the most heated parts are removed?",
+        formula="mean height (trapezoid rule over f from 0 to 1) of s(f), the score of the picture "
+        "without the share f of its most heated cells",
+        better="lower",
+        needs=("score",),
+        source=_SOURCE,
+        chance="a random map's: about half of the way from the whole picture's score to nothing's",
+        invariant=("scale", "shift"),
+        endpoints="the whole picture; all of it imputed",
+        imputer="zero (as published: the preprocessing's mean colour); all others by `imputer`",
+        steps="20, both ends scored",
+        space=_SPACE,
+        variants=(
+            "as published: unit=pixels, steps=224, imputer=zero, softmax probability of the "
+            "predicted class",
+            "true token removal: imputer=tokens, no pixel changes and nothing is out of "
+            "distribution",
+        ),
+        differs=_DIFFERS,
+    )
+
+    def shares(self) -> tuple[float, ...]:
+        return even(self.steps)
+
+
+@register
+@dataclass(frozen=True)
+class Insertion(Removing):
+    """steps: how many equal parts of the picture are shown, one after the other."""
+
+    imputer: Imputer = "blur"
+    steps: int = 20
+
+    direction = "insertion"
+    card: ClassVar[Card] = Card(
+        name="insertion",
+        summary="does the score rise when the most heated parts are shown first?",
+        formula="mean height (trapezoid rule over f from 0 to 1) of s(f), the score of the picture "
+        "of which only the share f of its most heated cells is shown",
+        better="higher",
+        needs=("score",),
+        source=_SOURCE,
+        chance="a random map's: about half of the way from nothing's score to the whole picture's",
+        invariant=("scale", "shift"),
+        endpoints="all of the picture imputed; the whole picture",
+        imputer="blur; all others by `imputer`",
+        steps="20, both ends scored",
+        space=_SPACE,
+        variants=(
+            "as published: unit=pixels, steps=224, from a blurred picture, softmax probability of "
+            "the predicted class",
+        ),
+        differs=_DIFFERS + " Their blur is 11 pixels wide (deviation 5), which leaves objects to "
+        "be seen; here its deviation is a patch's side.",
+    )
+
+    def shares(self) -> tuple[float, ...]:
+        return even(self.steps)

@@ -1,0 +1,85 @@
+"""The Grad-ECLIP authors' deletion and insertion, in the model's own view."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from heatproof.metrics.base import Card
+from heatproof.metrics.imputers import Imputer, Of
+from heatproof.metrics.protocols import AUTHORS
+from heatproof.metrics.registry import register
+from heatproof.metrics.removing import Removing, Unit
+
+_SOURCE = "Zhao et al., ICML 2024; authors' imagenet_eval_deletion.py"
+_CHANCE = "a random map's: the accuracy where random pixels are removed"
+_SPACE = "whether the item's prompt beats all others (top-1 accuracy); the score by of=score"
+_DIFFERS = (
+    "The authors perturb the photograph before the crop, so that pixels outside the crop cost "
+    "nothing; here the pixels that the model sees are perturbed. Their script prints the points "
+    "and no area: the mean height over the points is ours. For their photographs to the letter "
+    "see `protocols`, which the paper's reproduction uses."
+)
+
+
+@register
+@dataclass(frozen=True)
+class GradECLIPDeletion(Removing):
+    """Half of the picture's pixels, in ten steps, replaced by random colours."""
+
+    imputer: Imputer = "noise"
+    unit: Unit = "pixels"
+    of: Of = "accuracy"
+
+    card: ClassVar[Card] = Card(
+        name="grad-eclip-deletion",
+        summary="deletion by the Grad-ECLIP authors' script: half of the pixels, random colours",
+        formula="mean height (trapezoid rule over f = 0, 0.05, ..., 0.5) of s(f), the accuracy "
+        "without the share f of the most heated pixels",
+        better="lower",
+        needs=("hit", "levels"),
+        source=_SOURCE,
+        chance=_CHANCE,
+        invariant=("scale", "shift"),
+        endpoints="the whole picture; half of it in random colours: the curve stops in the middle",
+        imputer="noise; the authors' colours had no seed",
+        steps="11 points",
+        space=_SPACE,
+        variants=(
+            "top-5 and top-10 accuracy: by the trial's `hit`",
+            "the map of the predicted label instead of the true one: by the trial's prompts",
+        ),
+        differs=_DIFFERS,
+    )
+
+    def shares(self) -> tuple[float, ...]:
+        return AUTHORS["deletion"].fractions
+
+
+@register
+@dataclass(frozen=True)
+class GradECLIPInsertion(Removing):
+    """Half of the picture's pixels, in ten steps, shown on black."""
+
+    imputer: Imputer = "black"
+    unit: Unit = "pixels"
+    of: Of = "accuracy"
+
+    direction = "insertion"
+    card: ClassVar[Card] = Card(
+        name="grad-eclip-insertion",
+        summary="insertion by the Grad-ECLIP authors' script: half of the pixels, on black",
+        formula="mean height (trapezoid rule over f = 0.05, ..., 0.5) of s(f), the accuracy where "
+        "only the share f of the most heated pixels is shown",
+        better="higher",
+        needs=("hit", "levels"),
+        source=_SOURCE,
+        chance=_CHANCE,
+        invariant=("scale", "shift"),
+        endpoints="5 % of the picture on black; half of it",
+        imputer="black",
+        steps="10 points; the script's eleventh is the whole picture, which stands in no area",
+        space=_SPACE,
+        differs=_DIFFERS + " As released the script stops with a NameError.",
+    )
+
+    def shares(self) -> tuple[float, ...]:
+        return AUTHORS["insertion"].fractions

@@ -1,0 +1,117 @@
+"""What insertion, deletion and their kin share: cells dealt with in the map's order, and scored.
+
+Cells are removed (or shown, starting from nothing) by falling or rising heat. Equal values come in
+an order that the trial's seed draws, the same for all items, so that a constant map is a random one
+and no corner of the picture is favoured.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from heatproof.errors import InputError
+from heatproof.metrics.base import Curve, Need, Trial
+from heatproof.metrics.imputers import Imputer, Of, device_of, needs_of, scored
+from heatproof.metrics.perturbation import Direction, places, ranked
+from heatproof.metrics.protocols import stretched
+
+First = Literal["most", "least"]
+Unit = Literal["patches", "pixels"]
+
+
+@dataclass(frozen=True)
+class Removing(Curve):
+    """Abstract: a curve of scores over the share of cells dealt with. Subclasses have the switches
+    `imputer`, `unit` and `of` beside it.
+
+    unit: `patches`, whole ones; or `pixels` of the map enlarged bilinearly to the model's view.
+    of: the `score` of the item's prompt, or the `accuracy`: whether it beats all other prompts.
+    """
+
+    imputer: Imputer = "mean"
+    unit: Unit = "patches"
+    of: Of = "score"
+
+    direction: ClassVar[Direction] = "deletion"
+    first: ClassVar[First] = "most"
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return needs_of(self.imputer, self.of)
+
+    @abstractmethod
+    def shares(self) -> tuple[float, ...]:
+        """The shares of the cells that are dealt with at the curve's points."""
+
+    def fractions(self, trial: Trial) -> Float[Tensor, " point"]:
+        del trial
+        return torch.tensor(self.shares(), dtype=torch.float64)
+
+    def curves(self, trial: Trial) -> Float[Tensor, "item point"]:
+        return self.heights(trial, self.first)
+
+    def heights(self, trial: Trial, first: First) -> Float[Tensor, "item point"]:
+        """The scores at every share, NaN where the map holds a value that is no number."""
+        if self.imputer == "tokens" and self.unit == "pixels":
+            raise InputError("tokens are whole patches; with imputer=tokens try unit=patches")
+        masks = _Dealt(trial, self.shares(), self.direction, first, self.unit)
+        found = scored(trial, self.imputer, len(self.shares()), masks, self.of)
+        broken = ~trial.maps.cpu().isfinite().all(-1).all(-1)
+        return found.masked_fill(broken[:, None], torch.nan)
+
+
+def even(steps: int) -> tuple[float, ...]:
+    """Shares from nothing to everything.
+
+    Raises:
+        InputError: there is no step.
+    """
+    if steps < 1:
+        raise InputError(f"got steps={steps}, expected 1 or more")
+    return tuple(n / steps for n in range(steps + 1))
+
+
+class _Dealt:
+    """Masks of what is still shown at each share."""
+
+    def __init__(
+        self,
+        trial: Trial,
+        shares: tuple[float, ...],
+        direction: Direction,
+        first: First,
+        unit: Unit,
+    ) -> None:
+        self.unit, self.inserts = unit, direction == "insertion"
+        self.size = (trial.pixels.shape[2], trial.pixels.shape[3])
+        device = device_of(trial)
+        self.maps = trial.maps.to(device) * (1 if first == "most" else -1)
+        cells = self.size[0] * self.size[1] if unit == "pixels" else self.maps[0].numel()
+        generator = torch.Generator().manual_seed(trial.seed)
+        self.ties = torch.randperm(cells, generator=generator).to(device)
+        self.counts = torch.tensor([round(share * cells) for share in shares], device=device)
+        self.places = None if unit == "pixels" else self._places(self.maps.flatten(1))
+
+    def _places(self, values: Float[Tensor, "item cell"]) -> Int[Tensor, "item cell"]:
+        order = self.ties[ranked(values[:, self.ties])]
+        return places(order).to(torch.int32)
+
+    def __call__(
+        self, rows: slice, within: Int[Tensor, " variant"], point: Int[Tensor, " variant"]
+    ) -> Shaped[Tensor, "variant ..."]:
+        if self.places is not None:
+            place = self.places[rows]
+        else:
+            place = self._places(stretched(self.maps[rows], self.size).flatten(1))
+        shown = self._shown(place[within], self.counts[point])
+        return shown if self.unit == "patches" else shown.unflatten(1, (1, *self.size))
+
+    def _shown(
+        self, place: Int[Tensor, "variant cell"], count: Int[Tensor, " variant"]
+    ) -> Bool[Tensor, "variant cell"]:
+        dealt = place < count[:, None]
+        return dealt if self.inserts else ~dealt
