@@ -1,9 +1,11 @@
 """One pass over the pictures: maps are made once, and all metrics measured from them."""
 
+import copy
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from heatproof.benchmarking.store import SCHEMAS, Store
 from heatproof.benchmarking.trials import LACKS, Maker, attempt, shared, words_of
 from heatproof.errors import HeatproofError, InputError
 from heatproof.metrics.base import Curve, Metric, Trial
+from heatproof.metrics.removing import First, Removing
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class Job:
         values: dict[str, list[Any]] = {f.name: [] for f in SCHEMAS["values"]}
         curves: dict[str, list[Any]] = {f.name: [] for f in SCHEMAS["curves"]}
         seconds: dict[str, float] = {}
+        removals = Removals()
         left_out = self.store.notes["left_out"]
         ground = shared(asked, self._seed(asked)) if len(asked) else None
         for entrant in self.entrants:
@@ -130,7 +134,7 @@ class Job:
                 if each.label in refused:
                     continue
                 since = time.perf_counter()
-                found = measured(each.metric, trial)
+                found = measured(removals.share(each.metric), trial)
                 took = seconds.get(f"metric {each.label}", 0.0) + time.perf_counter() - since
                 seconds[f"metric {each.label}"] = took
                 _append(values, asked, entrant, each, value=found.values.double().tolist())
@@ -188,6 +192,32 @@ def measured(metric: Metric, trial: Trial) -> Measured:
     if type(metric).values is not Curve.values:
         return Measured(metric.values(trial).cpu(), fractions, heights)
     return Measured(_Made(fractions, heights).values(trial), fractions, heights)
+
+
+class Removals:
+    """Curves of what was removed, made once for all metrics that ask for the same ones of a trial:
+    SRG's are those of MIF and of LIF."""
+
+    def __init__(self) -> None:
+        self._of: Trial | None = None
+        self._made: dict[Any, Tensor] = {}
+
+    def share(self, metric: Metric) -> Metric:
+        """The same metric, its curves looked up here first."""
+        if not isinstance(metric, Removing):
+            return metric
+        shared = copy.copy(metric)
+        # The copy's own `heights` stands before the class's.
+        object.__setattr__(shared, "heights", partial(self._heights, metric))
+        return shared
+
+    def _heights(self, metric: Removing, trial: Trial, first: First) -> Tensor:
+        if trial is not self._of:
+            self._of, self._made = trial, {}
+        switches = (metric.imputer, metric.unit, metric.of, metric.direction, metric.shares())
+        if (*switches, first) not in self._made:
+            self._made[*switches, first] = metric.heights(trial, first)
+        return self._made[*switches, first]
 
 
 class _Made(Curve):

@@ -8,7 +8,7 @@ wrong answer is good where it shows what the model saw, not where the object is.
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,16 +94,9 @@ def collect(tables: Iterable[pa.Table]) -> dict[str, Values]:
     found: dict[tuple[str, str], list[np.ndarray]] = {}
     right: dict[tuple[str, str], list[np.ndarray]] = {}
     for table in tables:
-        frame = {name: table.column(name).combine_chunks() for name in ("method", "metric")}
         value = table.column("value").to_numpy(zero_copy_only=False)
-        answer = table.column("right").cast(pa.int8()).fill_null(-1).to_numpy()
-        codes = {n: np.asarray(column.indices) for n, column in frame.items()}
-        words = {n: column.dictionary.to_pylist() for n, column in frame.items()}
-        joint = codes["method"] * len(words["metric"]) + codes["metric"]
-        for code in dict.fromkeys(joint.tolist()):
-            method, metric = divmod(code, len(words["metric"]))
-            key = (words["metric"][metric], words["method"][method])
-            rows = joint == code
+        answer = _answers(table)
+        for key, rows in _groups(table):
             found.setdefault(key, []).append(value[rows])
             right.setdefault(key, []).append(answer[rows])
     made: dict[str, Values] = {}
@@ -115,6 +108,21 @@ def collect(tables: Iterable[pa.Table]) -> dict[str, Values]:
             methods, torch.from_numpy(np.stack(columns, 1)), torch.from_numpy(answers)
         )
     return made
+
+
+def _groups(table: pa.Table) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    """(metric, method) and the rows of a part that are about them, in their order."""
+    columns = [table.column(name).combine_chunks() for name in ("metric", "method")]
+    metrics, methods = (column.dictionary.to_pylist() for column in columns)
+    metric, method = (column.indices.to_numpy() for column in columns)
+    joint = metric.astype(np.int64) * max(1, len(methods)) + method
+    for code in dict.fromkeys(joint.tolist()):
+        names = metrics[code // len(methods)], methods[code % len(methods)]
+        yield names, np.flatnonzero(joint == code)
+
+
+def _answers(table: pa.Table) -> np.ndarray:
+    return table.column("right").cast(pa.int8()).fill_null(-1).to_numpy()
 
 
 def ranked(values: Values, split: Split, better: Better, *, seed: int = 0) -> list[Row]:
@@ -219,17 +227,18 @@ class Curves:
         self._sums: dict[tuple[str, int, str], tuple[np.ndarray, int]] = {}
 
     def add(self, table: pa.Table) -> None:
-        answers = table.column("right").cast(pa.int8()).fill_null(-1)
-        table = table.set_column(table.schema.get_field_index("right"), "right", answers)
-        for row in table.group_by(["metric", "right", "method"]).aggregate(
-            [("heights", "list"), ("fractions", "first")]
-        ).to_pylist():  # fmt: skip
-            heights = np.asarray(row["heights_list"], dtype=np.float64)
-            heights = heights[~np.isnan(heights).any(1)]
-            key = (row["metric"], row["right"], row["method"])
-            self._at[row["metric"]] = row["fractions_first"]
-            total, count = self._sums.get(key, (np.zeros(len(row["fractions_first"])), 0))
-            self._sums[key] = (total + heights.sum(0), count + len(heights))
+        answers = _answers(table)
+        heights, at = (table.column(name).combine_chunks() for name in ("heights", "fractions"))
+        for (metric, method), rows in _groups(table):
+            self._at[metric] = at[int(rows[0])].as_py()
+            points = len(self._at[metric])
+            lines = heights.take(pa.array(rows)).flatten().to_numpy().astype(np.float64)
+            lines = lines.reshape(len(rows), points)
+            whole = ~np.isnan(lines).any(1)
+            for answer in SPLITS.values():
+                chosen = lines[whole & (answers[rows] == answer)]
+                total, count = self._sums.get((metric, answer, method), (np.zeros(points), 0))
+                self._sums[metric, answer, method] = total + chosen.sum(0), count + len(chosen)
 
     def of(self, metric: str) -> dict[str, Any] | None:
         """{"fractions": ..., "right": {method: heights}, ...}; None where there is no curve."""
