@@ -101,18 +101,18 @@ def _difference(found: Any) -> tuple[str, str]:
 
 def agreement(summary: Summary) -> Grid:
     """Rank stability: a row a pair of imputers."""
-    rows = [
-        [
-            each["metric"],
-            where(each["split"]),
-            f"{each['one']} / {each['other']}",
-            words.interval(each),
-            str(each["methods"]),
-            str(each["count"]),
-        ]
-        for each in summary["stability"]
-    ]
-    head = ["metric", "where", "imputers", "Kendall's tau", "methods", "n"]
+    shown = splits(summary)
+    pairs = dict.fromkeys((e["metric"], e["one"], e["other"]) for e in summary["stability"])
+    rows: list[list[str]] = []
+    for metric, one, other in pairs:
+        found = {
+            e["split"]: e
+            for e in summary["stability"]
+            if (e["metric"], e["one"], e["other"]) == (metric, one, other)
+        }
+        cells = [words.interval(found[s]) if s in found else "-" for s in shown]
+        rows.append([metric, f"{one} / {other}", *cells])
+    head = ["metric", "imputers", *(f"Kendall's tau, {where(split)}" for split in shown)]
     return Grid("Do rankings hold across imputers?", head, rows)
 
 

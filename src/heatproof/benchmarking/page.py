@@ -29,7 +29,7 @@ def page(summary: Summary) -> str:
         _verdict(summary),
         _notices(summary),
         f"<p>{LEGEND} {READ}</p>",
-        *(_grid(files.overview(summary, split)) for split in splits),
+        *(_overview(summary, split) for split in splits),
         _agreement(summary),
         *(
             _metric(summary, metric, splits, f"m{number}")
@@ -55,6 +55,31 @@ def _notices(summary: Summary) -> str:
         told.append(f"{what} is left out: {each['reason']}")
     items = "".join(f"<li>{escape(text)}</li>" for text in told)
     return f'<ul class="notices">{items}</ul>' if items else ""
+
+
+def _overview(summary: Summary, split: str) -> str:
+    """Values with their marks, the intervals small below them."""
+    grid = files.overview(summary, split)
+    head = [f"<th>{name}</th>" for name in map(_two_lines, grid.head)]
+    rows = [
+        f"<tr><td>{escape(row[0])}</td>"
+        + "".join(f"<td>{_two_lines(cell, ' [')}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in grid.rows
+    ]
+    title = f"{grid.title[:1].upper()}{grid.title[1:]}"
+    return (
+        f'<h2>{escape(title)}</h2><div class="table"><table class="overview">'
+        f"<tr>{''.join(head)}</tr>{''.join(rows)}</table></div>"
+    )
+
+
+def _two_lines(cell: str, before: str = " ") -> str:
+    """What stands behind the first part goes small on a second line; signs stay on the first."""
+    sign = next((sign for sign in (*CLASSES, "↑", "↓") if cell.endswith(sign)), "")
+    first, gap, rest = cell.removesuffix(sign).strip().partition(before)
+    below = f"<br><small>{escape(gap.strip() + rest)}</small>" if rest else ""
+    return f"{_marked(f'{first} {sign}'.strip())}{below}"
 
 
 def _grid(grid: Grid, level: str = "h2") -> str:

@@ -230,14 +230,13 @@ def _left_out(job: Job) -> list[dict[str, Any]]:
 
 
 def _imputers(job: Job) -> dict[str, tuple[str, str]]:
-    """By label: the metric without its imputer, and the imputer."""
+    """By label: the label without its imputer, and the imputer."""
     found: dict[str, tuple[str, str]] = {}
     for each in job.measures:
         settings = plain(each.metric.settings())
         if "imputer" in settings:
-            imputer = str(settings.pop("imputer"))
-            rest = " ".join(f"{k}={v}" for k, v in settings.items())
-            found[each.label] = (f"{each.metric.card.name} {rest}".strip(), imputer)
+            own = [part for part in each.label.split() if not part.startswith("imputer=")]
+            found[each.label] = (" ".join(own), str(settings["imputer"]))
     return found
 
 

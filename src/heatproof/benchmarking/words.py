@@ -83,23 +83,23 @@ def best(metric: Summary, split: str) -> str:
 
 
 def stable(summary: Summary) -> list[str]:
-    """How far rankings agree across imputers, a line a metric and answer."""
+    """How far rankings agree across imputers, a line a metric."""
     lines: list[str] = []
-    groups: dict[tuple[str, str], list[Any]] = {}
-    for each in summary["stability"]:
-        groups.setdefault((each["metric"], each["split"]), []).append(each)
-    for (metric, split), pairs in groups.items():
-        known = [p for p in pairs if p["value"] is not None]
-        if not known:
-            continue
-        low = min(known, key=lambda p: p["value"])
-        imputers = list(dict.fromkeys(n for p in known for n in (p["one"], p["other"])))
-        where = "" if split == "unknown" else f", model {split}"
-        lines.append(
-            f"rank stability of {metric}{where}: Kendall's tau over {len(imputers)} imputers "
-            f"({', '.join(imputers)}) is at least {interval(low)} ({low['one']} against "
-            f"{low['other']}, {low['methods']} methods, {low['count']} items)"
-        )
+    for metric in dict.fromkeys(each["metric"] for each in summary["stability"]):
+        pairs = [each for each in summary["stability"] if each["metric"] == metric]
+        imputers = list(dict.fromkeys(n for pair in pairs for n in (pair["one"], pair["other"])))
+        lowest: list[str] = []
+        for split in dict.fromkeys(pair["split"] for pair in pairs):
+            known = [p for p in pairs if p["split"] == split and p["value"] is not None]
+            if known:
+                low = min(known, key=lambda p: p["value"])
+                where = "" if split == "unknown" else f", model {split}"
+                lowest.append(f"{interval(low, 2)} ({low['one']} / {low['other']}{where})")
+        if lowest:
+            lines.append(
+                f"{metric} ranks methods alike under {', '.join(imputers)} to a Kendall's tau of, "
+                f"at its lowest, {' and '.join(lowest)}"
+            )
     if not lines and summary["metrics"]:
         lines.append(
             "rank stability across imputers: not measured; it needs a metric under two imputers, "
