@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -67,6 +67,7 @@ class Card:
     differs: str = ""
 
 
+@runtime_checkable
 class Score(Protocol):
     """Scores of pictures with their item's prompt, by the untouched model."""
 
@@ -75,6 +76,7 @@ class Score(Protocol):
     ) -> Float[Tensor, " variant"]: ...
 
 
+@runtime_checkable
 class TokenScore(Protocol):
     """The same of the trial's own pictures, of which the model sees these cells' tokens alone."""
 
@@ -83,6 +85,7 @@ class TokenScore(Protocol):
     ) -> Float[Tensor, " variant"]: ...
 
 
+@runtime_checkable
 class Explain(Protocol):
     """Maps by the trial's method: of the items' own pictures, of others, for another prompt
     (a null prompt's name) or with `seed` changed, by the model as it is now."""
@@ -97,6 +100,7 @@ class Explain(Protocol):
     ) -> Float[Tensor, "variant row col"]: ...
 
 
+@runtime_checkable
 class WordScore(Protocol):
     """Scores of the items' own pictures with their prompts, of which these words are left."""
 
@@ -105,6 +109,7 @@ class WordScore(Protocol):
     ) -> Float[Tensor, " variant"]: ...
 
 
+@runtime_checkable
 class Models(Protocol):
     """A context in which the first n blocks from the readout on (cascade), or the n-th of them
     alone (independent), are random anew; n from 1 to `steps`."""

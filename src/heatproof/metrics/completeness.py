@@ -76,7 +76,7 @@ class Completeness(_Sums):
         better="lower",
         needs=("total",),
         source="Sundararajan et al., ICML 2017, arXiv 1703.01365",
-        bounds=(0, torch.inf),
+        bounds=(0.0, torch.inf),
         chance=f"{_CHANCE}|D|",
         undefined="the method promises no sum and baseline=promise: the trial's total is NaN",
         endpoints="the whole picture, and the baseline",
@@ -104,7 +104,7 @@ class AttributionError(_Sums):
         needs=("total",),
         source="attribution result against attribution target, arXiv 2605.22417; the normalisation "
         "is ours",
-        bounds=(0, 2),
+        bounds=(0.0, 2.0),
         chance=f"{_CHANCE}1; a sum of the wrong sign gets more",
         undefined="sum and change are both 0, or the trial's total is NaN",
         endpoints="the whole picture, and the baseline",

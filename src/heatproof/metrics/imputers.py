@@ -16,7 +16,7 @@ scores alone, so that memory does not grow with the number of pictures or of ste
 """
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,7 @@ def needs_of(imputer: Imputer, of: Of = "score") -> tuple[Need, ...]:
     return (seen, "levels") if imputer in ("black", "noise") else (seen,)
 
 
+@runtime_checkable
 class Masks(Protocol):
     """What variants still show of their pictures.
 

@@ -35,7 +35,7 @@ class Infidelity(Metric):
         better="lower",
         needs=("score",),
         source="Yeh et al., NeurIPS 2019, arXiv 1901.09392",
-        bounds=(0, torch.inf),
+        bounds=(0.0, torch.inf),
         chance="a map of zeros: the mean square of the score's change",
         invariant=("scale",),
         endpoints="the whole picture",

@@ -32,7 +32,7 @@ class Pointing(Metric):
         better="higher",
         needs=("mask",),
         source="Zhang et al., IJCV 2018, arXiv 1608.00507",
-        bounds=(0, 1),
+        bounds=(0.0, 1.0),
         chance="the mask's share of the picture",
         undefined="no part of the object is to be seen",
         invariant=("scale", "shift"),
@@ -58,7 +58,7 @@ class EnergyPointing(Metric):
         better="higher",
         needs=("mask",),
         source="Wang et al., CVPRW 2020, arXiv 1910.01279",
-        bounds=(0, 1),
+        bounds=(0.0, 1.0),
         chance="the mask's share of the picture",
         undefined="no part of the object is to be seen, or no heat is positive",
         invariant=("scale",),
@@ -95,7 +95,7 @@ class MultiObjectPointing(Metric):
         needs=("objects", "named"),
         source="Baniecki et al. (FIxLIP), NeurIPS 2025, arXiv 2508.05430, one to four objects; "
         "first-order form and areas ours",
-        bounds=(0, 1),
+        bounds=(0.0, 1.0),
         chance="named objects / objects: 1/2, 1/3, 1/4 for one of two, three, four",
         undefined="no named object is to be seen, no object is hot, or the picture shows another "
         "number of objects than `count`",

@@ -22,13 +22,13 @@ class PromptSensitivity(Metric):
 
     card: ClassVar[Card] = Card(
         name="prompt-sensitivity",
-        summary="how much does the map change when another prompt is asked that means nothing here?",
+        summary="how much does the map change with a prompt that means nothing here?",
         formula="mean over null prompts p of 1 - cosine(m, m_p), signed maps",
         better="higher",
         needs=("explain",),
         source="ours, as the certificate's check of null prompts; the question is principle 2 of "
         "arXiv 2605.12952",
-        bounds=(0, 2),
+        bounds=(0.0, 2.0),
         chance="0 for a map that does not look at the prompt, 1 for noise drawn anew",
         undefined="",
         invariant=("scale", "sign"),

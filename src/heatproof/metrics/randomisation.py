@@ -38,7 +38,7 @@ class ModelRandomisation(Curve):
         better="lower",
         needs=("explain", "models"),
         source="Adebayo et al., NeurIPS 2018, arXiv 1810.03292",
-        bounds=(-1, 1),
+        bounds=(-1.0, 1.0),
         chance="0 for noise drawn anew, 1 for a map that does not look at the model",
         invariant=("scale", "sign"),
         endpoints="one random block; all of them",
@@ -59,7 +59,7 @@ class ModelRandomisation(Curve):
 
     def curves(self, trial: Trial) -> Float[Tensor, "item point"]:
         assert trial.models is not None
-        own = self._seen(own_maps(trial))
+        own = self._seen(self.before(trial))
         found: list[Tensor] = []
         for n in range(1, trial.models.steps + 1):
             with trial.models(self.order, n):
@@ -69,6 +69,10 @@ class ModelRandomisation(Curve):
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
         """The mean of the steps."""
         return self.curves(trial).mean(1)
+
+    def before(self, trial: Trial) -> Float[Tensor, "item cell"]:
+        """The maps that all others are compared with."""
+        return own_maps(trial)
 
     def maps(self, trial: Trial) -> Float[Tensor, "item cell"]:
         """The maps by the model as it is now."""
@@ -94,7 +98,7 @@ class SmoothRandomisation(ModelRandomisation):
         better="lower",
         needs=("explain", "models"),
         source=_REVISITED,
-        bounds=(-1, 1),
+        bounds=(-1.0, 1.0),
         chance="0 for noise drawn anew, 1 for a map that does not look at the model",
         invariant=("scale", "sign"),
         endpoints="one random block; all of them",
@@ -104,20 +108,14 @@ class SmoothRandomisation(ModelRandomisation):
         "the model alone.",
     )
 
-    def curves(self, trial: Trial) -> Float[Tensor, "item point"]:
+    def before(self, trial: Trial) -> Float[Tensor, "item cell"]:
         if self.samples < 1 or not self.noise > 0:
             raise InputError(
                 f"got samples={self.samples}, noise={self.noise:g} for smooth-randomisation, "
                 "expected 1 or more samples and noise above 0"
             )
-        assert trial.models is not None
-        own = self._seen(self.maps(trial))
-        own = own.masked_fill(~own_maps(trial).isfinite().all(1, keepdim=True), torch.nan)
-        found: list[Tensor] = []
-        for n in range(1, trial.models.steps + 1):
-            with trial.models(self.order, n):
-                found.append(_likeness(own, self._seen(self.maps(trial))))
-        return torch.stack(found, 1)
+        finite = own_maps(trial).isfinite().all(1, keepdim=True)
+        return self.maps(trial).masked_fill(~finite, torch.nan)
 
     def maps(self, trial: Trial) -> Float[Tensor, "item cell"]:
         generator = torch.Generator().manual_seed(trial.seed)
@@ -148,7 +146,7 @@ class EfficientRandomisation(Metric):
         better="higher",
         needs=("explain", "models"),
         source=_REVISITED,
-        bounds=(-1, torch.inf),
+        bounds=(-1.0, torch.inf),
         chance="0 for a map that does not look at the model",
         undefined="the map is constant",
         invariant=("scale", "shift", "sign"),

@@ -30,7 +30,7 @@ class SensitivityMax(Metric):
         better="lower",
         needs=("explain",),
         source="Yeh et al., NeurIPS 2019, arXiv 1901.09392",
-        bounds=(0, torch.inf),
+        bounds=(0.0, torch.inf),
         chance="1.4 for noise drawn anew; 0 for a map that does not look at the picture, so that a "
         "low value alone says nothing",
         undefined="the map is zero everywhere",

@@ -18,6 +18,7 @@ POINTS = 21
 @register
 @dataclass(frozen=True)
 class TextDeletion(Curve):
+    """Of words of equal value the earlier one goes first."""
     card: ClassVar[Card] = Card(
         name="text-deletion",
         summary="does the score fall when the most heated words of the prompt are deleted?",
@@ -31,7 +32,7 @@ class TextDeletion(Curve):
         undefined="the prompt has no word, or a word's value is no number",
         invariant=("scale", "shift"),
         endpoints="the whole prompt; a prompt of no word",
-        imputer="none: words are deleted and the text is read anew, or masked, as the trial does it",
+        imputer="none: the trial deletes words and reads the text anew, or masks them",
         steps="one word at a time; the curve that is kept is read off at 21 shares",
         space="what the trial scores with",
     )
