@@ -148,14 +148,15 @@ class Job:
         clock.say("measured", stop)
 
     def _trial(self, asked: Asked, entrant: Entrant, ground: Trial) -> Trial:
-        maker = Maker(asked, entrant.method)
-        everything = torch.arange(len(asked))
-        name = entrant.label
-        maps = attempt(lambda: maker.maps(everything), name)
+        maker, name = Maker(asked, entrant.method), entrant.label
         needs = {need for each in self.measures for need in each.metric.needs}
+        total: Tensor | None = None
+        if "total" in needs:
+            maps, total = attempt(maker.promising, name)
+        else:
+            maps = attempt(lambda: maker.maps(torch.arange(len(asked))), name)
         words = words_of(asked, entrant.method) if "words" in needs else {}
-        explain = _Told(maker, name)
-        return replace(ground, maps=maps, explain=explain, **words)
+        return replace(ground, maps=maps, explain=_Told(maker, name), total=total, **words)
 
     def _seed(self, asked: Asked) -> int:
         """A chunk's own, and the same for all methods."""

@@ -78,7 +78,8 @@ def _two_lines(cell: str, before: str = " ") -> str:
     """What stands behind the first part goes small on a second line; signs stay on the first."""
     sign = next((sign for sign in (*CLASSES, "↑", "↓") if cell.endswith(sign)), "")
     first, gap, rest = cell.removesuffix(sign).strip().partition(before)
-    below = f"<br><small>{escape(gap.strip() + rest)}</small>" if rest else ""
+    lines = [gap.strip() + rest] if gap.strip() else rest.split()
+    below = "".join(f"<br><small>{escape(line)}</small>" for line in lines if rest)
     return f"{_marked(f'{first} {sign}'.strip())}{below}"
 
 

@@ -18,9 +18,10 @@ from heatproof.benchmarking.asked import Asked, Bench
 from heatproof.certify import NULL_PROMPTS
 from heatproof.errors import HeatproofError, InputError
 from heatproof.explaining import explain_words
-from heatproof.methods import Foreign, Method
+from heatproof.methods import Foreign, Method, Plan, ReadPass, Side
 from heatproof.metrics.base import Need, Trial
 from heatproof.metrics.text_deletion import without
+from heatproof.reading import Site
 
 LACKS: dict[Need, str] = {
     "mask": "the data have no masks",
@@ -45,6 +46,20 @@ class Maker:
 
     asked: Asked
     method: Method
+
+    def promising(self) -> tuple[Float[Tensor, "item row col"], Float[Tensor, " item"] | None]:
+        """The items' own maps, and what each promises to add up to; None where nothing is."""
+        everything = torch.arange(len(self.asked))
+        if self.method.foreign or type(self.method).total is Method.total:
+            return self.maps(everything), None
+        promise = Promise(self.method)
+        maps = Maker(self.asked, promise).maps(everything)
+        if promise.promised is None:
+            return maps, None
+        total = torch.full((len(self.asked),), torch.nan, dtype=torch.float64)
+        rows = torch.cat([rows for _, rows in self._groups(everything, None)])
+        total[rows] = torch.cat(promise.promised)
+        return maps, total
 
     def maps(
         self,
@@ -119,6 +134,36 @@ class Maker:
     def _seed(self, first: int, seed: int | None) -> int:
         """A group's own, so that noise is not the same in all groups of a chunk."""
         return (self.asked.bench.seed if seed is None else seed) * 1_000_003 + first
+
+
+class Promise(Method):
+    """A method, and what its maps promised to add up to: on the patches alone, what it gave to
+    other tokens (a class token) taken off. `promised` holds a number for each map that was made,
+    in order; None once a pass promised nothing."""
+
+    def __init__(self, inner: Method) -> None:
+        self.inner, self.card = inner, inner.card  # pyright: ignore[reportAttributeAccessIssue]
+        self.promised: list[Tensor] | None = []
+
+    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+        return self.inner.plan(sites, side)
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        values = self.inner.attribute(read)
+        total = self.inner.total(read)
+        if total is None or self.promised is None:
+            self.promised = None
+        else:
+            on_patches = values[:, :, read.content].sum(-1)
+            others = values.sum(-1) - on_patches
+            self.promised.append((total.to(others) - others).detach()[:, 0].cpu().double())
+        return values
+
+    def explained(self, read: ReadPass) -> Float[Tensor, "item target"]:
+        return self.inner.explained(read)
+
+    def settings(self) -> dict[str, Any]:
+        return self.inner.settings()
 
 
 @dataclass(frozen=True, eq=False)
