@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import heatproof
+from heatproof import data as sets
 from heatproof.auditing.result import from_json, league_rows
 
 DOCS = Path(__file__).parent
@@ -166,8 +167,37 @@ def _league(found: dict[str, Any]) -> str:
     return text
 
 
+def data() -> str:
+    text = (
+        "# Data\n\n"
+        "`heatproof.data.open` takes `scenes`, `scenes:colour`, a folder's path, or `KIND:PATH`. "
+        "Sets are read as they lie on disk: nothing is downloaded, "
+        "copied or unpacked, and a picture is opened when its turn comes, so that memory does not "
+        "grow with their number. A wrong path or a part that is missing is named in one line, with "
+        "the right folder where it lies one level off.\n\n"
+        "```python\n"
+        'found = heatproof.data.open("voc:VOCdevkit/VOC2012", most=500, seed=0)\n'
+        "found.photos[0]      # a PIL image, upright RGB\n"
+        "found.things[0]      # its objects: label, mask, judged (which pixels anybody judged)\n"
+        "found.prompts        # prompts[thing.label] names the object\n"
+        "found.complete       # whether a prompt that is not listed for a picture is false of it\n"
+        "```\n\n"
+        "`most` pictures are drawn by `seed` and stay in the set's own order. Prompts of classes "
+        "are made by a template (`a photo of a {}.`, `a {}` for your own folders); expressions and "
+        "phrases are taken verbatim.\n\n"
+        "A photograph that a camera has marked as turned (EXIF) is shown upright, and so are its "
+        "masks: those that fit the stored pixels are turned with them. Polygons are drawn with "
+        "their outline, up to a pixel wider at the rim than COCO's own program draws them.\n\n"
+    )
+    rows = [[f"`{kind.spec}`", kind.title, kind.tree] for kind in sets.kinds().values()]
+    text += table(["spec", "set", "what must be there"], rows)
+    for kind in sets.kinds().values():
+        text += f"\n## {kind.title}\n\n`{kind.spec}`\n\n{kind.about}\n"
+    return text
+
+
 def main() -> None:
-    for page in (methods, families, cost, league):
+    for page in (methods, families, cost, league, data):
         (DOCS / f"{page.__name__}.md").write_text(page())
 
 

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from heatproof import interactions, methods, scores
+    from heatproof import data, interactions, methods, scores
     from heatproof.auditing.auditor import audit
     from heatproof.benchmarking.result import benchmark
     from heatproof.explaining import explain, explain_words
@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = [
     "audit",
     "benchmark",
+    "data",
     "explain",
     "explain_words",
     "interactions",
@@ -38,7 +39,7 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import on first use: `import heatproof` alone imports no torch."""
-    if name in ("interactions", "methods", "scores"):
+    if name in ("data", "interactions", "methods", "scores"):
         return import_module(f"heatproof.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)

@@ -22,6 +22,8 @@ FORMATS = (
     "PNG", "PPM", "QOI", "TIFF", "WEBP",
 )  # fmt: skip
 EXTREME_ASPECT = 8
+ORIENTATION = 0x0112
+"""EXIF's tag."""
 TINY = 16
 # What decoders raise on bytes that are not what they claim to be.
 BROKEN = (
@@ -55,6 +57,55 @@ def open_image(picture: str | Path | Image.Image) -> Photo:
     formats = [name for name in FORMATS if _registered(name)]
     with _decoded_strictly(str(path)) as caught, Image.open(path, formats=formats) as image:
         return _photo(image, str(path), caught)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a picture's pixels lie in its file: their size, and EXIF's orientation, 1 (upright) to 8.
+
+    `open_image` turns them upright; masks and boxes were often drawn on them as they lie.
+    """
+
+    width: int
+    height: int
+    orientation: int = 1
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """(width, height) of the picture that `open_image` gives."""
+        across = self.orientation >= 5
+        return (self.height, self.width) if across else (self.width, self.height)
+
+
+def frame_of(picture: str | Path) -> Frame:
+    """The picture's frame, from its file's header: no pixel is decoded.
+
+    Raises `ImageError`, in one line, for what is no picture.
+    """
+    with _opened(Path(picture)) as image:
+        try:
+            orientation = image.getexif().get(ORIENTATION, 1)
+        except BROKEN:
+            orientation = 1
+        return Frame(*image.size, orientation if orientation in range(1, 9) else 1)
+
+
+def open_stored(picture: str | Path) -> Image.Image:
+    """The pixels of a file as they are stored: neither turned nor converted (masks, palettes).
+
+    Raises `ImageError`, in one line, for whatever cannot be read whole.
+    """
+    with _opened(Path(picture)) as image:
+        image.load()
+        return image.copy()
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[Image.Image, None, None]:
+    _expect_file(path)
+    formats = [name for name in FORMATS if _registered(name)]
+    with _decoded_strictly(str(path)), Image.open(path, formats=formats) as image:
+        yield image
 
 
 def _photo(image: Image.Image, source: str, caught: list[warnings.WarningMessage]) -> Photo:

@@ -1,1 +1,9 @@
-"""Pictures with known truth, and pictures that users bring."""
+"""Pictures with known truth, and pictures that users bring.
+
+Nothing here knows a model: of heatproof only `errors` and `images`, which know nothing themselves.
+"""
+
+from heatproof.data.opening import Kind, kinds, open
+from heatproof.errors import InputError
+
+__all__ = ["InputError", "Kind", "kinds", "open"]

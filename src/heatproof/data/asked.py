@@ -23,6 +23,7 @@ from heatproof.data.scenes.dataset import UNSEEN
 from heatproof.data.scenes.renderer import PIXELS, render
 from heatproof.data.scenes.scene import MOST_OBJECTS, Scenes, sample
 from heatproof.data.scenes.vocabulary import ATTRIBUTES, COLOURS, HELD_OUT, SHAPES
+from heatproof.errors import InputError
 
 # Scoring takes parts 0 to 20 of the unseen seeds; these are further off than any it will take.
 FIRST = UNSEEN + (1000 << 32)
@@ -52,10 +53,12 @@ def asked(
 
 def drawn(count: int, attribute: Asked, seed: int) -> Scenes:
     """The scenes behind `asked`."""
+    if count < 1:
+        raise InputError(f"got {count} scenes to draw, expected at least 1")
     first = FIRST + (seed << 24)
     seeds = torch.arange(first, first + count, dtype=torch.int64)
-    parts = [sample(seeds[n :: len(OBJECTS)], objects=k) for n, k in enumerate(OBJECTS)]
-    together = _concatenated([part for part in parts if len(part)])
+    turns = [(seeds[n :: len(OBJECTS)], k) for n, k in enumerate(OBJECTS)]
+    together = _concatenated([sample(part, objects=k) for part, k in turns if len(part)])
     scenes = together[together.seeds.argsort()]
     shape, colour = _unique_and_shared(uniforms(seeds, 91, 16), attribute)
     attributes = scenes.attributes.clone()

@@ -6,19 +6,16 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from heatproof.data import layouts
-from heatproof.data.layouts import ClassFolder, CocoPicture, LayoutError
-from heatproof.errors import InputError
+from heatproof.data.layouts import CocoPicture, Sample
+from heatproof.data.lazy import Files
 from heatproof.models import Model
-from heatproof.paper.material import Captioned, Files, Grade, Located, Material, Task
-
-Item = TypeVar("Item")
+from heatproof.paper.material import Captioned, Grade, Located, Material, Task
 
 NOISE = (4.0, 2.0, 1.0, 0.7, 0.5, 0.35, 0.25, 0.12, 0.0)
 """Standard deviations, as multiples of each weight tensor's own, of the noise in each grade."""
@@ -39,12 +36,9 @@ def folder_material(
 
     Raises `InputError`, in one line, where a folder is not laid out as its data set is.
     """
-    try:
-        task = _imagenet(imagenet, images, seed) if imagenet else None
-        pictures = layouts.coco(coco) if coco else None
-        found = _imagenet_s(imagenet_s, located, seed) if imagenet_s else None
-    except LayoutError as error:
-        raise InputError(str(error)) from None
+    task = _imagenet(imagenet, images, seed) if imagenet else None
+    pictures = layouts.coco(coco) if coco else None
+    found = _imagenet_s(imagenet_s, located, seed) if imagenet_s else None
     if found is None and pictures is not None:
         found = _coco_objects(pictures, located, seed)
     named = [str(each) for each in (imagenet, imagenet_s, coco) if each]
@@ -77,42 +71,28 @@ def noised(model: Model, level: float, seed: int) -> Generator[Model]:
         model.module.load_state_dict(kept)
 
 
-def _class_prompts(classes: ClassFolder) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
-    """Names, ImageNet's where no file gives them, in open_clip's copy of OpenAI's 80 templates."""
-    from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
-    from timm.data import ImageNetInfo
+def _class_prompts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Each class in open_clip's copy of OpenAI's 80 templates."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
 
-    synsets = ImageNetInfo().label_names()
-    names: list[str] = []
-    for synset, name in zip(classes.synsets, classes.names, strict=True):
-        if name is None and synset not in synsets:
-            raise LayoutError(
-                f"got the class folder {synset}, which is none of ImageNet's 1,000; "
-                "name the classes in class_names.txt"
-            )
-        names.append(IMAGENET_CLASSNAMES[synsets.index(synset)] if name is None else name)
-    prompts = tuple(
-        tuple(template(name) for template in OPENAI_IMAGENET_TEMPLATES) for name in names
-    )
-    return tuple(names), prompts
+    return tuple(tuple(template(name) for template in OPENAI_IMAGENET_TEMPLATES) for name in names)
 
 
 def _imagenet(folder: Path, count: int, seed: int) -> Task:
     found = layouts.imagenet(folder)
-    names, prompts = _class_prompts(found)
-    items = _some(found.items, count, seed)
+    names = layouts.class_names(found)
+    items = Sample(count, seed).of(found.items)
     labels = torch.tensor([item.label for item in items])
-    return Task("ImageNet", Files([item.path for item in items]), labels, names, prompts)
+    return Task(
+        "ImageNet", Files([item.path for item in items]), labels, names, _class_prompts(names)
+    )
 
 
 def _imagenet_s(folder: Path, count: int, seed: int) -> Located:
     found, masks = layouts.imagenet_s(folder)
-    ids = layouts.imagenet_s_ids(folder, found.synsets)
-    unknown = [synset for synset in found.synsets if synset not in ids]
-    if unknown:
-        raise LayoutError(f"got the class folder {unknown[0]}, which the list of categories lacks")
-    names, _ = _class_prompts(found)
-    chosen = _some(list(zip(found.items, masks, strict=True)), count, seed)
+    ids = layouts.known_ids(folder, found)
+    names = layouts.class_names(found)
+    chosen = Sample(count, seed).of(list(zip(found.items, masks, strict=True)))
     labels = torch.tensor([item.label for item, _ in chosen])
 
     def mask(number: int) -> Bool[Tensor, "object row col"]:
@@ -135,7 +115,7 @@ def _imagenet_s(folder: Path, count: int, seed: int) -> Located:
 
 def _coco_objects(pictures: Sequence[CocoPicture], count: int, seed: int) -> Located:
     """One category a picture, drawn by the seed; its instances are one mask, others one each."""
-    chosen = _some([each for each in pictures if each.instances], count, seed)
+    chosen = Sample(count, seed).of([each for each in pictures if each.instances])
     names = sorted({name for each in pictures for name, _ in each.instances})
     here = [list(dict.fromkeys(name for name, _ in each.instances)) for each in chosen]
     picks = [
@@ -166,13 +146,6 @@ def _coco_objects(pictures: Sequence[CocoPicture], count: int, seed: int) -> Loc
 
 
 def _captions(pictures: Sequence[CocoPicture], count: int, seed: int) -> Captioned:
-    chosen = _some(pictures, count, seed)
+    chosen = Sample(count, seed).of(pictures)
     texts = tuple(each.captions[0] for each in chosen)
     return Captioned("COCO", Files([each.path for each in chosen]), texts)
-
-
-def _some(items: Sequence[Item], count: int, seed: int) -> list[Item]:
-    """A seeded sample in the items' own order."""
-    if len(items) <= count:
-        return list(items)
-    return [items[n] for n in sorted(random.Random(seed).sample(range(len(items)), count))]

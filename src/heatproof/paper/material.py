@@ -3,42 +3,17 @@
 `scenes_material` and `folder_material` make it; the experiments do not know from what.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import overload
 
 import torch
 from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from heatproof.images import open_image
 from heatproof.models import Model
 from heatproof.paper.maps import encode_texts, unit
-
-
-class Files(Sequence[Image.Image]):
-    """Pictures on disk, opened when they are asked for."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = tuple(paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @overload
-    def __getitem__(self, index: int) -> Image.Image: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Files": ...
-    def __getitem__(self, index: int | slice) -> "Image.Image | Files":
-        if isinstance(index, slice):
-            return Files(self.paths[index])
-        return open_image(self.paths[index]).image
-
-    def __iter__(self) -> Iterator[Image.Image]:
-        return (self[n] for n in range(len(self)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,103 @@
+"""What every layout needs: its error, a seeded sample, and files read whole or refused by name."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from heatproof.errors import InputError
+
+PICTURES = (".jpeg", ".jpg", ".png")
+Item = TypeVar("Item")
+
+
+class LayoutError(InputError):
+    """A folder that is not laid out as its data set is; one line."""
+
+
+class NoLayout(LayoutError):
+    """A folder in which nothing of the layout was found: it may be the wrong one."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How many pictures are wanted (None: all), and the seed that they are drawn by."""
+
+    most: int | None = None
+    seed: int = 0
+
+    def of(self, items: Sequence[Item]) -> list[Item]:
+        """A seeded sample without replacement, in the items' own order."""
+        if self.most is None or len(items) <= self.most:
+            return list(items)
+        rows = random.Random(self.seed).sample(range(len(items)), self.most)
+        return [items[row] for row in sorted(rows)]
+
+
+def text_of(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LayoutError(f"{path} is no UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise LayoutError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines that hold anything, stripped."""
+    return [line.strip() for line in text_of(path).splitlines() if line.strip()]
+
+
+def json_of(path: Path) -> Any:
+    try:
+        return json.loads(text_of(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise LayoutError(f"{path} is not readable as JSON ({error})") from None
+
+
+def table_of(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, row) of a CSV file whose first line names its columns, these among them."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        try:
+            head = rows.fieldnames or ()
+            missing = [column for column in columns if column not in head]
+            if missing:
+                raise LayoutError(
+                    f"{path} has no column {missing[0]!r}; its first line names "
+                    f"{', '.join(head) or 'none'}"
+                )
+            for row in rows:
+                if None in row or None in row.values():
+                    raise LayoutError(
+                        f"{path}, line {rows.line_num}: the row does not have the first line's "
+                        f"{len(head)} columns"
+                    )
+                yield rows.line_num, row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise LayoutError(f"{path} is not readable as CSV ({error})") from None
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.suffix.lower() in PICTURES)
+
+
+def picture(path: Path, said_by: str) -> Path:
+    """`path`, which `said_by` speaks of."""
+    if not path.is_file():
+        raise LayoutError(f"got no picture {path}, which {said_by} speaks of")
+    return path
+
+
+def first_folder(places: Sequence[Path], what: str) -> Path:
+    """The first of these folders that is there."""
+    for place in places:
+        if place.is_dir():
+            return place
+    tried = ", ".join(str(place) for place in places)
+    raise LayoutError(f"got no folder of {what}; looked for {tried}")

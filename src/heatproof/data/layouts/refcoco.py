@@ -1,0 +1,109 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg (Yu et al., ECCV 2016; Mao et al., CVPR 2016).
+
+Expressions that refer to one of COCO's instances each, in the layout of the authors' `refer`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from heatproof.data.layouts.coco import WRONG, instances, mask_in
+from heatproof.data.layouts.pickled import plain
+from heatproof.data.layouts.reading import LayoutError, Sample, first_folder, json_of, picture
+from heatproof.data.lazy import Files, Lazy
+from heatproof.data.pictured import Pictured, Thing, visible
+from heatproof.images import frame_of
+
+SPLIT = "val"
+SPLITS_BY = ("unc", "umd", "google", "berkeley")
+"""Who made the split; where several files lie beside each other, the first of these is read."""
+
+
+def read(root: Path, sample: Sample, template: str) -> Pictured:
+    """One prompt an expression (verbatim: `template` is not used), one thing each for the instance
+    that it refers to. Pictures of the split "val". An expression is true of more pictures than it
+    was written for, so the set is not complete."""
+    del template
+    path = _refs_file(root)
+    annotations = root / "instances.json"
+    if not annotations.is_file():
+        raise LayoutError(f"got no {annotations}, expected the instances that {path.name} names")
+    found = instances(annotations)
+    by_id = {int(each["id"]): each for of in found.of.values() for each in of if "id" in each}
+    said = _expressions(path)
+    for image, references in said.items():
+        for annotation, _ in references:
+            if annotation not in by_id or int(by_id[annotation]["image_id"]) != image:
+                raise LayoutError(
+                    f"{path} speaks of annotation {annotation} in image {image}, which "
+                    f"{annotations.name} lacks"
+                )
+    chosen = sample.of(sorted(said))
+    folder = _pictures(root)
+    paths = [picture(folder / found.pictures[n].name, path.name) for n in chosen]
+    texts = [text for number in chosen for _, text in said[number]]
+    labels = {text: label for label, text in enumerate(dict.fromkeys(texts))}
+
+    def things(row: int) -> tuple[Thing, ...]:
+        number, frame = chosen[row], frame_of(paths[row])
+        masks = {
+            annotation: mask_in(by_id[annotation], found.pictures[number], frame)
+            for annotation in dict.fromkeys(each for each, _ in said[number])
+        }
+        return visible(Thing(labels[text], masks[each]) for each, text in said[number])
+
+    return Pictured(
+        root.name,
+        Files(paths),
+        Lazy(things, range(len(paths))),
+        tuple(labels),
+        sample.seed,
+        complete=False,
+    )
+
+
+def _refs_file(root: Path) -> Path:
+    for maker in SPLITS_BY:
+        for ending in ("json", "p"):
+            if (path := root / f"refs({maker}).{ending}").is_file():
+                return path
+    raise LayoutError(
+        f"got no refs(unc).p in {root}, expected it, refs(umd).p or refs(google).p (or the same "
+        "as .json) beside instances.json"
+    )
+
+
+def _pictures(root: Path) -> Path:
+    places = ("images/mscoco/images/train2014", "images/train2014", "train2014")
+    return first_folder(
+        [base / place for base in (root.parent, root) for place in places] + [root / "images"],
+        "COCO's train2014",
+    )
+
+
+def _expressions(path: Path) -> dict[int, list[tuple[int, str]]]:
+    """(annotation, expression) of each picture of the split, each pair once."""
+    content: Any = plain(path) if path.suffix == ".p" else json_of(path)
+    said: dict[int, list[tuple[int, str]]] = {}
+    splits: set[str] = set()
+    try:
+        for each in content:
+            splits.add(each["split"])
+            if each["split"] == SPLIT:
+                of = said.setdefault(int(each["image_id"]), [])
+                for sentence in each["sentences"]:
+                    pair = (int(each["ann_id"]), str(sentence["sent"]))
+                    if pair not in of:
+                        of.append(pair)
+    except WRONG as error:
+        raise LayoutError(
+            f"{path} is not laid out as RefCOCO's ({type(error).__name__}: {error}); expected a "
+            "list of references with image_id, ann_id, split and sentences"
+        ) from None
+    if not said:
+        raise LayoutError(
+            f"got no reference of the split {SPLIT!r} in {path}, only "
+            f"{', '.join(sorted(splits)) or 'nothing'}"
+        )
+    return said

@@ -1,0 +1,280 @@
+"""One door to every data set: its kind, its path, and what its layout must be.
+
+Nothing heavy is imported here: a layout's file is, when a set of its kind is opened.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from heatproof.errors import InputError, UnknownName
+
+if TYPE_CHECKING:
+    from heatproof.data.pictured import Pictured
+
+SCENES = 300
+"""How many scenes are drawn where nobody says how many."""
+ATTRIBUTES = ("shape", "colour")
+OWN = ("instances.json", "masks")
+"""What a folder of the user's own pictures may have, beside those that name classes alone."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of data set, to be opened as `name:PATH`.
+
+    about: a paragraph on its official layout and what is made of it.
+    tree: what must be where, in one line.
+    signs: globs, all of which find something in a folder of this kind; "|" stands between those
+        of which one must.
+    module: the file of `heatproof.data.layouts` that reads it.
+    """
+
+    name: str
+    title: str
+    about: str
+    tree: str
+    signs: tuple[str, ...]
+    module: str
+    template: str = "a photo of a {}."
+
+    @property
+    def spec(self) -> str:
+        return f"{self.name}:PATH"
+
+
+_KINDS = (
+    Kind(
+        "folder",
+        "A folder of pictures with masks",
+        "Your own pictures. One of: `instances.json` in COCO's format beside `images/` (what "
+        "`heatproof scenes render` writes; masks are polygons, run lengths, or files named by "
+        "`mask_file`); `images/a.jpg` with `masks/CLASS/a.png`, a mask an object (further ones of "
+        "the same class: `a.1.png`, `a-2.png`); `images/a.jpg` with `masks/a.png` whose pixels "
+        "number the lines of `classes.txt` from 1 (0 is the background, 255 or 65535 unjudged); or "
+        "`CLASS/a.jpg` beside its mask `CLASS/a.png`. Masks may be of 1, 8 or 16 bits or have a "
+        "palette; a mask of one object is where it is over half of its own largest value. Pictures "
+        "without a mask are left out. A path without a kind is opened so.",
+        "instances.json with images/, images/ with masks/, or CLASS/a.jpg beside CLASS/a.png",
+        (),
+        "folder",
+        "a {}",
+    ),
+    Kind(
+        "imagenet-s",
+        "ImageNet-S (validation)",
+        "PATH is `ImageNetS919`, `ImageNetS300` or `ImageNetS50`: `validation/SYNSET/*.JPEG`, and "
+        "masks of the same names in `validation-segmentation/SYNSET/*.png` (a pixel's class is its "
+        "red plus 256 times its green; 0 is the background, 1000 is unjudged). For a part of the "
+        "classes put `ImageNetS_categories_im919.txt` (im300, im50) of the authors' repository "
+        "into PATH: classes are numbered by its synsets in sorted order. Names are those of "
+        "OpenAI's prompts, or of `class_names.txt` or `LOC_synset_mapping.txt` in PATH.",
+        "validation/SYNSET/*.JPEG and validation-segmentation/SYNSET/*.png",
+        ("validation", "validation-segmentation"),
+        "imagenet_s",
+    ),
+    Kind(
+        "imagenet-segmentation",
+        "ImageNet-Segmentation",
+        "PATH is `gtsegs_ijcv.mat` or the folder that it is in: 4,276 pictures of 445 classes, "
+        "with one binary mask each. The file is HDF5 (MATLAB v7.3): reading it needs `h5py` "
+        "(`pip install h5py`), which heatproof does not install. Names are those of OpenAI's "
+        "prompts, WordNet's where the class is none of the 1,000.",
+        "gtsegs_ijcv.mat",
+        ("gtsegs_ijcv.mat",),
+        "imagenet_segmentation",
+    ),
+    Kind(
+        "voc",
+        "PASCAL VOC 2012 segmentation (val)",
+        "PATH is `VOCdevkit/VOC2012`: `ImageSets/Segmentation/val.txt`, `JPEGImages/ID.jpg`, and "
+        "palette masks `SegmentationClass/ID.png` (1 to 20; 255 is void, unjudged) and "
+        "`SegmentationObject/ID.png`. One object each of SegmentationObject.",
+        "ImageSets/Segmentation/val.txt, JPEGImages/ID.jpg, SegmentationClass/ID.png and "
+        "SegmentationObject/ID.png",
+        ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass", "SegmentationObject"),
+        "voc",
+    ),
+    Kind(
+        "coco",
+        "COCO instances (2017 or 2014)",
+        "PATH holds `annotations/instances_val2017.json` and the pictures in `val2017/` (the "
+        "validation set is read where it is there, else the only instances file with the folder of "
+        "its name). Polygons and run lengths, plain or compressed. A crowd is no object: its "
+        "pixels are unjudged for its category, and pictures with a category in crowds alone are "
+        "left out.",
+        "annotations/instances_val2017.json and val2017/*.jpg",
+        ("annotations/instances_*.json",),
+        "coco",
+    ),
+    Kind(
+        "refcoco",
+        "RefCOCO, RefCOCO+, RefCOCOg (val)",
+        "PATH is the set's folder as the authors' `refer` has it: `refs(unc).p` (`refs(umd).p`, "
+        "`refs(google).p`, or the same content as `.json`) beside `instances.json`, with COCO's "
+        "`train2014` pictures in `../images/mscoco/images/train2014/`, `../train2014/`, "
+        "`train2014/` or `images/`. The pickle is never unpickled: a reader of plain lists, "
+        "dictionaries, texts and numbers takes it apart, and refuses anything else. A prompt is an "
+        "expression, verbatim, and names the one object that it was written for.",
+        "refs(unc).p and instances.json, with ../images/mscoco/images/train2014/*.jpg",
+        ("refs(*).*", "instances.json"),
+        "refcoco",
+        "{}",
+    ),
+    Kind(
+        "openimages",
+        "Open Images V7 points (validation)",
+        "PATH holds the validation set's CSV of point labels (any name; its first line names "
+        "ImageId, X, Y, Label, EstimatedYesNo), the class descriptions "
+        "(`oidv7-class-descriptions.csv`), both also in `annotations/`, and the pictures as "
+        "`validation/ID.jpg` (or `images/`, `data/`). A mask holds the points that are on the "
+        "class, and only pixels with a yes or a no are judged.",
+        "a CSV of points, oidv7-class-descriptions.csv and validation/ID.jpg",
+        ("*class-descriptions*.csv|annotations/*class-descriptions*.csv",),
+        "openimages",
+    ),
+    Kind(
+        "flickr30k",
+        "Flickr30k Entities",
+        "PATH is the unpacked `flickr30k_entities`: `Sentences/ID.txt`, `Annotations/ID.xml`, with "
+        "the pictures, which come apart, as `flickr30k-images/ID.jpg` in it or beside it. The "
+        "pictures of `test.txt` where it is there, else all. A prompt is a phrase, verbatim; its "
+        "object is all boxes of its entity, the mask their area.",
+        "Sentences/ID.txt, Annotations/ID.xml and flickr30k-images/ID.jpg",
+        ("Sentences", "Annotations"),
+        "flickr30k",
+        "{}",
+    ),
+)
+
+
+def kinds() -> Mapping[str, Kind]:
+    """Every kind of data set that is read from a path, by name."""
+    return {kind.name: kind for kind in _KINDS}
+
+
+def open(
+    spec: str | Path, *, most: int | None = None, seed: int = 0, template: str | None = None
+) -> Pictured:
+    """Pictures with known objects, and the prompts that name them.
+
+    spec: `scenes` (asked for by shape) or `scenes:colour`, which are drawn; a folder's path; or
+        `KIND:PATH`, the kinds being those of `kinds()`.
+    most: how many pictures, drawn by `seed` without replacement and left in the set's own order.
+        None: all of them (300 scenes).
+    template: what makes a prompt of a class's name; None: the kind's own. Phrases stay verbatim.
+
+    Pictures and masks are opened when they are indexed. What can be known before is checked here.
+
+    Raises:
+        InputError: no such kind or path, or files that are not laid out as the kind's; one line.
+    """
+    if most is not None and most < 1:
+        raise InputError(f"got most={most}, expected at least 1 picture")
+    text = str(spec)
+    name, colon, rest = text.partition(":")
+    if isinstance(spec, str) and name == "scenes" and (not colon or rest in ATTRIBUTES):
+        return _scenes(rest or "shape", most or SCENES, seed)
+    if isinstance(spec, Path) or not colon or Path(text).exists():
+        return _opened(kinds()["folder"], _path(text), most, seed, template)
+    if name == "scenes":
+        raise UnknownName("attribute of scenes", rest, ATTRIBUTES)
+    if name not in kinds():
+        raise UnknownName("kind of data", name, ("scenes", *kinds()))
+    if not rest:
+        raise InputError(f"got {text!r} and no path, expected {name}:PATH; {_needs(kinds()[name])}")
+    return _opened(kinds()[name], Path(rest).expanduser(), most, seed, template)
+
+
+def _scenes(attribute: str, count: int, seed: int) -> Pictured:
+    from heatproof.data.asked import asked
+
+    return asked(count, "colour" if attribute == "colour" else "shape", seed=seed)
+
+
+def _path(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.exists() and "/" not in text:
+        known = ("scenes", *kinds())
+        if text in known:
+            raise InputError(f"got {text!r} and no path, expected {text}:PATH")
+        if near := difflib.get_close_matches(text, known, n=1, cutoff=0.6):
+            raise InputError(
+                f"got {text!r}, which is neither a folder nor a kind of data; did you mean "
+                f"{near[0]}?"
+            )
+    return path
+
+
+def _opened(kind: Kind, path: Path, most: int | None, seed: int, template: str | None) -> Pictured:
+    layout = import_module(f"heatproof.data.layouts.{kind.module}")
+    reading = import_module("heatproof.data.layouts.reading")
+    try:
+        _expect(kind, path)
+        sample = reading.Sample(most, seed)
+        return layout.read(path, sample, kind.template if template is None else template)
+    except reading.NoLayout as error:
+        raise InputError(f"{error}{_elsewhere(kind, path)}") from None
+    except OSError as error:
+        where = error.filename or path
+        raise InputError(
+            f"{where} cannot be read ({error.strerror}), expected {_needs(kind)}"
+        ) from None
+
+
+# --- a wrong path, and the right one nearby ---------------------------------------------------
+
+
+def _needs(kind: Kind) -> str:
+    return f"{kind.title}: {kind.tree}"
+
+
+def _expect(kind: Kind, path: Path) -> None:
+    """That the path is there and has what the kind's folders have."""
+    if not path.exists():
+        raise InputError(f"got no folder {path}, expected {_needs(kind)}; {_alike(path)}")
+    if path.is_file() and path.name not in kind.signs:
+        raise InputError(f"got the file {path}, expected a folder with {_needs(kind)}")
+    if path.is_dir() and (missing := _missing(kind, path)):
+        wanted = f"got no {missing.split('|')[0]} in {path}, expected {_needs(kind)}"
+        raise InputError(wanted + _elsewhere(kind, path))
+
+
+def _elsewhere(kind: Kind, path: Path) -> str:
+    """Where such a set lies nearby, or what other kind lies here: the end of an error's line."""
+    for near in _around(path):
+        if not _missing(kind, near) and (kind.signs or any((near / one).exists() for one in OWN)):
+            return f"; did you mean {kind.name}:{near}?"
+    for other in _KINDS:
+        if other.signs and not _missing(other, path):
+            return f"; it looks like {other.title}: try {other.name}:{path}"
+    return ""
+
+
+def _missing(kind: Kind, path: Path) -> str:
+    """The first sign that the folder lacks, or nothing."""
+    for sign in kind.signs:
+        if not any(any(path.glob(glob)) for glob in sign.split("|")):
+            return sign
+    return ""
+
+
+def _around(path: Path) -> Iterator[Path]:
+    """The folders one level below, then those above, nearest first."""
+    here = path.resolve()
+    yield from sorted(each for each in here.iterdir() if each.is_dir())
+    yield from list(here.parents)[:2]
+
+
+def _alike(path: Path) -> str:
+    """A folder beside the one that is not there whose name is like its name."""
+    if not path.parent.is_dir():
+        return f"there is no {path.parent} either: check the path"
+    names = [each.name for each in path.parent.iterdir()]
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
+    return f"did you mean {path.parent / near[0]}?" if near else "check the path"
