@@ -3,15 +3,26 @@
 python docs/generate.py
 """
 
+import ast
 import json
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import heatproof
 from heatproof import data as sets
 from heatproof.auditing.result import from_json, league_rows
+from heatproof.metrics import Entry as MetricEntry
+from heatproof.metrics import catalogue, imputers
+from heatproof.switches import Switch
 
 DOCS = Path(__file__).parent
+TRUTHS = (
+    "test_metrics_catalogue",
+    "test_metrics_removing",
+    "test_metrics_following",
+    "test_metrics_planted_maps",
+)
 RESULTS = DOCS.parent / "benchmarks" / "results"
 
 
@@ -20,17 +31,21 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def switches(of: dict[str, Switch]) -> str:
+    shown = [
+        f"`{key}` = {' or '.join(map(str, switch.allowed)) or switch.kind} "
+        f"(default {switch.default})"
+        for key, switch in of.items()
+    ]
+    return "; ".join(shown) or "none"
+
+
 def methods() -> str:
     rows: list[list[str]] = []
     for name, entry in heatproof.methods.catalogue().items():
-        switches = "; ".join(
-            f"`{key}` = {' or '.join(map(str, switch.allowed)) or switch.kind} "
-            f"(default {switch.default})"
-            for key, switch in entry.switches.items()
-        )
         rows.append(
             [f"`{name}`", entry.summary, entry.reads, entry.changes, entry.values, entry.cost,
-             ", ".join(entry.sides), switches or "none", entry.source]
+             ", ".join(entry.sides), switches(entry.switches), entry.source]
         )  # fmt: skip
     head = ["method", "what", "reads", "changes", "values", "cost", "sides", "switches", "source"]
     text = "# Methods\n\n`heatproof methods` prints the same.\n\n" + table(head, rows)
@@ -85,6 +100,106 @@ def _runs(
         return "no"
     count = len(ran.get(side, []))
     return f"{count} of {count + len(refused.get(side, {}))}"
+
+
+def metrics() -> str:
+    every = catalogue()
+    rows = [
+        [f"[`{name}`](#{name})", entry.summary, entry.better, ", ".join(map(_code, entry.needs))]
+        for name, entry in every.items()
+    ]
+    text = (
+        "# Metrics\n\nA metric is a card and a function of a trial: one method's maps of some "
+        "items, an item being a picture with one prompt. Every metric gives a value an item (NaN "
+        "where it has no meaning), so that intervals and paired differences can be given. In "
+        "formulas m is the map, c the share of each patch that the mask covers, s the score.\n\n"
+        + table(["metric", "what", "better", "needs"], rows)
+        + "\n"
+    )
+    for name, entry in every.items():
+        text += f"## {name}\n\n{entry.summary[0].upper()}{entry.summary[1:].rstrip('?')}"
+        text += "?\n\n" if entry.summary.endswith("?") else ".\n\n"
+        text += "".join(f"- **{label}**: {said}\n" for label, said in _card(entry) if said) + "\n"
+    head = imputers.__doc__ or ""
+    text += "## Imputers\n\n" + head[head.index("| imputer") : head.index("`scored`")].strip()
+    if (RESULTS / "metrics_cost.json").exists():
+        text += "\n\n" + _metrics_cost()
+    return text + "\n\n" + _truths()
+
+
+def _metrics_cost() -> str:
+    found = json.loads((RESULTS / "metrics_cost.json").read_text())
+    rows = [
+        [
+            name,
+            f"{row['median']:.2f}",
+            f"{row['lower quartile']:.2f} to {row['upper quartile']:.2f}",
+        ]
+        for name, row in found["throughput"].items()
+    ]
+    memory = found["memory"]
+    grown = [
+        [label, str(count), f"{size:.1f}"]
+        for label, sizes in memory["MiB"].items()
+        for count, size in sizes.items()
+    ]
+    return (
+        f"## What deletion costs\n\nFrom `benchmarks/metrics_cost.py`: {found['model']}, "
+        f"{found['steps']} steps, batch {found['batch']}, {found['runs']} alternating runs on "
+        f"{found['device']} ({found['threads']} threads): pictures scored a second, as a ratio to "
+        "bare `encode_image` on as many (1: nothing is lost).\n\n"
+        + table(["imputer", "ratio", "quartiles"], rows)
+        + f"\nHow far the process grows over what its first two batches took ({memory['model']}, "
+        f"batch {memory['batch']}; what the allocator keeps is in it):\n\n"
+        + table(["", "count", "MiB"], grown).rstrip()
+    )
+
+
+def _card(entry: MetricEntry) -> list[tuple[str, str]]:
+    low, high = entry.bounds
+    bounds = f"{low:g} to {high:g}" if high < inf else f"{low:g} or more"
+    invariant = {"scale": "a positive factor", "shift": "a number added", "sign": "a factor of -1"}
+    return [
+        ("formula", entry.formula),
+        ("better", entry.better),
+        ("bounds", bounds if low > -inf else ""),
+        ("a map that knows nothing", entry.chance),
+        ("no value (NaN) where", entry.undefined),
+        ("unchanged by", ", ".join(invariant[each] for each in entry.invariant)),
+        ("endpoints", entry.endpoints),
+        ("imputer", entry.imputer),
+        ("steps", entry.steps),
+        ("score", entry.space),
+        ("switches", switches(entry.switches)),
+        ("needs of a trial", ", ".join(map(_code, entry.needs)) or "the maps alone"),
+        ("variants", "; ".join(entry.variants)),
+        ("where others differ", entry.differs),
+        ("source", entry.source),
+    ]
+
+
+def _code(name: str) -> str:
+    return f"`{name}`"
+
+
+def _truths() -> str:
+    """The tests of the metrics and, from their docstrings, what makes each of them fail."""
+    text = (
+        "## What is known of them\n\nThe planted model is a sum: each patch adds its weight times "
+        "its mean brightness, so that the perfect map, every area and every change are known. Each "
+        "test, and the breaks of the code that make it fail:\n"
+    )
+    for file in TRUTHS:
+        tree = ast.parse((DOCS.parent / "tests" / f"{file}.py").read_text())
+        rows: list[list[str]] = []
+        for each in tree.body:
+            said = ast.get_docstring(each) if isinstance(each, ast.FunctionDef) else None
+            if isinstance(each, ast.FunctionDef) and said and "Break:" in said:
+                name = each.name.removeprefix("test_").replace("_", " ")
+                breaks = " ".join(said.partition("Break:")[2].split())
+                rows.append([name, breaks.replace("|", "\\|")])
+        text += f"\n`tests/{file}.py`\n\n" + table(["test", "break"], rows)
+    return text
 
 
 def families() -> str:
@@ -198,6 +313,7 @@ def data() -> str:
 
 def main() -> None:
     for page in (methods, families, cost, league, data):
+    for page in (methods, metrics, families, cost, league):
         (DOCS / f"{page.__name__}.md").write_text(page())
 
 

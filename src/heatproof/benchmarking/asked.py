@@ -10,7 +10,7 @@ from torch import Tensor
 
 from heatproof import inputs
 from heatproof import scores as scoring
-from heatproof.data.pictured import Pictured
+from heatproof.data.pictured import Pictured, Thing
 from heatproof.errors import InputError
 from heatproof.metrics import localisation
 from heatproof.models import Model
@@ -76,7 +76,8 @@ class Bench:
         there = present(labels, len(self.data.prompts))
         chance = torch.stack([self._chance(n) for n in range(start, stop)])
         named = drawn(chance, there)
-        named[there.all(1)] = -1  # nothing is absent: right and wrong cannot be told apart
+        if self.data.complete:
+            named[there.all(1)] = -1  # nothing is absent: right and wrong cannot be told apart
         rows = (named >= 0).nonzero()[:, 0]
         process = self.model.image.preprocess
         kept = [photos[row] for row in rows.tolist()]
@@ -91,6 +92,7 @@ class Bench:
             labels[rows],
             there[rows],
             named[rows],
+            tuple(tuple(things[row]) for row in rows.tolist()),
         )
 
     def _chance(self, picture: int) -> Float[Tensor, " prompt"]:
@@ -114,7 +116,9 @@ class Bench:
         """Each embedding's score with its own prompt: the cosine, or a classifier's logit."""
         texts = self.texts[prompt.to(self.texts.device)]
         if not self.model.classes:
-            images, texts = (torch.nn.functional.normalize(each, dim=-1) for each in (images, texts))
+            images, texts = (
+                torch.nn.functional.normalize(each, dim=-1) for each in (images, texts)
+            )
         return (images * texts).sum(-1)
 
     def compare(self, images: Float[Tensor, "variant dim"]) -> Float[Tensor, "variant prompt"]:
@@ -139,6 +143,7 @@ class Asked:
     labels: Int64[Tensor, "item object"]
     there: Bool[Tensor, "item prompt"]
     named: Int64[Tensor, " item"]
+    things: tuple[tuple[Thing, ...], ...]
 
     def __len__(self) -> int:
         return len(self.picture)
@@ -157,6 +162,32 @@ class Asked:
         """Whether the prompt that is asked outscores every absent one."""
         scores = self.bench.compare(self.bench.encode(self.pixels)).cpu()
         return beaten(scores, self.named, self.there) == 1
+
+    @property
+    def answers(self) -> list[bool | None]:
+        """`right`, or None where the data do not say which prompts are absent."""
+        known = self.bench.data.complete
+        return [bool(each) if known else None for each in self.right.tolist()]
+
+    @property
+    def points(self) -> Int[Tensor, "item height width"] | None:
+        """Judged pixels of the named objects in the model's view: 1 in, -1 out, 0 not judged."""
+        if not any(thing.judged is not None for found in self.things for thing in found):
+            return None
+        process = self.bench.model.image.preprocess
+        made = torch.zeros(len(self), process.height, process.width, dtype=torch.int64)
+        for item, (photo, found) in enumerate(zip(self.photos, self.things, strict=True)):
+            view = process.view(*photo.size)
+            for thing in found:
+                if thing.label == int(self.named[item]) and thing.judged is not None:
+                    for pixels, sign in ((thing.judged & ~thing.mask, -1), (thing.mask, 1)):
+                        row, col = torch.as_tensor(pixels).nonzero().double().unbind(1)
+                        y = (row + 0.5 - view.top) / (view.bottom - view.top) * process.height
+                        x = (col + 0.5 - view.left) / (view.right - view.left) * process.width
+                        y, x = y.floor().long(), x.floor().long()
+                        seen = (y >= 0) & (y < process.height) & (x >= 0) & (x < process.width)
+                        made[item, y[seen], x[seen]] = sign
+        return made
 
     @property
     def mine(self) -> Bool[Tensor, "item object"]:

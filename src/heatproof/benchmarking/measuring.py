@@ -264,7 +264,7 @@ def _append(
     columns["item"] += asked.picture.tolist()
     columns["image"] += asked.names
     columns["prompt"] += asked.prompts
-    columns["right"] += asked.right.tolist()
+    columns["right"] += asked.answers
     for name, value in same.items():
         columns[name] += [value] * count
     for name, value in own.items():

@@ -78,7 +78,9 @@ def entrants(given: Entries, switches: Mapping[str, str] | None = None) -> list[
         if name in found and label is None and isinstance(each, str):
             continue
         if name in found or (name in CONTROLS and not _is_control(made)):
-            raise InputError(f"two methods are called {name!r}; give them names: {{'mine': method}}")
+            raise InputError(
+                f"two methods are called {name!r}; give them names: {{'mine': method}}"
+            )
         found[name] = Entrant(name, made)
     if not found:
         raise InputError("got no method, expected at least one; try --methods gae,rollout")
@@ -173,7 +175,9 @@ def _metrics(text: str) -> list[Metric]:
     if text == "all":
         return [registry.create(name) for name in registry.catalogue()]
     names = MAIN if text == "main" else [n.strip() for n in text.split(",") if n.strip()]
-    return [each for name in names for each in ([_metric(name)] if name != "main" else _metrics(name))]
+    return [
+        each for name in names for each in ([_metric(name)] if name != "main" else _metrics(name))
+    ]
 
 
 def _metric(text: str) -> Metric:

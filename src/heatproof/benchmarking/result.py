@@ -26,8 +26,8 @@ from heatproof.benchmarking.order import (
 from heatproof.benchmarking.store import KINDS, Store
 from heatproof.benchmarking.tables import SPLITS, Curves, Values, collect, ranked, stability
 from heatproof.certify import environment
-from heatproof.data.asked import asked as scenes
-from heatproof.data.pictured import Pictured, load
+from heatproof.data import open as opened
+from heatproof.data.pictured import Pictured
 from heatproof.errors import InputError
 from heatproof.metrics.base import Metric
 from heatproof.models import Model
@@ -248,9 +248,9 @@ def _data(model: Model, data: str | Pictured | None, images: int | None, seed: i
             "got no data; name pictures with masks that this model could be good or bad at: "
             "--data FOLDER or KIND:PATH (scenes are for the embedded model)"
         )
-    if data in (None, "scenes"):
-        return scenes(images or SCENES, seed=seed)
-    return load(str(data), most=images)
+    spec = "scenes" if data is None else data
+    scenes = spec.split(":")[0] == "scenes"
+    return opened(spec, most=images or (SCENES if scenes else None), seed=seed)
 
 
 def _positive(name: str, value: int | None) -> None:

@@ -29,11 +29,11 @@ LACKS: dict[Need, str] = {
     "named": "the data do not say which object is named",
     "points": "the data have no points that were judged to be in or out",
     "score": "the model gives no score",
-    "hit": "the model gives no score",
+    "hit": "the data do not say which prompts are absent, so no answer is right or wrong",
     "tokens": "no token can be taken away from this model (its readout or its grid do not allow it)",
     "levels": "the model's preprocessing is not known",
     "words": "the method explains no words, or the model reads none",
-    "word_score": "the model reads no words",
+    "word_score": "the method explains no words, or the model reads none",
     "explain": "the method's maps cannot be made anew",
     "models": "the model's blocks cannot be made random",
     "total": "the method promises no sum",
@@ -215,7 +215,9 @@ class WordScores:
 def shared(asked: Asked, seed: int) -> Trial:
     """What is the same for all methods; the maps are still to come."""
     bench = asked.bench
-    pictured = bool(asked.objects.numel()) and bool((asked.labels >= 0).any())
+    points, complete = asked.points, bench.data.complete
+    # Points that were clicked are no masks: they are held against a map as points alone.
+    pictured = complete or points is None
     return Trial(
         maps=torch.full((len(asked), *bench.grid), torch.nan),
         pixels=asked.pixels,
@@ -223,7 +225,8 @@ def shared(asked: Asked, seed: int) -> Trial:
         objects=asked.objects if pictured else None,
         named=asked.mine if pictured else None,
         score=asked.score,
-        hit=asked.hit,
+        points=points,
+        hit=asked.hit if complete else None,
         tokens=asked.tokens if asked.removable else None,
         levels=bench.levels,
         models=Randomised(bench),

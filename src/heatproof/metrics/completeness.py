@@ -98,7 +98,7 @@ class AttributionError(_Sums):
 
     card: ClassVar[Card] = Card(
         name="attribution-error",
-        summary="the same gap as a share of the larger of the two: 0 exact, 1 as zeros get",
+        summary="what share of the score's change does the map's sum miss? (1: all, as zeros do)",
         formula="|sum m - D| / max(|sum m|, |D|), D the score's change from the baseline",
         better="lower",
         needs=("total",),

@@ -64,14 +64,20 @@ def scored(
 ) -> Float[Tensor, "item point"]:
     """The score of every item at every point, in float64 on the CPU."""
     look = _looker(trial, imputer, of)
-    count, found = len(trial) * points, list[Tensor]()
+    count = len(trial) * points
+    found: Tensor | None = None
     for start in range(0, count, trial.batch_size):
         stop = min(start + trial.batch_size, count)
         index = torch.arange(start, stop, device=device_of(trial))
         rows = slice(start // points, (stop - 1) // points + 1)
         within, point = index // points - rows.start, index % points
-        found.append(look(masks(rows, within, point), rows, within).detach())
-    return torch.cat(found).cpu().double().view(len(trial), points)
+        scores = look(masks(rows, within, point), rows, within).detach()
+        # One block for all: small ones that are kept between large ones fragment the memory.
+        found = scores.new_empty(count) if found is None else found
+        found[start:stop] = scores
+    if found is None:
+        return torch.zeros(len(trial), points, dtype=torch.float64)
+    return found.cpu().double().view(len(trial), points)
 
 
 def device_of(trial: Trial) -> torch.device:

@@ -143,7 +143,8 @@ class SegmentationAP(Metric):
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
         assert trial.mask is not None
         scaled, inside = min_max(trial.maps.cpu()), trial.mask.cpu().double()
-        maps = torch.cat([scaled, 1 - scaled], 1)[:, None]
+        # E of one patch may equal 1 - E of another: rounding must not part them.
+        maps = torch.cat([scaled, 1 - scaled], 1)[:, None].round(decimals=12)
         cover = torch.cat([inside, 1 - inside], 1)[:, None]
         found = localisation.average_precision(maps, cover)[:, 0]
         return _Thresholded.meant(found, trial)

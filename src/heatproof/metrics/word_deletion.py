@@ -19,6 +19,7 @@ POINTS = 21
 @dataclass(frozen=True)
 class TextDeletion(Curve):
     """Of words of equal value the earlier one goes first."""
+
     card: ClassVar[Card] = Card(
         name="text-deletion",
         summary="does the score fall when the most heated words of the prompt are deleted?",
