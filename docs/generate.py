@@ -312,8 +312,7 @@ def data() -> str:
 
 
 def main() -> None:
-    for page in (methods, families, cost, league, data):
-    for page in (methods, metrics, families, cost, league):
+    for page in (methods, families, cost, league, data, metrics):
         (DOCS / f"{page.__name__}.md").write_text(page())
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from heatproof import __version__
-from heatproof.benchmarking import files, figures, words
+from heatproof.benchmarking import figures, files, words
 from heatproof.benchmarking.files import LEGEND, Grid
 from heatproof.benchmarking.words import Summary
 from heatproof.report import html

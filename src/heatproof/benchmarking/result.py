@@ -180,7 +180,7 @@ def summarised(job: Job) -> dict[str, Any]:
     }
 
 
-def _method(each: Entrant, job: Job, seconds: Mapping[str, float], items: int) -> dict[str, Any]:
+def _method(each: Entrant, job: Job, seconds: dict[str, float], items: int) -> dict[str, Any]:
     took = seconds.get(f"method {each.label}")
     return {
         "label": each.label,

@@ -39,7 +39,8 @@ SCHEMAS: dict[Kind, pa.Schema] = {
     ),
 }
 """`item` counts the data's pictures, `right` is the model's answer to the item's prompt (null
-where the data do not tell), settings are JSON; a value is NaN where the metric has no meaning for the item."""
+where the data do not tell), settings are JSON; a value is NaN where the metric
+has no meaning for the item."""
 SECONDS = b"seconds"
 
 

@@ -30,7 +30,7 @@ LACKS: dict[Need, str] = {
     "points": "the data have no points that were judged to be in or out",
     "score": "the model gives no score",
     "hit": "the data do not say which prompts are absent, so no answer is right or wrong",
-    "tokens": "no token can be taken away from this model (its readout or its grid do not allow it)",
+    "tokens": "no token can be taken away from this model (its readout or grid forbid it)",
     "levels": "the model's preprocessing is not known",
     "words": "the method explains no words, or the model reads none",
     "word_score": "the method explains no words, or the model reads none",
