@@ -157,8 +157,8 @@ SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "·": r"\textperiodcentered{}",
-    "×": r"$\times$",
-    "–": "--",
+    "\u00d7": r"$\times$",
+    "\u2013": "--",
 }
 
 

@@ -161,7 +161,7 @@ def summarised(job: Job) -> dict[str, Any]:
         **items,
         "seed": seed,
         "notices": list(bench.model.notices),
-        "methods": [_method(each, job, seconds, items["items"]) for each in job.entrants],
+        "methods": [_method(each, seconds, items["items"]) for each in job.entrants],
         "metrics": [
             {
                 **_metric(each, values[each.label], seed),
@@ -180,7 +180,7 @@ def summarised(job: Job) -> dict[str, Any]:
     }
 
 
-def _method(each: Entrant, job: Job, seconds: dict[str, float], items: int) -> dict[str, Any]:
+def _method(each: Entrant, seconds: dict[str, float], items: int) -> dict[str, Any]:
     took = seconds.get(f"method {each.label}")
     return {
         "label": each.label,
