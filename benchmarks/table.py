@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--work", type=Path, default=Path("out/table"))
     asked = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # two collapse where the cores are shared
     started, last = time.monotonic(), [0.0]
 
     def tell(progress: object) -> None:
