@@ -261,6 +261,25 @@ def random(told: Told) -> Tensor:
     return torch.randn(1, 1, size, generator=torch.Generator().manual_seed(0))[0, 0]
 
 
+@replicates("blurred-random")
+def blurred_random(told: Told) -> Tensor:
+    """The random map's values, patch by patch, each averaged with the others by
+    exp(-d^2 / (2 s^2)) along rows and columns, s an eighth of the side."""
+    rows, cols = told.grid
+    noise = random(told)[told.content].view(rows, cols)
+
+    def share(size: int, one: int, other: int) -> float:
+        weights = [math.exp(-((8 * (one - n) / size) ** 2) / 2) for n in range(size)]
+        return weights[other] / sum(weights)
+
+    cells = [(r, c) for r in range(rows) for c in range(cols)]
+    values = [
+        sum(share(rows, r, y) * share(cols, c, x) * float(noise[y, x]) for y, x in cells)
+        for r, c in cells
+    ]
+    return _around(told, values)
+
+
 @replicates("center")
 def center(told: Told) -> Tensor:
     """exp(-(y^2 + x^2) / (2 / 4)) with y and x from -1 to 1."""

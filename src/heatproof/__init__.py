@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from heatproof import data, interactions, methods, scores
     from heatproof.auditing.auditor import audit
+    from heatproof.benchmarking.result import benchmark
     from heatproof.explaining import explain, explain_words, jacobian
     from heatproof.jacobians import load_jacobian
     from heatproof.models import load, wrap
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "audit",
+    "benchmark",
     "data",
     "explain",
     "explain_words",
@@ -29,6 +31,7 @@ __all__ = [
 
 _HOMES = {
     "audit": "heatproof.auditing.auditor",
+    "benchmark": "heatproof.benchmarking.result",
     "explain": "heatproof.explaining",
     "explain_words": "heatproof.explaining",
     "jacobian": "heatproof.explaining",

@@ -11,7 +11,8 @@ import typer
 
 from heatproof import __version__, terminal
 from heatproof.auditing.commands import audit
-from heatproof.errors import HeatproofError, InputError, PromptError
+from heatproof.benchmarking.commands import benchmark
+from heatproof.errors import HeatproofError, InputError, Interrupted, PromptError
 from heatproof.paper.commands import reproduce
 from heatproof.proofs.commands import prove
 
@@ -62,6 +63,8 @@ def run(arguments: Sequence[str]) -> int:
     asked = list(arguments) or ["--help"]
     try:
         code = command.main(asked, prog_name="heatproof", standalone_mode=False)
+    except Interrupted as error:
+        return _say(str(error), INTERRUPTED)
     except HeatproofError as error:
         return _say(str(error), AT_FAULT)
     except (typer.Abort, KeyboardInterrupt):
@@ -446,5 +449,6 @@ def _specs() -> Iterator[str]:
 
 
 app.command()(audit)
+app.command()(benchmark)
 app.command()(prove)
 app.command()(reproduce)

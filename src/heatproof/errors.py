@@ -6,7 +6,8 @@ HeatproofError
 │   ├── ImageError        the picture cannot be read
 │   ├── PromptError       the prompt cannot be used
 │   └── ModelError        the model cannot be loaded or wrapped
-└── ReadingError          the model's forward pass cannot be read as asked (exit code 2)
+├── ReadingError          the model's forward pass cannot be read as asked (exit code 2)
+└── Interrupted           Ctrl-C where what was done is kept (exit code 130)
 """
 
 import difflib
@@ -45,3 +46,7 @@ class UnknownName(InputError):
 
 class ReadingError(HeatproofError):
     """The model's own forward pass cannot be read as asked."""
+
+
+class Interrupted(HeatproofError):
+    """Stopped by the user; its text says where what was done is kept."""

@@ -24,6 +24,7 @@ from heatproof.methods import Foreign
 from heatproof.metrics import localisation
 from heatproof.models import Model
 from heatproof.passes import sites_of
+from heatproof.questions import beaten, drawn, present, seen
 from heatproof.reading import Site
 
 Kind = Literal["named", "other", "absent", "empty", "gibberish", "unrelated"]
@@ -69,8 +70,8 @@ class Bench:
         self.pixels = pixels.to(model.device, model.dtype)
         layout = model.image.layout(process.height, process.width)
         self.grid = (layout.rows, layout.cols)
-        self.objects, self.labels = _seen(model, data, self.grid)
-        self.present = _present(self.labels, len(data.prompts))
+        self.objects, self.labels = seen(model, data.photos, data.things, self.grid)
+        self.present = present(self.labels, len(data.prompts))
         self.named, self.other, self.absent = _questions(self.labels, self.present, seed)
         self.follower = Follower()
         self.controls = {name: Subject.of(name) for name in CONTROLS}
@@ -120,7 +121,7 @@ class Bench:
     def beaten(self, variant: Variant = UNTOUCHED, kind: Kind = "named") -> Float[Tensor, " image"]:
         """The share of absent prompts that score less than this one (chance: a half); NaN where
         there is no prompt of this kind."""
-        return _beaten(self.scores(variant), self.label(kind), self.present)
+        return beaten(self.scores(variant), self.label(kind), self.present)
 
     def right(self, variant: Variant = UNTOUCHED, kind: Kind = "named") -> Bool[Tensor, " image"]:
         """Whether this prompt outscores every absent one."""
@@ -241,44 +242,10 @@ class Bench:
         return localisation.pointing(maps, cover)[:, 0].double()
 
 
-def _seen(
-    model: Model, data: Pictured, grid: tuple[int, int]
-) -> tuple[Float[Tensor, "image object row col"], Int64[Tensor, "image object"]]:
-    """Coverage and label of each object, those that the crop cut off left out (label -1)."""
-    most = max(1, max(len(things) for things in data.things))
-    objects = torch.zeros(len(data), most, *grid)
-    labels = torch.full((len(data), most), -1)
-    for i, (photo, things) in enumerate(zip(data.photos, data.things, strict=True)):
-        view = model.image.preprocess.view(*photo.size)
-        for k, thing in enumerate(things):
-            objects[i, k] = localisation.coverage(torch.as_tensor(thing.mask), view, grid)
-            if objects[i, k].any():
-                labels[i, k] = thing.label
-    return objects, labels
-
-
-def _present(labels: Tensor, prompts: int) -> Bool[Tensor, "image prompt"]:
-    present = torch.zeros(len(labels), prompts + 1, dtype=torch.bool)
-    present.scatter_(1, labels.masked_fill(labels < 0, prompts), True)
-    return present[:, :prompts]
-
-
 def _questions(labels: Tensor, present: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     chance = torch.rand(present.shape, generator=generator)
-    named = _drawn(chance, present)
+    named = drawn(chance, present)
     others = present.clone()
     others[torch.arange(len(labels)), named.clamp(min=0)] = False
-    return named, _drawn(chance, others), _drawn(chance, ~present)
-
-
-def _drawn(chance: Tensor, allowed: Tensor) -> Int64[Tensor, " image"]:
-    best = chance.masked_fill(~allowed, -1).argmax(1)
-    return torch.where(allowed.any(1), best, -1)
-
-
-def _beaten(scores: Tensor, named: Tensor, present: Tensor) -> Tensor:
-    mine = scores.gather(1, named.clamp(min=0)[:, None])
-    wins = (mine > scores).double() + 0.5 * (mine == scores).double()
-    share = wins.masked_fill(present, 0).sum(1) / (~present).sum(1)
-    return share.masked_fill(named < 0, torch.nan)
+    return named, drawn(chance, others), drawn(chance, ~present)

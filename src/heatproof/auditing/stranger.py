@@ -28,7 +28,7 @@ def load_stranger(name: str, model: Model) -> Method:
         InputError: no such file, module or function; it fails, or returns nothing to call.
     """
     place, _, function = name.rpartition(":")
-    make = getattr(_module(place), function, None)
+    make = getattr(module_of(place), function, None)
     if not callable(make):
         raise InputError(f"{place} has no function {function!r}; expected FILE.py:FUNCTION")
     try:
@@ -48,7 +48,12 @@ def load_stranger(name: str, model: Model) -> Method:
     return Foreign(call, name=function)
 
 
-def _module(place: str) -> ModuleType:
+def module_of(place: str) -> ModuleType:
+    """The module at `FILE.py` or `PACKAGE.MODULE`; it is run.
+
+    Raises:
+        InputError: there is none, or it fails.
+    """
     if not place.endswith(".py"):
         try:
             return importlib.import_module(place)

@@ -8,7 +8,7 @@ from heatproof.methods.attnlrp import AttnLRP
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, Tower
 from heatproof.methods.clearclip import ClearCLIP
 from heatproof.methods.clip_surgery import CLIPSurgery
-from heatproof.methods.controls import Center, Edges, RandomMap
+from heatproof.methods.controls import BlurredRandom, Center, Edges, RandomMap
 from heatproof.methods.foreign import Foreign
 from heatproof.methods.foreign_packages import captum_method, grad_cam_method
 from heatproof.methods.gae import GAE
@@ -44,6 +44,7 @@ __all__ = [
     "AttentionGradCAM",
     "AttentionXGradient",
     "AttnLRP",
+    "BlurredRandom",
     "CLIPSurgery",
     "Card",
     "Center",

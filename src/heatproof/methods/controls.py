@@ -44,9 +44,48 @@ class RandomMap(Control):
     )
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        items, keys = read.last.key.shape[0], read.last.key.shape[2]
-        generator = torch.Generator().manual_seed(read.seed)
-        return torch.randn(items, read.targets, keys, generator=generator)
+        return _noise(read)
+
+
+@register
+@dataclass(frozen=True)
+class BlurredRandom(Control):
+    """The noise of `random` under a Gaussian, an eighth of the grid's side wide.
+
+    Smooth blobs anywhere: what a metric gives for blur alone.
+    """
+
+    card: ClassVar[Card] = Card(
+        name="blurred-random",
+        summary="control: seeded noise, blurred into blobs",
+        source="control; that perturbation metrics reward blur: ROAD, arXiv 2202.00449",
+        reads="a random number generator",
+        changes="everything: it does not look at the model",
+        values="signed; a moving average of standard normals",
+        cost="none beyond the score",
+        sides=("image",),
+    )
+
+    def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        rows, cols = read.grid
+        noise = _noise(read).double()
+        on_grid = noise[:, :, read.content].unflatten(2, (rows, cols))
+        values = torch.zeros_like(noise)
+        values[:, :, read.content] = (_smoother(rows) @ on_grid @ _smoother(cols).T).flatten(2)
+        return values
+
+
+def _noise(read: ReadPass) -> Float[Tensor, "item target token"]:
+    items, keys = read.last.key.shape[0], read.last.key.shape[2]
+    generator = torch.Generator().manual_seed(read.seed)
+    return torch.randn(items, read.targets, keys, generator=generator)
+
+
+def _smoother(size: int) -> Float[Tensor, "cell cell"]:
+    """Row n averages the cells around n; the weights that fall off the grid go to the others."""
+    at = torch.arange(size, dtype=torch.float64)
+    weights = torch.exp(-((at[:, None] - at) ** 2) / (2 * (size / 8) ** 2))
+    return weights / weights.sum(1, keepdim=True)
 
 
 @register

@@ -87,7 +87,7 @@ def on_grid(made: Any, grid: tuple[int, int], name: str) -> Float[Tensor, "row c
         InputError: it has not two axes, or holds no numbers.
     """
     try:
-        tensor = made if isinstance(made, Tensor) else torch.as_tensor(np.asarray(made))
+        tensor = made if isinstance(made, Tensor) else torch.as_tensor(np.array(made))
         tensor = tensor.detach().cpu().double()
     except (TypeError, ValueError, RuntimeError):
         raise InputError(

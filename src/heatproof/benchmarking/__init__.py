@@ -1,0 +1,1 @@
+"""`heatproof benchmark`: methods x metrics x data on a model, from one pass over the pictures."""

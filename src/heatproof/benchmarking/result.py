@@ -1,0 +1,258 @@
+"""`benchmark`: measured values, what may be said of them, and the files that keep both."""
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from heatproof.benchmarking.asked import Bench
+from heatproof.benchmarking.files import write
+from heatproof.benchmarking.measuring import Job, Progress, Watch
+from heatproof.benchmarking.order import (
+    Entrant,
+    Entries,
+    Measure,
+    entrants,
+    identity,
+    measures,
+    plain,
+)
+from heatproof.benchmarking.store import KINDS, Store
+from heatproof.benchmarking.tables import SPLITS, Curves, Values, collect, ranked, stability
+from heatproof.certify import environment
+from heatproof.data import open as opened
+from heatproof.data.pictured import Pictured
+from heatproof.errors import InputError
+from heatproof.metrics.base import Metric
+from heatproof.models import Model
+from heatproof.models import load as load_model
+from heatproof.report.folder import check_folder
+
+SCENES = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a benchmark found. `summary` is what benchmark.json holds, in plain values; `folder`
+    keeps every single value, and is gone with the result where it was not asked for."""
+
+    summary: dict[str, Any]
+    folder: Path
+
+    @property
+    def values(self) -> pa.Table:
+        """A row an item, method and metric; columns as in `store.SCHEMAS`."""
+        return pq.read_table(self.folder / "values.parquet")
+
+    @property
+    def curves(self) -> pa.Table:
+        """A row for each of them that has a curve."""
+        return pq.read_table(self.folder / "curves.parquet")
+
+    def table(self, metric: str, split: str = "right") -> list[dict[str, Any]]:
+        """A metric's rows, best first: mean with interval, and the paired differences.
+
+        Raises:
+            InputError: it was not measured.
+        """
+        for each in self.summary["metrics"]:
+            if metric in (each["label"], each["name"]) and split in each["tables"]:
+                return each["tables"][split]
+        known = ", ".join(each["label"] for each in self.summary["metrics"])
+        raise InputError(f"no metric {metric!r} was measured ({split}); known: {known}")
+
+    def save(self, folder: str | Path) -> Path:
+        """Write all files into `folder`; returns the path of the page."""
+        out = Path(folder)
+        check_folder(out)
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("values.parquet", "curves.parquet"):
+            shutil.copyfile(self.folder / name, out / name)
+        return write(self.summary, out)
+
+
+def benchmark(
+    methods: Entries = "all",
+    model: str | Model = "scenes",
+    data: str | Pictured | None = None,
+    *,
+    metrics: str | Metric | Sequence[str | Metric] = "main",
+    images: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    device: str = "cpu",
+    switches: Mapping[str, str] | None = None,
+    out: str | Path | None = None,
+    progress: Watch | None = None,
+) -> Result:
+    """Measure methods by metrics on a model, from one pass over the pictures.
+
+    Args:
+        methods: "all", names ("gae,rollout"), a method object, any callable
+            (PIL image, prompt) -> map, a list of these, or a dict of them by the name that they
+            get in the table. The controls are always there.
+        model: a model, or what `load` takes; `device` is where that one goes.
+        data: "scenes" (the default for the embedded model), a folder, KIND:PATH (see
+            `heatproof.data`), or pictures with their objects.
+        metrics: "main", "all", names ("deletion,pointing-game", switches as NAME:SWITCH=VALUE),
+            metric objects, or a list of these.
+        images: how many pictures at most; by default all of the data, and 500 scenes.
+        batch_size: how many pictures go through together, and how many perturbed ones.
+        switches: of methods that are named, as METHOD.SWITCH -> value.
+        out: a folder for the files. A run that was stopped goes on in it.
+        progress: called with a `Progress` before each method of each chunk.
+
+    Raises:
+        InputError: something handed in is at fault. What this model or these data cannot serve is
+            left out instead, and the result says why (`summary["left_out"]`).
+    """
+    _positive("images", images)
+    _positive("batch size", batch_size)
+    chosen, wanted = entrants(methods, switches), measures(metrics)
+    loaded = load_model(model, device=device) if isinstance(model, str) else model
+    pictures = _data(loaded, data, images, seed)
+    bench = Bench.of(loaded, pictures, seed=seed, batch_size=batch_size)
+    count = len(pictures)
+    order = identity(chosen, wanted, loaded, pictures, count, seed, batch_size)
+    folder = Path(tempfile.mkdtemp(prefix="heatproof-")) if out is None else Path(out)
+    try:
+        check_folder(folder)
+        store = Store(folder / "parts", order)
+        job = Job(bench, chosen, wanted, count, store, progress or _unwatched)
+        job.run()
+        result = Result(summarised(job), folder)
+        for kind in KINDS:
+            store.join(kind, folder / f"{kind}.parquet")
+        if out is not None:
+            write(result.summary, folder)
+    except BaseException:
+        if out is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if out is None:
+        weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
+    return result
+
+
+def _unwatched(progress: Progress) -> None:
+    del progress
+
+
+def summarised(job: Job) -> dict[str, Any]:
+    """What benchmark.json holds."""
+    values = collect(job.store.tables("values"))
+    bench, seed = job.bench, job.bench.seed
+    seconds = job.store.seconds()
+    curves = Curves()
+    for table in job.store.tables("curves"):
+        curves.add(table)
+    answers = next(iter(values.values())).answers
+    asked = {split: int((answers == number).sum()) for split, number in SPLITS.items()}
+    items = {"pictures": job.count, "items": len(answers), **asked}
+    return {
+        "model": bench.model.spec,
+        "data": bench.data.name,
+        **items,
+        "seed": seed,
+        "notices": list(bench.model.notices),
+        "methods": [_method(each, seconds, items["items"]) for each in job.entrants],
+        "metrics": [
+            {
+                **_metric(each, values[each.label], seed),
+                "curve": curves.of(each.label),
+                "seconds": round(seconds.get(f"metric {each.label}", 0.0), 2),
+            }
+            for each in job.measures
+            if each.label in values
+        ],
+        "left_out": _left_out(job),
+        "stability": [each.plain for each in stability(values, _imputers(job), seed=seed)],
+        "seconds": round(sum(seconds.values()), 1),
+        "environment": environment(bench.model, seed),
+        "order": job.store.order,
+        "schema": 1,
+    }
+
+
+def _method(each: Entrant, seconds: dict[str, float], items: int) -> dict[str, Any]:
+    took = seconds.get(f"method {each.label}")
+    return {
+        "label": each.label,
+        "name": each.method.card.name,
+        "settings": plain(each.method.settings()),
+        "control": each.control,
+        "changes": each.method.card.changes,
+        "seconds_per_map": None if took is None or not items else took / items,
+    }
+
+
+def _metric(each: Measure, values: Values, seed: int) -> dict[str, Any]:
+    card = each.metric.card
+    told = ("name", "summary", "formula", "better", "chance", "source", "endpoints", "imputer",
+            "steps", "space", "undefined", "differs")  # fmt: skip
+    return {
+        "label": each.label,
+        **{key: getattr(card, key) for key in told},
+        "settings": plain(each.metric.settings()),
+        "tables": {
+            split: [row.plain for row in ranked(values, split, card.better, seed=seed)]
+            for split in values.splits
+        },
+    }
+
+
+def _left_out(job: Job) -> list[dict[str, Any]]:
+    """What was not measured and why; a metric that no method has, once."""
+    noted: dict[str, dict[str, str]] = job.store.notes["left_out"]
+    there = {label: reasons for label, reasons in noted.items() if "" not in reasons}
+    found: list[dict[str, Any]] = [
+        {"method": label, "metric": None, "reason": reasons[""]}
+        for label, reasons in noted.items()
+        if "" in reasons
+    ]
+    for each in job.measures:
+        reasons = {label: r[each.label] for label, r in there.items() if each.label in r}
+        if len(reasons) == len(there) and len(set(reasons.values())) == 1:
+            reason = next(iter(reasons.values()))
+            found.append({"method": None, "metric": each.label, "reason": reason})
+            continue
+        found += [
+            {"method": label, "metric": each.label, "reason": reason}
+            for label, reason in reasons.items()
+        ]
+    return found
+
+
+def _imputers(job: Job) -> dict[str, tuple[str, str]]:
+    """By label: the label without its imputer, and the imputer."""
+    found: dict[str, tuple[str, str]] = {}
+    for each in job.measures:
+        settings = plain(each.metric.settings())
+        if "imputer" in settings:
+            own = [part for part in each.label.split() if not part.startswith("imputer=")]
+            found[each.label] = (" ".join(own), str(settings["imputer"]))
+    return found
+
+
+def _data(model: Model, data: str | Pictured | None, images: int | None, seed: int) -> Pictured:
+    if isinstance(data, Pictured):
+        return data.first(images)
+    if data is None and model.spec.split(":")[0] != "scenes":
+        raise InputError(
+            "got no data; name pictures with masks that this model could be good or bad at: "
+            "--data FOLDER or KIND:PATH (scenes are for the embedded model)"
+        )
+    spec = "scenes" if data is None else data
+    scenes = spec.split(":")[0] == "scenes"
+    return opened(spec, most=images or (SCENES if scenes else None), seed=seed)
+
+
+def _positive(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise InputError(f"got {value} for {name}, expected at least 1")

@@ -1,0 +1,152 @@
+"""Every single value, kept chunk by chunk as Parquet, so that a run that was stopped goes on.
+
+    parts/manifest.json            what was asked for, and what was left out and why
+    parts/values-00000.parquet     a row for each item, method and metric of chunk 0
+    parts/curves-00000.parquet     the curves of the metrics that have one
+
+A part appears all at once or not at all; its values last, so that a chunk whose values are there is
+done.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from heatproof.errors import InputError
+
+Kind = Literal["values", "curves"]
+KINDS: tuple[Kind, ...] = ("values", "curves")
+_WORD = pa.dictionary(pa.int32(), pa.string())
+_ITEM: list[tuple[str, pa.DataType]] = [
+    ("item", pa.int64()),
+    ("image", _WORD),
+    ("prompt", _WORD),
+    ("right", pa.bool_()),
+    ("method", _WORD),
+    ("settings", _WORD),
+    ("metric", _WORD),
+    ("metric_settings", _WORD),
+]
+SCHEMAS: dict[Kind, pa.Schema] = {
+    "values": pa.schema([*_ITEM, ("value", pa.float64())]),
+    "curves": pa.schema(
+        [*_ITEM, ("fractions", pa.list_(pa.float32())), ("heights", pa.list_(pa.float32()))]
+    ),
+}
+"""`item` counts the data's pictures, `right` is the model's answer to the item's prompt (null
+where the data do not tell), settings are JSON; a value is NaN where the metric
+has no meaning for the item."""
+SECONDS = b"seconds"
+
+
+class Store:
+    """Parts of one order; another order's are refused."""
+
+    def __init__(self, folder: Path, order: Mapping[str, Any]) -> None:
+        self.folder, self.order = folder, json.loads(json.dumps(order))
+        self.notes: dict[str, Any] = {}
+        path = folder / "manifest.json"
+        if path.is_file():
+            self.notes = self._same(path)
+        elif self.done():
+            raise InputError(f"{folder} holds parts without a manifest; try another -o")
+
+    def _same(self, path: Path) -> dict[str, Any]:
+        try:
+            found = json.loads(path.read_text("utf-8"))
+            other, notes = dict(found["order"]), dict(found["notes"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{path} is no manifest of a benchmark; try another -o") from None
+        keys = [k for k in {**other, **self.order} if other.get(k) != self.order.get(k)]
+        if keys:
+            told = "; ".join(f"{k} {_short(other.get(k))}" for k in keys[:3])
+            raise InputError(
+                f"{path.parent.parent} holds another benchmark ({told}; "
+                f"now {'; '.join(_short(self.order.get(k)) for k in keys[:3])}); try another -o"
+            )
+        return notes
+
+    def note(self, **notes: Any) -> None:
+        """Keep what is known before the first chunk; what is read back is what goes on."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        told = json.dumps({"order": self.order, "notes": {**self.notes, **notes}}, indent=1)
+        _write(self.folder / "manifest.json", told.encode())
+        self.notes = json.loads(told)["notes"]
+
+    def path(self, kind: Kind, chunk: int) -> Path:
+        return self.folder / f"{kind}-{chunk:05d}.parquet"
+
+    def has(self, chunk: int) -> bool:
+        """Whether the chunk is done and can be read."""
+        path = self.path("values", chunk)
+        if not path.is_file():
+            return False
+        try:
+            return pq.read_schema(path).equals(SCHEMAS["values"])
+        except (OSError, pa.ArrowException):
+            return False  # from a disk that lost it: made again
+
+    def done(self) -> list[int]:
+        """The chunks that are there, in order."""
+        return sorted(int(path.stem[-5:]) for path in self.folder.glob("values-*.parquet"))
+
+    def add(
+        self,
+        chunk: int,
+        values: Mapping[str, Sequence[Any]],
+        curves: Mapping[str, Sequence[Any]],
+        seconds: Mapping[str, float],
+    ) -> None:
+        """Write a chunk: columns by name, and what each method and metric took."""
+        for kind, columns in (("curves", curves), ("values", values)):
+            schema = SCHEMAS[kind]
+            arrays = [pa.array(columns[f.name], _plain(f.type)).cast(f.type) for f in schema]
+            table = pa.Table.from_arrays(arrays, schema=schema)
+            if kind == "values":
+                table = table.replace_schema_metadata({SECONDS: json.dumps(seconds).encode()})
+            path = self.path(kind, chunk)
+            unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+            pq.write_table(table, unfinished, compression="zstd")
+            unfinished.replace(path)
+
+    def tables(self, kind: Kind) -> Iterator[pa.Table]:
+        """The parts in order."""
+        for chunk in self.done():
+            yield pq.read_table(self.path(kind, chunk)).replace_schema_metadata(None)
+
+    def seconds(self) -> dict[str, float]:
+        """What each method and metric took, over all parts."""
+        total: dict[str, float] = {}
+        for chunk in self.done():
+            kept = pq.read_schema(self.path("values", chunk)).metadata or {}
+            for name, took in json.loads(kept.get(SECONDS, b"{}")).items():
+                total[name] = total.get(name, 0.0) + took
+        return total
+
+    def join(self, kind: Kind, path: Path) -> None:
+        """All parts in one file, a part at a time."""
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        with pq.ParquetWriter(unfinished, SCHEMAS[kind], compression="zstd") as writer:
+            for table in self.tables(kind):
+                writer.write_table(table)
+        unfinished.replace(path)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_dictionary(kind) else kind
+
+
+def _short(value: Any) -> str:
+    told = json.dumps(value)
+    return told if len(told) <= 60 else f"{told[:57]}..."
+
+
+def _write(path: Path, content: bytes) -> None:
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)

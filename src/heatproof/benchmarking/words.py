@@ -1,0 +1,128 @@
+"""A benchmark in a few sentences, none of which says more than the intervals do."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MARKS = {"better": "▲", "worse": "▼", "no difference": "", "not ranked": ""}
+Summary = Mapping[str, Any]
+
+
+def own(summary: Summary) -> list[str]:
+    """The labels of the methods that are no controls."""
+    return [each["label"] for each in summary["methods"] if not each["control"]]
+
+
+def ranked(summary: Summary) -> list[Any]:
+    """The metrics in which one method can be better than another."""
+    return [each for each in summary["metrics"] if each["better"] != "neither"]
+
+
+def split_of(summary: Summary) -> str:
+    """Where methods are compared first: where the model is right, if that is known."""
+    return "unknown" if summary["unknown"] else "right"
+
+
+def row_of(metric: Summary, split: str, method: str) -> Any:
+    """The method's row, or None."""
+    rows = metric["tables"].get(split, [])
+    return next((row for row in rows if row["method"] == method), None)
+
+
+def wins(summary: Summary, method: str, split: str) -> int:
+    """In how many ranked metrics the method is better than the best control."""
+    found = [row_of(metric, split, method) for metric in ranked(summary)]
+    return sum(
+        row is not None and row["over_control"] is not None
+        and row["over_control"]["verdict"] == "better"
+        for row in found
+    )  # fmt: skip
+
+
+def ordered(summary: Summary) -> list[str]:
+    """Methods by the number of their wins; the controls behind them."""
+    split, mine = split_of(summary), own(summary)
+    controls = [each["label"] for each in summary["methods"] if each["control"]]
+    return [*sorted(mine, key=lambda name: -wins(summary, name, split)), *controls]
+
+
+def headline(summary: Summary) -> list[str]:
+    """What was asked, and how many methods are better than every control."""
+    pictures, items = summary["pictures"], summary["items"]
+    told = f"{summary['model']} on {summary['data']}: {items} of {pictures} pictures asked"
+    if summary["unknown"]:
+        told += "; whether the model is right is not known here (not all objects are listed)"
+    else:
+        told += f", the model right on {summary['right']} and wrong on {summary['wrong']}"
+    lines = [told]
+    split, count = split_of(summary), len(ranked(summary))
+    mine = [m for m in own(summary) if any(row_of(e, split, m) for e in summary["metrics"])]
+    all_won = [name for name in mine if count and wins(summary, name, split) == count]
+    where = "" if split == "unknown" else " where the model is right"
+    lines.append(
+        f"better than the best control in all {count} ranked metrics{where}: "
+        f"{len(all_won)} of {len(mine)} methods" + (f" ({_some(all_won)})" if all_won else "")
+    )
+    none_won = [name for name in mine if count and not wins(summary, name, split)]
+    if none_won:
+        lines.append(f"better than the best control in none of them: {_some(none_won)}")
+    return lines
+
+
+def best(metric: Summary, split: str) -> str:
+    """The metric's first row in words."""
+    rows = [row for row in metric["tables"].get(split, []) if row["mean"]["value"] is not None]
+    if not rows or metric["better"] == "neither":
+        return "not ranked: neither direction is better"
+    first, second = rows[0], rows[1] if len(rows) > 1 else None
+    told = f"first: {first['method']} {interval(first['mean'])}"
+    if second is None:
+        return told
+    over = first["over_next"]
+    sure = over is not None and over["verdict"] == "better"
+    return f"{told}, {'better than' if sure else 'not told apart from'} {second['method']}"
+
+
+def stable(summary: Summary) -> list[str]:
+    """How far rankings agree across imputers, a line a metric."""
+    lines: list[str] = []
+    for metric in dict.fromkeys(each["metric"] for each in summary["stability"]):
+        pairs = [each for each in summary["stability"] if each["metric"] == metric]
+        imputers = list(dict.fromkeys(n for pair in pairs for n in (pair["one"], pair["other"])))
+        lowest: list[str] = []
+        for split in dict.fromkeys(pair["split"] for pair in pairs):
+            known = [p for p in pairs if p["split"] == split and p["value"] is not None]
+            if known:
+                low = min(known, key=lambda p: p["value"])
+                where = "" if split == "unknown" else f", model {split}"
+                lowest.append(f"{interval(low, 2)} ({low['one']} / {low['other']}{where})")
+        if lowest:
+            lines.append(
+                f"{metric} ranks methods alike under {', '.join(imputers)} to a Kendall's tau of, "
+                f"at its lowest, {' and '.join(lowest)}"
+            )
+    if not lines and summary["metrics"]:
+        lines.append(
+            "rank stability across imputers: not measured; it needs a metric under two imputers, "
+            "such as --metrics srg,srg:imputer=blur"
+        )
+    return lines
+
+
+def interval(found: Summary, digits: int = 3) -> str:
+    """0.123 [0.101, 0.145]; a dash where there is none."""
+    if found["value"] is None:
+        return "-"
+    numbers = [found[k] for k in ("value", "low", "high")]
+    value, low, high = ("?" if n is None else f"{n + 0.0:.{digits}f}" for n in numbers)
+    return f"{value} [{low}, {high}]"
+
+
+def mark(row: Any) -> str:
+    """▲ where the method is better than the best control, ▼ where it is worse."""
+    over = None if row is None else row["over_control"]
+    return "" if over is None else MARKS[over["verdict"]]
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
