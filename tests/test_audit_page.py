@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import pytest
 
+from heatproof import cli
 from heatproof.auditing.finding import Finding, Verdict
 from heatproof.auditing.result import Audit, from_json, league_rows
 from heatproof.report.audit_figures import FIGURES, drawn
@@ -354,3 +355,12 @@ def test_the_league_page_marks_verdicts_and_leads_to_the_methods(tmp_path):
     assert '<span title="sign: it is wrong">sign: it is wrong</span>' in rows[3]
     lines = (tmp_path / "league.md").read_text().splitlines()
     assert lines[-1] == "| `worst` | VIOLATED | VIOLATED | parity: a / gap |"
+
+
+def test_ctrl_c_says_where_finished_methods_are(tmp_path, monkeypatch, capsys) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("heatproof.auditing.auditor.Auditor.audit", stopped)
+    assert cli.run(["audit", "center,edges", "--principle", "1", "-o", str(tmp_path)]) == 130
+    assert f"what is done is kept in {tmp_path}" in capsys.readouterr().err.replace("\n", "")

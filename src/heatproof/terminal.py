@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 
-from heatproof.errors import InputError
+from heatproof.errors import InputError, Interrupted
 
 
 @contextmanager
@@ -37,3 +38,14 @@ def switches(given: list[str] | None) -> dict[str, str]:
 def one_line(text: str) -> str:
     """One line without control characters, whatever a prompt or a file name holds."""
     return " ".join("".join(x if x.isprintable() else " " for x in text).split())
+
+
+@contextmanager
+def kept(where: Path) -> Generator[None]:
+    """Ctrl-C inside loses nothing, and says so: what is done lies in `where`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; what is done is kept in {where}: the same command goes on"
+        ) from None

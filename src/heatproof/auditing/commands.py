@@ -76,7 +76,8 @@ def audit(
             audits = [auditor.audit(next(iter(chosen.values())), progress=say)]
             page = audits[0].save(out)
         else:
-            audits, page = _many(auditor, chosen, out, say)
+            with terminal.kept(out):
+                audits, page = _many(auditor, chosen, out, say)
     for found in audits:
         _tell(found, len(audits) == 1)
     typer.echo(f"page: {page}")

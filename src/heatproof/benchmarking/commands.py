@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heatproof import terminal
-from heatproof.errors import InputError, Interrupted
+from heatproof.errors import InputError
 
 if TYPE_CHECKING:
     from heatproof.benchmarking.measuring import Progress
@@ -78,7 +78,7 @@ def benchmark(
         loaded = load(model, device=device)
         own = {name: load_entry(name, loaded) for name in entry or []}
         chosen = _chosen(methods, own)
-        try:
+        with terminal.kept(out / "parts"):
             result = run(
                 chosen,
                 loaded,
@@ -91,11 +91,6 @@ def benchmark(
                 out=out,
                 progress=_told(say),
             )
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"interrupted; what is measured is kept in {out / 'parts'}: "
-                "the same command goes on"
-            ) from None
     _summarise(result.summary, out)
 
 

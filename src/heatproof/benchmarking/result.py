@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heatproof.benchmarking.asked import Bench
@@ -23,7 +22,7 @@ from heatproof.benchmarking.order import (
     measures,
     plain,
 )
-from heatproof.benchmarking.store import KINDS, Store
+from heatproof.benchmarking.store import KINDS, Store, Table
 from heatproof.benchmarking.tables import SPLITS, Curves, Values, collect, ranked, stability
 from heatproof.certify import environment
 from heatproof.data import open as opened
@@ -46,12 +45,12 @@ class Result:
     folder: Path
 
     @property
-    def values(self) -> pa.Table:
+    def values(self) -> Table:
         """A row an item, method and metric; columns as in `store.SCHEMAS`."""
         return pq.read_table(self.folder / "values.parquet")
 
     @property
-    def curves(self) -> pa.Table:
+    def curves(self) -> Table:
         """A row for each of them that has a curve."""
         return pq.read_table(self.folder / "curves.parquet")
 

@@ -21,6 +21,8 @@ from heatproof.errors import InputError
 
 Kind = Literal["values", "curves"]
 KINDS: tuple[Kind, ...] = ("values", "curves")
+Table = Any
+"""A pyarrow table: pyarrow has no types."""
 _WORD = pa.dictionary(pa.int32(), pa.string())
 _ITEM: list[tuple[str, pa.DataType]] = [
     ("item", pa.int64()),
@@ -103,7 +105,11 @@ class Store:
         seconds: Mapping[str, float],
     ) -> None:
         """Write a chunk: columns by name, and what each method and metric took."""
-        for kind, columns in (("curves", curves), ("values", values)):
+        both: tuple[tuple[Kind, Mapping[str, Sequence[Any]]], ...] = (
+            ("curves", curves),
+            ("values", values),
+        )
+        for kind, columns in both:
             schema = SCHEMAS[kind]
             arrays = [pa.array(columns[f.name], _plain(f.type)).cast(f.type) for f in schema]
             table = pa.Table.from_arrays(arrays, schema=schema)
@@ -114,7 +120,7 @@ class Store:
             pq.write_table(table, unfinished, compression="zstd")
             unfinished.replace(path)
 
-    def tables(self, kind: Kind) -> Iterator[pa.Table]:
+    def tables(self, kind: Kind) -> Iterator[Table]:
         """The parts in order."""
         for chunk in self.done():
             yield pq.read_table(self.path(kind, chunk)).replace_schema_metadata(None)
@@ -137,7 +143,7 @@ class Store:
         unfinished.replace(path)
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def _plain(kind: Any) -> Any:
     return pa.string() if pa.types.is_dictionary(kind) else kind
 
 

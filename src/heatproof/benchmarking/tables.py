@@ -19,6 +19,7 @@ from jaxtyping import Float64, Int8
 from torch import Tensor
 
 from heatproof.benchmarking.order import CONTROLS
+from heatproof.benchmarking.store import Table
 from heatproof.metrics import intervals
 from heatproof.metrics.base import Better
 from heatproof.metrics.intervals import Interval
@@ -89,7 +90,7 @@ class Values:
         return ["unknown"]
 
 
-def collect(tables: Iterable[pa.Table]) -> dict[str, Values]:
+def collect(tables: Iterable[Table]) -> dict[str, Values]:
     """Values by metric, in the order in which they were measured; a part is read at a time."""
     found: dict[tuple[str, str], list[np.ndarray]] = {}
     right: dict[tuple[str, str], list[np.ndarray]] = {}
@@ -110,7 +111,7 @@ def collect(tables: Iterable[pa.Table]) -> dict[str, Values]:
     return made
 
 
-def _groups(table: pa.Table) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+def _groups(table: Table) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
     """(metric, method) and the rows of a part that are about them, in their order."""
     columns = [table.column(name).combine_chunks() for name in ("metric", "method")]
     metrics, methods = (column.dictionary.to_pylist() for column in columns)
@@ -121,7 +122,7 @@ def _groups(table: pa.Table) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
         yield names, np.flatnonzero(joint == code)
 
 
-def _answers(table: pa.Table) -> np.ndarray:
+def _answers(table: Table) -> np.ndarray:
     return table.column("right").cast(pa.int8()).fill_null(-1).to_numpy()
 
 
@@ -226,7 +227,7 @@ class Curves:
         self._at: dict[str, list[float]] = {}
         self._sums: dict[tuple[str, int, str], tuple[np.ndarray, int]] = {}
 
-    def add(self, table: pa.Table) -> None:
+    def add(self, table: Table) -> None:
         answers = _answers(table)
         heights, at = (table.column(name).combine_chunks() for name in ("heights", "fractions"))
         for (metric, method), rows in _groups(table):

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from heatproof import terminal
+
 Watch = Callable[[str, int, int], None]
 
 
@@ -56,7 +58,8 @@ def reproduce(
         order = Order(
             model or "scenes", imagenet, imagenet_s, coco, images, quick, seed, letters, device
         )
-        result = run(order, out, watch)
+        with terminal.kept(out / "parts"):
+            result = run(order, out, watch)
     for each in result["conclusions"]:
         typer.echo(f"{each['verdict']:<12}  ({each['section']}) {each['claim']}")
     typer.echo(f"page: {out / 'reproduce.html'}")
