@@ -8,6 +8,7 @@ from typing import Any
 
 from heatproof import methods as methods_of
 from heatproof.benchmarking.main_metrics import MAIN
+from heatproof.code_hash import code_sha256
 from heatproof.data.pictured import Pictured
 from heatproof.errors import InputError
 from heatproof.methods import Foreign, Method
@@ -17,6 +18,11 @@ from heatproof.models import Model
 
 Entry = str | Method | Callable[[Any, str], Any]
 Entries = Entry | Sequence[Entry] | Mapping[str, Entry]
+SHOWN = (
+    *("auditing", "cli.py", "paper", "proofs", "terminal.py", "training"),
+    *(f"benchmarking/{name}.py" for name in ("commands", "figures", "files", "page", "words")),
+)
+"""What takes no part in a value: another version of it goes on with a run."""
 CONTROLS = ("random", "blurred-random", "center", "edges")
 """Maps that no model was asked for: they stand in every table."""
 
@@ -134,6 +140,7 @@ def identity(
         "dtype": str(model.dtype).removeprefix("torch."),
         "methods": {each.label: each.identity for each in chosen},
         "metrics": {each.label: each.identity for each in metrics},
+        "code": code_sha256(*SHOWN),
         "versions": {"heatproof": __version__, "torch": torch.__version__},
     }
 

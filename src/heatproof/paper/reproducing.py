@@ -1,6 +1,5 @@
 """All experiments on one model, kept as they are done, and the page that they make."""
 
-import hashlib
 import json
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
@@ -8,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import heatproof
 from heatproof import certify
+from heatproof.code_hash import code_sha256
 from heatproof.errors import InputError, UnknownName
 from heatproof.models import Model, load
 from heatproof.paper import (
@@ -34,9 +33,11 @@ EXPERIMENTS: dict[str, tuple[tuple[str, Callable[[Study], Part | None]], ...]] =
     "d": (("d", alignment.measure),),
     "e": (("e captions", reading_captions.measure), ("e pictures", perturbing.measure)),
 }
-SHOWN = ("commands.py", "conclusions.py", "figures.py", "page.py")
-"""What says or draws results changes none of them."""
-SOURCES = ("auditing", "data", "methods", "metrics", "models", "paper", "proofs", "reading")
+SHOWN = (
+    *("auditing/commands.py", "benchmarking", "cli.py", "terminal.py", "training"),
+    *(f"paper/{name}.py" for name in ("commands", "conclusions", "figures", "page")),
+)
+"""What says or draws results, or takes no part in them, changes none."""
 IMAGES, QUICK_IMAGES = 1000, 24
 
 
@@ -103,7 +104,7 @@ def reproduce(order: Order, out: Path, watch: Watch | None = None) -> Part:
             "notices": (*model.notices, *material.notices, *_small(order)),
             "command": order.command,
             "environment": {"model": model.spec, **certify.environment(model, order.seed)},
-            "settings": {**order.sizes, "quick": order.quick, "code_sha256": _code()},
+            "settings": {**order.sizes, "quick": order.quick, "code_sha256": code_sha256(*SHOWN)},
             "sections": sections,
         }
     )
@@ -153,19 +154,12 @@ def _material(order: Order, model: Model) -> Material:
 def _settings(order: Order, model: Model, material: Material) -> dict[str, Any]:
     """Everything that a part depends on."""
     asked = {k: str(v) for k, v in asdict(order).items() if k != "only"}
-    return {**asked, "weights": model.weights_hash, "data": material.name, "code": _code()}
-
-
-def _code() -> str:
-    """A hash of the code that measures: another program's parts are not ours."""
-    root = Path(heatproof.__file__).parent
-    digest = hashlib.sha256()
-    for folder in SOURCES:
-        for path in sorted((root / folder).rglob("*.py")):
-            if folder == "paper" and path.name in SHOWN:
-                continue
-            digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+    return {
+        **asked,
+        "weights": model.weights_hash,
+        "data": material.name,
+        "code": code_sha256(*SHOWN),
+    }
 
 
 def _small(order: Order) -> tuple[str, ...]:
