@@ -391,6 +391,8 @@ def test_ctrl_c_from_a_terminal(tmp_path):
     """A real signal to a real process, while it loads the model."""
     scene(64, 48).save(tmp_path / "photo.jpg")
     code = "import os, signal, sys, time; from heatproof import cli, models\n"
+    # Where the tests run in the background, the signal is ignored from the start.
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += (
         f"load = lambda *_, **__: (os.kill(os.getpid(), {int(signal.SIGINT)}), time.sleep(30))\n"
     )
