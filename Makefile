@@ -18,8 +18,9 @@ $(STAMP): constraints.txt pyproject.toml
 demo: setup
 	$(BIN)/python -m heatproof.demo demo
 
+# A thread a worker: more of them wait for each other.
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: setup
 	$(BIN)/ruff format --check .
