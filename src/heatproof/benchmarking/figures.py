@@ -11,8 +11,8 @@ from heatproof.benchmarking.words import Summary
 from heatproof.report import chart
 
 TIGHT = 0.62  # of a row's usual height: a benchmark has many
-SHOWN = 3
-COLOURS = ("#1f5fa8", "#b86200", "#2f7d4f")
+SHOWN = 6
+COLOURS = ("#1f5fa8", "#b86200", "#2f7d4f", "#a3195b", "#5b3fa0", "#0e8a93")
 CONTROL_LINES = ("-", "--", "-.", ":")
 
 

@@ -123,12 +123,16 @@ def _metric(summary: Summary, metric: Summary, splits: Sequence[str], name: str)
     pictures = "".join(f'<figure class="chart">{each}</figure>' for each in drawn)
     tables = "".join(_grid(files.detail(metric, split), "h3") for split in splits)
     return (
-        f'<h2 id="{name}">{escape(metric["label"])}</h2><p>{escape(metric["summary"])}. '
+        f'<h2 id="{name}">{escape(metric["label"])}</h2><p>{escape(_sentence(metric["summary"]))} '
         f"{escape(_firsts(metric, splits))}</p>"
         f'<div class="charts">{pictures}</div>'
         f"<details><summary>Card, and paired differences</summary>{html.facts(facts)}{tables}"
         "</details>"
     )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith("?") else ".")
 
 
 def _firsts(metric: Summary, splits: Sequence[str]) -> str:
