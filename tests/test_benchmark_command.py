@@ -9,6 +9,7 @@ import pytest
 import heatproof
 import tiny_sets
 from heatproof import cli
+from heatproof.benchmarking.trials import LACKS
 
 pytest.importorskip("pyarrow")
 SMALL = ["benchmark", "--images", "4", "--batch-size", "2"]
@@ -79,7 +80,7 @@ def test_a_metric_that_the_data_cannot_serve_is_left_out_with_its_reason(tmp_pat
     assert cli.run([*SMALL, *given]) == 0
     found = summary(tmp_path)
     assert [each["name"] for each in found["metrics"]] == ["pointing"]
-    assert "point" in json.dumps(found["left_out"])
+    assert LACKS["points"] in json.dumps(found["left_out"])
 
 
 def test_phrases_leave_right_and_wrong_unknown(tmp_path: Path) -> None:
