@@ -367,7 +367,11 @@ def _league(found: dict[str, Any]) -> str:
         for name, audit in found["methods"].items()
     ]
     head, rows = league_rows(audits)
-    text = f"\n## {found['model']}\n\n{found['machine']}\n\n"
+    follow = any(
+        f["principle"] == 2 for each in found["methods"].values() for f in each["findings"]
+    )
+    size = f"; principle 2 on {found['pictures']} pictures" if follow else "; random weights"
+    text = f"\n## {found['model']}\n\n{found['machine']}{size}.\n\n"
     text += table(head[:-1], [[f"`{row[0]}`", *row[1:-1]] for row in rows])
     text += "\nEach violation in a line:\n\n"
     for audit in sorted(audits, key=lambda each: each.method):

@@ -11,7 +11,7 @@ import pytest
 import heatproof
 import tiny_sets as sets
 from heatproof import data
-from heatproof.data import pictured
+from heatproof.data import asked, pictured
 from heatproof.errors import InputError, UnknownName
 from tiny_sets import BOX, rectangle
 
@@ -190,3 +190,15 @@ def test_the_kinds_are_listed_without_importing_what_reads_them():
         env={"PYTHONPATH": str(SOURCE.parents[1])},
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_scenes_are_the_same_however_many_are_rendered_at_once(monkeypatch) -> None:
+    whole = asked.asked(7)
+    monkeypatch.setattr(asked, "AT_ONCE", 3)
+    parts = asked.asked(7)
+    for one, other in zip(whole.photos, parts.photos, strict=True):
+        assert one.tobytes() == other.tobytes()
+    for one, other in zip(whole.things, parts.things, strict=True):
+        assert [(t.label, t.mask.tolist()) for t in one] == [
+            (t.label, t.mask.tolist()) for t in other
+        ]

@@ -28,6 +28,7 @@ from heatproof.errors import InputError
 # Scoring takes parts 0 to 20 of the unseen seeds; these are further off than any it will take.
 FIRST = UNSEEN + (1000 << 32)
 OBJECTS = (2, 3, 4)
+AT_ONCE = 64
 Asked = Literal["shape", "colour"]
 
 
@@ -36,7 +37,7 @@ def asked(
 ) -> Pictured:
     """`count` scenes whose objects differ in `attribute` and share the distractor attribute."""
     scenes = drawn(count, attribute, seed)
-    pictures, masks = render(scenes, pixels=pixels)
+    pictures, masks = _rendered(scenes, pixels)
     labels = scenes.attributes[..., ATTRIBUTES.index(attribute)]
     things = tuple(
         tuple(
@@ -49,6 +50,14 @@ def asked(
     photos = tuple(Image.fromarray(p.permute(1, 2, 0).numpy()) for p in pictures)
     prompts = tuple(caption.text for caption in singles(attribute))
     return Pictured(f"scenes, {attribute}", photos, things, prompts, seed)
+
+
+def _rendered(scenes: Scenes, pixels: int) -> tuple[Tensor, Tensor]:
+    """`render`, some scenes at a time: what it works with is many times what it gives."""
+    numbers = torch.arange(len(scenes)).split(AT_ONCE)
+    parts = [render(scenes[rows], pixels=pixels) for rows in numbers]
+    pictures, masks = (torch.cat(each) for each in zip(*parts, strict=True))
+    return pictures, masks
 
 
 def drawn(count: int, attribute: Asked, seed: int) -> Scenes:
