@@ -354,7 +354,7 @@ def league() -> str:
         "`heatproof audit all`, by `benchmarks/league.py`: every method of the catalogue as its "
         "bare name runs, held to the checks of [principle 1](audit_principle_1.md) and "
         "[principle 2](audit_principle_2.md). A dash: the question does not arise. A question "
-        "mark: cannot tell here.\n"
+        "mark: cannot tell here. Not asked: the method is too slow for the time that was given.\n"
     )
     for path in sorted(RESULTS.glob("league_*.json")):
         text += _league(json.loads(path.read_text()))

@@ -332,12 +332,12 @@ def league() -> list[Audit]:
     ]
 
 
-def test_the_league_is_ordered_by_violations():
+def test_the_league_is_ordered_by_violations_and_what_was_not_asked_earns_nothing():
     head, rows = league_rows(league())
     assert head == ["method", "parity", "sign", "first violation"]
     assert rows == [
-        ["a-good", "holds", "-", ""],
         ["b-good", "holds", "holds", ""],
+        ["a-good", "holds", "not asked", ""],
         ["unsure", "holds", "?", ""],
         ["one", "holds", "VIOLATED", "sign: it is wrong"],
         ["worst", "VIOLATED", "VIOLATED", "parity: a | gap"],
@@ -348,7 +348,8 @@ def test_the_league_page_marks_verdicts_and_leads_to_the_methods(tmp_path):
     page = save_league(league(), tmp_path).read_text(encoding="utf-8")
     rows = re.findall(r"<tr>(.*?)</tr>", page)[1:]
     shapes = [re.findall(r'class="(\w+)" role="img" aria-label="([^"]+)"', row) for row in rows]
-    assert shapes[0] == [("ok", "holds"), ("faint", "not applicable")]
+    assert shapes[0] == [("ok", "holds"), ("ok", "holds")]
+    assert shapes[1] == [("ok", "holds"), ("faint", "not asked")]
     assert shapes[2] == [("ok", "holds"), ("faint", "cannot tell")]
     assert shapes[4] == [("bad", "violated"), ("bad", "violated")]
     assert '<a href="worst/audit.html">worst</a>' in rows[4]

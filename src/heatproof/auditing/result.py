@@ -90,7 +90,7 @@ def league_rows(audits: Sequence[Audit]) -> tuple[list[str], list[list[str]]]:
     rows: list[list[str]] = []
     for audit in sorted(audits, key=_rank):
         by_name = {finding.check: finding.verdict for finding in audit.findings}
-        marks = [SIGNS[by_name.get(check, "not applicable")] for check in checks]
+        marks = [SIGNS[by_name[check]] if check in by_name else UNASKED for check in checks]
         rows.append([audit.method, *marks, reason(audit)])
     return ["method", *checks, "first violation"], rows
 
@@ -103,12 +103,18 @@ SIGNS: dict[str, str] = {
 }
 
 
+UNASKED = "not asked"
+
+
 def reason(audit: Audit) -> str:
-    """The first violation in one line; empty where there is none."""
+    """The first violation in one line, else what was not asked; empty where there is neither."""
     found = [f for f in audit.findings if f.verdict == "violated"]
-    return f"{found[0].check}: {found[0].evidence}" if found else ""
+    if found:
+        return f"{found[0].check}: {found[0].evidence}"
+    return next((told for told in audit.notices if "was not measured" in told), "")
 
 
 def _rank(audit: Audit) -> tuple[int, int, str]:
+    """Fewest violations first, then most checks that hold: what was not asked earns nothing."""
     verdicts = [finding.verdict for finding in audit.findings]
-    return verdicts.count("violated"), verdicts.count("cannot tell"), audit.method
+    return verdicts.count("violated"), -verdicts.count("holds"), audit.method

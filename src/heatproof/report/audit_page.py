@@ -7,7 +7,7 @@ from pathlib import Path
 
 from heatproof import __version__
 from heatproof.auditing.finding import Finding
-from heatproof.auditing.result import Audit, league_rows
+from heatproof.auditing.result import UNASKED, Audit, league_rows
 from heatproof.report import html
 from heatproof.report.audit_figures import drawn
 
@@ -20,6 +20,7 @@ GLYPHS = {
     "VIOLATED": ("✕", "bad", "violated"),
     "?": ("?", "faint", "cannot tell"),
     "-": ("·", "faint", "not applicable"),
+    UNASKED: (" ", "faint", UNASKED),
 }
 
 
