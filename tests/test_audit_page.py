@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from heatproof import cli
+from heatproof.auditing.auditor import Auditor
 from heatproof.auditing.finding import Finding, Verdict
 from heatproof.auditing.result import Audit, from_json, league_rows
 from heatproof.report.audit_figures import FIGURES, drawn
@@ -365,3 +366,23 @@ def test_ctrl_c_says_where_finished_methods_are(tmp_path, monkeypatch, capsys) -
     monkeypatch.setattr("heatproof.auditing.auditor.Auditor.audit", stopped)
     assert cli.run(["audit", "center,edges", "--principle", "1", "-o", str(tmp_path)]) == 130
     assert f"what is done is kept in {tmp_path}" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_an_audit_of_many_goes_on_with_the_same_code_alone(tmp_path, monkeypatch) -> None:
+    command = ["audit", "center,edges", "--principle", "1", "-o", str(tmp_path)]
+    assert cli.run(command) == 1
+    made: list[str] = []
+    whole = Auditor.audit
+
+    def noted(self: Auditor, method: Any, **more: Any) -> Audit:
+        made.append(method.card.name)
+        return whole(self, method, **more)
+
+    monkeypatch.setattr(Auditor, "audit", noted)
+    assert cli.run(command) == 1
+    assert made == []
+    stored = json.loads((tmp_path / "edges" / "audit.json").read_text())
+    stored["environment"]["code_sha256"] = "another"
+    (tmp_path / "edges" / "audit.json").write_text(json.dumps(stored))
+    assert cli.run(command) == 1
+    assert made == ["edges"]

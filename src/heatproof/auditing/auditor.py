@@ -16,6 +16,7 @@ from heatproof.auditing.principle1 import explain_the_model_itself
 from heatproof.auditing.result import Audit
 from heatproof.auditing.subject import Auditable, Subject
 from heatproof.certify import environment
+from heatproof.code_hash import code_sha256
 from heatproof.data.asked import asked
 from heatproof.data.opening import open as open_data
 from heatproof.data.pictured import Pictured
@@ -37,6 +38,11 @@ PROMPTS = (
     "a bowl of fruit",
 )
 PICTURES, PIXELS = 4, 256
+SHOWN = (
+    *("auditing/commands.py", "benchmarking", "cli.py", "paper", "proofs"),
+    *("terminal.py", "training"),
+)
+"""What takes no part in a finding: another version of it goes on with an audit of many."""
 MAPS = 20  # about as many maps of a picture does principle 2 ask for
 TIMED = 4
 FEWEST = 40
@@ -101,6 +107,11 @@ class Auditor:
         return next((n for n in parts if n * each * MAPS <= self.budget), 0), each
 
     @property
+    def environment(self) -> dict[str, Any]:
+        """Weights, code and versions that the findings were made with."""
+        return {**environment(self.model, self.seed), "code_sha256": code_sha256(*SHOWN)}
+
+    @property
     def question(self) -> dict[str, Any]:
         """What decides the findings beside the method and the model, in plain values."""
         return {
@@ -141,7 +152,7 @@ class Auditor:
             self.model.spec,
             tuple(found),
             tuple(dict.fromkeys(notices)),
-            environment(self.model, self.seed),
+            self.environment,
             self.question,
             round(time.monotonic() - started, 1),
         )

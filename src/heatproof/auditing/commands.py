@@ -148,8 +148,11 @@ def _kept(folder: Path, auditor: "Auditor", method: Any) -> "Audit | None":
         auditor.model.spec,
         auditor.question,
     )
-    hashed = found.environment.get("weights_sha256") == auditor.model.weights_hash
-    return found if same and hashed else None
+    made_by = auditor.environment
+    alike = all(
+        found.environment.get(key) == made_by[key] for key in ("weights_sha256", "code_sha256")
+    )
+    return found if same and alike else None
 
 
 def _tell(found: "Audit", whole: bool) -> None:
