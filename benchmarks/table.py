@@ -7,7 +7,6 @@ goes on where it was.
 """
 
 import argparse
-import shutil
 import time
 from pathlib import Path
 
@@ -23,6 +22,15 @@ FEWER = {
     "second-order.steps": "5",
     "m2ib.batch": "2",
 }
+
+HEAD = """# The full table on `scenes`
+
+`python benchmarks/table.py`: every method, the main metrics with five steps, {images} scenes whose
+objects differ in shape alone, {minutes:.0f} minutes on one thread of a CPU. So that methods of many
+passes can be afforded: {fewer}. What the columns are: [metrics](metrics.md). Every number is of the
+embedded model, which knows rendered scenes only.
+
+"""
 
 
 def main() -> None:
@@ -53,7 +61,9 @@ def main() -> None:
     took = time.monotonic() - started
     print(f"{asked.images} scenes: {took:.0f} s here, {result.summary['seconds']:.0f} s measuring")
     if asked.images >= 500:
-        shutil.copyfile(asked.work / "table.md", DOCS / "benchmark_scenes.md")
+        fewer = ", ".join(f"`{switch}={value}`" for switch, value in FEWER.items())
+        text = HEAD.format(images=asked.images, minutes=result.summary["seconds"] / 60, fewer=fewer)
+        (DOCS / "benchmark_scenes.md").write_text(text + (asked.work / "table.md").read_text())
 
 
 if __name__ == "__main__":
