@@ -12,8 +12,8 @@ import heatproof
 from families import FAMILIES, model_of, picture, prompts_for
 from heatproof import passes, row_pass, scores
 from heatproof.certify import TOLERANCE
-from heatproof.explaining import _ImageJob  # pyright: ignore[reportPrivateUsage]
 from heatproof.inputs import pictures, prompts
+from heatproof.jobs import ImageJob
 from heatproof.methods import AttentionXGradient, GradECLIP, Method, RawAttention, ReadPass
 from heatproof.methods.base import gradients_at_once, stands_for
 from heatproof.models import Model
@@ -59,7 +59,7 @@ def outcome(
         asked = embeddings(model.image.encode(picture(model, 1)).shape[1], 3)
     shown = pictures(model, picture(model, items), None)
     chosen = scores.create(score or scores.default(model))
-    job = _ImageJob(shown, prompts(model, asked), chosen, None)
+    job = ImageJob(shown, prompts(model, asked), chosen, None)
     sites = passes.sites_of(model, "image", lambda: model.image.encode(shown.pixels[:1]))
     (chunk,) = job.chunks(8)
     return passes.run(model, method, sites, chunk, seed=0, evidence=evidence)

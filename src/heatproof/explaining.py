@@ -7,8 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
-from PIL import Image
+from jaxtyping import Float
 from torch import Tensor
 
 from heatproof import certify as proof
@@ -19,8 +18,9 @@ from heatproof.errors import InputError, PromptError, ReadingError
 from heatproof.explanation import Explanation, Record, Word, WordExplanation
 from heatproof.inputs import Images, ImageSize, Pictures, PromptInput, Prompts
 from heatproof.jacobians import Jacobian, Scale
+from heatproof.jobs import ImageJob, TextJob
 from heatproof.methods.base import Method, Side
-from heatproof.models.model import Layout, Model, Piece, Readout, Tokens
+from heatproof.models.model import Layout, Model, Piece
 from heatproof.passes import (
     Chunk,
     Outcome,
@@ -33,7 +33,6 @@ from heatproof.passes import (
 )
 
 Progress = Callable[[int, int], None]
-POOLS = ("pool probe", "mean query")
 
 
 def explain(
@@ -78,7 +77,7 @@ def explain(
     asked = inputs.prompts(model, prompts)
     target.check(model, len(asked.labels))
     nulls, unmeasured = _null_prompts(model) if certify else (None, ())
-    job = _ImageJob(shown, asked, target, nulls)
+    job = ImageJob(shown, asked, target, nulls)
     sites = sites_of(shown.model, "image", lambda: shown.model.image.encode(shown.pixels[:1]))
     _check_layout(job.layout, sites[-1].keys)
     gathered = _gather(
@@ -88,7 +87,7 @@ def explain(
     maps = layout.grid(gathered.values[:, :count]).float()
     certificate = Certificate((), *_factors(chosen, "image"))
     if certify:
-        names = [p.source for p in shown.photos] or [f"image {n}" for n in range(len(maps))]
+        names = _names(shown)
         changes = _null_changes(layout.grid(gathered.values).flatten(2), count, job.nulls)
         warnings = (*_drift(model, shown, job), *unmeasured)
         certificate = proof.certify(
@@ -135,7 +134,7 @@ def jacobian(
         )
     shown = inputs.pictures(model, images, image_size)
     none = Prompts((), torch.zeros(0, 0))
-    job = _ImageJob(shown, none, target, None)
+    job = ImageJob(shown, none, target, None)
     sites = sites_of(shown.model, "image", lambda: shown.model.image.encode(shown.pixels[:1]))
     _check_layout(job.layout, sites[-1].keys)
 
@@ -157,7 +156,7 @@ def jacobian(
     maps = job.layout.grid(gathered.values)
     certificate = Certificate((), *_factors(chosen, "image"))
     if certify:
-        names = [p.source for p in shown.photos] or [f"image {n}" for n in range(len(maps))]
+        names = _names(shown)
         count = maps.shape[1]
         labels = [f"coordinate {n}" for n in range(count)]
         certificate = proof.certify(
@@ -195,7 +194,7 @@ def explain_words(
     target.check(model, len(asked.labels))
     if asked.tokens is None:
         raise InputError("embeddings have no words; pass the prompts as texts or token ids")
-    job = _TextJob(shown, asked, target, batch_size)
+    job = TextJob(shown, asked, target, batch_size)
     first = inputs.select(asked.tokens, 0, 1)
     encode = model.text.encode
     sites = sites_of(model, "text", lambda: encode(first))
@@ -204,7 +203,7 @@ def explain_words(
     )
     certificate = Certificate((), *_factors(chosen, "text"))
     if certify:
-        names = [p.source for p in shown.photos] or [f"image {n}" for n in range(len(job.images))]
+        names = _names(shown)
         certificate = proof.certify(
             model,
             chosen,
@@ -218,165 +217,6 @@ def explain_words(
     notices = (*shown.notices, *asked.notices)
     record = _record(model, chosen, target, asked, seed, notices, image_size)
     return _word_explanation(gathered, asked, certificate, record, shown)
-
-
-# --- the two towers as jobs -------------------------------------------------------------------
-
-
-class _ImageJob:
-    """Pictures against prompts, null prompts behind them: what the image tower is run for."""
-
-    def __init__(
-        self, shown: Pictures, asked: Prompts, score: scores.Score, nulls: Prompts | None
-    ) -> None:
-        self.model, self.pixels, self.score, self.asked = shown.model, shown.pixels, score, asked
-        self.nulls = nulls
-        self.nothing: Tensor | None = None
-        self.photos = shown.photos
-        self.labels = asked.labels if nulls is None else (*asked.labels, *nulls.labels)
-        self.against = _against(shown.model, score)
-        self.layout = shown.model.image.layout(*shown.pixels.shape[-2:])
-
-    def compare(self, embedding: Tensor) -> Tensor:
-        model, texts = self.model, self.asked.embeddings
-        if embedding.shape[1] != texts.shape[1]:
-            raise PromptError(
-                f"got embeddings of width {texts.shape[1]}, {model.spec} has {embedding.shape[1]}"
-            )
-        found = self.score(scores.pairs(model, embedding, texts, against=self.against))
-        if self.nulls is None:
-            return found
-        nulls = scores.pairs(
-            model, embedding, self.nulls.embeddings, rivals=texts, against=self.against
-        )
-        return torch.cat([found, self.score(nulls)], dim=1)
-
-    def slopes(
-        self, embedding: Float[Tensor, "item dim"]
-    ) -> Float[Tensor, "item target dim"] | None:
-        """dS/d(embedding) in closed form; None where the score has none."""
-        texts = self.asked.embeddings
-        if self.nulls is not None:
-            texts = torch.cat([texts, self.nulls.embeddings])
-        return scores.slopes(self.model, self.score, embedding, texts, against=self.against)
-
-    def empty(self, embedding: Float[Tensor, "item dim"]) -> Float[Tensor, " item"]:
-        """Scores against the empty prompt, which is embedded when first asked for."""
-        if self.model.text is None:
-            raise InputError(f"{self.model.spec} is a classifier and has no empty prompt")
-        if self.nothing is None:
-            self.nothing = inputs.embed(self.model, [""]).embeddings
-        found = scores.pairs(
-            self.model,
-            embedding,
-            self.nothing,
-            rivals=self.asked.embeddings,
-            against=self.against,
-        )
-        return self.score(found)[:, 0]
-
-    def chunks(self, size: int) -> list[Chunk]:
-        tower, layout = self.model.image, self.layout
-        start = len(layout.prefix)
-        content = slice(start, start + layout.rows * layout.cols)
-        made: list[Chunk] = []
-        for number, pixels in enumerate(self.pixels.split(size)):
-            start_of = number * size
-            made.append(
-                Chunk(
-                    "image",
-                    partial(tower.encode, pixels),
-                    self.compare,
-                    _rows(tower.readout, len(pixels)),
-                    content,
-                    tower.readout.name in POOLS,
-                    (layout.rows, layout.cols),
-                    pixels,
-                    tower.encode,
-                    self.labels,
-                    tuple(photo.image for photo in self.photos[start_of : start_of + len(pixels)]),
-                    len(self.asked.labels),
-                    tower.project,
-                    self.empty,
-                    number,
-                    black=partial(_black, self.model, pixels),
-                    targets=len(self.labels),
-                    width=self.asked.embeddings.shape[1],
-                    linear_slopes=self.slopes,
-                )
-            )
-        return made
-
-
-class _TextJob:
-    """Prompts against pictures: what the text tower is run for."""
-
-    def __init__(
-        self, shown: Pictures, asked: Prompts, score: scores.Score, batch_size: int
-    ) -> None:
-        assert shown.model.text is not None
-        assert asked.tokens is not None
-        self.model, self.score, self.asked, self.tokens = shown.model, score, asked, asked.tokens
-        self.tower = shown.model.text
-        self.against = _against(shown.model, score)
-        with torch.no_grad():
-            parts = [shown.model.image.encode(pixels) for pixels in shown.pixels.split(batch_size)]
-        self.images = torch.cat(parts).to(asked.embeddings.dtype)
-
-    def compare(self, embedding: Tensor, start: int) -> Tensor:
-        """(prompt, image): these prompts are live, all others are constants."""
-        stop = start + len(embedding)
-        texts = self.asked.embeddings
-        live = torch.cat([texts[:start], embedding, texts[stop:]])
-        found = scores.pairs(self.model, self.images, live, against=self.against)
-        return self.score(found)[:, start:stop].T
-
-    def chunks(self, size: int) -> list[Chunk]:
-        made: list[Chunk] = []
-        context = self.tokens.ids.shape[1]
-        for number, start in enumerate(range(0, len(self.tokens.texts), size)):
-            part = inputs.select(self.tokens, start, start + size)
-            made.append(
-                Chunk(
-                    "text",
-                    partial(self.tower.encode, part),
-                    partial(self.compare, start=start),
-                    None if self.tower.readout.name == "mean of tokens" else part.readout,
-                    slice(0, context),
-                    self.tower.readout.name in POOLS,
-                    asked=len(self.images),
-                    project=self.tower.project,
-                    number=number,
-                    words=_words(part),
-                )
-            )
-        return made
-
-
-def _black(model: Model, like: Tensor) -> Float[Tensor, "3 1 1"]:
-    """What the model's own preprocessing makes of a black pixel."""
-    size = model.image.preprocess
-    picture = size(Image.new("RGB", (size.width, size.height)))
-    row, col = size.height // 2, size.width // 2
-    return picture[:, row : row + 1, col : col + 1].to(like.device, like.dtype)
-
-
-def _words(tokens: Tokens) -> Bool[Tensor, "prompt context"]:
-    """Which positions stand for words: all but BOS, end of text and padding."""
-    words = torch.zeros(tokens.ids.shape, dtype=torch.bool)
-    for prompt, pieces in enumerate(tokens.pieces):
-        words[prompt, [piece.position for piece in pieces]] = True
-    return words
-
-
-def _rows(readout: Readout, items: int) -> Tensor | None:
-    return None if readout.row is None else torch.full((items,), readout.row)
-
-
-def _against(model: Model, score: scores.Score) -> Tensor | None:
-    if not score.against:
-        return None
-    return inputs.prompts(model, score.against).embeddings
 
 
 # --- running chunks and putting them together ------------------------------------------------
@@ -487,6 +327,13 @@ def _factors(method: Method, side: Side) -> tuple[tuple[str, ...], tuple[str, ..
     return factors.native, factors.substituted
 
 
+def _names(shown: Pictures) -> list[str]:
+    """What the pictures are called: where they came from, else by number."""
+    return [photo.source for photo in shown.photos] or [
+        f"image {n}" for n in range(len(shown.pixels))
+    ]
+
+
 def _null_prompts(model: Model) -> tuple[Prompts | None, tuple[str, ...]]:
     """The null prompts, or why there are none."""
     if model.text is None:
@@ -508,7 +355,7 @@ def _null_changes(
     }
 
 
-def _drift(native: Model, shown: Pictures, job: _ImageJob) -> tuple[str, ...]:
+def _drift(native: Model, shown: Pictures, job: ImageJob) -> tuple[str, ...]:
     """How far the scores at this input size are from those at the model's own."""
     if shown.model is native:
         return ()

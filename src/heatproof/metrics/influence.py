@@ -1,6 +1,6 @@
 """Most and least influential first, and the gap between them (arXiv 2401.06654)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from jaxtyping import Float
@@ -58,21 +58,12 @@ class LIF(_Influence):
     """The least influential first."""
 
     first = "least"
-    card: ClassVar[Card] = Card(
+    card: ClassVar[Card] = replace(
+        MIF.card,
         name="lif",
         summary="least influential first: does the score stay up?",
         formula="mean height of s(f), the score without the share f of the least heated cells",
         better="higher",
-        needs=("score",),
-        source=_SOURCE,
-        chance="a random map's, which depends on the imputer: prefer `srg`",
-        invariant=("scale", "shift"),
-        endpoints="the whole picture; all of it imputed",
-        imputer="mean; all others by `imputer`",
-        steps="20, both ends scored",
-        space=_SPACE,
-        variants=("ROAD (arXiv 2202.00449): imputer=inpainting, unit=pixels",),
-        differs=_DIFFERS,
     )
 
 

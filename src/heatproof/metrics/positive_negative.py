@@ -1,6 +1,6 @@
 """Positive and negative perturbation (Chefer et al., CVPR 2021; LeGrad)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from heatproof.metrics.base import Card
@@ -25,14 +25,22 @@ _DIFFERS = (
 )
 
 
-@register
 @dataclass(frozen=True)
-class PositivePerturbation(Removing):
-    """The most heated pixels first."""
+class _Perturbation(Removing):
+    """Pixels become black, ten points up to nine tenths of them."""
 
     imputer: Imputer = "black"
     unit: Unit = "pixels"
     of: Of = "accuracy"
+
+    def shares(self) -> tuple[float, ...]:
+        return _SHARES
+
+
+@register
+@dataclass(frozen=True)
+class PositivePerturbation(_Perturbation):
+    """The most heated pixels first."""
 
     card: ClassVar[Card] = Card(
         name="positive-perturbation",
@@ -52,37 +60,18 @@ class PositivePerturbation(Removing):
         differs=_DIFFERS,
     )
 
-    def shares(self) -> tuple[float, ...]:
-        return _SHARES
-
 
 @register
 @dataclass(frozen=True)
-class NegativePerturbation(Removing):
+class NegativePerturbation(_Perturbation):
     """The least heated pixels first."""
 
-    imputer: Imputer = "black"
-    unit: Unit = "pixels"
-    of: Of = "accuracy"
-
     first = "least"
-    card: ClassVar[Card] = Card(
+    card: ClassVar[Card] = replace(
+        PositivePerturbation.card,
         name="negative-perturbation",
         summary="how long is the model right when the least heated pixels go first?",
         formula="mean height (trapezoid rule over f = 0, 0.1, ..., 0.9) of the accuracy without "
         "the share f of the least heated pixels",
         better="higher",
-        needs=("hit", "levels"),
-        source=_SOURCE,
-        chance="a random map's: the accuracy where random pixels are removed",
-        invariant=("scale", "shift"),
-        endpoints="the whole picture; nine tenths of it black",
-        imputer="black (zero before normalisation)",
-        steps="10 points",
-        space=_SPACE,
-        variants=_VARIANTS,
-        differs=_DIFFERS,
     )
-
-    def shares(self) -> tuple[float, ...]:
-        return _SHARES

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof import inputs
+from heatproof.jobs import POOLS
 from heatproof.methods import Method
 from heatproof.methods.base import Side
 from heatproof.models import Model
@@ -66,7 +67,7 @@ def image_maps(
             partial(_own, wanted.to(model.device)),
             None if row is None else torch.full((len(part),), row),
             slice(start, start + cells),
-            tower.readout.name in ("pool probe", "mean query"),
+            tower.readout.name in POOLS,
             (layout.rows, layout.cols),
             part,
             tower.encode,
