@@ -1,7 +1,8 @@
 """What deletion costs: throughput over bare `encode_image` of as many pictures, and its memory.
 
-Both sides run alternately in one process, as in `explain_cost`. Memory: how far the resident set
-of a fresh process grows over what the first two batches took, by steps and by pictures.
+Both sides run alternately in one process, as in `explain_cost`. Token removal (imputer=tokens) is
+measured as it is, dropping tokens, and with their keys masked alone. Memory: how far the resident
+set of a fresh process grows over what the first two batches took, by steps and by pictures.
 Random weights: cost is the same.
 
     python benchmarks/metrics_cost.py [--model open_clip:ViT-B-16] [--items 1] [--runs 5]
@@ -14,7 +15,7 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -25,6 +26,9 @@ from explain_cost import ratio
 from heatproof import metrics
 from heatproof.metrics import Trial
 from heatproof.models import Model
+from heatproof.passes import sites_of
+from heatproof.reading import reading
+from heatproof.removal import each_without
 
 LIMIT = 0.9
 STEPS = 20
@@ -47,15 +51,36 @@ def trial_of(model: Model, items: int, batch: int) -> Trial:
             found = torch.nn.functional.normalize(model.image.encode(shown), dim=1)
             return (found * prompts[item]).sum(1)
 
+    sites = sites_of(model, "image", lambda: model.image.encode(pixels[:1]))
+
+    def tokens(keep: Tensor, item: Tensor) -> Tensor:
+        every = torch.ones(len(keep), layout.tokens, dtype=torch.bool, device=keep.device)
+        start = len(layout.prefix)
+        every[:, start : start + keep.shape[1]] = keep
+        with torch.inference_mode():
+            made = each_without(
+                model.module,
+                [site.path for site in sites],
+                every,
+                lambda rows: model.image.encode(pixels[item[rows]]),
+                batch,
+            )
+            return (torch.nn.functional.normalize(made, dim=1) * prompts[item]).sum(1)
+
     maps = torch.randn(items, layout.rows, layout.cols, generator=generator)
     levels = torch.tensor([[-2.0] * 3, [2.0] * 3])
-    return Trial(maps, pixels, score=score, levels=levels, batch_size=batch)
+    return Trial(maps, pixels, score=score, tokens=tokens, levels=levels, batch_size=batch)
 
 
-def throughput(model: Model, items: int, batch: int, imputer: str, runs: int) -> dict[str, float]:
+def masking(model: Model) -> AbstractContextManager[object]:
+    """Under anybody's reading no token is dropped: keys are masked alone."""
+    return reading(model.module, ())
+
+
+def throughput(model: Model, items: int, batch: int, named: str, runs: int) -> dict[str, float]:
     """Bare time over deletion's: 1 is no overhead."""
     trial = trial_of(model, items, batch)
-    metric = metrics.create("deletion", imputer=imputer, steps=STEPS)
+    metric = metrics.create("deletion", imputer=named.split(",")[0], steps=STEPS)
     shown = trial.pixels[:1].expand(batch, -1, -1, -1).contiguous()
     count = items * (STEPS + 1)
 
@@ -64,7 +89,10 @@ def throughput(model: Model, items: int, batch: int, imputer: str, runs: int) ->
             for start in range(0, count, batch):
                 model.image.encode(shown[: min(batch, count - start)])
 
-    run: Callable[[], object] = lambda: metric.measure(trial)  # noqa: E731
+    def run() -> None:
+        with masking(model) if "masked" in named else nullcontext():
+            metric.measure(trial)
+
     found = ratio(run, bare, runs)
     return {
         "median": 1 / found["median"],
@@ -123,7 +151,7 @@ def main() -> None:
     model = heatproof.load(asked.model)
     rows = {
         imputer: throughput(model, asked.items, asked.batch, imputer, asked.runs)
-        for imputer in ("zero", "mean", "blur", "noise")
+        for imputer in ("zero", "mean", "blur", "noise", "tokens", "tokens, masked")
     }
     memory = {
         "by steps, 16 pictures": {n: grown("scenes", 16, n, 32) for n in (5, 20, 80, 320)},

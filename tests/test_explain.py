@@ -13,8 +13,9 @@ from torch import Tensor
 import heatproof
 from families import FAMILIES, ids, ids_for, model_of, picture, prompts_for
 from heatproof import scores
+from heatproof.agreement import TOLERANCE
 from heatproof.certificate import Certificate, Check
-from heatproof.certify import TOLERANCE, change
+from heatproof.certify import change
 from heatproof.errors import ImageError, InputError, PromptError, ReadingError, UnknownName
 from heatproof.explaining import merge
 from heatproof.methods import AttentionXGradient, Card, Plan, RawAttention, ReadPass, Side

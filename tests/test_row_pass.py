@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import heatproof
 from families import FAMILIES, model_of, picture, prompts_for
 from heatproof import passes, row_pass, scores
-from heatproof.certify import TOLERANCE
+from heatproof.agreement import TOLERANCE
 from heatproof.inputs import pictures, prompts
 from heatproof.jobs import ImageJob
 from heatproof.methods import AttentionXGradient, GradECLIP, Method, RawAttention, ReadPass

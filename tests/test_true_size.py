@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import heatproof
-from heatproof.certify import TOLERANCE
+from heatproof.agreement import TOLERANCE
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 

@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from heatproof.agreement import TOLERANCE
 from heatproof.certificate import Certificate, Check
 from heatproof.methods.base import Factors, Method, Side
 from heatproof.models.model import Model, Readout
 
-# How far the explained score may be from the untouched one, relative to the largest score (or 1).
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 # Controls that say nothing about any picture; an explanation should change under them.
 NULL_PROMPTS = {
     "empty": "",
@@ -75,6 +74,7 @@ def _parity(
     model: Model, factors: Factors, labels: tuple[Sequence[str], Sequence[str]], ev: Evidence
 ) -> Check:
     gaps = (ev.explained - ev.untouched).abs()
+    # Relative to the largest score, or to 1.
     limit = TOLERANCE[model.dtype] * max(1.0, float(ev.untouched.abs().max()))
     gap = float(gaps.max())
     if gap <= limit:

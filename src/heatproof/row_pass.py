@@ -20,16 +20,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from heatproof.certify import TOLERANCE
-from heatproof.errors import HeatproofError
+from heatproof.agreement import UNFIT, agree
 from heatproof.methods.base import Method, Plan, stands_for
 from heatproof.models.model import Projection
 from heatproof.reading import Attention, AttentionCall, Site, reading, readings_open
 from heatproof.reading.call import at_least_float32
 from heatproof.reading.interventions import chain
-
-# What a block says when it is not made for one row: rotary positions, masks, windows.
-UNFIT = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, HeatproofError)
 
 # Calls whose block was seen to run on no single row: it is not tried twice.
 _unfit: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
@@ -119,7 +115,7 @@ def read_row(
         _unfit.setdefault(module, set()).add(site.path)
         return None
     embedding = at_least_float32(alone)
-    if not _agree(embedding.detach(), whole, TOLERANCE[alone.dtype]):
+    if not agree(embedding.detach(), whole, alone.dtype):
         return None
     return RowPass(embedding, layer, live)
 
@@ -216,14 +212,6 @@ def _first(output: Any) -> Tensor:
         return output
     values = output.values() if isinstance(output, Mapping) else output
     return next(each for each in values if isinstance(each, Tensor))
-
-
-def _agree(alone: Tensor, whole: Tensor, tolerance: float) -> bool:
-    """Item by item, relative to the whole pass's embedding."""
-    if alone.shape != whole.shape:
-        return False
-    gaps = (alone - whole).norm(dim=-1)
-    return bool((gaps <= tolerance * whole.norm(dim=-1)).all())
 
 
 def _live_rows(

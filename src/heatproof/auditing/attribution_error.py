@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from heatproof.agreement import TOLERANCE
 from heatproof.auditing.bench import Bench
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.hiding import fills
 from heatproof.auditing.subject import Subject
 from heatproof.auditing.wrapped import Wrapped
-from heatproof.certify import TOLERANCE
 from heatproof.methods import Method, ReadPass
 from heatproof.metrics import intervals
 from heatproof.reading.interventions import knock_out, masked_keys

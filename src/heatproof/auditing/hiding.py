@@ -5,15 +5,15 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
 from heatproof.auditing.bench import Bench
 from heatproof.metrics.imputers import blurred
 from heatproof.models import Model
-from heatproof.reading import Site, reading
-from heatproof.reading.interventions import masked_keys
+from heatproof.reading import Site
+from heatproof.removal import each_without
 
 Fill = Callable[[Tensor], Tensor]
 """(image, 3, height, width) -> what stands in the place of hidden pixels, of the same shape."""
@@ -80,10 +80,11 @@ def _without_tokens(
     keep = torch.ones(len(pixels), layout.tokens, dtype=torch.bool)
     first = len(layout.prefix)
     keep[:, first : first + hidden[0].numel()] = ~hidden.flatten(1)
-    parts: list[Tensor] = []
-    size = bench.batch_size
-    for part, kept in zip(pixels.split(size), keep.split(size), strict=True):
-        changes = {site.path: masked_keys(kept) for site in sites}
-        with torch.no_grad(), reading(bench.model.module, (), interventions=changes):
-            parts.append(bench.model.image.encode(part))
-    return bench.compare(torch.cat(parts), _texts(bench))
+
+    def run(rows: Int[Tensor, " _"]) -> Tensor:
+        return bench.model.image.encode(pixels[rows.to(pixels.device)])
+
+    paths = [site.path for site in sites]
+    with torch.no_grad():
+        found = each_without(bench.model.module, paths, keep, run, bench.batch_size)
+    return bench.compare(found, _texts(bench))

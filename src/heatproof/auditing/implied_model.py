@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from heatproof import inputs, scores
+from heatproof.agreement import TOLERANCE
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.labelled import Accuracy, Labelled, accuracy, prepared
 from heatproof.auditing.measures import code_of, percent, ranking
 from heatproof.auditing.subject import Subject
-from heatproof.certify import TOLERANCE
 from heatproof.methods import Tower
 from heatproof.models import Model
 from heatproof.passes import sites_of

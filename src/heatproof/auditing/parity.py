@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from heatproof.agreement import TOLERANCE
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.in_place import in_dtype
 from heatproof.auditing.measures import code_of, ranking
 from heatproof.auditing.subject import Subject
 from heatproof.auditing.wrapped import Wrapped
-from heatproof.certify import TOLERANCE
 from heatproof.errors import PromptError
 from heatproof.explaining import explain, explain_words
 from heatproof.methods import Method, ReadPass, Side

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from heatproof import inputs
 from heatproof import scores as score_pairs
+from heatproof.agreement import TOLERANCE
 from heatproof.auditing.finding import Finding, Verdict
 from heatproof.auditing.in_place import in_dtype
 from heatproof.auditing.measures import code_of
 from heatproof.auditing.subject import Subject
 from heatproof.auditing.wrapped import Wrapped
-from heatproof.certify import TOLERANCE
 from heatproof.methods import Foreign, Method, Plan, ReadPass, Side
 from heatproof.models import Model
 from heatproof.passes import sites_of

@@ -16,8 +16,8 @@ from heatproof.metrics import localisation
 from heatproof.models import Model
 from heatproof.passes import sites_of
 from heatproof.questions import beaten, drawn, present, seen
-from heatproof.reading import Site, reading
-from heatproof.reading.interventions import masked_keys
+from heatproof.reading import Site
+from heatproof.removal import each_without
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,16 +230,14 @@ class Asked:
         """See `metrics.base.TokenScore`; class tokens and registers always stay."""
         model, process = self.bench.model, self.bench.model.image.preprocess
         layout = model.image.layout(process.height, process.width)
-        found: list[Tensor] = []
-        for part, rows in zip(
-            keep.split(self.bench.batch_size), item.cpu().split(self.bench.batch_size), strict=True
-        ):
-            keys = torch.ones(len(part), layout.tokens, dtype=torch.bool, device=model.device)
-            start = len(layout.prefix)
-            keys[:, start : start + part.shape[1]] = part.to(model.device)
-            changes = {site.path: masked_keys(keys) for site in self.bench.sites}
-            with torch.inference_mode(), reading(model.module, [], interventions=changes):
-                images = model.image.encode(self.pixels[rows.to(model.device)])
-                images = images.to(self.bench.texts.dtype)
-                found.append(self.bench.paired(images, self.named[rows]).cpu())
-        return torch.cat(found)
+        start, item = len(layout.prefix), item.cpu()
+        keys = torch.ones(len(keep), layout.tokens, dtype=torch.bool, device=model.device)
+        keys[:, start : start + keep.shape[1]] = keep.to(model.device)
+
+        def run(rows: Int[Tensor, " _"]) -> Tensor:
+            return model.image.encode(self.pixels[item[rows].to(model.device)])
+
+        paths = [site.path for site in self.bench.sites]
+        with torch.inference_mode():
+            images = each_without(model.module, paths, keys, run, self.bench.batch_size)
+            return self.bench.paired(images.to(self.bench.texts.dtype), self.named[item]).cpu()

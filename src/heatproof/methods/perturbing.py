@@ -18,6 +18,7 @@ from heatproof.errors import InputError, ReadingError
 from heatproof.methods.base import Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.reading import Site
 from heatproof.reading.interventions import masked_keys
+from heatproof.removal import each_without
 
 Remove = Literal["pixels", "tokens"]
 Fill = Literal["zero", "black", "mean", "blur"]
@@ -230,9 +231,17 @@ def _image_token_scores(
     read: ReadPass, item: int, masks: Bool[Tensor, "coalition key"]
 ) -> Float[Tensor, "coalition target"]:
     assert read.pixels is not None
+    if not len(masks):
+        return torch.zeros(0, read.targets, dtype=torch.float64)
     same = read.pixels[item].expand(BATCH, -1, -1, -1)
-    scores = [_masked(read, same[: len(part)], part) for part in masks.split(BATCH) if len(part)]
-    return torch.cat([torch.zeros(0, read.targets, dtype=torch.float64), *scores])
+    paths = [layer.path for layer in read.trace.layers]
+    keys = masks.to(read.last.key.device)
+
+    def run(rows: Int[Tensor, " _"]) -> Tensor:
+        return _exact(read.rerun(same[: len(rows)]))
+
+    with torch.no_grad():
+        return each_without(read.root, paths, keys, run, BATCH)
 
 
 def _text_token_scores(

@@ -78,7 +78,11 @@ class Score(Protocol):
 
 @runtime_checkable
 class TokenScore(Protocol):
-    """The same of the trial's own pictures, of which the model sees these cells' tokens alone."""
+    """The same of the trial's own pictures, of which the model sees these cells' tokens alone.
+
+    Many more variants than a batch may come at once: masks are small, and variants that hide as
+    much go well together.
+    """
 
     def __call__(
         self, keep: Bool[Tensor, "variant cell"], item: Int[Tensor, " variant"]

@@ -9,7 +9,7 @@
 | noise | uniform colours from black to white, by the trial's seed, the same for all pictures |
 | inpainting | the solution of ROAD's linear equations and its noise of 0.01 (`inpainting`) |
 | other | another picture of the trial: the next one by mean brightness that is not the same |
-| tokens | nothing: no token may attend to the hidden ones, in any layer |
+| tokens | nothing: no token may attend to the hidden ones, in any layer (see `removal`) |
 
 `scored` makes `Trial.batch_size` changed pictures at once on the trial's device and keeps their
 scores alone, so that memory does not grow with the number of pictures or of steps.
@@ -33,6 +33,8 @@ Imputer = Literal["zero", "mean", "black", "blur", "noise", "inpainting", "other
 Fill = Literal["zero", "mean", "black", "blur", "noise", "other"]
 Of = Literal["score", "accuracy"]
 ROAD_NOISE = 0.01
+# Masks of tokens are small; whoever scores them can put those together that hide as much.
+TOKEN_BATCHES = 16
 
 
 def needs_of(imputer: Imputer, of: Of = "score") -> tuple[Need, ...]:
@@ -65,9 +67,10 @@ def scored(
     """The score of every item at every point, in float64 on the CPU."""
     look = _looker(trial, imputer, of)
     count = len(trial) * points
+    size = trial.batch_size * (TOKEN_BATCHES if imputer == "tokens" else 1)
     found: Tensor | None = None
-    for start in range(0, count, trial.batch_size):
-        stop = min(start + trial.batch_size, count)
+    for start in range(0, count, size):
+        stop = min(start + size, count)
         index = torch.arange(start, stop, device=device_of(trial))
         rows = slice(start // points, (stop - 1) // points + 1)
         within, point = index // points - rows.start, index % points
