@@ -6,8 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import heatproof
 from families import FAMILIES, model_of, picture
-from heatproof import removal
+from heatproof import inputs, removal
+from heatproof.auditing.bench import Bench
+from heatproof.auditing.hiding import scores_without
+from heatproof.benchmarking.asked import Bench as Trials
+from heatproof.data.asked import asked
 from heatproof.errors import ReadingError
 from heatproof.models import Model
 from heatproof.passes import sites_of
@@ -22,7 +27,7 @@ MASKERS = ["open_clip mean pool", "open_clip resnet", "open_clip eva", "open_cli
 TAKERS = [family for family in FAMILIES if family not in MASKERS]
 
 
-class Bench:
+class Tower:
     """A tower, pictures, and which tokens each variant keeps."""
 
     def __init__(self, family: str) -> None:
@@ -89,13 +94,13 @@ def nothing_checked_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def vit() -> Bench:
-    return Bench(VIT)
+def vit() -> Tower:
+    return Tower(VIT)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_left_scores_as_with_masked_keys(family: str) -> None:
-    bench = Bench(family)
+    bench = Tower(family)
     keep = bench.spread()
     masked = bench.masked(keep)
     for _ in range(2):  # the first time both ways are run
@@ -104,14 +109,14 @@ def test_what_is_left_scores_as_with_masked_keys(family: str) -> None:
     assert not torch.allclose(masked, bench.masked(torch.ones_like(keep)))
 
 
-def no_block(bench: Bench, keep: Tensor) -> Tensor:
+def no_block(bench: Tower, keep: Tensor) -> Tensor:
     with torch.no_grad():
         return removal.each_without(bench.model.module, bench.paths, keep, bench.run, 32)
 
 
 @pytest.mark.parametrize("family", TAKERS)
 def test_tokens_that_are_gone_go_through_no_block(family: str) -> None:
-    bench = Bench(family)
+    bench = Tower(family)
     cells, others = bench.cells, bench.others
     bench.without(bench.keep(1, 2))
     bench.without(bench.keep(cells // 2, cells // 2, cells, 1))
@@ -120,7 +125,7 @@ def test_tokens_that_are_gone_go_through_no_block(family: str) -> None:
 
 @pytest.mark.parametrize("family", [each for each in MASKERS if each != "open_clip resnet"])
 def test_towers_that_cannot_do_without_keep_all_their_rows(family: str) -> None:
-    bench = Bench(family)
+    bench = Tower(family)
     bench.without(bench.keep(1, 2))
     bench.without(bench.keep(bench.cells))
     whole = bench.passes[0][1]
@@ -128,7 +133,7 @@ def test_towers_that_cannot_do_without_keep_all_their_rows(family: str) -> None:
     assert {rows for _, rows in bench.passes} == {whole}
 
 
-def test_variants_of_like_sizes_go_together_and_no_more_than_a_batch(vit: Bench) -> None:
+def test_variants_of_like_sizes_go_together_and_no_more_than_a_batch(vit: Tower) -> None:
     vit.without(vit.keep(1))
     keep = vit.keep(12, 8, 12, 9, 12, 3, 8)
     vit.without(keep, batch_size=12)
@@ -138,14 +143,14 @@ def test_variants_of_like_sizes_go_together_and_no_more_than_a_batch(vit: Bench)
     assert vit.passes == [(1, 4), (2, 9), (1, 10), (2, 13), (1, 13)]
 
 
-def test_no_pass_is_asked_for_twice_once_it_was_checked(vit: Bench) -> None:
+def test_no_pass_is_asked_for_twice_once_it_was_checked(vit: Tower) -> None:
     keep = vit.spread()
     vit.without(keep)
     vit.without(keep)
     assert sorted(torch.cat(vit.encoded).tolist()) == list(range(7))
 
 
-def test_what_agreed_with_many_tokens_is_checked_again_with_few(vit: Bench) -> None:
+def test_what_agreed_with_many_tokens_is_checked_again_with_few(vit: Tower) -> None:
     """The second block fails with fewer than five rows."""
     second = vit.model.module.get_submodule(block_path(vit.model.module, vit.paths[1]))
     broken = second.register_forward_pre_hook(
@@ -159,7 +164,7 @@ def test_what_agreed_with_many_tokens_is_checked_again_with_few(vit: Bench) -> N
     broken.remove()
 
 
-def test_nothing_is_dropped_under_somebody_elses_reading(vit: Bench) -> None:
+def test_nothing_is_dropped_under_somebody_elses_reading(vit: Tower) -> None:
     vit.without(vit.keep(1))
     with reading(vit.model.module, vit.paths):
         vit.without(vit.keep(2, 3))
@@ -168,7 +173,7 @@ def test_nothing_is_dropped_under_somebody_elses_reading(vit: Bench) -> None:
 
 def test_no_token_at_all_is_as_if_all_were_masked() -> None:
     """This tower has no class token that would be left."""
-    bench = Bench("hf siglip")
+    bench = Tower("hf siglip")
     assert not bench.others
     bench.without(bench.keep(1))
     keep = bench.keep(0, 0)
@@ -179,7 +184,7 @@ def test_no_token_at_all_is_as_if_all_were_masked() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, torch.OutOfMemoryError, ReadingError])
-def test_no_hook_survives_an_error(vit: Bench, error: type[BaseException]) -> None:
+def test_no_hook_survives_an_error(vit: Tower, error: type[BaseException]) -> None:
     vit.without(vit.keep(1))
 
     def run(rows: Tensor) -> Tensor:
@@ -193,7 +198,7 @@ def test_no_hook_survives_an_error(vit: Bench, error: type[BaseException]) -> No
     assert vit.passes == [(2, vit.tokens)]
 
 
-def test_too_little_memory_is_no_reason_to_mask_for_ever(vit: Bench) -> None:
+def test_too_little_memory_is_no_reason_to_mask_for_ever(vit: Tower) -> None:
     def run(rows: Tensor) -> Tensor:
         if len(vit.encoded) == 1:
             raise torch.OutOfMemoryError
@@ -204,3 +209,35 @@ def test_too_little_memory_is_no_reason_to_mask_for_ever(vit: Bench) -> None:
     vit.without(vit.keep(2))
     vit.without(vit.keep(2))
     assert vit.passes == [(1, 2 + vit.others)]
+
+
+# --- those who ask for it -----------------------------------------------------------------------
+
+
+def test_a_trials_tokens_are_those_of_its_own_pictures() -> None:
+    model = heatproof.load("scenes")
+    trial = Trials.of(model, asked(5)).asked(0, 5)
+    cells = trial.bench.grid[0] * trial.bench.grid[1]
+    generator = torch.Generator().manual_seed(0)
+    keep = torch.rand(23, cells, generator=generator) > torch.linspace(0, 1, 23)[:, None]
+    item = torch.randint(0, len(trial), (23,), generator=generator)
+    found = trial.tokens(keep, item)
+    keys = torch.cat([torch.ones(23, 1, dtype=torch.bool), keep], 1)
+    changes = {site.path: masked_keys(keys) for site in trial.bench.sites}
+    with torch.no_grad(), reading(model.module, (), interventions=changes):
+        images = model.image.encode(trial.pixels[item])
+    torch.testing.assert_close(found, trial.bench.paired(images, trial.named[item]))
+    assert found.unique().numel() > 20
+
+
+def test_an_audits_tokens_are_those_of_its_own_pictures() -> None:
+    bench = Bench(heatproof.load("scenes"), asked(5))
+    hidden = torch.rand(5, *bench.grid, generator=torch.Generator().manual_seed(0))
+    hidden = hidden > torch.tensor([0.9, 0.1, 0.5, 0.9, 0.3])[:, None, None]
+    keys = torch.cat([torch.ones(5, 1, dtype=torch.bool), ~hidden.flatten(1)], 1)
+    changes = {site.path: masked_keys(keys) for site in bench.sites}
+    texts = inputs.prompts(bench.model, bench.data.prompts).embeddings
+    with torch.no_grad(), reading(bench.model.module, (), interventions=changes):
+        masked = bench.compare(bench.model.image.encode(bench.pixels), texts)
+    found = scores_without(bench, torch.arange(5), hidden, only=("tokens",))["tokens"]
+    torch.testing.assert_close(found, masked)
