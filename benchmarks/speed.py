@@ -2,11 +2,12 @@
 
 Everything alternates in one process on the same pixels in float32: a round times bare inference,
 then every case; ratios are to the mean of the bare runs before and after; medians of the rounds.
-Processor seconds are kept beside the clock's: other programs disturb them less. The script is
-Grad-ECLIP's way (`by_hand_peers`): its cost a picture does not depend on the batch, so it is timed
-on the first pictures. Peak memory is a process's own, one process a case. Random weights.
+Processor seconds are kept beside the clock's: other programs disturb them less. Scripts (told by
+hand in `by_hand_peers`) and packages take one picture or a few at a time; what is compared is a
+picture's cost to them with a picture's in bare inference of the batch. Peak memory is a process's
+own, one process a case. Random weights.
 
-    python benchmarks/speed.py [--parts prompts batch size layers gae memory] [--threads 2]
+    python benchmarks/speed.py [--parts prompts gae peers ...] [--batch 32] [--threads 2]
 """
 
 import argparse
@@ -27,10 +28,16 @@ import torch.nn.functional as F
 
 import heatproof
 from by_hand_peers import gae, grad_eclip
+from heatproof.methods.foreign_packages import ScoreOf
+from heatproof.models.compiling import compile_blocks
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 LIMITS = {1: 1.05, 100: 1.10, 1000: 1.25}
 AGAINST_SCRIPT = {1: 1.35, 100: 8, 1000: 50}
+PEERS = (
+    ("input-x-gradient", "captum's InputXGradient"),
+    ("grad-cam", "pytorch-grad-cam's GradCAM"),
+)
 MEMORY = {1: 1.3, 1000: 1.5}
 PROMPTS = (1, 10, 100, 1000)
 Run = Callable[[], object]
@@ -43,8 +50,11 @@ def seconds(run: Run) -> tuple[float, float]:
     return time.perf_counter() - clock, time.process_time() - processor
 
 
-def alternating(bare: Run, cases: Mapping[str, Run], rounds: int) -> dict[str, Row]:
-    """Ratios of every case to bare inference: median and extremes, by clock and by processor."""
+def alternating(
+    bare: Run, cases: Mapping[str, Run], rounds: int, times_fewer: float = 1
+) -> dict[str, Row]:
+    """Ratios of every case to bare inference, a picture: median and extremes, by clock and by
+    processor. `times_fewer` says how many times fewer pictures the cases take than bare does."""
     for run in (bare, *cases.values()):
         run()
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
@@ -53,7 +63,9 @@ def alternating(bare: Run, cases: Mapping[str, Run], rounds: int) -> dict[str, R
         for name, run in cases.items():
             here, after = seconds(run), seconds(bare)
             pairs = zip(here, before, after, strict=True)
-            clock, processor = (2 * own / (left + right) for own, left, right in pairs)
+            clock, processor = (
+                2 * times_fewer * own / (left + right) for own, left, right in pairs
+            )
             found[name].append((clock, processor))
             before = after
     return {name: _row(ratios) for name, ratios in found.items()}
@@ -89,13 +101,15 @@ class Bench:
 
         return run
 
-    def explain(self, prompts: int, batch: int | None = None, method: Any = None) -> Run:
+    def explain(
+        self, prompts: int, batch: int | None = None, method: Any = None, certify: bool = False
+    ) -> Run:
         return lambda: heatproof.explain(
             self.model,
             self.pixels[:batch],
             self.prompts[:prompts],
             method=method or "attention-x-gradient",
-            certify=False,
+            certify=certify,
             batch_size=len(self.pixels),
         )
 
@@ -114,10 +128,9 @@ def prompts(asked: argparse.Namespace) -> Row:
     rows: Row = {"ours": alternating(bench.bare(), ours, asked.rounds)}
     few = asked.script_pictures
     theirs = {str(n): bench.script(n, few) for n in PROMPTS[:-1]}
-    rows["script"] = alternating(bench.bare(few), theirs, asked.rounds)
-    rows["script"] |= alternating(
-        bench.bare(1), {str(PROMPTS[-1]): bench.script(PROMPTS[-1], 1)}, 1
-    )
+    rows["script"] = alternating(bench.bare(), theirs, asked.rounds, asked.batch / few)
+    most = {str(PROMPTS[-1]): bench.script(PROMPTS[-1], 1)}
+    rows["script"] |= alternating(bench.bare(), most, min(3, asked.rounds), asked.batch)
     return rows
 
 
@@ -152,7 +165,8 @@ def all_layers(asked: argparse.Namespace) -> Row:
     prompt (on one picture)."""
     bench = Bench(asked)
     module: Any = bench.model.module
-    ours = {"ours": bench.explain(10, 4, "gae")}
+    few = min(4, asked.batch)
+    ours = {"ours": bench.explain(10, few, "gae")}
     hand: dict[str, Run] = {
         name: lambda a_layer=a_layer: [
             gae(module.visual, bench.pixels[:1], prompt, a_layer=a_layer)
@@ -160,8 +174,54 @@ def all_layers(asked: argparse.Namespace) -> Row:
         ]
         for name, a_layer in (("by hand", False), ("by hand, a gradient a layer", True))
     }
-    rows = alternating(bench.bare(4), ours, asked.rounds)
-    return rows | alternating(bench.bare(1), hand, asked.rounds)
+    rows = alternating(bench.bare(few), ours, asked.rounds)
+    return rows | alternating(bench.bare(few), hand, asked.rounds, few)
+
+
+def peers(asked: argparse.Namespace) -> Row:
+    """What packages offer beside the same method here: 10 prompts, a few pictures together."""
+    from captum.attr import InputXGradient
+    from pytorch_grad_cam import GradCAM
+
+    bench, prompts, few = Bench(asked), 10, min(4, asked.batch)
+    module = ScoreOf(bench.model, bench.prompts[:prompts])
+    pixels, layout = bench.pixels[:few], bench.model.image.layout(*bench.pixels.shape[-2:])
+    blocks: Any = bench.model.module.visual.transformer.resblocks  # type: ignore[union-attr]
+    captum = InputXGradient(module)
+
+    def on_grid(tokens: torch.Tensor) -> torch.Tensor:
+        return layout.grid(tokens.transpose(1, 2))
+
+    def grad_cam() -> None:
+        with GradCAM(module, [blocks[-1].ln_1], reshape_transform=on_grid) as cam:
+            for prompt in range(prompts):
+                cam(pixels, [lambda scores, prompt=prompt: scores[prompt]] * few)
+
+    cases: dict[str, Run] = {
+        "input-x-gradient": bench.explain(prompts, few, "input-x-gradient"),
+        "captum's InputXGradient": lambda: [
+            captum.attribute(pixels.clone().requires_grad_(), target=prompt)
+            for prompt in range(prompts)
+        ],
+        "grad-cam": bench.explain(prompts, few, "grad-cam"),
+        "pytorch-grad-cam's GradCAM": grad_cam,
+    }
+    return alternating(bench.bare(few), cases, asked.rounds)
+
+
+def compiled(asked: argparse.Namespace) -> Row:
+    """The image tower's blocks by torch.compile: bare, and explained, to bare python."""
+    plain, bench = Bench(asked), Bench(asked)
+    compile_blocks(bench.model)
+    cases = {"bare": bench.bare(), "1": bench.explain(1), "100": bench.explain(100)}
+    return alternating(plain.bare(), cases, asked.rounds)
+
+
+def certified(asked: argparse.Namespace) -> Row:
+    """The same with its certificate: the untouched pass, three null prompts, evidence."""
+    bench = Bench(asked)
+    cases = {str(n): bench.explain(n, certify=True) for n in (1, 100)}
+    return alternating(bench.bare(), cases, asked.rounds)
 
 
 def memory(asked: argparse.Namespace) -> Row:
@@ -202,6 +262,9 @@ PARTS = {
     "size": size,
     "layers": layers,
     "gae": all_layers,
+    "peers": peers,
+    "compile": compiled,
+    "certified": certified,
     "memory": memory,
 }
 
@@ -239,6 +302,13 @@ def report(found: Row) -> None:
         for name in ("by hand", "by hand, a gradient a layer"):
             faster = rows[name]["clock"] / rows["ours"]["clock"]
             print(f"gae, 10 prompts: {faster:.2f} times faster than {name} (asked: 3)")
+    for ours, theirs in PEERS if "peers" in found else ():
+        faster = found["peers"][theirs]["clock"] / found["peers"][ours]["clock"]
+        print(f"{ours}, 10 prompts: {faster:.2f} times faster than {theirs}")
+    for part in ("compile", "certified"):
+        for case, row in found.get(part, {}).items():
+            if case != "machine":
+                print(f"{part}, {case}: {row['clock']:.3f} by the clock")
     if "memory" in found:
         for count, limit in MEMORY.items():
             print(f"{count:5} prompts: memory {found['memory']['ratio'][str(count)]:.2f} ({limit})")

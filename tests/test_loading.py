@@ -454,11 +454,6 @@ def test_a_model_that_is_there_is_described_and_left_alone() -> None:
     assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
 
 
-def in_place(module: nn.Module) -> nn.Module:
-    module.visual.compile()  # type: ignore[operator]
-    return module
-
-
 def half_training(module: nn.Module) -> nn.Module:
     module.visual.train()  # type: ignore[operator]
     return module
@@ -468,7 +463,6 @@ def half_training(module: nn.Module) -> nn.Module:
     ("change", "says"),
     [
         pytest.param(torch.compile, "was given to torch.compile", marks=pytest.mark.slow),
-        pytest.param(in_place, "compiled in place", marks=pytest.mark.slow),
         (nn.DataParallel, "pass its .module"),
         (lambda module: module.train(), r"training mode; call model.eval\(\)"),
         (half_training, r"training mode \(in visual\); call model.eval\(\)"),

@@ -942,7 +942,7 @@ def test_masks_of_half_precision_are_followed(dtype: torch.dtype, weights: bool,
 
 
 def test_compiled_models_are_refused() -> None:
-    message = "is compiled by torch.compile, which hides its attention; pass the module"
+    message = "is compiled by torch.compile, which hides its attention; pass the module that was"
     model = tower()
     wrapped = torch.compile(model, backend="eager")
     with pytest.raises(ReadingError, match=message), reading(wrapped):
@@ -950,10 +950,6 @@ def test_compiled_models_are_refused() -> None:
     holder = nn.Sequential(wrapped).eval()
     with pytest.raises(ReadingError, match=f"module '0' {message}"), reading(holder):
         pass
-    model.blocks[1].compile(backend="eager")
-    with pytest.raises(ReadingError, match=rf"module 'blocks\.1' {message}"), reading(model):
-        pass
-    model = tower()
     model.forward = torch.compile(model.forward, backend="eager")
     with pytest.raises(ReadingError, match=f"the model {message}"), reading(model):
         pass

@@ -37,6 +37,7 @@ from heatproof.reading import (
     reading,
 )
 from heatproof.reading.call import at_least_float32
+from heatproof.reading.compiled import as_python
 from heatproof.row_pass import RowPass
 
 # A gradient on its way through one row of a block: the MLP's hidden layer is four times as wide as
@@ -97,6 +98,8 @@ class Chunk:
             edits: Mapping[str, Edit] | None = None,
         ) -> Tensor:
             with ExitStack() as stack:
+                if torch.is_grad_enabled():  # several at once, or twice: not through compiled code
+                    stack.enter_context(as_python(module))
                 if interventions:
                     paths: list[str] = []
                     stack.enter_context(reading(module, paths, interventions=interventions))

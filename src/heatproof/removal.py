@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from heatproof.agreement import UNFIT, agree
 from heatproof.errors import ReadingError
 from heatproof.reading import block_path, reading, readings_open
+from heatproof.reading.compiled import as_python
 from heatproof.reading.interventions import masked_keys
 
 Run = Callable[[Int[Tensor, " variant"]], Float[Tensor, "variant ..."]]
@@ -116,7 +117,8 @@ class _Remover:
         counts = keep.sum(1)
         kept = keep.byte().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]
         kept = kept.sort(dim=1).values
-        with _left(self.module.get_submodule(block), kept, keep.shape[1]):
+        first = self.module.get_submodule(block)
+        with as_python(self.module, [block], behind=False), _left(first, kept, keep.shape[1]):
             if counts.min() == counts.max():
                 return self.run(rows)
             return self.masked(keep.take_along_dim(kept, 1), rows)

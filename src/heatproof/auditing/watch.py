@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map  # pyright: ignore[reportUnknownVariableType]
 
+from heatproof.reading.compiled import as_python
+
 SAMPLE = 4096
 OWN_BYTES = 1 << 28
 """How much of a stranger's own pass is kept whole; what comes after is not compared."""
@@ -90,6 +92,7 @@ class Watch:
     def hooked(self) -> Generator["Watch"]:
         """All hooks are gone when this context ends, after errors too."""
         with ExitStack() as stack:
+            stack.enter_context(as_python(self.root))
             for path, module in self.root.named_modules():
                 before = module.register_forward_pre_hook(self._before(path), with_kwargs=True)
                 stack.callback(before.remove)

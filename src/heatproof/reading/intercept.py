@@ -24,6 +24,7 @@ from heatproof.reading.call import (
     merge_heads,
     split_heads,
 )
+from heatproof.reading.compiled import as_python
 from heatproof.reading.interventions import Intervention
 from heatproof.reading.written_out import Recogniser
 
@@ -72,7 +73,8 @@ def reading(
 
     Args:
         paths: which calls to read, by module path (all of them by default, which also turns off
-            every fast path). Only calls that are read or intervened on leave the fused kernels.
+            every fast path). Only calls that are read or intervened on leave the fused kernels,
+            and only modules around them leave what `nn.Module.compile` made of them.
         weights: materialise the weights of the calls that are read.
         start: the path of the first call that gradients must reach. Everything before it runs
             without a graph; its weights (its output, where no weights are asked for) are the
@@ -83,7 +85,8 @@ def reading(
             inner one reads.
 
     Raises:
-        ReadingError: compiled, scripted or training modules; a path that no attention passed.
+        ReadingError: wrapped by torch.compile, scripted or training modules; a path that no
+            attention passed.
     """
     refuse_unreadable(module)
     if start is not None and torch.is_inference_mode_enabled():
@@ -93,6 +96,7 @@ def reading(
         )
     session = _Session(module, paths, weights, start, interventions or {})
     with ExitStack() as stack:
+        stack.enter_context(as_python(module, None if paths is None else session.modules()))
         stack.enter_context(_dispatching(session))
         stack.enter_context(session.hooked())
         if start is not None:
@@ -109,14 +113,10 @@ def refuse_unreadable(module: nn.Module) -> None:
             raise ReadingError(
                 f"{where} is TorchScript, which cannot be read; pass the python model"
             )
-        if (
-            hasattr(part, "_orig_mod")
-            or getattr(part, "_compiled_call_impl", None) is not None
-            or hasattr(part.forward, "_torchdynamo_orig_callable")
-        ):
+        if hasattr(part, "_orig_mod") or hasattr(part.forward, "_torchdynamo_orig_callable"):
             raise ReadingError(
                 f"{where} is compiled by torch.compile, which hides its attention; "
-                "pass the module that was given to torch.compile"
+                "pass the module that was given to torch.compile, or call its .compile() instead"
             )
         if part.training:
             raise ReadingError(
@@ -154,10 +154,10 @@ class _Session:
     @contextmanager
     def hooked(self) -> Generator[None]:
         named = dict(self.module.named_modules())
-        for path in sorted({_module_path(path) for path in self._asked()} - set(named)):
+        wanted = self.modules()
+        for path in sorted(wanted - set(named)):
             self._refuse_path(path, named)
         # The modules inside the chosen ones are followed too: a call is its innermost module's.
-        wanted = {_module_path(path) for path in self._asked()}
         chosen = [
             path
             for path in named
@@ -175,6 +175,10 @@ class _Session:
                 )
                 stack.callback(after.remove)
             yield
+
+    def modules(self) -> set[str]:
+        """Paths of the modules whose calls are asked for."""
+        return {_module_path(path) for path in self._asked()}
 
     def _asked(self) -> set[str]:
         """Every path that the caller names: attention must pass through each of them."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
+from heatproof.reading.compiled import as_python
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -39,6 +40,7 @@ def observing(
     """
     states: dict[str, State] = {}
     with ExitStack() as stack:
+        stack.enter_context(as_python(module, [*paths, *([] if leaf is None else [leaf])]))
         leaves: dict[str, Tensor] = {}
         if leaf is not None:
             stack.enter_context(torch.no_grad())
@@ -60,6 +62,7 @@ def observing(
 def editing(module: nn.Module, edits: Mapping[str, Edit]) -> Generator[None]:
     """Put `edits[path](output)` in the place of each module's output, inside this context."""
     with ExitStack() as stack:
+        stack.enter_context(as_python(module, edits))
         for path, edit in edits.items():
             handle = _module(module, path).register_forward_hook(_edit_hook(edit))
             stack.callback(handle.remove)

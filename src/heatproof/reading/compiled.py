@@ -1,0 +1,68 @@
+"""Modules compiled in place (`nn.Module.compile`), run as python where they are read.
+
+Compiled code does not see hooks that come later, nor the function at which attention is read. But
+the module still has its python: inside `as_python` it is what runs, and all else stays compiled.
+"""
+
+import threading
+from collections.abc import Collection, Generator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+# Where torch keeps what it compiled; it has no public switch.
+CALL = "_compiled_call_impl"
+
+_lock = threading.Lock()
+# What is set aside, and how many contexts need it so: two threads may read one model.
+_aside: WeakKeyDictionary[nn.Module, tuple[Any, int]] = WeakKeyDictionary()
+
+
+@contextmanager
+def as_python(
+    module: nn.Module, paths: Collection[str] | None = None, *, behind: bool = True
+) -> Generator[None]:
+    """Whatever is around or inside the modules at `paths` (by default: all) runs uncompiled.
+
+    behind: so does all that was registered after the first of them, for gradients will go through
+        it, several at once or twice, which compiled code does not allow.
+    """
+    named = list(module.named_modules())
+    if paths is not None:
+        first = next((n for n, (name, _) in enumerate(named) if name in paths), len(named))
+        named = [
+            (name, part)
+            for n, (name, part) in enumerate(named)
+            if (behind and n > first) or any(_concerns(name, path) for path in paths)
+        ]
+    held = [part for _, part in named if _set_aside(part)]
+    try:
+        yield
+    finally:
+        for part in held:
+            _put_back(part)
+
+
+def _concerns(name: str, path: str) -> bool:
+    return f"{path}.".startswith(f"{name}." if name else "") or name.startswith(f"{path}.")
+
+
+def _set_aside(part: nn.Module) -> bool:
+    with _lock:
+        call, count = _aside.get(part, (getattr(part, CALL, None), 0))
+        if call is None:
+            return False
+        _aside[part] = (call, count + 1)
+        setattr(part, CALL, None)
+        return True
+
+
+def _put_back(part: nn.Module) -> None:
+    with _lock:
+        call, count = _aside.pop(part)
+        if count > 1:
+            _aside[part] = (call, count - 1)
+        else:
+            setattr(part, CALL, call)
