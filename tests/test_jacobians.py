@@ -1,6 +1,5 @@
-"""Maps for later prompts are those of `explain`; a memory budget changes how, not what."""
+"""Maps for later prompts are those of `explain`."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from torch import Tensor
 
 import heatproof
 from families import FAMILIES, model_of, picture, prompts_for, worded_model_of
-from heatproof import budget
 from heatproof.errors import InputError, PromptError
 from heatproof.methods import GAE, AttentionECLIP, AttentionXGradient
 from heatproof.models.specimens.open_clip import open_clip_vit
@@ -88,69 +86,6 @@ def test_methods_that_are_not_linear_are_refused(method: heatproof.methods.Metho
     model = model_of(VIT)
     with pytest.raises(InputError, match="is not linear in the score's gradient"):
         heatproof.jacobian(model, picture(model), method=method)
-
-
-# --- memory ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("2GiB", 2 * 2**30), ("500MB", 5 * 10**8), ("1.5 kib", 1536), (77, 77), ("12b", 12)],
-)
-def test_sizes(text: str | int, size: int) -> None:
-    assert budget.parse(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "lots", "-1GiB", "0", "2 TiB", "GiB"])
-def test_sizes_that_are_none(text: str) -> None:
-    with pytest.raises(InputError, match="expected a size such as"):
-        budget.parse(text)
-
-
-@pytest.mark.parametrize(
-    "method", ["gae", "attcat", "legrad", "attnlrp", "libragrad", "token-decomposition",
-               "attention-x-gradient"]
-)  # fmt: skip
-def test_a_budget_changes_no_map(method: str) -> None:
-    model = model_of(VIT)
-    pixels = picture(model, 5)
-    full = heatproof.explain(model, pixels, prompts_for(VIT), method=method)
-    for memory in ("1MiB", "3MiB", "1GiB"):
-        found = heatproof.explain(model, pixels, prompts_for(VIT), method=method, memory=memory)
-        close(found.maps, full.maps)
-        assert found.certificate.holds == full.certificate.holds
-
-
-@pytest.mark.parametrize("method", ["gae", "attention-x-gradient"])
-def test_a_budget_is_kept(method: str) -> None:
-    """Of what the tensors of a run take at once, inputs and maps apart."""
-    model = heatproof.load("scenes")
-    pixels = torch.randn(12, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    prompts = torch.randn(6, 128, generator=torch.Generator().manual_seed(2))
-    prompts = prompts[:, : model.image.encode(pixels[:1]).shape[1]]
-
-    def run(memory: str | None) -> Callable[[], object]:
-        return lambda: heatproof.explain(
-            model, pixels, prompts, method=method, certify=False, memory=memory
-        )
-
-    own = [*model.module.parameters(), *model.module.buffers(), pixels, prompts]
-    peaks: list[int] = []
-    for memory in (None, "24MiB"):
-        with budget.Ledger(own) as ledger:
-            run(memory)()
-        peaks.append(ledger.peak)
-    assert peaks[1] <= budget.parse("24MiB")
-    if method == "gae":
-        assert peaks[0] > budget.parse("24MiB")
-
-
-def test_too_little_memory_is_said() -> None:
-    model = model_of(VIT)
-    with pytest.raises(InputError, match="one input takes"):
-        heatproof.explain(model, picture(model), prompts_for(VIT), method="gae", memory="1kB")
-    with pytest.raises(InputError, match="got batch_size=0"):
-        heatproof.explain(model, picture(model), prompts_for(VIT), memory="1GB", batch_size=0)
 
 
 def test_linear_methods_are_marked() -> None:

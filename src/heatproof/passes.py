@@ -15,6 +15,7 @@ from heatproof import row_pass
 from heatproof.errors import ReadingError
 from heatproof.methods.base import (
     GRADIENTS_AT_ONCE,
+    HIDDEN_WIDTHS,
     Method,
     Plan,
     ReadPass,
@@ -40,9 +41,6 @@ from heatproof.reading.call import at_least_float32
 from heatproof.reading.compiled import as_python
 from heatproof.row_pass import RowPass
 
-# A gradient on its way through one row of a block: the MLP's hidden layer is four times as wide as
-# the stream, and a few tensors of that size are alive at once.
-HIDDEN_WIDTHS = 16
 SLOPES_AT_ONCE = 64
 
 _sites: WeakKeyDictionary[Model, dict[Side, tuple[Site, ...]]] = WeakKeyDictionary()

@@ -19,11 +19,15 @@ from heatproof.reading import Attention, Edit, Intervention, Site, State, Trace
 
 Side = Literal["image", "text"]
 
-# Bytes that the gradients of several targets may take at once where the user says nothing: what
-# fits a processor's cache is as fast in one go as in many. A gradient on its way through a block
-# takes several tensors as large as itself.
+# Bytes that the gradients of several targets may take at once where the user says nothing. What a
+# processor's cache does not hold takes longer in one go than in several, whatever memory there is.
 GRADIENTS_AT_ONCE = 256 * 2**20
+IN_CACHE = 8 * 2**20
+# A gradient is alive in several copies while it is computed. On its way there it goes through MLPs:
+# their hidden layers are four times as wide as the stream, and a few tensors of that size are
+# alive at once.
 WORKING_COPIES = 4
+HIDDEN_WIDTHS = 16
 
 
 @dataclass(frozen=True)
@@ -149,14 +153,18 @@ class ReadPass:
         return self.trace.layers[-1]
 
     def gradients(
-        self, layers: Sequence[Attention], of: Sequence[Literal["weights", "output"]]
+        self,
+        layers: Sequence[Attention],
+        of: Sequence[Literal["weights", "output"]],
+        scores: Float[Tensor, "item target"] | None = None,
     ) -> Iterator[dict[str, list[Tensor]]]:
         """For each target in turn: its gradient with respect to each layer's `of`.
 
         Gradients are of the sum over items, each of which depends on its own input alone.
+        `scores`: others than the pass's own.
         """
         wanted: list[Tensor] = [getattr(layer, kind) for kind in of for layer in layers]
-        for grads in self.gradients_of(wanted):
+        for grads in self.gradients_of(wanted, scores):
             split = {
                 kind: list(grads[n * len(layers) : (n + 1) * len(layers)])
                 for n, kind in enumerate(of)
@@ -166,15 +174,29 @@ class ReadPass:
                 self.reached[layer.path] = self.reached.get(layer.path, False) or arrived
             yield split
 
-    def gradients_of(self, wanted: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    def gradients_of(
+        self, wanted: Sequence[Tensor], scores: Float[Tensor, "item target"] | None = None
+    ) -> Iterator[tuple[Tensor, ...]]:
         """For each target in turn: the gradient of its score (summed over items) with respect to
-        each of `wanted`, zero where it does not depend on it."""
-        sums = self.scores.sum(0)
-        size = sum(each.numel() * each.element_size() for each in wanted)
-        step = max(1, min(self.targets, self.memory // max(1, WORKING_COPIES * size)))
-        for some in torch.eye(self.targets, dtype=sums.dtype, device=sums.device).split(step):
+        each of `wanted`, zero where it does not depend on it. As many together as fit `memory`.
+
+        `scores`: others than the pass's own.
+        """
+        with torch.enable_grad():  # the pass itself may have needed no graph
+            sums = (self.scores if scores is None else scores).sum(0)
+        step = self._targets_at_once(wanted)
+        for some in torch.eye(len(sums), dtype=sums.dtype, device=sums.device).split(step):
             grads = gradients_at_once(sums, wanted, some)
             yield from zip(*(grad.unbind() for grad in grads), strict=True)
+
+    def _targets_at_once(self, wanted: Sequence[Tensor]) -> int:
+        """How many targets' gradients fit `memory` together, and each in a processor's cache."""
+        sizes = [WORKING_COPIES * _size(each) for each in wanted]
+        passing = HIDDEN_WIDTHS * max(_size(layer.query) for layer in self.trace.layers)
+        fit = self.memory // max(1, sum(sizes) + passing)
+        if wanted[0].device.type == "cpu":
+            fit = min(fit, IN_CACHE // max(1, *sizes))
+        return max(1, fit)
 
     def rows(
         self, tensor: Float[Tensor, "item head query last"], layer: Attention
@@ -280,6 +302,10 @@ def stands_for(method: Method, name: str) -> bool:
         ):
             return False
     return False
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def gradients_at_once(

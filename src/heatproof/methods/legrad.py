@@ -70,15 +70,10 @@ class LeGrad(Method):
         self, read: ReadPass, layer: Attention, number: int
     ) -> Float[Tensor, "item target token"]:
         scores = _mean_token_scores(read, number)
-        assert layer.weights is not None
-        maps: list[Tensor] = []
-        for target in range(read.targets):
-            (grad,) = torch.autograd.grad(
-                scores[:, target].sum(), [layer.weights], retain_graph=True
-            )
-            arrived = bool(grad.count_nonzero())
-            read.reached[layer.path] = read.reached.get(layer.path, False) or arrived
-            maps.append(_positive(grad))
+        maps = [
+            _positive(grads["weights"][0])
+            for grads in read.gradients([layer], ("weights",), scores)
+        ]
         return torch.stack(maps, dim=1)
 
     def explained(self, read: ReadPass) -> Float[Tensor, "item target"]:

@@ -89,7 +89,7 @@ class SecondOrder(Method):
             pixels = read.pixels[item].expand(self.steps, -1, -1, -1)
             scores = read.rerun(pixels, edits={path: edit})
         maps: list[Tensor] = []
-        for target in range(read.targets):
+        for target in range(read.targets):  # in groups it is slower: the steps are one already
             one = torch.zeros_like(scores)
             one[:, target] = 1
             (grad,) = torch.autograd.grad(scores, [points], one, retain_graph=True)

@@ -168,10 +168,7 @@ def _direction(
     with torch.enable_grad():
         embedding = tail.embedding.detach().requires_grad_()
         scores = read.compare(embedding)
-        grads = [
-            torch.autograd.grad(scores[:, target].sum(), embedding, retain_graph=True)[0]
-            for target in range(scores.shape[1])
-        ]
+    grads = [grad for (grad,) in read.gradients_of([embedding], scores)]
     across = torch.stack(grads, dim=1)
     f = embedding.detach().unsqueeze(1)
     offset = read.compare(torch.zeros_like(tail.embedding))

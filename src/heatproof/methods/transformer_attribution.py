@@ -1,6 +1,6 @@
 """Transformer attribution (Chefer et al., CVPR 2021, arXiv 2012.09838): relevance of attention."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
@@ -88,7 +88,7 @@ def _carried(layers: Sequence[Attention], steps: Sequence[Tensor]) -> Tensor:
     return carried
 
 
-def _relevances(read: ReadPass, paths: Sequence[str]) -> list[tuple[Tensor, ...]]:
+def _relevances(read: ReadPass, paths: Sequence[str]) -> Iterator[tuple[Tensor, ...]]:
     """For each target: the relevance of the weights of each call, from one more pass."""
     kept: dict[str, Tensor] = {}
     changes = {path: _keep(kept, path) for path in paths}
@@ -96,19 +96,8 @@ def _relevances(read: ReadPass, paths: Sequence[str]) -> list[tuple[Tensor, ...]
         stack.enter_context(torch.no_grad())
         stack.enter_context(RelevanceRules(len(read.scores)))
         stack.enter_context(_starting(read, paths[0]))
-        sums = read.rerun(interventions=changes).unbind(1)
-    wanted = [kept[path] for path in paths]
-    return [
-        torch.autograd.grad(
-            each,
-            wanted,
-            torch.ones_like(each),
-            retain_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        for each in sums
-    ]
+        scores = read.rerun(interventions=changes)
+    return read.gradients_of([kept[path] for path in paths], scores)
 
 
 def _starting(read: ReadPass, path: str) -> AbstractContextManager[object]:
