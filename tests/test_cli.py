@@ -407,6 +407,28 @@ def test_ctrl_c_from_a_terminal(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
+def test_memory_is_said_to_both_sides(run, monkeypatch):
+    from heatproof import explaining
+
+    said: dict[str, str] = {}
+
+    def noting(inner):
+        def noted(*given, **more):
+            said[inner.__name__] = more["memory"]
+            return inner(*given, **more)
+
+        return noted
+
+    monkeypatch.setattr(explaining, "explain", noting(explaining.explain))
+    monkeypatch.setattr(explaining, "explain_words", noting(explaining.explain_words))
+    code, _, err = run("explain", "photo.jpg", "a cat", "--words", "--memory", "90MB")
+    assert code == 0, err
+    assert said == {"explain": "90MB", "explain_words": "90MB"}
+    assert "expected a size" in one_line(
+        run("explain", "photo.jpg", "a cat", "--memory", "lots")[2]
+    )
+
+
 def test_out_of_memory_is_one_line(run, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise MemoryError("tried 9 GB")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 import heatproof
-from families import FAMILIES, model_of, picture, prompts_for
-from heatproof import budget
+from families import FAMILIES, ids_for, model_of, picture, prompts_for
+from heatproof import inputs, ledger
 from heatproof.errors import InputError, ReadingError
 from heatproof.methods import base
 from heatproof.models import Model
@@ -26,13 +26,13 @@ def close(one: Tensor, other: Tensor, limit: float = 1e-5) -> None:
     [("2GiB", 2 * 2**30), ("500MB", 5 * 10**8), ("1.5 kib", 1536), (77, 77), ("12b", 12)],
 )
 def test_sizes(text: str | int, size: int) -> None:
-    assert budget.parse(text) == size
+    assert ledger.parse(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "lots", "-1GiB", "0", "2 TiB", "GiB"])
 def test_sizes_that_are_none(text: str) -> None:
     with pytest.raises(InputError, match="expected a size such as"):
-        budget.parse(text)
+        ledger.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_a_budget_changes_no_map(method: str) -> None:
 def peak_of(model: Model, given: Sequence[Any], run: Callable[[], object]) -> int:
     """Bytes of all tensors of a run at once, the model's and those that were handed in apart."""
     own = [*model.module.parameters(), *model.module.buffers()]
-    with budget.Ledger([*own, *(each for each in given if isinstance(each, Tensor))]) as ledger:
+    with ledger.Ledger([*own, *(each for each in given if isinstance(each, Tensor))]) as noted:
         run()
-    return ledger.peak
+    return noted.peak
 
 
 @pytest.mark.parametrize("method", ["gae", "attention-x-gradient"])
@@ -73,9 +73,9 @@ def test_a_budget_is_kept(method: str) -> None:
 
         return peak_of(model, (pixels, prompts), run)
 
-    assert peak("24MiB") <= budget.parse("24MiB")
+    assert peak("24MiB") <= ledger.parse("24MiB")
     if method == "gae":
-        assert peak(None) > budget.parse("24MiB")
+        assert peak(None) > ledger.parse("24MiB")
 
 
 # What one input takes with one target at a time, times this, is the budget: too little for all
@@ -118,6 +118,22 @@ def test_a_second_pass_keeps_the_budget_however_many_prompts() -> None:
     pixels, prompts = picture(model, 2), prompts_for(VIT, 80)
     one, given = (pixels[:1], prompts[:1]), (pixels, prompts)
     within(heatproof.explain, model, one, given, "transformer-attribution")
+
+
+@pytest.mark.parametrize("method", ["gae", "attention-x-gradient"])
+@pytest.mark.parametrize("family", [VIT, "open_clip siglip", "open_clip coca", "hf clip"])
+def test_a_budget_is_kept_of_words(family: str, method: str) -> None:
+    model = model_of(family)
+    pixels, prompts = picture(model, 6), ids_for(family, 4)
+    within(heatproof.explain_words, model, (pixels[:1], prompts[:1]), (pixels, prompts), method)
+
+
+def test_prompts_are_embedded_within_the_budget() -> None:
+    model, ids = model_of(VIT), ids_for(VIT, 5)
+    limit = int(TIGHT * peak_of(model, [ids], lambda: inputs.prompts(model, ids[:1])))
+    assert peak_of(model, [ids], lambda: inputs.prompts(model, ids)) > limit
+    assert peak_of(model, [ids], lambda: inputs.prompts(model, ids, limit)) <= limit
+    close(inputs.prompts(model, ids, limit).embeddings, inputs.prompts(model, ids).embeddings)
 
 
 @pytest.mark.parametrize("method", ["legrad", "gae", "transformer-attribution"])

@@ -19,6 +19,7 @@ from heatproof.explanation import Explanation, Record, Word, WordExplanation
 from heatproof.inputs import Images, ImageSize, Pictures, PromptInput, Prompts
 from heatproof.jacobians import Jacobian, Scale
 from heatproof.jobs import ImageJob, TextJob
+from heatproof.ledger import encoded_together
 from heatproof.methods.base import Method, Side
 from heatproof.models.model import Layout, Model, Piece
 from heatproof.passes import (
@@ -74,7 +75,7 @@ def explain(
     chosen, target = _chosen(model, method, score, "image")
     certify = certify and not chosen.foreign
     shown = inputs.pictures(model, images, image_size)
-    asked = inputs.prompts(model, prompts)
+    asked = inputs.prompts(model, prompts, memory)
     target.check(model, len(asked.labels))
     nulls, unmeasured = _null_prompts(model) if certify else (None, ())
     job = ImageJob(shown, asked, target, nulls)
@@ -190,11 +191,13 @@ def explain_words(
         raise InputError(f"{model.spec} is a classifier and reads no words; try without words")
     chosen, target = _chosen(model, method, score, "text")
     shown = inputs.pictures(model, images, image_size)
-    asked = inputs.prompts(model, prompts)
+    asked = inputs.prompts(model, prompts, memory)
     target.check(model, len(asked.labels))
     if asked.tokens is None:
         raise InputError("embeddings have no words; pass the prompts as texts or token ids")
-    job = TextJob(shown, asked, target, batch_size)
+    see, pixels = shown.model.image.encode, shown.pixels
+    together = encoded_together(shown.model, lambda: see(pixels[:1]), memory, batch_size)
+    job = TextJob(shown, asked, target, together)
     first = inputs.select(asked.tokens, 0, 1)
     encode = model.text.encode
     sites = sites_of(model, "text", lambda: encode(first))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from heatproof.errors import ImageError, InputError, PromptError
 from heatproof.images import Photo, open_image
+from heatproof.ledger import encoded_together
 from heatproof.models.geometry import View
 from heatproof.models.model import Model, Tokens
 
@@ -133,14 +134,16 @@ def _kept(size: tuple[int, int], shortest: int, patch: int) -> tuple[int, int]:
     )
 
 
-def prompts(model: Model, given: PromptInput) -> Prompts:
+def prompts(model: Model, given: PromptInput, memory: int | str | None = None) -> Prompts:
     """Tokenise and embed prompts: texts, token ids, unit embeddings; class names of a classifier.
+
+    `memory` bounds what embedding them takes.
 
     Raises:
         PromptError: no prompt, an empty one, or a tensor of the wrong kind.
     """
     if isinstance(given, Tensor):
-        return _from_prompt_tensor(model, given)
+        return _from_prompt_tensor(model, given, memory)
     if isinstance(given, str):
         given = [given]
     texts = tuple(given)
@@ -151,22 +154,24 @@ def prompts(model: Model, given: PromptInput) -> Prompts:
             raise PromptError(f'prompt {number} is empty, expected some words; try "a dog"')
     if model.classes:
         return _classes(model, texts)
-    return embed(model, texts)
+    return embed(model, texts, memory)
 
 
-def embed(model: Model, texts: Sequence[str]) -> Prompts:
+def embed(model: Model, texts: Sequence[str], memory: int | str | None = None) -> Prompts:
     """Texts through the model's own tokenizer and text encoder; an empty text is allowed."""
     assert model.text is not None
     tokens = model.text.tokenize(texts)
-    return Prompts(tuple(texts), _encode(model, tokens), tokens)
+    return Prompts(tuple(texts), _encode(model, tokens, memory), tokens)
 
 
-def _encode(model: Model, tokens: Tokens) -> Tensor:
+def _encode(model: Model, tokens: Tokens, memory: int | str | None) -> Tensor:
     assert model.text is not None
+    encode = model.text.encode
+    size = encoded_together(model, lambda: encode(select(tokens, 0, 1)), memory, TEXT_BATCH)
     parts: list[Tensor] = []
     with torch.no_grad():
-        for start in range(0, len(tokens.texts), TEXT_BATCH):
-            parts.append(model.text.encode(select(tokens, start, start + TEXT_BATCH)))
+        for start in range(0, len(tokens.texts), size):
+            parts.append(encode(select(tokens, start, start + size)))
     embeddings = torch.cat(parts)
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
@@ -195,7 +200,7 @@ def _classes(model: Model, names: Sequence[str]) -> Prompts:
     return Prompts(labels, one_hot.to(model.device, dtype))
 
 
-def _from_prompt_tensor(model: Model, given: Tensor) -> Prompts:
+def _from_prompt_tensor(model: Model, given: Tensor, memory: int | str | None) -> Prompts:
     if given.dim() != 2 or not len(given):
         raise PromptError(
             f"got a prompt tensor of shape {tuple(given.shape)}, expected token ids "
@@ -208,4 +213,4 @@ def _from_prompt_tensor(model: Model, given: Tensor) -> Prompts:
     if model.text is None:
         raise PromptError(f"{model.spec} has no text tower; expected class names or indices")
     tokens = model.text.from_ids(given.to(model.device))
-    return Prompts(tokens.texts, _encode(model, tokens), tokens)
+    return Prompts(tokens.texts, _encode(model, tokens, memory), tokens)

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.budget import Ledger
 from heatproof.explaining import explain
+from heatproof.ledger import Ledger
 from heatproof.methods import Method, ReadPass
 from heatproof.models import load
 from heatproof.models.model import Model
