@@ -170,8 +170,8 @@ class ReadPass:
                 for n, kind in enumerate(of)
             }
             for layer, grad in zip(layers, split[of[0]], strict=True):
-                arrived = bool(grad.count_nonzero())
-                self.reached[layer.path] = self.reached.get(layer.path, False) or arrived
+                if not self.reached.get(layer.path):
+                    self.reached[layer.path] = bool(grad.count_nonzero())
             yield split
 
     def gradients_of(
