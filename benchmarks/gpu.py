@@ -14,18 +14,16 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import heatproof
-from heatproof.models import Model
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 PROMPTS = (1, 100, 1000)
@@ -84,20 +82,6 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
     return 2 * side**3 / min(times[1:])
 
 
-class Files(Dataset[Tensor]):
-    """JPEG files, preprocessed."""
-
-    def __init__(self, paths: list[Path], preprocess: Any, dtype: torch.dtype) -> None:
-        self.paths, self.preprocess, self.dtype = paths, preprocess, dtype
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, number: int) -> Tensor:
-        with Image.open(self.paths[number]) as picture:
-            return self.preprocess(picture.convert("RGB")).to(self.dtype)
-
-
 def jpegs(folder: Path, count: int) -> list[Path]:
     """Photograph-sized files of smooth noise, the same in every run."""
     generator = torch.Generator().manual_seed(0)
@@ -110,38 +94,24 @@ def jpegs(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def batches(paths: list[Path], model: Model, batch: int, workers: int) -> Iterator[Tensor]:
-    """Preprocessed batches, copied to the device while it works on the one before."""
-    pinned = model.device.type == "cuda"
-    files = Files(paths, model.image.preprocess, model.dtype)
-    loader = DataLoader(files, batch, num_workers=workers, pin_memory=pinned)
-    ahead: Tensor | None = None
-    for pixels in loader:
-        moved = pixels.to(model.device, non_blocking=pinned)
-        if ahead is not None:
-            yield ahead
-        ahead = moved
-    if ahead is not None:
-        yield ahead
-
-
 def measure(spec: str, asked: argparse.Namespace) -> dict[str, Any]:
     device = device_of(asked.device)
     dtype = torch.bfloat16
     torch.manual_seed(0)
-    model = heatproof.load(spec, device=str(device), dtype="bfloat16")
+    model = heatproof.load(spec, device=str(device), dtype="bfloat16", compile=asked.compile)
     size = model.image.preprocess
     pixels = torch.randn(asked.batch, 3, size.height, size.width).to(device, dtype)
     with torch.inference_mode():
         width = model.image.encode(pixels[:1]).shape[1]
     prompts = torch.randn(max(asked.prompts), width)
 
-    def bare(on: Tensor = pixels) -> Tensor:
+    def bare() -> Tensor:
         with torch.inference_mode():
-            return model.image.encode(on)
+            return model.image.encode(pixels)
 
-    def explain(count: int, on: Tensor = pixels) -> object:
-        return heatproof.explain(model, on, prompts[:count], certify=False, batch_size=asked.batch)
+    def explain(count: int) -> object:
+        chosen = prompts[:count]
+        return heatproof.explain(model, pixels, chosen, certify=False, batch_size=asked.batch)
 
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         model.image.encode(pixels[:1])
@@ -171,8 +141,15 @@ def measure(spec: str, asked: argparse.Namespace) -> dict[str, Any]:
         paths = jpegs(Path(folder), asked.files)
 
         def from_files() -> None:
-            for some in batches(paths, model, asked.batch, asked.workers):
-                explain(1, some)
+            for _ in heatproof.explain_each(
+                model,
+                paths,
+                prompts[:1],
+                certify=False,
+                batch_size=asked.batch,
+                workers=asked.workers,
+            ):
+                pass
 
         from_jpeg = len(paths) / seconds(from_files, device)
     return {
@@ -182,6 +159,7 @@ def measure(spec: str, asked: argparse.Namespace) -> dict[str, Any]:
         "images a second from JPEG": from_jpeg,
         "matrix rate, operations a second": rate,
         "batch": asked.batch,
+        "compiled": asked.compile,
         "dtype": "bfloat16",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "torch": torch.__version__,
@@ -196,6 +174,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--prompts", type=int, nargs="+", default=PROMPTS)
     parser.add_argument("--files", type=int, default=2048, help="JPEG files to read.")
     parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--compile", action="store_true", help="By torch.compile.")
     parser.add_argument("--side", type=int, default=8192, help="Of the product that is timed.")
     parser.add_argument("--device", help="cuda, mps, cpu; the best there is.")
     parser.add_argument("--results", type=Path, default=RESULTS)

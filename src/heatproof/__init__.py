@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from heatproof.jacobians import load_jacobian
     from heatproof.models import load, wrap
     from heatproof.proofs.proving import prove
+    from heatproof.streaming import explain_each
 
 __version__ = "0.1.0"
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "benchmark",
     "data",
     "explain",
+    "explain_each",
     "explain_words",
     "interactions",
     "jacobian",
@@ -33,6 +35,7 @@ _HOMES = {
     "audit": "heatproof.auditing.auditor",
     "benchmark": "heatproof.benchmarking.result",
     "explain": "heatproof.explaining",
+    "explain_each": "heatproof.streaming",
     "explain_words": "heatproof.explaining",
     "jacobian": "heatproof.explaining",
     "load": "heatproof.models",

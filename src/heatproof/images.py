@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +37,18 @@ _decoding = threading.Lock()
 
 @dataclass(frozen=True)
 class Photo:
-    """An upright 8-bit RGB photograph, where it came from, and what was done to read it."""
+    """An upright 8-bit RGB photograph, where it came from, and what was done to read it.
 
-    image: Image.Image
+    Without `held` it is opened again at `source` when its image is asked for.
+    """
+
+    held: Image.Image | None
     source: str
     notices: tuple[str, ...] = ()
+
+    @cached_property
+    def image(self) -> Image.Image:
+        return open_image(self.source).image if self.held is None else self.held
 
 
 def open_image(picture: str | Path | Image.Image) -> Photo:

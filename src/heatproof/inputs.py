@@ -64,15 +64,18 @@ def pictures(model: Model, images: Images, size: ImageSize) -> Pictures:
     if isinstance(images, Tensor):
         return _from_tensor(model, images)
     many = [images] if isinstance(images, str | Path | Image.Image) else list(images)
-    if not many:
-        raise ImageError("got no picture, expected a path, a PIL image or a list of them")
+    check_some(many)
     photos = tuple(open_image(each) for each in many)
-    wanted = _wanted_size(model, photos, size)
-    sized = _at_size(model, *wanted) if wanted else model
+    sized = at_size(model, wanted_size(model, photos, size))
     process = sized.image.preprocess
     pixels = torch.stack([process(photo.image) for photo in photos])
     views = tuple(process.view(*photo.image.size) for photo in photos)
     return Pictures(sized, pixels.to(model.device, model.dtype), photos, views)
+
+
+def check_some(pictures: Sequence[object]) -> None:
+    if not pictures:
+        raise ImageError("got no picture, expected a path, a PIL image or a list of them")
 
 
 def _from_tensor(model: Model, pixels: Tensor) -> Pictures:
@@ -83,16 +86,14 @@ def _from_tensor(model: Model, pixels: Tensor) -> Pictures:
             f"got a tensor of shape {tuple(pixels.shape)} and {pixels.dtype}, expected "
             "preprocessed floats of shape (image, 3, height, width)"
         )
-    height, width = pixels.shape[-2:]
-    native = model.image.preprocess
-    sized = model
-    if (height, width) != (native.height, native.width):
-        sized = _at_size(model, height, width)
+    sized = at_size(model, (pixels.shape[-2], pixels.shape[-1]))
     return Pictures(sized, pixels.to(model.device, model.dtype))
 
 
-def _at_size(model: Model, height: int, width: int) -> Model:
+def at_size(model: Model, size: tuple[int, int] | None) -> Model:
+    """The model for pictures of this height and width; itself where they are its own, or None."""
     native = model.image.preprocess
+    height, width = size or (native.height, native.width)
     if (height, width) == (native.height, native.width):
         return model
     if model.resized is None:
@@ -103,7 +104,7 @@ def _at_size(model: Model, height: int, width: int) -> Model:
     return model.resized(height, width)
 
 
-def _wanted_size(model: Model, photos: Sequence[Photo], size: ImageSize) -> tuple[int, int] | None:
+def wanted_size(model: Model, photos: Sequence[Photo], size: ImageSize) -> tuple[int, int] | None:
     if size is None or size == "native":
         return None
     if isinstance(size, tuple):

@@ -87,7 +87,7 @@ class ImageJob:
                     pixels,
                     tower.encode,
                     self.labels,
-                    tuple(photo.image for photo in self.photos[start_of : start_of + len(pixels)]),
+                    self.photos[start_of : start_of + len(pixels)],
                     len(self.asked.labels),
                     tower.project,
                     self.empty,

@@ -8,11 +8,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
-from PIL import Image
 from torch import Tensor, nn
 
 from heatproof import row_pass
 from heatproof.errors import ReadingError
+from heatproof.images import Photo
 from heatproof.methods.base import (
     GRADIENTS_AT_ONCE,
     HIDDEN_WIDTHS,
@@ -67,7 +67,7 @@ class Chunk:
     pixels: Float[Tensor, "item 3 height width"] | None = None
     encode_pixels: Callable[[Tensor], Tensor] | None = None
     labels: tuple[str, ...] = ()
-    photos: tuple[Image.Image, ...] = ()
+    photos: tuple[Photo, ...] = ()
     asked: int = 0
     project: Projection | None = None
     empty: Callable[[Float[Tensor, "item dim"]], Float[Tensor, " item"]] | None = None

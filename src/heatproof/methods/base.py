@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
-from PIL import Image
 from torch import Tensor, nn
 
 from heatproof.errors import InputError, ReadingError
+from heatproof.images import Photo
 from heatproof.models.model import Projection
 from heatproof.reading import Attention, Edit, Intervention, Site, State, Trace
 
@@ -133,7 +133,7 @@ class ReadPass:
     reached: dict[str, bool] = field(default_factory=dict[str, bool])
     states: Mapping[str, State] = field(default_factory=dict[str, State])
     labels: tuple[str, ...] = ()
-    photos: tuple[Image.Image, ...] = ()
+    photos: tuple[Photo, ...] = ()
     embedding: Float[Tensor, "item dim"] | None = None
     rules: object = None
     asked: int = 0

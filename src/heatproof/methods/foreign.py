@@ -70,7 +70,7 @@ class Foreign(Method):
                 f"{self.name} takes photographs, and tensors were handed in; pass paths or PIL "
                 "images, or say takes='pixels'"
             )
-        return read.photos
+        return [photo.image for photo in read.photos]
 
     def factors(self, side: Side) -> Factors:
         del side

@@ -1,0 +1,173 @@
+"""`explain_each`: any number of pictures, a batch at a time, the next ones decoded meanwhile."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from heatproof import inputs, scores
+from heatproof.answering import Progress, Question, chosen_for, together
+from heatproof.errors import ImageError, InputError
+from heatproof.explanation import Explanation
+from heatproof.images import Photo, open_image
+from heatproof.inputs import Pictures, PromptInput
+from heatproof.methods.base import Method
+from heatproof.models.geometry import View
+from heatproof.models.model import Model
+
+Picture = str | Path | Image.Image
+Faulty = Callable[[ImageError], None]
+
+
+def explain_each(
+    model: Model,
+    pictures: Sequence[Picture],
+    prompts: PromptInput,
+    *,
+    method: str | Method | Callable[[Any, str], Any] = "attention-x-gradient",
+    score: str | scores.Score | None = None,
+    image_size: tuple[int, int] | str | None = None,
+    certify: bool = True,
+    batch_size: int | None = None,
+    memory: int | str | None = None,
+    seed: int = 0,
+    workers: int = 0,
+    faulty: Faulty | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Explanation]:
+    """Explain pictures batch by batch: what `explain` gives for them, in their order.
+
+    Pictures are opened while the batch before them is explained, and two batches of them are held
+    at most, however many there are: an explanation opens its photographs' files again when it is
+    asked for an overlay. Other arguments are those of `explain`; a seeded method draws what it
+    would draw there if a batch's pictures go through the model together.
+
+    Args:
+        image_size: (height, width) or "native".
+        workers: processes that decode; with 0 it is one thread, whose batches wait for each other.
+        faulty: is told of each picture that cannot be read, which is then left out. Without it the
+            error is raised once all pictures before that one are explained.
+
+    Raises:
+        InputError: at once, where anything but a picture is at fault.
+    """
+    if isinstance(pictures, str | Path | Image.Image):
+        pictures = [pictures]
+    inputs.check_some(pictures)
+    if image_size == "keep":
+        raise InputError(
+            "got image size 'keep', which gives every aspect ratio a size of its own, and a batch "
+            "has one; give (height, width), or explain the pictures one by one"
+        )
+    if workers < 0:
+        raise InputError(f"got workers={workers}, expected at least 0")
+    size = together(model, batch_size)
+    chosen, target = chosen_for(model, method, score, "image")
+    sized = inputs.at_size(model, inputs.wanted_size(model, (), image_size))
+    question = Question.of(model, prompts, chosen, target, image_size, certify, size, memory, seed)
+    return _answers(question, sized, pictures, workers, faulty, progress)
+
+
+def _answers(
+    question: Question,
+    model: Model,
+    pictures: Sequence[Picture],
+    workers: int,
+    faulty: Faulty | None,
+    progress: Progress | None,
+) -> Generator[Explanation]:
+    size, strict = question.batch_size, faulty is None
+    total = -(-len(pictures) // size)
+    with closing(_lots(model, pictures, size, workers, strict)) as lots:
+        for number, lot in enumerate(lots):
+            if faulty is not None:
+                for error in lot.errors:
+                    faulty(error)
+            if lot.photos:
+                pixels = lot.pixels.to(model.device, non_blocking=lot.pixels.is_pinned())
+                yield question.answered(Pictures(model, pixels, lot.photos, lot.views), None)
+            if lot.errors and strict:
+                raise lot.errors[0]
+            if progress is not None:
+                progress(number + 1, total)
+
+
+# --- loading -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Lot:
+    """Pictures that were read, and what is wrong with the others."""
+
+    pixels: Float[Tensor, "image 3 height width"]
+    photos: tuple[Photo, ...]
+    views: tuple[View, ...]
+    errors: tuple[ImageError, ...]
+
+    def pin_memory(self) -> "_Lot":
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+class _Files(Dataset[_Lot]):
+    """Lots of pictures, read and preprocessed when asked for; `strict` ones end at an error."""
+
+    def __init__(self, model: Model, pictures: Sequence[Picture], size: int, strict: bool) -> None:
+        self.pictures, self.size, self.strict = pictures, size, strict
+        self.process, self.dtype = model.image.preprocess, model.dtype
+
+    def __len__(self) -> int:
+        return -(-len(self.pictures) // self.size)
+
+    def __getitem__(self, number: int) -> _Lot:
+        made: list[tuple[Tensor, Photo, View]] = []
+        errors: list[ImageError] = []
+        for picture in self.pictures[number * self.size : (number + 1) * self.size]:
+            try:
+                made.append(self._read(picture))
+            except ImageError as error:
+                errors.append(error)
+                if self.strict:
+                    break
+        pixels, photos, views = zip(*made, strict=True) if made else ((), (), ())
+        shape = (0, 3, self.process.height, self.process.width)
+        together = torch.stack(pixels) if pixels else torch.zeros(shape, dtype=self.dtype)
+        return _Lot(together, photos, views, tuple(errors))
+
+    def _read(self, picture: Picture) -> tuple[Tensor, Photo, View]:
+        photo = open_image(picture)
+        pixels, view = self.process(photo.image), self.process.view(*photo.image.size)
+        if not isinstance(picture, Image.Image):  # its file keeps it
+            photo = replace(photo, held=None)
+        return pixels.to(self.dtype), photo, view
+
+
+def _lots(
+    model: Model, pictures: Sequence[Picture], size: int, workers: int, strict: bool
+) -> Generator[_Lot]:
+    loader = DataLoader(
+        _Files(model, pictures, size, strict),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=model.device.type == "cuda",
+    )
+    if workers:
+        yield from loader  # its processes end with its iterator
+    else:
+        yield from _ahead(iter(loader))
+
+
+def _ahead(lots: Iterator[_Lot]) -> Generator[_Lot]:
+    """A thread reads the next lot while this one is used."""
+    with ThreadPoolExecutor(1, "heatproof-loading") as thread:
+        coming = thread.submit(next, lots, None)
+        while (lot := coming.result()) is not None:
+            coming = thread.submit(next, lots, None)
+            yield lot
