@@ -31,6 +31,8 @@ check: setup
 bench: setup
 	$(BIN)/python benchmarks/explain_cost.py
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/metrics_cost.py
 	$(BIN)/python benchmarks/families.py --tiny
 	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/families.py

@@ -82,14 +82,14 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
     return 2 * side**3 / min(times[1:])
 
 
-def jpegs(folder: Path, count: int) -> list[Path]:
+def jpegs(folder: Path, count: int, size: tuple[int, int] = (640, 480)) -> list[Path]:
     """Photograph-sized files of smooth noise, the same in every run."""
     generator = torch.Generator().manual_seed(0)
     paths: list[Path] = []
     for number in range(count):
         small = torch.randint(0, 256, (15, 20, 3), generator=generator, dtype=torch.uint8)
         path = folder / f"{number:05d}.jpg"
-        Image.fromarray(small.numpy()).resize((640, 480), Image.Resampling.BICUBIC).save(path)
+        Image.fromarray(small.numpy()).resize(size, Image.Resampling.BICUBIC).save(path)
         paths.append(path)
     return paths
 

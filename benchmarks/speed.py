@@ -251,10 +251,10 @@ def peak(asked: argparse.Namespace) -> None:
     if reset.exists():  # else the peak is that of loading the model, where that is higher
         reset.write_text("5")
     runs[asked.peak]()
-    print(_peak_bytes())
+    print(peak_bytes())
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.exists() else ():
         if line.startswith("VmHWM:"):

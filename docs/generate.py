@@ -261,49 +261,102 @@ PARTS = {
 def speed() -> str:
     """What `benchmarks/speed.py` measured; the plots lie beside the page."""
     found = json.loads((RESULTS / "speed.json").read_text())
-    ours, script = found["prompts"]["ours"], found["prompts"]["script"]
-    about = found["prompts"]["machine"]
-    rows: list[list[str]] = []
-    for count, row in ours.items():
-        faster = script[count]["clock"] / row["clock"]
-        taken = found["memory"]["ratio"].get(count)
-        rows.append(
-            [count, f"{row['clock']:.3f}", f"{row['clock, from']:.3f} to {row['clock, to']:.3f}",
-             f"{row['processor']:.3f}", f"{script[count]['clock']:.2f}", f"{faster:.1f}",
-             f"{taken:.2f}"]
-        )  # fmt: skip
-    head = ["prompts", "ratio", "from, to", "of processor time", "the script's ratio",
-            "times faster", "peak memory, ratio"]  # fmt: skip
-    text = (
-        f"# Speed\n\n{about['model']} (random weights), attention-x-gradient, batch "
-        f"{about['batch']}, float32, {about['threads']} thread(s) on {about['processor']}, torch "
-        f"{about['torch']}: times bare `encode_image` in inference mode on the same pixels, "
-        f"medians of {about['rounds']} alternating rounds (`benchmarks/speed.py`). The script is "
-        "Grad-ECLIP's way: picture by picture, one gradient a prompt, a graph over the whole "
-        "tower.\n\n"
-    )
-    text += table(head, rows)
-    hand, layer, own = (
-        found["gae"][name]["clock"] for name in ("by hand", "by hand, a gradient a layer", "ours")
-    )
+    text = _speed_of_prompts(found) + _speed_of_all_layers(found["gae"]) + _speed_of_peers(found)
     text += (
-        f"\nGAE over all layers, 10 prompts: {own:.1f} times bare inference. Picture by picture "
-        f"and prompt by prompt it takes {hand:.1f} with one gradient call for all layers "
-        f"({hand / own:.1f} times as long), {layer:.1f} with one a layer, as the authors' notebook "
-        f"calls it ({layer / own:.1f} times as long). Ten prompts' gradients through eleven blocks "
-        "are ten inference passes' work by themselves.\n\n"
-        "How: the tower runs once without a graph; then its last block is called again on the "
+        "\nHow: the tower runs once without a graph; then its last block is called again on the "
         "readout's row alone, its attention answered from the keys and values that were read. That "
         "row's embedding is held against the full pass's for every input; where they differ, or "
         "the tower reads out otherwise (a mean, a pool, rotary positions), the whole pass is read "
         "with a graph from the last attention on. Beyond the embedding's width one Jacobian a "
-        "picture serves any number of prompts (`heatproof.jacobian`).\n"
+        "picture serves any number of prompts (`heatproof.jacobian`). Where no batch size is said, "
+        "8 pictures go together on a processor: more leave its caches.\n"
     )
     for part, (name, axis) in PARTS.items():
         if part in found:
             _plot(found[part], part, axis)
             text += f"\n![cost against {name}](speed-{name}.svg)\n"
-    return text
+    return text + _loading()
+
+
+def _speed_of_prompts(found: dict[str, Any]) -> str:
+    rows = found["prompts"]
+    about, memory = rows["machine"], found["memory"]["ratio"]
+    lines: list[list[str]] = []
+    for count, row in rows["ours"].items():
+        usual, script = (rows[who][count]["clock"] for who in ("by default", "script"))
+        lines.append(
+            [count, f"{row['clock']:.3f}", f"{row['clock, from']:.3f} to {row['clock, to']:.3f}",
+             f"{row['processor']:.3f}", f"{usual:.3f}", f"{script:.2f}", f"{script / usual:.2f}",
+             f"{memory[count]:.2f}"]
+        )  # fmt: skip
+    head = ["prompts", "ratio", "from, to", "of processor time", "by default",
+            "the script's ratio", "times faster", "peak memory, ratio"]  # fmt: skip
+    return (
+        f"# Speed\n\n{about['model']} (random weights), attention-x-gradient, batch "
+        f"{about['batch']}, float32, {about['threads']} thread(s) on {about['processor']}, torch "
+        f"{about['torch']}: times bare `encode_image` in inference mode on the same pixels, "
+        f"medians of {about['rounds']} alternating rounds (`benchmarks/speed.py`). *By default* is "
+        "the same call without a batch size. The script is Grad-ECLIP's way, told by hand: picture "
+        "by picture, one gradient a prompt, a graph over the whole tower; how many times faster is "
+        "said of the default, a picture.\n\n" + table(head, lines)
+    )
+
+
+def _speed_of_all_layers(rows: dict[str, Any]) -> str:
+    hand, layer, own = (
+        rows[name]["clock"] for name in ("by hand", "by hand, a gradient a layer", "ours")
+    )
+    return (
+        f"\nGAE over all layers, 10 prompts: {own:.1f} times bare inference. By picture and by "
+        f"prompt it takes {layer:.1f} as the authors' notebook calls it, one gradient a layer "
+        f"({layer / own:.1f} times as long), and {hand:.1f} with one gradient call for all "
+        f"layers ({hand / own:.1f} times as long). No batching can make that three: ten prompts' "
+        "gradients through eleven blocks are ten inference passes' work by themselves.\n"
+    )
+
+
+def _speed_of_peers(found: dict[str, Any]) -> str:
+    peers, compiled, certified = (found[part] for part in ("peers", "compile", "certified"))
+    lines = [
+        [ours, f"{peers[ours]['clock']:.1f}", theirs, f"{peers[theirs]['clock']:.1f}",
+         f"{peers[theirs]['clock'] / peers[ours]['clock']:.1f}"]
+        for ours, theirs in (("input-x-gradient", "captum's InputXGradient"),
+                             ("grad-cam", "pytorch-grad-cam's GradCAM"))
+    ]  # fmt: skip
+    return (
+        "\nThe same method by packages, 10 prompts, 4 pictures together, each times bare inference "
+        "of them:\n\n"
+        + table(["here", "ratio", "there", "ratio", "times faster"], lines)
+        + "\nWith the certificate (an untouched pass, three null prompts through the text tower "
+        f"and back): {certified['1']['clock']:.2f} at 1 prompt, {certified['100']['clock']:.2f} at "
+        "100, a batch; the null prompts are embedded once a call.\n"
+        "\nWith the tower's blocks compiled (`load(..., compile=True)`): bare inference takes "
+        f"{compiled['bare']['clock']:.3f} of what it takes uncompiled, explaining one prompt "
+        f"{compiled['1']['clock']:.3f}, 100 prompts {compiled['100']['clock']:.3f}.\n"
+    )
+
+
+def _loading() -> str:
+    """What `benchmarks/loading.py` measured."""
+    found = json.loads((RESULTS / "loading.json").read_text())
+    about, (width, height) = found["machine"], found["size"]
+    rows = [
+        [name, f"{row['clock']:.2f}", f"{row['clock, from']:.2f} to {row['clock, to']:.2f}"]
+        for name, row in found["rows"].items()
+    ]
+    counts = list(found["MiB"]["explain"])
+    grown = [
+        [how, *(f"{sizes[count]:.0f}" for count in counts)] for how, sizes in found["MiB"].items()
+    ]
+    return (
+        f"\n## From JPEG files\n\n{found['files']} files of {width} x {height} pixels, "
+        f"{about['model']}, {about['threads']} of {about['cores']} cores for the model, 1 prompt: "
+        "times explaining the same pictures from memory (`benchmarks/loading.py`).\n\n"
+        + table(["", "ratio", "from, to"], rows)
+        + "\nHow far a process grows over the loaded model, MiB:\n\n"
+        + table(["", *(f"{count} files" for count in counts)], grown).rstrip()
+        + "\n"
+    )
 
 
 def _plot(rows: dict[str, Any], part: str, axis: str) -> None:
@@ -327,6 +380,8 @@ def _plot(rows: dict[str, Any], part: str, axis: str) -> None:
         if part == "prompts":
             axes.set_xscale("log")
             axes.set_yscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_major_formatter("{x:g}")
         axes.legend()
         figure.savefig(DOCS / f"speed-{PARTS[part][0]}.svg", metadata={"Date": None})
 
@@ -338,7 +393,8 @@ def _series(rows: dict[str, Any], part: str) -> dict[str, list[tuple[int, dict[s
     if part == "prompts":
         names = {"ours": "attention-x-gradient", "script": "Grad-ECLIP's script, by hand"}
         return {
-            names[who]: [(int(count), row) for count, row in of.items()] for who, of in rows.items()
+            name: [(int(count), row) for count, row in rows[who].items()]
+            for who, name in names.items()
         }
     return {
         f"{count} prompt{'s' if count != '1' else ''}": [

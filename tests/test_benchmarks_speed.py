@@ -70,13 +70,31 @@ def test_the_cost_script_measures_every_part(
 ) -> None:
     results = tmp_path / "speed.json"
     threads = str(torch.get_num_threads())
+    parts = ["prompts", "batch", "size", "layers", "gae", "peers", "certified"]
     monkeypatch.setattr(
         sys, "argv", ["speed.py", "--model", "scenes", "--batch", "4", "--rounds", "1",
                       "--threads", threads, "--sides", "64", "96", "--results", str(results),
-                      "--parts", "prompts", "batch", "size", "layers", "gae"]
+                      "--parts", *parts]
     )  # fmt: skip
     benchmark("speed").main()
     found = json.loads(results.read_text())
-    assert list(found) == ["prompts", "batch", "size", "layers", "gae"]
-    assert list(found["prompts"]["ours"]) == ["1", "10", "100", "1000"]
+    assert list(found) == parts
+    for who in ("ours", "by default", "script"):
+        assert list(found["prompts"][who]) == ["1", "10", "100", "1000"]
     assert found["prompts"]["machine"]["model"] == "scenes"
+
+
+def test_the_loading_script_opens_files(benchmark: Any, tmp_path: Path) -> None:
+    results = tmp_path / "loading.json"
+    threads = str(torch.get_num_threads())
+    benchmark("loading").main(
+        ["--model", "scenes", "--files", "5", "--batch", "2", "--rounds", "1", "--counts", "3",
+         "--threads", threads, "--results", str(results)]
+    )  # fmt: skip
+    found = json.loads(results.read_text())
+    assert list(found["rows"]) == [
+        "explain, batch by batch",
+        "explain_each, a thread",
+        "explain_each, one process",
+    ]
+    assert all(sizes["3"] > 0 for sizes in found["MiB"].values())

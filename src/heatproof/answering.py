@@ -1,7 +1,7 @@
 """One question asked of pictures or prompts: chunks run, put together and certified."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -69,11 +69,9 @@ class Question:
     """
 
     model: Model
+    given: PromptInput
     method: Method
     score: scores.Score
-    prompts: Prompts
-    nulls: Prompts | None
-    warnings: tuple[str, ...]
     image_size: ImageSize
     certify: bool
     batch_size: int
@@ -81,38 +79,17 @@ class Question:
     seed: int
     fit: Budget | None = None
     chunks: int = 0
+    prompts: Prompts = field(init=False)
+    nulls: Prompts | None = field(init=False, default=None)
+    unmeasured: tuple[str, ...] = field(init=False, default=())
 
-    @classmethod
-    def of(
-        cls,
-        model: Model,
-        prompts: PromptInput,
-        method: Method,
-        score: scores.Score,
-        image_size: ImageSize,
-        certify: bool,
-        batch_size: int,
-        memory: int | str | None,
-        seed: int,
-    ) -> "Question":
+    def __post_init__(self) -> None:
         """Prompts and null prompts are embedded here, once."""
-        certify = certify and not method.foreign
-        asked = inputs.prompts(model, prompts, memory)
-        score.check(model, len(asked.labels))
-        nulls, unmeasured = _null_prompts(model) if certify else (None, ())
-        return cls(
-            model,
-            method,
-            score,
-            asked,
-            nulls,
-            unmeasured,
-            image_size,
-            certify,
-            batch_size,
-            memory,
-            seed,
-        )
+        self.certify = self.certify and not self.method.foreign
+        self.prompts = inputs.prompts(self.model, self.given, self.memory)
+        self.score.check(self.model, len(self.prompts.labels))
+        if self.certify:
+            self.nulls, self.unmeasured = _null_prompts(self.model)
 
     def answered(self, shown: Pictures, progress: Progress | None) -> Explanation:
         job = ImageJob(shown, self.prompts, self.score, self.nulls)
@@ -148,7 +125,7 @@ class Question:
             (names_of(shown), self.prompts.labels),
             gathered.evidence(count),
             _null_changes(job.layout.grid(gathered.values).flatten(2), count, self.nulls),
-            (*_drift(self.model, shown, job, self.batch_size), *self.warnings),
+            (*_drift(self.model, shown, job, self.batch_size), *self.unmeasured),
             self.seed,
         )
 

@@ -84,7 +84,7 @@ def explain(
     chosen, target = chosen_for(model, method, score, "image")
     shown = inputs.pictures(model, images, image_size)
     size = together(model, batch_size)
-    question = Question.of(model, prompts, chosen, target, image_size, certify, size, memory, seed)
+    question = Question(model, prompts, chosen, target, image_size, certify, size, memory, seed)
     return question.answered(shown, progress)
 
 

@@ -72,7 +72,7 @@ def explain_each(
     size = together(model, batch_size)
     chosen, target = chosen_for(model, method, score, "image")
     sized = inputs.at_size(model, inputs.wanted_size(model, (), image_size))
-    question = Question.of(model, prompts, chosen, target, image_size, certify, size, memory, seed)
+    question = Question(model, prompts, chosen, target, image_size, certify, size, memory, seed)
     return _answers(question, sized, pictures, workers, faulty, progress)
 
 
