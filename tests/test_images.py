@@ -1,7 +1,11 @@
 """Pictures as users have them: each kind comes out right, each bad one says why in one line."""
 
 import contextlib
+import multiprocessing
+import os
 import struct
+import threading
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -294,3 +298,57 @@ def test_postscript_is_never_run(tmp_path, monkeypatch):
     with pytest.raises(ImageError, match=r"no picture format|text file"):
         open_image(tmp_path / "a.eps")
     assert not started
+
+
+def test_a_warning_is_a_notice_whatever_another_thread_does_to_the_filters(tmp_path, monkeypatch):
+    """A model in another thread turns warnings into errors for itself: neither sees the other."""
+    halves().save(tmp_path / "a.png")
+    before = warnings.filters[:]
+    entered, left = threading.Event(), threading.Event()
+
+    def slow(_size):
+        entered.set()
+        assert left.wait(10)
+        warnings.warn("odd file", stacklevel=2)
+
+    def decode():
+        found.append(open_image(tmp_path / "a.png").notices)
+
+    monkeypatch.setattr(Image, "_decompression_bomb_check", slow)
+    found, thread = [], threading.Thread(target=decode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        thread.start()
+        assert entered.wait(10)
+        with pytest.raises(UserWarning, match="mine"):
+            warnings.warn("mine", stacklevel=1)
+        left.set()
+        thread.join()
+    assert found == [("read with a warning: odd file",)]
+    assert warnings.filters == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_process_forked_while_another_thread_decodes_can_decode(tmp_path, monkeypatch):
+    halves().save(tmp_path / "a.png")
+    entered = threading.Event()
+
+    def slow(_size):
+        entered.set()
+        time.sleep(0.2)
+
+    monkeypatch.setattr(Image, "_decompression_bomb_check", slow)
+    thread = threading.Thread(target=open_image, args=(tmp_path / "a.png",))
+    thread.start()
+    assert entered.wait(10)
+    child = multiprocessing.get_context("fork").Process(
+        target=open_image, args=(tmp_path / "a.png",)
+    )
+    child.start()
+    child.join(10)
+    alive = child.is_alive()
+    child.kill()
+    child.join()
+    thread.join()
+    assert not alive
+    assert child.exitcode == 0

@@ -1,6 +1,7 @@
 """Pictures as users have them, as the RGB photograph that a viewer would show."""
 
 import difflib
+import os
 import struct
 import threading
 import warnings
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
@@ -33,6 +35,13 @@ BROKEN = (
 )  # fmt: skip
 
 _decoding = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    # A process forked while another thread decodes would find the lock held for ever.
+    os.register_at_fork(
+        before=_decoding.acquire,
+        after_in_parent=_decoding.release,
+        after_in_child=_decoding.release,
+    )
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ def _opened(path: Path) -> Generator[Image.Image, None, None]:
         yield image
 
 
-def _photo(image: Image.Image, source: str, caught: list[warnings.WarningMessage]) -> Photo:
+def _photo(image: Image.Image, source: str, caught: list[Warning]) -> Photo:
     if 0 in image.size:
         raise ImageError(f"{source}: a picture of no pixels; expected at least 1 x 1")
     notices = _frames(image)
@@ -128,13 +137,12 @@ def _photo(image: Image.Image, source: str, caught: list[warnings.WarningMessage
 
 
 @contextmanager
-def _decoded_strictly(source: str) -> Generator[list[warnings.WarningMessage], None, None]:
+def _decoded_strictly(source: str) -> Generator[list[Warning], None, None]:
     """Whole pictures only: Pillow's warnings are collected, what it raises becomes `ImageError`.
 
-    Locked, for both the warning filters and Pillow's leniency belong to the whole process.
+    Locked, for both `warnings.warn` and Pillow's leniency belong to the whole process.
     """
-    with _decoding, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with _decoding, _collected() as caught:
         lenient = ImageFile.LOAD_TRUNCATED_IMAGES
         ImageFile.LOAD_TRUNCATED_IMAGES = False
         try:
@@ -149,6 +157,32 @@ def _decoded_strictly(source: str) -> Generator[list[warnings.WarningMessage], N
             raise ImageError(_broken(source, error)) from error
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+
+
+@contextmanager
+def _collected() -> Generator[list[Warning], None, None]:
+    """What this thread warns of, whatever the warning filters say.
+
+    The filters stay as they are: a model that runs in another thread meanwhile may change them for
+    itself (`catch_warnings`), and whoever restored them last would win.
+    """
+    caught: list[Warning] = []
+    here, warn = threading.get_ident(), warnings.warn
+
+    def collect(
+        message: Any, category: Any = None, stacklevel: int = 1, *more: Any, **named: Any
+    ) -> None:
+        if threading.get_ident() != here:
+            warn(message, category, stacklevel + 1, *more, **named)
+            return
+        known = isinstance(message, Warning)
+        caught.append(message if known else (category or UserWarning)(message))
+
+    warnings.warn = collect
+    try:
+        yield caught
+    finally:
+        warnings.warn = warn
 
 
 def _registered(name: str) -> bool:
@@ -235,10 +269,10 @@ def _proportions(image: Image.Image) -> list[str]:
     return notices
 
 
-def _warned(warning: warnings.WarningMessage) -> str:
-    if issubclass(warning.category, Image.DecompressionBombWarning):
+def _warned(warning: Warning) -> str:
+    if isinstance(warning, Image.DecompressionBombWarning):
         return "it is very large; reading it takes much memory"
-    return f"read with a warning: {_line(str(warning.message))}"
+    return f"read with a warning: {_line(str(warning))}"
 
 
 # What is wrong, in one line
