@@ -20,19 +20,27 @@ from PIL import Image
 
 import heatproof
 from gpu import jpegs
+from heatproof.models import Model
 from speed import Run, alternating, machine, peak_bytes
 
 RESULTS = Path(__file__).parent / "results" / "loading.json"
 SIZE = (2048, 1536)
 
 
+def prompt_of(model: Model) -> torch.Tensor:
+    """A random embedding."""
+    size = model.image.preprocess
+    with torch.inference_mode():
+        return torch.randn(
+            1, model.image.encode(torch.zeros(1, 3, size.height, size.width)).shape[1]
+        )
+
+
 def cases(asked: argparse.Namespace, paths: list[Path]) -> tuple[Run, dict[str, Run]]:
     model = heatproof.load(asked.model)
     size = model.image.preprocess
     pixels = torch.stack([size(Image.open(path).convert("RGB")) for path in paths])
-    with torch.inference_mode():
-        width = model.image.encode(pixels[:1]).shape[1]
-    prompts = torch.randn(1, width)
+    prompts = prompt_of(model)
     together = asked.batch
 
     def at_once(files: list[Path]) -> None:
@@ -65,7 +73,7 @@ def grown(asked: argparse.Namespace, how: str, count: int) -> float:
 
 def grow(asked: argparse.Namespace, paths: list[Path]) -> None:
     model = heatproof.load(asked.model)
-    prompts = torch.randn(1, model.image.encode(torch.zeros(1, 3, 224, 224)).shape[1])
+    prompts = prompt_of(model)
     Path("/proc/self/clear_refs").write_text("5")
     before = peak_bytes()
     if asked.grow == "explain":

@@ -1,7 +1,9 @@
 """Any number of pictures: what `explain` gives for them, batch by batch, whoever decodes them."""
 
 import multiprocessing
+import pickle
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 
 import heatproof
+from families import FAMILIES
 from heatproof import streaming
 from heatproof.errors import ImageError, InputError, PromptError
 from heatproof.explanation import Explanation
@@ -53,7 +56,8 @@ def damage(path: Path, bytes_: bytes = b"") -> Path:
 
 
 def each(model: Model, files: Any, **more: Any) -> Iterator[Explanation]:
-    return heatproof.explain_each(model, files, PROMPTS, **{"batch_size": 3, **more})
+    more = {"batch_size": 3, **more}
+    return heatproof.explain_each(model, files, PROMPTS, **more)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -125,12 +129,16 @@ def test_a_faulty_picture_is_told_and_left_out(
     model: Model, files: list[Path], workers: int
 ) -> None:
     damage(files[1])
-    damage(files[3], b"not a picture"), damage(files[4]), damage(files[5])
+    damage(files[3], b"not a picture")
+    damage(files[4])
+    damage(files[5])
     told: list[ImageError] = []
     done: list[tuple[int, int]] = []
-    stream = each(
-        model, files, workers=workers, faulty=told.append, progress=lambda *n: done.append(n)
-    )
+
+    def progress(*counts: int) -> None:
+        done.append((counts[0], counts[1]))
+
+    stream = each(model, files, workers=workers, faulty=told.append, progress=progress)
     sources = [[photo.source for photo in one.photos] for one in stream]
     assert sources == [[str(files[0]), str(files[2])], [str(files[6])]]
     assert [str(error).split(":")[0] for error in told] == [str(files[n]) for n in (1, 3, 4, 5)]
@@ -211,3 +219,45 @@ def test_a_wrong_prompt_is_said_at_once(model: Model) -> None:
 def test_one_picture_is_a_list_of_one(model: Model, files: list[Path]) -> None:
     (one,) = heatproof.explain_each(model, files[0], PROMPTS)
     assert one.photos[0].source == str(files[0])
+
+
+def test_nothing_is_drawn_from_the_users_own_noise(model: Model, files: list[Path]) -> None:
+    before = torch.get_rng_state()
+    list(each(model, files, workers=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_leaving_waits_for_one_picture_and_not_for_its_batch(
+    model: Model, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Any] = []
+    real = streaming.open_image
+
+    def slow(picture: Any) -> Any:
+        opened.append(picture)
+        time.sleep(0.1 if len(opened) > 20 else 0)
+        return real(picture)
+
+    monkeypatch.setattr(streaming, "open_image", slow)
+    stream = each(model, files * 9, batch_size=20)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert 20 <= len(opened) < 40
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_that_is_held_leaves_nobody_behind(
+    model: Model, files: list[Path], workers: int
+) -> None:
+    stream = heatproof.explain_each(model, files, torch.randn(2, 5), workers=workers)
+    with pytest.raises(PromptError, match="got embeddings of width 5") as held:
+        next(stream)
+    assert not multiprocessing.active_children()
+    assert held.tb is not None  # which holds the frames, and so whatever they hold
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_workers_are_given_can_be_pickled(family: str) -> None:
+    """Where processes are not forked (macOS, Windows), it is."""
+    given = streaming.Files(FAMILIES[family](), ["a.png"], 2, True)
+    assert len(pickle.loads(pickle.dumps(given))) == 1  # noqa: S301 (our own)

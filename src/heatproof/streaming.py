@@ -1,5 +1,6 @@
 """`explain_each`: any number of pictures, a batch at a time, the next ones decoded meanwhile."""
 
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -29,7 +30,7 @@ Faulty = Callable[[ImageError], None]
 
 def explain_each(
     model: Model,
-    pictures: Sequence[Picture],
+    pictures: Picture | Sequence[Picture],
     prompts: PromptInput,
     *,
     method: str | Method | Callable[[Any, str], Any] = "attention-x-gradient",
@@ -85,8 +86,9 @@ def _answers(
     progress: Progress | None,
 ) -> Generator[Explanation]:
     size, strict = question.batch_size, faulty is None
-    total = -(-len(pictures) // size)
-    with closing(_lots(model, pictures, size, workers, strict)) as lots:
+    files, pinned = Files(model, pictures, size, strict), model.device.type == "cuda"
+    lots = _by_processes(files, workers, pinned) if workers else _by_thread(files, pinned)
+    with closing(lots):
         for number, lot in enumerate(lots):
             if faulty is not None:
                 for error in lot.errors:
@@ -97,7 +99,7 @@ def _answers(
             if lot.errors and strict:
                 raise lot.errors[0]
             if progress is not None:
-                progress(number + 1, total)
+                progress(number + 1, len(files))
 
 
 # --- loading -------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ class _Lot:
         return replace(self, pixels=self.pixels.pin_memory())
 
 
-class _Files(Dataset[_Lot]):
+class Files(Dataset[_Lot]):
     """Lots of pictures, read and preprocessed when asked for; `strict` ones end at an error."""
 
     def __init__(self, model: Model, pictures: Sequence[Picture], size: int, strict: bool) -> None:
@@ -127,15 +129,19 @@ class _Files(Dataset[_Lot]):
         return -(-len(self.pictures) // self.size)
 
     def __getitem__(self, number: int) -> _Lot:
+        return self.load(number, threading.Event())
+
+    def load(self, number: int, stopped: threading.Event) -> _Lot:
+        """Breaks off between two pictures when `stopped`."""
         made: list[tuple[Tensor, Photo, View]] = []
         errors: list[ImageError] = []
         for picture in self.pictures[number * self.size : (number + 1) * self.size]:
+            if stopped.is_set() or (errors and self.strict):
+                break
             try:
                 made.append(self._read(picture))
             except ImageError as error:
                 errors.append(error)
-                if self.strict:
-                    break
         pixels, photos, views = zip(*made, strict=True) if made else ((), (), ())
         shape = (0, 3, self.process.height, self.process.width)
         together = torch.stack(pixels) if pixels else torch.zeros(shape, dtype=self.dtype)
@@ -149,25 +155,38 @@ class _Files(Dataset[_Lot]):
         return pixels.to(self.dtype), photo, view
 
 
-def _lots(
-    model: Model, pictures: Sequence[Picture], size: int, workers: int, strict: bool
-) -> Generator[_Lot]:
+def _by_processes(files: Files, workers: int, pinned: bool) -> Generator[_Lot]:
     loader = DataLoader(
-        _Files(model, pictures, size, strict),
+        files,
         batch_size=None,
-        num_workers=workers,
-        pin_memory=model.device.type == "cuda",
+        num_workers=min(workers, len(files)),
+        pin_memory=pinned,
+        generator=torch.Generator(),  # else the workers' seed is drawn from the user's
     )
-    if workers:
-        yield from loader  # its processes end with its iterator
-    else:
-        yield from _ahead(iter(loader))
+    lots: Any = iter(loader)
+    try:
+        yield from lots
+    finally:  # by hand: a traceback may hold the iterator, and that its processes
+        lots._shutdown_workers()
 
 
-def _ahead(lots: Iterator[_Lot]) -> Generator[_Lot]:
-    """A thread reads the next lot while this one is used."""
+def _by_thread(files: Files, pinned: bool) -> Generator[_Lot]:
+    """The next lot is read while this one is used: by one thread, for `images` decodes one file at
+    a time."""
+    stopped = threading.Event()
+
+    def load(number: int) -> _Lot | None:
+        if number == len(files):
+            return None
+        lot = files.load(number, stopped)
+        return lot.pin_memory() if pinned else lot
+
     with ThreadPoolExecutor(1, "heatproof-loading") as thread:
-        coming = thread.submit(next, lots, None)
-        while (lot := coming.result()) is not None:
-            coming = thread.submit(next, lots, None)
-            yield lot
+        try:
+            coming = thread.submit(load, 0)
+            for number in range(1, len(files) + 1):
+                lot, coming = coming.result(), thread.submit(load, number)
+                assert lot is not None
+                yield lot
+        finally:
+            stopped.set()
