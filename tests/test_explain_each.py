@@ -256,6 +256,23 @@ def test_an_error_that_is_held_leaves_nobody_behind(
     assert held.tb is not None  # which holds the frames, and so whatever they hold
 
 
+def test_ctrl_c_that_is_held_while_a_batch_is_awaited_leaves_nobody_behind(
+    model: Model, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = each(model, files, workers=1, batch_size=1)
+    next(stream)
+    waiting = "torch.utils.data.dataloader._MultiProcessingDataLoaderIter._get_data"
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(waiting, interrupted)
+    with pytest.raises(KeyboardInterrupt) as held:
+        list(stream)
+    assert not multiprocessing.active_children()
+    assert held.tb is not None
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_workers_are_given_can_be_pickled(family: str) -> None:
     """Where processes are not forked (macOS, Windows), it is."""
