@@ -46,10 +46,11 @@ def explain_each(
 ) -> Iterator[Explanation]:
     """Explain pictures batch by batch: what `explain` gives for them, in their order.
 
-    Pictures are opened while the batch before them is explained, and two batches of them are held
-    at most, however many there are: an explanation opens its photographs' files again when it is
-    asked for an overlay. Other arguments are those of `explain`; a seeded method draws what it
-    would draw there if a batch's pictures go through the model together.
+    Pictures are opened while those before them are explained, and no more than two batches of them
+    (two more for each process) are held, however many there are: an explanation opens its
+    photographs' files again when it is asked for an overlay. Other arguments are those of
+    `explain`; a seeded method draws what it would draw there if a batch's pictures go through the
+    model together.
 
     Args:
         image_size: (height, width) or "native".
@@ -62,6 +63,8 @@ def explain_each(
     """
     if isinstance(pictures, str | Path | Image.Image):
         pictures = [pictures]
+    if isinstance(pictures, Tensor):
+        raise InputError("got a tensor, whose pictures are in memory already; pass it to explain")
     inputs.check_some(pictures)
     if image_size == "keep":
         raise InputError(
