@@ -28,7 +28,7 @@ from heatproof.metrics import Trial
 from heatproof.models import Model
 from heatproof.passes import sites_of
 from heatproof.reading import reading
-from heatproof.removal import each_without
+from heatproof.removal import seen_in
 
 LIMIT = 0.9
 STEPS = 20
@@ -54,17 +54,8 @@ def trial_of(model: Model, items: int, batch: int) -> Trial:
     sites = sites_of(model, "image", lambda: model.image.encode(pixels[:1]))
 
     def tokens(keep: Tensor, item: Tensor) -> Tensor:
-        every = torch.ones(len(keep), layout.tokens, dtype=torch.bool, device=keep.device)
-        start = len(layout.prefix)
-        every[:, start : start + keep.shape[1]] = keep
         with torch.inference_mode():
-            made = each_without(
-                model.module,
-                [site.path for site in sites],
-                every,
-                lambda rows: model.image.encode(pixels[item[rows]]),
-                batch,
-            )
+            made = seen_in(model, sites, pixels, item, keep, batch)
             return (torch.nn.functional.normalize(made, dim=1) * prompts[item]).sum(1)
 
     maps = torch.randn(items, layout.rows, layout.cols, generator=generator)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -102,7 +102,7 @@ class Question:
 
         if self.fit is None:
             self.fit = fitted(shown.model, chunks, one, self.memory, self.batch_size)
-        gathered = gather(shown.model, one, chunks, self.fit, self.certify, progress)
+        gathered = gather(one, chunks, self.fit, self.certify, progress)
         self.chunks += len(gathered.outcomes)
         layout, labels = job.layout, self.prompts.labels
         maps = layout.grid(gathered.values[:, : len(labels)]).float()
@@ -136,8 +136,7 @@ class Question:
 class Gathered:
     """The outcomes of all chunks, side by side, on the CPU."""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
         self.untouched: list[Tensor] = []
         self.readout: list[int | None] = []
@@ -152,7 +151,7 @@ class Gathered:
             rows = [None] * items if chunk.readout is None else chunk.readout.tolist()
             self.readout.extend(rows)
 
-    @property
+    @cached_property  # asked for when all are there
     def values(self) -> Float[Tensor, "item target token"]:
         return torch.cat([outcome.values.cpu() for outcome in self.outcomes])
 
@@ -181,7 +180,6 @@ class Gathered:
 
 
 def gather(
-    model: Model,
     one: Callable[[Chunk], Outcome],
     chunks: Callable[[int], list[Chunk]],
     fit: Budget,
@@ -189,7 +187,7 @@ def gather(
     progress: Progress | None,
 ) -> Gathered:
     parts = [replace(chunk, memory=fit.gradients) for chunk in chunks(fit.items)]
-    gathered = Gathered(model)
+    gathered = Gathered()
     for number, chunk in enumerate(parts):
         gathered.add(chunk, one(chunk), certify)
         if progress is not None:

@@ -124,7 +124,7 @@ def jacobian(
 
     one = partial(coordinates, job.model, chosen, sites, seed=seed, evidence=certify)
     fit = fitted(job.model, chunks, one, memory, together(model, batch_size))
-    gathered = gather(job.model, one, chunks, fit, certify, progress)
+    gathered = gather(one, chunks, fit, certify, progress)
     maps = job.layout.grid(gathered.values)
     certificate = Certificate((), *factors_of(chosen, "image"))
     if certify:
@@ -175,7 +175,7 @@ def explain_words(
     sites = sites_of(model, "text", lambda: encode(first))
     one = partial(run, model, chosen, sites, seed=seed, evidence=certify)
     fit = fitted(model, job.chunks, one, memory, size)
-    gathered = gather(model, one, job.chunks, fit, certify, progress)
+    gathered = gather(one, job.chunks, fit, certify, progress)
     certificate = Certificate((), *factors_of(chosen, "text"))
     if certify:
         names = names_of(shown)

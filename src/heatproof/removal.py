@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from heatproof.agreement import UNFIT, agree
 from heatproof.errors import ReadingError
-from heatproof.reading import block_path, reading, readings_open
+from heatproof.models.model import Model
+from heatproof.reading import Site, block_path, reading, readings_open, rows_of
 from heatproof.reading.compiled import as_python
 from heatproof.reading.interventions import masked_keys
 
@@ -56,6 +57,30 @@ def each_without(
         found[rows] = values
     assert found is not None, "no variant"
     return found
+
+
+def seen_in(
+    model: Model,
+    sites: Sequence[Site],
+    pixels: Float[Tensor, "image 3 height width"],
+    item: Int[Tensor, " variant"],
+    cells: Bool[Tensor, "variant cell"],
+    batch_size: int,
+) -> Float[Tensor, "variant dim"]:
+    """Embeddings of pictures (variant n is of `pixels[item[n]]`) of which the model sees these
+    cells' tokens alone, beside its class tokens and registers.
+
+    sites: all attention calls of the image tower.
+    """
+    layout = model.image.layout(*pixels.shape[-2:])
+    start, item = len(layout.prefix), item.cpu()
+    keep = torch.ones(len(cells), layout.tokens, dtype=torch.bool, device=model.device)
+    keep[:, start : start + cells.shape[1]] = cells.to(model.device)
+
+    def run(rows: Int[Tensor, " _"]) -> Tensor:
+        return model.image.encode(pixels[item[rows].to(pixels.device)].to(model.device))
+
+    return each_without(model.module, [site.path for site in sites], keep, run, batch_size)
 
 
 def _runs(counts: Int[Tensor, " variant"], batch_size: int) -> Iterator[Int[Tensor, " _"]]:
@@ -139,14 +164,10 @@ class _Remover:
 def _left(block: nn.Module, kept: Int[Tensor, "variant kept"], tokens: int) -> Generator[None]:
     """`block` is given the rows of these tokens alone."""
 
-    def cut(given: Any) -> Any:
-        size = (len(kept), tokens)
-        if not isinstance(given, Tensor) or given.dim() != 3 or given.shape[:2] != size:
-            return given
-        return given.take_along_dim(kept.to(given.device)[:, :, None], 1)
-
     def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
-        return tuple(map(cut, args)), {name: cut(each) for name, each in kwargs.items()}
+        return tuple(rows_of(each, kept, tokens) for each in args), {
+            name: rows_of(each, kept, tokens) for name, each in kwargs.items()
+        }
 
     handle = block.register_forward_pre_hook(hook, with_kwargs=True)
     try:

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from heatproof.agreement import UNFIT, agree
 from heatproof.methods.base import Method, Plan, stands_for
 from heatproof.models.model import Projection
-from heatproof.reading import Attention, AttentionCall, Site, reading, readings_open
+from heatproof.reading import Attention, AttentionCall, Site, reading, readings_open, rows_of
 from heatproof.reading.call import at_least_float32
 from heatproof.reading.interventions import chain
 
@@ -139,12 +139,7 @@ class _Kept:
         return call
 
     def _row(self, given: Any) -> Any:
-        """The row of the tokens; what is no tensor of one row a token stays as it is."""
-        size = (len(self.rows), self.site.queries)
-        if not isinstance(given, Tensor) or given.dim() != 3 or given.shape[:2] != size:
-            return given
-        index = self.rows.to(given.device).view(-1, 1, 1)
-        return given.detach().take_along_dim(index, 1)
+        return rows_of(given, self.rows[:, None], self.site.queries)
 
     def answer(self, _: AttentionCall) -> AttentionCall:
         """The row's own call, in place of that of one token which sees itself alone."""

@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from heatproof.auditing.bench import Bench
 from heatproof.metrics.imputers import blurred
 from heatproof.models import Model
 from heatproof.reading import Site
-from heatproof.removal import each_without
+from heatproof.removal import seen_in
 
 Fill = Callable[[Tensor], Tensor]
 """(image, 3, height, width) -> what stands in the place of hidden pixels, of the same shape."""
@@ -47,7 +47,10 @@ def scores_without(
     made: dict[str, Tensor] = {}
     sites = _token_sites(bench)
     if "tokens" in only and sites:
-        made["tokens"] = _without_tokens(bench, pixels, hidden, sites)
+        each, cells = torch.arange(len(pixels)), ~hidden.flatten(1)
+        with torch.no_grad():
+            images = seen_in(bench.model, sites, pixels, each, cells, bench.batch_size)
+        made["tokens"] = bench.compare(images, _texts(bench))
     for name, fill in fills(bench.model, bench.grid).items():
         if name in only:
             made[name] = _scored(bench, torch.where(place, fill(pixels), pixels))
@@ -70,21 +73,3 @@ def _token_sites(bench: Bench) -> tuple[Site, ...]:
     process = bench.model.image.preprocess
     tokens = bench.model.image.layout(process.height, process.width).tokens
     return bench.sites if all(site.keys == tokens for site in bench.sites) else ()
-
-
-def _without_tokens(
-    bench: Bench, pixels: Tensor, hidden: Tensor, sites: tuple[Site, ...]
-) -> Tensor:
-    process = bench.model.image.preprocess
-    layout = bench.model.image.layout(process.height, process.width)
-    keep = torch.ones(len(pixels), layout.tokens, dtype=torch.bool)
-    first = len(layout.prefix)
-    keep[:, first : first + hidden[0].numel()] = ~hidden.flatten(1)
-
-    def run(rows: Int[Tensor, " _"]) -> Tensor:
-        return bench.model.image.encode(pixels[rows.to(pixels.device)])
-
-    paths = [site.path for site in sites]
-    with torch.no_grad():
-        found = each_without(bench.model.module, paths, keep, run, bench.batch_size)
-    return bench.compare(found, _texts(bench))

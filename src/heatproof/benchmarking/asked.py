@@ -17,7 +17,7 @@ from heatproof.models import Model
 from heatproof.passes import sites_of
 from heatproof.questions import beaten, drawn, present, seen
 from heatproof.reading import Site
-from heatproof.removal import each_without
+from heatproof.removal import seen_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,17 +227,8 @@ class Asked:
     def tokens(
         self, keep: Bool[Tensor, "variant cell"], item: Int[Tensor, " variant"]
     ) -> Float[Tensor, " variant"]:
-        """See `metrics.base.TokenScore`; class tokens and registers always stay."""
-        model, process = self.bench.model, self.bench.model.image.preprocess
-        layout = model.image.layout(process.height, process.width)
-        start, item = len(layout.prefix), item.cpu()
-        keys = torch.ones(len(keep), layout.tokens, dtype=torch.bool, device=model.device)
-        keys[:, start : start + keep.shape[1]] = keep.to(model.device)
-
-        def run(rows: Int[Tensor, " _"]) -> Tensor:
-            return model.image.encode(self.pixels[item[rows].to(model.device)])
-
-        paths = [site.path for site in self.bench.sites]
+        """See `metrics.base.TokenScore`."""
+        bench = self.bench
         with torch.inference_mode():
-            images = each_without(model.module, paths, keys, run, self.bench.batch_size)
-            return self.bench.paired(images.to(self.bench.texts.dtype), self.named[item]).cpu()
+            images = seen_in(bench.model, bench.sites, self.pixels, item, keep, bench.batch_size)
+            return bench.paired(images.to(bench.texts.dtype), self.named[item.cpu()]).cpu()

@@ -4,7 +4,7 @@ from heatproof.reading.call import Attention, AttentionCall
 from heatproof.reading.intercept import Trace, reading, readings_open, refuse_unreadable
 from heatproof.reading.interventions import Intervention
 from heatproof.reading.sites import Site, find_sites
-from heatproof.reading.states import Edit, State, block_path, editing, observing
+from heatproof.reading.states import Edit, State, block_path, editing, observing, rows_of
 
 __all__ = [
     "Attention",
@@ -21,4 +21,5 @@ __all__ = [
     "reading",
     "readings_open",
     "refuse_unreadable",
+    "rows_of",
 ]

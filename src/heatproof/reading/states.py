@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
@@ -81,6 +82,14 @@ def block_path(module: nn.Module, path: str) -> str:
         if isinstance(parent, nn.ModuleList | nn.Sequential):
             return ".".join(parts[:end])
     raise ReadingError(f"{path!r} belongs to no residual block: it stands in no list of modules")
+
+
+def rows_of(given: Any, rows: Int[Tensor, "item row"], tokens: int) -> Any:
+    """These rows of (item, token, channel); what is no tensor of one row a token stays as it is."""
+    size = (len(rows), tokens)
+    if not isinstance(given, Tensor) or given.dim() != 3 or given.shape[:2] != size:
+        return given
+    return given.take_along_dim(rows.to(given.device)[:, :, None], 1)
 
 
 def _module(root: nn.Module, path: str) -> nn.Module:
