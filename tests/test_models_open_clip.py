@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -288,6 +289,16 @@ def test_every_family_runs_in_lower_precision(family: str, dtype: torch.dtype) -
         assert mine.dtype == dtype
         close = torch.cosine_similarity(mine.double(), theirs, dim=-1)
         assert close.min() > (0.9999 if dtype == torch.float32 else 0.9)
+
+
+@pytest.mark.parametrize("build", [tiny.open_clip_coca, partial(load, "open_clip:coca_ViT-B-32")])
+def test_no_weight_of_coca_is_left_as_memory_was(
+    build: Callable[[], Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **how: empty(*size, **how).fill_(torch.nan))
+    for name, weight in build().module.named_parameters():
+        assert weight.isfinite().all(), name
 
 
 # Other sizes -------------------------------------------------------------------------------------

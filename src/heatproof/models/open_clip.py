@@ -42,6 +42,12 @@ def recognises(module: nn.Module) -> bool:
     return isinstance(module, CLIP | CustomTextCLIP | CoCa)
 
 
+def fill_uninitialised(module: nn.Module) -> None:
+    """Draw the one weight that open_clip leaves as memory was, not a number now and then."""
+    if isinstance(module, CoCa):
+        nn.init.normal_(module.text_decoder.text_projection, std=0.02)
+
+
 def wrap(
     module: Any,
     *,

@@ -250,8 +250,7 @@ def _build(config: dict[str, Any]) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         module = kind(**config)
-        if isinstance(module, open_clip.CoCa):  # open_clip leaves this one uninitialised
-            nn.init.normal_(module.text_decoder.text_projection, std=0.02)
+        adapter.fill_uninitialised(module)
     return module
 
 

@@ -166,6 +166,7 @@ def _model(name: str, build: Callable[[], nn.Module], dtype: torch.dtype) -> Mod
             for parameter in module.parameters():
                 if parameter.ndim:
                     parameter += 0.05 * torch.randn_like(parameter)
+        adapter.fill_uninitialised(module)
     visual: Any = module.visual
     visual.preprocess_cfg = {"size": visual.image_size, "resize_mode": "squash"}
     return adapter.wrap(module.to(dtype), spec=name)
