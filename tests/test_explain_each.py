@@ -66,11 +66,11 @@ def each(model: Model, files: Any, **more: Any) -> Iterator[Explanation]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("method", ["attention-x-gradient", "gae", "smoothgrad"])
+@pytest.mark.parametrize("method", ["attention-x-gradient", "gae", "smoothgrad", "random"])
 def test_it_gives_what_explain_gives(
     model: Model, files: list[Path], workers: int, method: Any
 ) -> None:
-    whole = heatproof.explain(model, files, PROMPTS, method=method, batch_size=3)
+    whole = heatproof.explain(model, files, PROMPTS, method=method)
     found = list(each(model, files, method=method, workers=workers))
     assert [len(one.maps) for one in found] == [3, 3, 1]
     torch.testing.assert_close(torch.cat([one.maps for one in found]), whole.maps)
@@ -159,6 +159,13 @@ def test_a_faulty_picture_is_told_and_left_out(
     assert [str(error).split(":")[0] for error in told] == [str(files[n]) for n in (1, 3, 4, 5)]
     assert "zero bytes" in str(told[0])
     assert done == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_faulty_picture_moves_no_noise(model: Model, files: list[Path]) -> None:
+    damage(files[1])
+    whole = heatproof.explain(model, [files[0], *files[2:]], PROMPTS, method="random")
+    found = torch.cat([one.maps for one in each(model, files, method="random", faulty=id)])
+    assert torch.equal(found, whole.maps)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -181,14 +181,18 @@ class Spy(Method):
     """A method that keeps what its inner one returned, before maps are cut out in float32."""
 
     def __init__(self, inner: Method) -> None:
-        self.inner, self.card, self.values = inner, inner.card, torch.empty(0)
+        self.inner, self.card, self.kept = inner, inner.card, list[Tensor]()
+
+    @property
+    def values(self) -> Tensor:
+        return torch.cat(self.kept)
 
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:
         return self.inner.plan(sites, side)
 
     def attribute(self, read: ReadPass) -> Tensor:
-        self.values = self.inner.attribute(read).detach()
-        return self.values
+        self.kept.append(self.inner.attribute(read).detach())
+        return self.kept[-1]
 
     def factors(self, side: Side) -> Factors:
         return self.inner.factors(side)
@@ -201,14 +205,20 @@ class Spy(Method):
 
 
 def token_values(
-    model: Model, name: str, settings: dict[str, Any], side: str, items: Tensor, targets: Tensor
+    model: Model,
+    name: str,
+    settings: dict[str, Any],
+    side: str,
+    items: Tensor,
+    targets: Tensor,
+    **more: Any,
 ) -> Tensor:
     """(item, target, token) in the model's dtype, through the public functions."""
     spy = Spy(methods.create(name, **{**QUICK.get(name, {}), **settings}))
     if side == "image":
-        heatproof.explain(model, items, targets, method=spy, certify=False)
+        heatproof.explain(model, items, targets, method=spy, certify=False, **more)
     else:
-        heatproof.explain_words(model, targets, items, method=spy, certify=False)
+        heatproof.explain_words(model, targets, items, method=spy, certify=False, **more)
     return spy.values
 
 
@@ -318,7 +328,7 @@ def test_grad_eclip_equals_attention_eclip_for_every_setting(family: str) -> Non
 @pytest.mark.parametrize("name", NAMES)
 def test_batch_equals_single(vit: Model, name: str) -> None:
     if name in ("random", "blurred-random"):
-        pytest.skip("noise is drawn for the whole batch")
+        pytest.skip("noise is drawn by the picture's place in the explanation")
     pixels, prompts = picture(vit), texts()
     together = token_values(vit, name, {}, "image", pixels, prompts)
     for image in range(2):
@@ -334,6 +344,16 @@ def test_text_batch_equals_single(vit: Model, name: str) -> None:
     for prompt in range(3):
         alone = token_values(vit, name, {}, "text", prompts[prompt, None], pixels[1, None])
         close(together[prompt, 1], alone[0, 0])
+
+
+@pytest.mark.parametrize(("name", "side"), [(n, side) for n in NAMES for side in sides(n)])
+def test_the_batch_size_changes_no_map(vit: Model, name: str, side: str) -> None:
+    items, targets = (picture(vit, 3), texts()) if side == "image" else (ids(), picture(vit))
+    together, split = (
+        token_values(vit, name, {}, side, items, targets, batch_size=size) for size in (3, 2)
+    )
+    assert not torch.equal(together[0], together[2]) or name == "center"
+    close(split, together)
 
 
 @pytest.mark.parametrize("name", NAMES)

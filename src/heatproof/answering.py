@@ -64,8 +64,8 @@ def chosen_for(
 class Question:
     """What is asked of pictures, whichever they are.
 
-    `fit` is what fits the memory, `chunks` counts those that were read: both go on from one lot of
-    pictures to the next.
+    `fit` is what fits the memory, `count` says how many pictures were answered: both go on from one
+    lot of pictures to the next.
     """
 
     model: Model
@@ -78,7 +78,7 @@ class Question:
     memory: int | str | None
     seed: int
     fit: Budget | None = None
-    chunks: int = 0
+    count: int = 0
     prompts: Prompts = field(init=False)
     nulls: Prompts | None = field(init=False, default=None)
     unmeasured: tuple[str, ...] = field(init=False, default=())
@@ -98,12 +98,12 @@ class Question:
         one = partial(run, shown.model, self.method, sites, seed=self.seed, evidence=self.certify)
 
         def chunks(size: int) -> list[Chunk]:
-            return [replace(each, number=each.number + self.chunks) for each in job.chunks(size)]
+            return [replace(each, first=each.first + self.count) for each in job.chunks(size)]
 
         if self.fit is None:
             self.fit = fitted(shown.model, chunks, one, self.memory, self.batch_size)
         gathered = gather(one, chunks, self.fit, self.certify, progress)
-        self.chunks += len(gathered.outcomes)
+        self.count += len(shown.pixels)
         layout, labels = job.layout, self.prompts.labels
         maps = layout.grid(gathered.values[:, : len(labels)]).float()
         found = gathered.scores[:, : len(labels)].float()

@@ -73,8 +73,8 @@ class ImageJob:
         start = len(layout.prefix)
         content = slice(start, start + layout.rows * layout.cols)
         made: list[Chunk] = []
-        for number, pixels in enumerate(self.pixels.split(size)):
-            start_of = number * size
+        for first in range(0, len(self.pixels), size):
+            pixels = self.pixels[first : first + size]
             made.append(
                 Chunk(
                     "image",
@@ -87,11 +87,11 @@ class ImageJob:
                     pixels,
                     tower.encode,
                     self.labels,
-                    self.photos[start_of : start_of + len(pixels)],
+                    self.photos[first : first + size],
                     len(self.asked.labels),
                     tower.project,
                     self.empty,
-                    number,
+                    first,
                     black=partial(_black, self.model, pixels),
                     targets=len(self.labels),
                     width=self.asked.embeddings.shape[1],
@@ -127,7 +127,7 @@ class TextJob:
     def chunks(self, size: int) -> list[Chunk]:
         made: list[Chunk] = []
         context = self.tokens.ids.shape[1]
-        for number, start in enumerate(range(0, len(self.tokens.texts), size)):
+        for start in range(0, len(self.tokens.texts), size):
             part = inputs.select(self.tokens, start, start + size)
             made.append(
                 Chunk(
@@ -139,7 +139,7 @@ class TextJob:
                     self.tower.readout.name in POOLS,
                     asked=len(self.images),
                     project=self.tower.project,
-                    number=number,
+                    first=start,
                     words=_words(part),
                 )
             )

@@ -51,9 +51,10 @@ class Chunk:
     """Inputs of one tower that go through the model together.
 
     `encode` is the model's own encoder on these inputs; `compare` turns its embeddings into scores
-    (item, target). `encode_pixels` encodes other pictures instead (image side), `number` counts the
-    chunks of an explanation. `linear_slopes` gives dS/d(embedding) in closed form, or None where
-    there is none; `targets` and the embedding's `width` are 0 where they are not known beforehand.
+    (item, target). `encode_pixels` encodes other pictures instead (image side), `first` is the
+    number of the first item in the explanation. `linear_slopes` gives dS/d(embedding) in closed
+    form, or None where there is none; `targets` and the embedding's `width` are 0 where they are
+    not known beforehand.
     The other fields are those of `ReadPass`.
     """
 
@@ -71,7 +72,7 @@ class Chunk:
     asked: int = 0
     project: Projection | None = None
     empty: Callable[[Float[Tensor, "item dim"]], Float[Tensor, " item"]] | None = None
-    number: int = 0
+    first: int = 0
     words: Bool[Tensor, "item key"] | None = None
     black: Callable[[], Float[Tensor, "3 1 1"]] | None = None
     targets: int = 0
@@ -311,14 +312,14 @@ def _read_pass(
         chunk.pooled,
         chunk.grid,
         chunk.pixels,
-        seed + chunk.number,
+        seed,
         labels=chunk.labels,
         photos=chunk.photos,
         embedding=embedding,
         asked=chunk.asked,
         project=chunk.project,
         empty=chunk.empty,
-        base_seed=seed,
+        first=chunk.first,
         words=chunk.words,
         black=chunk.black,
         memory=chunk.memory,

@@ -49,8 +49,7 @@ def explain_each(
     Pictures are opened while those before them are explained, and no more than two batches of them
     (two more for each process) are held, however many there are: an explanation opens its
     photographs' files again when it is asked for an overlay. Other arguments are those of
-    `explain`; a seeded method draws what it would draw there if a batch's pictures go through the
-    model together.
+    `explain`.
 
     Args:
         image_size: (height, width) or "native".

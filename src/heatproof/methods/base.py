@@ -113,7 +113,7 @@ class ReadPass:
     The first `asked` targets are the user's own; null prompts ride along behind them. `project`
     is what one token of the last block goes through to become an embedding, where the tower has
     such a thing; `empty` scores embeddings against the empty prompt (image side).
-    `seed` differs from chunk to chunk, `base_seed` is the explanation's own. `words` is True on the
+    `seed` is the explanation's, `first` the number of its first item there. `words` is True on the
     keys that stand for words (text side); `black` is what the model's preprocessing makes of black.
     `memory` is how many bytes the gradients of several targets may take at once.
     """
@@ -139,7 +139,7 @@ class ReadPass:
     asked: int = 0
     project: Projection | None = None
     empty: Callable[[Float[Tensor, "item dim"]], Float[Tensor, " item"]] | None = None
-    base_seed: int = 0
+    first: int = 0
     words: Bool[Tensor, "item key"] | None = None
     black: Callable[[], Float[Tensor, "3 1 1"]] | None = None
     memory: int = GRADIENTS_AT_ONCE

@@ -76,9 +76,13 @@ class BlurredRandom(Control):
 
 
 def _noise(read: ReadPass) -> Float[Tensor, "item target token"]:
+    """Each item's own, whichever others it is read with."""
     items, keys = read.last.key.shape[0], read.last.key.shape[2]
-    generator = torch.Generator().manual_seed(read.seed)
-    return torch.randn(items, read.targets, keys, generator=generator)
+    drawn: list[Tensor] = []
+    for item in range(read.first, read.first + items):
+        generator = torch.Generator().manual_seed(read.seed + item)
+        drawn.append(torch.randn(read.targets, keys, generator=generator))
+    return torch.stack(drawn)
 
 
 def _smoother(size: int) -> Float[Tensor, "cell cell"]:

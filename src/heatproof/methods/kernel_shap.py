@@ -43,7 +43,7 @@ class KernelSHAP(Perturbing):
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         if self.samples < 3:
             raise InputError(f"got samples={self.samples} for kernel-shap, expected at least 3")
-        drawn = [self._coalitions(len(each), read.base_seed) for each in players(read)]
+        drawn = [self._coalitions(len(each), read.seed) for each in players(read)]
         scores = self.scores_of(read, [keep for keep, _ in drawn])
         empty = self.empty_scores(read)
         gain = read.scores.detach().cpu().double() - empty

@@ -103,7 +103,7 @@ class M2IB(Method):
     ) -> Tensor:
         """KL of every entry of the block's output, after the last step."""
         x = at_least_float32(states)
-        generator = torch.Generator().manual_seed(read.base_seed)
+        generator = torch.Generator().manual_seed(read.seed)
         with torch.enable_grad():
             alpha = torch.full_like(x, self.alpha).requires_grad_()
             adam = torch.optim.Adam([alpha], lr=self.rate)

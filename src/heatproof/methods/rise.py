@@ -74,7 +74,7 @@ class RISE(Perturbing):
         assert read.pixels is not None
         size = read.pixels.shape[-2:]
         cell = [-(-length // self.cells) for length in size]
-        generator = torch.Generator().manual_seed(read.base_seed)
+        generator = torch.Generator().manual_seed(read.seed)
         for start in range(0, self.masks, BATCH):
             count = min(BATCH, self.masks - start)
             grid = torch.rand(count, 1, self.cells, self.cells, generator=generator)
@@ -91,7 +91,7 @@ class RISE(Perturbing):
             )
 
     def _by_tokens(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        drawn = [self._coalitions(len(each), read.base_seed) for each in players(read)]
+        drawn = [self._coalitions(len(each), read.seed) for each in players(read)]
         scores = self.scores_of(read, [keep for keep, _ in drawn])
         return placed(
             read,

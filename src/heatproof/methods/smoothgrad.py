@@ -21,7 +21,7 @@ class SmoothGrad(Method):
     """E_i = sum over a patch of the mean over noise n of dS/dx at x + n, n normal.
 
     samples: how many noisy copies. sigma: standard deviation of the noise, in the units that the
-    model takes (normalised pixels; text: embeddings). All items of a batch share the noise.
+    model takes (normalised pixels; text: embeddings). All items share the noise.
     """
 
     samples: int = 5

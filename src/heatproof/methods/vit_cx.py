@@ -75,7 +75,7 @@ class ViTCX(Method):
             cover += masks.sum(0)
         base = read.scores[item].detach().cpu().double()
         heat = torch.zeros(read.targets, height, width, dtype=torch.float64)
-        generator = torch.Generator().manual_seed(read.base_seed)
+        generator = torch.Generator().manual_seed(read.seed)
         for count, masks in _enlarged(grids, axes):
             noise = self.noise * torch.randn(count, 3, height, width, generator=generator)
             gained = _gains(read, item, masks, noise.double()) + base
