@@ -169,7 +169,7 @@ def _same_for_all(trial: Trial, fill: Fill) -> Float[Tensor, "1 3 _ _"] | None:
 
 def _others(trial: Trial) -> Int[Tensor, " item"]:
     """For each item one whose picture is another, whatever order the items come in."""
-    means = torch.cat([part.double().mean((1, 2, 3)) for part in trial.pixels.split(64)]).cpu()
+    means = torch.cat([part.cpu().double().mean((1, 2, 3)) for part in trial.pixels.split(64)])
     found, group = means.unique(return_inverse=True)
     if len(found) < 2:
         raise InputError("imputer=other needs two different pictures, this trial has one")
