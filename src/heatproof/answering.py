@@ -92,17 +92,13 @@ class Question:
             self.nulls, self.unmeasured = _null_prompts(self.model)
 
     def answered(self, shown: Pictures, progress: Progress | None) -> Explanation:
-        job = ImageJob(shown, self.prompts, self.score, self.nulls)
+        job = ImageJob(shown, self.prompts, self.score, self.nulls, self.count)
         sites = sites_of(shown.model, "image", lambda: shown.model.image.encode(shown.pixels[:1]))
         check_layout(job.layout, sites[-1].keys)
         one = partial(run, shown.model, self.method, sites, seed=self.seed, evidence=self.certify)
-
-        def chunks(size: int) -> list[Chunk]:
-            return [replace(each, first=each.first + self.count) for each in job.chunks(size)]
-
         if self.fit is None:
-            self.fit = fitted(shown.model, chunks, one, self.memory, self.batch_size)
-        gathered = gather(one, chunks, self.fit, self.certify, progress)
+            self.fit = fitted(shown.model, job.chunks, one, self.memory, self.batch_size)
+        gathered = gather(one, job.chunks, self.fit, self.certify, progress)
         self.count += len(shown.pixels)
         layout, labels = job.layout, self.prompts.labels
         maps = layout.grid(gathered.values[:, : len(labels)]).float()

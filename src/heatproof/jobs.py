@@ -17,13 +17,21 @@ POOLS = ("pool probe", "mean query")
 
 
 class ImageJob:
-    """Pictures against prompts, null prompts behind them: what the image tower is run for."""
+    """Pictures against prompts, null prompts behind them: what the image tower is run for.
+
+    before: how many pictures of the same question came before these.
+    """
 
     def __init__(
-        self, shown: Pictures, asked: Prompts, score: scores.Score, nulls: Prompts | None
+        self,
+        shown: Pictures,
+        asked: Prompts,
+        score: scores.Score,
+        nulls: Prompts | None,
+        before: int = 0,
     ) -> None:
         self.model, self.pixels, self.score, self.asked = shown.model, shown.pixels, score, asked
-        self.nulls = nulls
+        self.nulls, self.before = nulls, before
         self.nothing: Tensor | None = None
         self.photos = shown.photos
         self.labels = asked.labels if nulls is None else (*asked.labels, *nulls.labels)
@@ -91,7 +99,7 @@ class ImageJob:
                     len(self.asked.labels),
                     tower.project,
                     self.empty,
-                    first,
+                    self.before + first,
                     black=partial(_black, self.model, pixels),
                     targets=len(self.labels),
                     width=self.asked.embeddings.shape[1],

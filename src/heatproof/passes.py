@@ -54,8 +54,7 @@ class Chunk:
     (item, target). `encode_pixels` encodes other pictures instead (image side), `first` is the
     number of the first item in the explanation. `linear_slopes` gives dS/d(embedding) in closed
     form, or None where there is none; `targets` and the embedding's `width` are 0 where they are
-    not known beforehand.
-    The other fields are those of `ReadPass`.
+    not known beforehand. The other fields are those of `ReadPass`.
     """
 
     side: Side

@@ -165,9 +165,7 @@ def _left(block: nn.Module, kept: Int[Tensor, "variant kept"], tokens: int) -> G
     """`block` is given the rows of these tokens alone."""
 
     def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
-        return tuple(rows_of(each, kept, tokens) for each in args), {
-            name: rows_of(each, kept, tokens) for name, each in kwargs.items()
-        }
+        return rows_of(args, kwargs, kept, tokens)
 
     handle = block.register_forward_pre_hook(hook, with_kwargs=True)
     try:

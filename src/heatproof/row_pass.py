@@ -130,16 +130,11 @@ class _Kept:
 
     def block_given(self, block: nn.Module, args: Any, kwargs: Any) -> None:
         del block
-        self.given.append(
-            (tuple(map(self._row, args)), {name: self._row(each) for name, each in kwargs.items()})
-        )
+        self.given.append(rows_of(args, kwargs, self.rows[:, None], self.site.queries))
 
     def call_made(self, call: AttentionCall) -> AttentionCall:
         self.calls.append(call)
         return call
-
-    def _row(self, given: Any) -> Any:
-        return rows_of(given, self.rows[:, None], self.site.queries)
 
     def answer(self, _: AttentionCall) -> AttentionCall:
         """The row's own call, in place of that of one token which sees itself alone."""

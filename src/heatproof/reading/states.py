@@ -84,12 +84,19 @@ def block_path(module: nn.Module, path: str) -> str:
     raise ReadingError(f"{path!r} belongs to no residual block: it stands in no list of modules")
 
 
-def rows_of(given: Any, rows: Int[Tensor, "item row"], tokens: int) -> Any:
-    """These rows of (item, token, channel); what is no tensor of one row a token stays as it is."""
-    size = (len(rows), tokens)
-    if not isinstance(given, Tensor) or given.dim() != 3 or given.shape[:2] != size:
-        return given
-    return given.take_along_dim(rows.to(given.device)[:, :, None], 1)
+def rows_of(
+    args: tuple[Any, ...], kwargs: dict[str, Any], rows: Int[Tensor, "item row"], tokens: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a block is given, cut down to these rows of (item, token, channel); what is no tensor of
+    one row a token stays as it is."""
+
+    def cut(given: Any) -> Any:
+        size = (len(rows), tokens)
+        if not isinstance(given, Tensor) or given.dim() != 3 or given.shape[:2] != size:
+            return given
+        return given.take_along_dim(rows.to(given.device)[:, :, None], 1)
+
+    return tuple(map(cut, args)), {name: cut(each) for name, each in kwargs.items()}
 
 
 def _module(root: nn.Module, path: str) -> nn.Module:
