@@ -260,7 +260,9 @@ def test_no_tokenizer_refuses_prompts_but_takes_ids() -> None:
     assert text is not None
     with pytest.raises(PromptError, match="came without a tokenizer for its 97 tokens"):
         text.tokenize(["a dog"])
-    assert text.from_ids(torch.tensor([[95, 20, 96] + [0] * 10])).readout.tolist() == [2]
+    tokens = text.from_ids(torch.tensor([[95, 20, 96] + [0] * 10]))
+    assert tokens.readout.tolist() == [2]
+    assert [piece.text for piece in tokens.pieces[0]] == ["[20]"]  # start and end are no words
 
 
 def test_a_tokenizer_of_another_model_is_refused() -> None:

@@ -1,6 +1,5 @@
 """`explain` what a model saw in pictures, `explain_words` what it read in prompts."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -42,6 +41,7 @@ from heatproof.passes import (
     run,
     sites_of,
 )
+from heatproof.words import word_tokens
 
 
 def explain(
@@ -227,13 +227,6 @@ def _word_explanation(
 
 
 def merge(text: str, pieces: Sequence[Piece], values: Float[Tensor, " token"]) -> Iterator[Word]:
-    """Words of `text` (runs of letters, digits and apostrophes; other marks stand alone), each
-    with the sum over the tokens that begin in it."""
-    for found in re.finditer(r"[\w'\u2019]+|[^\w\s]", text):
-        inside = [
-            float(value)
-            for piece, value in zip(pieces, values, strict=True)
-            if found.start() <= piece.start < found.end()
-        ]
-        if inside:
-            yield Word(found.group(), found.start(), found.end(), sum(inside))
+    """Words of `text`, each with the sum over its tokens."""
+    for start, end, tokens in word_tokens(text, pieces):
+        yield Word(text[start:end], start, end, float(values[tokens].sum()))

@@ -1,6 +1,6 @@
 """What users hand in (files, pictures, tensors; texts, ids, embeddings) as the towers take it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,14 +45,38 @@ class Prompts:
     tokens: Tokens | None = None
 
     @property
+    def unknown(self) -> tuple[tuple[str, ...], ...]:
+        """For each prompt the words that the tokenizer does not know."""
+        known = () if self.tokens is None else self.tokens.unknown
+        return known or ((),) * len(self.labels)
+
+    @property
     def notices(self) -> tuple[str, ...]:
-        if self.tokens is None:
-            return ()
-        return tuple(
-            f"prompt {text!r} is longer than the context; cut off: {cut!r}"
-            for text, cut in zip(self.tokens.texts, self.tokens.cut, strict=True)
-            if cut
-        )
+        """What of the prompts the model does not read as it stands there."""
+        return () if self.tokens is None else tuple(_prompt_notices(self.tokens))
+
+
+def _prompt_notices(tokens: Tokens) -> Iterator[str]:
+    for text, cut in zip(tokens.texts, tokens.cut, strict=True):
+        if cut:
+            yield f"prompt {text!r} is longer than the context; cut off: {cut!r}"
+    for text, words, unread in zip(tokens.texts, tokens.control, tokens.unread, strict=False):
+        if words:
+            behind = f"; the model does not read what follows: {unread!r}" if unread else ""
+            yield (
+                f"prompt {text!r}: the tokenizer takes {_listed(words)} for its own control "
+                f"token{'s' if len(words) > 1 else ''}{behind}"
+            )
+    for text, words in zip(tokens.texts, tokens.unknown, strict=False):
+        if words:
+            yield (
+                f"prompt {text!r}: the model does not know {_listed(words)}; "
+                "it reads every unknown word as the same token"
+            )
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(repr(word) for word in dict.fromkeys(words))
 
 
 def pictures(model: Model, images: Images, size: ImageSize) -> Pictures:
@@ -187,6 +211,9 @@ def select(tokens: Tokens, start: int, stop: int) -> Tokens:
         texts=tokens.texts[part],
         pieces=tokens.pieces[part],
         cut=tokens.cut[part],
+        control=tokens.control[part],
+        unread=tokens.unread[part],
+        unknown=tokens.unknown[part],
         mask=None if tokens.mask is None else tokens.mask[part],
     )
 

@@ -143,6 +143,7 @@ def text_tower(text: Text, tokenizer: Any) -> TextTower:
         context=text.context,
         vocabulary=text.vocabulary,
         readout=text.rows,
+        special=text.special,
     )
     own = getattr(codec.tokenizer, "pad_token_id", None)
     padding = text.padding if text.padding is None or own is None else own

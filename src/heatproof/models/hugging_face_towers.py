@@ -47,7 +47,8 @@ class Text:
     """What has to be known of a text tower.
 
     `padding` is the padding token of towers that mask it and take prompts of any length up to
-    `context`; None where the tower reads `context` tokens, padding included.
+    `context`; None where the tower reads `context` tokens, padding included. `special` are the ids
+    of the start, the end and the padding, as far as the configuration names them.
     """
 
     encode: EncodeText
@@ -58,6 +59,7 @@ class Text:
     vocabulary: int
     padding: int | None = None
     project: Projection | None = None
+    special: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,9 @@ def _clip_text(module: Any) -> Text:
         context=config.max_position_embeddings,
         vocabulary=config.vocab_size,
         project=Projection(module.text_model.final_layer_norm, module.text_projection),
+        special=frozenset((config.vocab_size - 2, config.vocab_size - 1))
+        if legacy
+        else frozenset((config.bos_token_id, config.eos_token_id)),
     )
 
 
@@ -254,6 +259,7 @@ def _siglip_text(module: Any) -> Text:
         context=config.max_position_embeddings,
         vocabulary=config.vocab_size,
         project=Projection(module.text_model.final_layer_norm, module.text_model.head),
+        special=frozenset((config.pad_token_id,)),  # it also ends a prompt
     )
 
 
@@ -267,6 +273,9 @@ def _blip_text(module: Any) -> Text:
         context=config.max_position_embeddings,
         vocabulary=config.vocab_size,
         padding=config.pad_token_id,
+        # The configuration names no class token; in BERT's vocabularies it stands before the
+        # separator.
+        special=frozenset((config.bos_token_id, config.sep_token_id - 1, config.sep_token_id)),
     )
 
 

@@ -85,8 +85,11 @@ class Tokens:
     """Prompts as the text tower takes them.
 
     `readout` is each prompt's readout row. `pieces` leaves out BOS, EOT and padding.
-    `cut` is the text that did not fit into the context ("" where all did).
-    `mask` is True on real tokens; None where the model takes none.
+    `cut` is the text that did not fit into the context ("" where all did). `control` are words of
+    the prompt that the tokenizer takes for its own control tokens, `unread` the text behind the
+    readout that a literal end of text moved forward ("" where there is none). `unknown` are the
+    words that the tokenizer does not know: it gives one id to all of them. These three are empty
+    for raw ids. `mask` is True on real tokens; None where the model takes none.
     """
 
     ids: Int[Tensor, "prompt context"]
@@ -95,6 +98,9 @@ class Tokens:
     pieces: tuple[tuple[Piece, ...], ...]
     cut: tuple[str, ...]
     mask: Bool[Tensor, "prompt context"] | None = None
+    control: tuple[tuple[str, ...], ...] = ()
+    unread: tuple[str, ...] = ()
+    unknown: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -274,6 +274,7 @@ def _text_tower(module: Any, tokenizer: Any) -> TextTower:
         context=text.context_length,
         vocabulary=text.vocab_size,
         readout=row,
+        special=_special_ids(module, text),
     )
     return TextTower(
         encode=partial(_encode_text, module),
@@ -283,6 +284,24 @@ def _text_tower(module: Any, tokenizer: Any) -> TextTower:
         readout=Readout(name, None),
         project=_text_projection(text),
     )
+
+
+def _special_ids(module: Any, text: Any) -> frozenset[int]:
+    """Ids of the start, the end and the padding, as far as the model itself says them."""
+    if isinstance(text, HFTextEncoder):
+        return _named_ids(text.config)
+    pool: Any = text.text_pool_type if text is module else text.pool_type
+    if pool == "argmax":  # the end of text has the highest id, in CLIP the start has the one before
+        return frozenset((text.vocab_size - 2, text.vocab_size - 1))
+    if pool == "eos":
+        return frozenset((module.text_eos_id if text is module else text.eos_id,))
+    return frozenset()
+
+
+def _named_ids(config: Any) -> frozenset[int]:
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id")
+    ids = (getattr(config, name, None) for name in names)
+    return frozenset(token for token in ids if isinstance(token, int))
 
 
 def _text_projection(text: Any) -> Projection | None:

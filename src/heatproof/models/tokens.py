@@ -29,6 +29,7 @@ from transformers import PreTrainedTokenizerBase
 
 from heatproof.errors import PromptError
 from heatproof.models.model import Piece, Tokens
+from heatproof.words import word_tokens
 
 CLIP_VOCABULARY = 49408
 
@@ -260,13 +261,16 @@ _MOST_LEADING = 3  # begin of text, a language: nothing known puts more before a
 class Codec:
     """A text tower's way from prompts to `Tokens`: its tokenizer, and what it takes.
 
-    `context` is the number of ids of a prompt, `vocabulary` the number of ids there are.
+    `context` is the number of ids of a prompt, `vocabulary` the number of ids there are. `special`
+    are the model's start, end and padding ids: raw ids are told from words by them where there is
+    no tokenizer.
     """
 
     tokenizer: Any
     context: int
     vocabulary: int
     readout: Rows
+    special: frozenset[int] = frozenset()
 
     def tokenize(self, prompts: Sequence[str]) -> Tokens:
         """The prompts as the model takes them. An empty one is allowed: a null prompt is one."""
@@ -274,13 +278,31 @@ class Codec:
             raise PromptError(self.tokenizer.reason)
         texts = tuple(_checked(prompt) for prompt in prompts)
         ids = self._ids(list(texts))
-        placed = [self._pieces(text, row) for text, row in zip(texts, ids.tolist(), strict=True)]
+        rows, readout = ids.tolist(), self.readout(ids)
+        placed = [self._pieces(text, row) for text, row in zip(texts, rows, strict=True)]
+        pieces = tuple(own for own, _ in placed)
+        special = _control_ids(self.tokenizer)
+        controls = [
+            [piece for piece in own if row[piece.position] in special]
+            for own, row in zip(pieces, rows, strict=True)
+        ]
         return Tokens(
             ids=ids,
-            readout=self.readout(ids),
+            readout=readout,
             texts=texts,
-            pieces=tuple(pieces for pieces, _ in placed),
+            pieces=pieces,
             cut=tuple(cut for _, cut in placed),
+            control=tuple(tuple(piece.text for piece in own) for own in controls),
+            unread=tuple(
+                _unread(text, own, [piece.position for piece in control], last)
+                for text, own, control, last in zip(
+                    texts, pieces, controls, readout.tolist(), strict=True
+                )
+            ),
+            unknown=tuple(
+                tuple(_unknown_words(self.tokenizer, text, own, row))
+                for text, own, row in zip(texts, pieces, rows, strict=True)
+            ),
         )
 
     def _ids(self, texts: list[str]) -> Int[Tensor, "prompt context"]:
@@ -360,7 +382,41 @@ class Codec:
             return
         padding = sum(1 for _ in takewhile(lambda token: token == row[-1], reversed(row)))
         for position, token in enumerate(row[: len(row) - (padding if padding > 1 else 0)]):
-            yield position, f"[{token}] "
+            if token not in self.special:
+                yield position, f"[{token}] "
+
+
+def _control_ids(tokenizer: Any) -> set[int]:
+    inner = getattr(tokenizer, "tokenizer", tokenizer)
+    ids = set(getattr(inner, "all_special_ids", ()))
+    return ids - {_unknown_id(tokenizer)}
+
+
+def _unknown_id(tokenizer: Any) -> int | None:
+    """The one id of all words that are in no vocabulary; None for byte-level tokenizers."""
+    inner = getattr(tokenizer, "tokenizer", tokenizer)
+    token = getattr(inner, "unk_token_id", None)
+    # CLIP's Hugging Face tokenizer names its end of text here, which its bytes never need.
+    if token is not None and token == getattr(inner, "eos_token_id", None):
+        return None
+    return getattr(inner, "unknown_token_id", None) if token is None else token
+
+
+def _unread(text: str, pieces: Sequence[Piece], control: Sequence[int], readout: int) -> str:
+    """What follows the readout where one of the prompt's own tokens, at `control`, became it."""
+    if readout not in control:
+        return ""
+    behind = [piece.start for piece in pieces if piece.position > readout]
+    return text[min(behind) :] if behind else ""
+
+
+def _unknown_words(
+    tokenizer: Any, text: str, pieces: Sequence[Piece], row: Sequence[int]
+) -> Iterator[str]:
+    token = _unknown_id(tokenizer)
+    for start, end, tokens in word_tokens(text, pieces):
+        if any(row[pieces[index].position] == token for index in tokens):
+            yield text[start:end]
 
 
 def _spelling(tokenizer: Any, token: int) -> str:

@@ -1,0 +1,59 @@
+"""Words of a prompt: where they begin and end, and which tokens lie in each."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import regex
+
+# Word boundaries of Unicode's UAX 29, by `regex`'s WORD flag.
+_BOUNDARY = regex.compile(r"\b", regex.VERSION1 | regex.WORD)
+# Thai, Lao, Khmer and Burmese are written without spaces; UAX 29 leaves their words to a dictionary
+# and would cut at every letter. Without one, a run of them is one word.
+_UNSPACED = regex.compile(r"\p{Line_Break=Complex_Context}[\p{Line_Break=Complex_Context}\p{M}]*")
+
+
+class Spanned(Protocol):
+    """Something that stands for characters `start` to `end` of a text."""
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
+def segments(text: str) -> Iterator[tuple[int, int]]:
+    """Start and end of each word, number, mark or symbol of `text`; white space is left out."""
+    inside = {at for run in _UNSPACED.finditer(text) for at in range(run.start() + 1, run.end())}
+    cuts = {match.start() for match in _BOUNDARY.finditer(text)} - inside
+    ends = sorted({0, *cuts, len(text)})
+    for start, end in pairwise(ends):
+        if not text[start:end].isspace():
+            yield start, end
+
+
+def word_tokens(text: str, tokens: Sequence[Spanned]) -> Iterator[tuple[int, int, list[int]]]:
+    """Start and end of each word that has tokens, with the indices of these.
+
+    A word reaches as far as its tokens: what one token spans is never two words. No token lies in
+    two words; tokens of white space alone lie in none.
+    """
+    spelled = [_trimmed(text, token) for token in tokens]
+    spans = sorted([*segments(text), *(span for span in spelled if span[0] < span[1])])
+    words: list[tuple[int, int]] = []
+    for start, end in spans:
+        if words and start < words[-1][1]:
+            words[-1] = (words[-1][0], max(end, words[-1][1]))
+        else:
+            words.append((start, end))
+    for start, end in words:
+        inside = [n for n, span in enumerate(spelled) if start <= span[0] < span[1] <= end]
+        if inside:
+            yield start, end, inside
+
+
+def _trimmed(text: str, token: Spanned) -> tuple[int, int]:
+    """A token's span without the white space that some tokenizers count to the word behind it."""
+    letters = text[token.start : token.end]
+    start = token.start + len(letters) - len(letters.lstrip())
+    return start, max(start, token.end - len(letters) + len(letters.rstrip()))
