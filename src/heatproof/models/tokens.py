@@ -388,8 +388,8 @@ class Codec:
 
 def _control_ids(tokenizer: Any) -> set[int]:
     inner = getattr(tokenizer, "tokenizer", tokenizer)
-    ids = set(getattr(inner, "all_special_ids", ()))
-    return ids - {_unknown_id(tokenizer)}
+    ids: list[int] = getattr(inner, "all_special_ids", [])
+    return {token for token in ids if token != _unknown_id(tokenizer)}
 
 
 def _unknown_id(tokenizer: Any) -> int | None:
