@@ -6,14 +6,15 @@ from collections.abc import Sequence
 import torch
 from PIL import Image, ImageDraw
 
-from heatproof.certificate import Certificate, Check
+from heatproof.certificate import Certificate, Check, Light
 from heatproof.explanation import Explanation, Record, Word, WordExplanation
 from heatproof.images import Photo
 from heatproof.models.geometry import View
 
 HOLDS = Certificate(
     checks=(
-        Check("same score", "holds", "the explained pass gave the model's own score", 1e-7, 1e-5),
+        Check("parity", "holds", "the explained pass gave the model's own score", 1e-7, 1e-5),
+        Check("native factors", "holds", "attention weights; gradient of the score"),
         Check("readout", "holds", "only the class token feeds the embedding"),
         Check("completeness", "not applicable", "the method promises no sum"),
     ),
@@ -21,11 +22,14 @@ HOLDS = Certificate(
     substituted=(),
     null_prompts={"empty": 0.41, "gibberish": 0.62, "unrelated": 0.83},
     environment={"torch": "2.15.0", "weights": "ab" * 32, "device": "cpu"},
+    common_share=0.12,
+    follows=Light("follows the prompt", "yes", "changes by 0.41 to 0.83 under null prompts"),
+    weights="loaded",
 )
 FAILS = Certificate(
     checks=(
         Check(
-            "same score",
+            "parity",
             "violated",
             "This map explains another model: with one attention head in place of twelve, the "
             "score was 0.1715 where the model's own is 0.3503.",
@@ -39,6 +43,10 @@ FAILS = Certificate(
     null_prompts={"empty": 0.01, "gibberish": 0.02, "unrelated": 0.03},
     warnings=("the map hardly changes with the prompt",),
     environment=HOLDS.environment,
+    replaced="forward pass",
+    common_share=0.9,
+    follows=Light("follows the prompt", "limited", "90% is common to all"),
+    weights="loaded",
 )
 
 
@@ -69,6 +77,7 @@ def explanation(
     scores: Sequence[float] | None = None,
     method: str = "attention-x-gradient",
     notices: tuple[str, ...] = (),
+    explained: Sequence[float] | None = None,
 ) -> Explanation:
     """`maps` is (prompt, row, col) of one picture, or (image, prompt, row, col) of several."""
     maps = maps[None] if maps.dim() == 3 else maps
@@ -86,6 +95,7 @@ def explanation(
     return Explanation(
         maps.float(),
         row.repeat(len(maps), 1),
+        (row if explained is None else torch.tensor(explained)).repeat(len(maps), 1),
         certificate,
         record,
         tuple(Photo(image, f"photo-{n}.jpg") for n in range(len(maps))),
@@ -114,4 +124,4 @@ def worded(
     tokens = [tuple(word.text for word in each) for each in words]
     record = Record("scenes", "attention-x-gradient", {}, "cosine", tuple(prompts), 0)
     scores = torch.full((1, len(prompts)), 0.25)
-    return WordExplanation([maps], [words], tokens, scores, certificate, record)
+    return WordExplanation([maps], [words], tokens, scores, scores, certificate, record)

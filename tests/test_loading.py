@@ -104,7 +104,7 @@ def test_without_weights_a_model_is_random_reproducibly_and_says_so(
     models = [load("open_clip:small") for _ in range(2)]
     assert torch.equal(torch.random.get_rng_state(), before)
     assert models[0].weights_hash == models[1].weights_hash
-    assert not models[0].pretrained
+    assert models[0].weights == "random"
     assert not models[0].module.training
     (notice,) = models[0].notices
     assert "random" in notice
@@ -188,7 +188,7 @@ def test_a_tag_brings_its_preprocessing_and_its_activation(
         open_clip_loading, "get_pretrained_cfg", lambda *_: {**known, "quick_gelu": True}
     )
     model = load("open_clip:small/best")
-    assert model.pretrained
+    assert model.weights == "loaded"
     assert "QuickGELU" in model.notices[0]
     assert any(type(part).__name__ == "QuickGELU" for part in model.module.modules())
     assert model.image.preprocess.resize == "squash"
@@ -250,7 +250,7 @@ def test_weights_files_of_every_form(save: Any, suffix: str, tmp_path: Path) -> 
     close = 1e-3 if save is as_half else 0
     for name, value in model.module.state_dict().items():
         torch.testing.assert_close(value, state[name], atol=close, rtol=close)
-    assert model.pretrained
+    assert model.weights == "loaded"
     assert model.notices == ()
     assert model.dtype == torch.float32
 
@@ -376,7 +376,7 @@ def test_scenes_and_its_checkpoints_take_the_same_path(
     )
     monkeypatch.setattr(loading, "_family", lambda _: scenes)
     model, early = load("scenes"), load("scenes:early")
-    assert model.pretrained
+    assert model.weights == "loaded"
     assert model.weights_hash == load("scenes:final").weights_hash != early.weights_hash
     assert (model.spec, early.spec) == ("scenes", "scenes:early")
     assert "open_clip:ViT-B-16/openai" in model.notices[0]
@@ -398,7 +398,7 @@ def test_a_local_folder_of_open_clip_s_is_loaded(tmp_path: Path) -> None:
     config = {"model_cfg": CONFIG, "preprocess_cfg": preprocess}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     model = load(f"open_clip:local-dir:{tmp_path}")
-    assert model.pretrained
+    assert model.weights == "loaded"
     assert model.image.preprocess.resize == "squash"
     assert model.weights_hash == load(f"open_clip:small/{tmp_path / WEIGHTS}").weights_hash
 

@@ -266,7 +266,7 @@ def test_a_bare_name_has_the_same_random_weights_every_time_and_says_so() -> Non
     first, second = (classifiers.load("test_vit") for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert first.weights_hash == second.weights_hash
-    assert not first.pretrained
+    assert first.weights == "random"
     assert "timm:test_vit has random weights (seed 0)" in first.notices[0]
 
 
@@ -274,7 +274,7 @@ def test_a_local_file_brings_its_own_number_of_classes(tmp_path: Path) -> None:
     saved = timm.create_model("test_vit", num_classes=3)
     safetensors.torch.save_file(saved.state_dict(), tmp_path / "mine.safetensors")
     model = classifiers.load(f"test_vit/{tmp_path / 'mine.safetensors'}")
-    assert (model.pretrained, model.notices) == (True, ())
+    assert (model.weights, model.notices) == ("loaded", ())
     assert model.classes == ("class 0", "class 1", "class 2")
     assert model.weights_hash == classifiers.wrap(saved.eval()).weights_hash
 

@@ -404,7 +404,7 @@ def _processor(name: str) -> transformers.BaseImageProcessor:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_folder_gives_the_model_that_was_saved(name: str, folders: dict[str, Path]) -> None:
     saved, model = tiny_hf.MODELS[name](torch.float32), hugging_face.load(str(folders[name]))
-    assert (model.pretrained, model.notices) == (True, ())
+    assert (model.weights, model.notices) == ("loaded", ())
     assert model.spec == f"hf:{folders[name]}"
     assert model.weights_hash == saved.weights_hash
     assert torch.equal(model.image.encode(pixels(model)), saved.image.encode(pixels(model)))
@@ -571,7 +571,7 @@ TRUE_SIZES = {
 @pytest.mark.parametrize("name", TRUE_SIZES)
 def test_true_sizes_are_read_as_they_are(name: str) -> None:
     kind, config, tokens = TRUE_SIZES[name]()
-    model = hugging_face.wrap(tiny_hf.random_module(kind, config), pretrained=False)
+    model = hugging_face.wrap(tiny_hf.random_module(kind, config), weights="random")
     images = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         untouched = model.image.encode(images)

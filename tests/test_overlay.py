@@ -235,8 +235,8 @@ def test_failed_certificate_stands_on_the_picture_and_beneath_it():
 
 def test_no_certificate_is_not_shown_as_one_that_holds():
     kind, sentence = drawing.verdict(Certificate((), (), ()))
-    assert kind == "not asked"
-    assert "nothing proves" in sentence
+    assert kind == "not established"
+    assert sentence == "not established: no check was made (certify=False)"
 
 
 # Sizes and letters

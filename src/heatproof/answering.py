@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof import certify as proof
-from heatproof import inputs, methods, scores
+from heatproof import following, inputs, methods, scores
 from heatproof.budget import Budget, fitted
-from heatproof.certificate import Certificate
+from heatproof.certificate import Certificate, Check
 from heatproof.errors import InputError, PromptError, ReadingError
 from heatproof.explanation import Explanation, Record
 from heatproof.inputs import ImageSize, Pictures, PromptInput, Prompts
@@ -81,7 +81,7 @@ class Question:
     count: int = 0
     prompts: Prompts = field(init=False)
     nulls: Prompts | None = field(init=False, default=None)
-    unmeasured: tuple[str, ...] = field(init=False, default=())
+    unmeasured: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         """Prompts and null prompts are embedded here, once."""
@@ -102,27 +102,33 @@ class Question:
         self.count += len(shown.pixels)
         layout, labels = job.layout, self.prompts.labels
         maps = layout.grid(gathered.values[:, : len(labels)]).float()
-        found = gathered.scores[:, : len(labels)].float()
+        own, explained = (
+            scores[:, : len(labels)].float() for scores in (gathered.untouched, gathered.explained)
+        )
         certificate = self._certificate(shown, job, gathered)
         notices = (*shown.notices, *self.prompts.notices)
         record = record_of(
             self.model, self.method, self.score, self.prompts, self.seed, notices, self.image_size
         )
-        return Explanation(maps, found, certificate, record, shown.photos, shown.views)
+        return Explanation(maps, own, explained, certificate, record, shown.photos, shown.views)
 
     def _certificate(self, shown: Pictures, job: ImageJob, gathered: "Gathered") -> Certificate:
+        factors = self.method.factors("image")
         if not self.certify:
-            return Certificate((), *factors_of(self.method, "image"))
+            known = following.declared(self.prompts, factors, "image")
+            return proof.unchecked(shown.model, self.method, "image", known)
         count = len(self.prompts.labels)
+        values = job.layout.grid(gathered.values).flatten(2)
         return proof.certify(
             shown.model,
             self.method,
             "image",
             (names_of(shown), self.prompts.labels),
             gathered.evidence(count),
-            _null_changes(job.layout.grid(gathered.values).flatten(2), count, self.nulls),
-            (*_drift(self.model, shown, job, self.batch_size), *self.unmeasured),
+            following.measured(values, self.prompts, self.nulls, factors, self.unmeasured),
+            _drift(self.model, shown, job, self.batch_size),
             self.seed,
+            input_checks(shown),
         )
 
 
@@ -134,14 +140,17 @@ class Gathered:
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
-        self.untouched: list[Tensor] = []
+        self.own: list[Tensor] = []
         self.readout: list[int | None] = []
         self.content = slice(0)
 
     def add(self, chunk: Chunk, outcome: Outcome, certify: bool) -> None:
         self.outcomes.append(outcome)
+        # A certificate compares with a pass of its own; without one, the pass that was read will
+        # do, if nothing was changed in it.
+        own = None if certify else outcome.untouched
+        self.own.append((untouched_scores(chunk) if own is None else own).cpu())
         if certify:
-            self.untouched.append(untouched_scores(chunk).cpu())
             self.content = chunk.content
             items = len(outcome.scores)
             rows = [None] * items if chunk.readout is None else chunk.readout.tolist()
@@ -152,7 +161,13 @@ class Gathered:
         return torch.cat([outcome.values.cpu() for outcome in self.outcomes])
 
     @property
-    def scores(self) -> Float[Tensor, "item target"]:
+    def untouched(self) -> Float[Tensor, "item target"]:
+        """The model's own scores."""
+        return torch.cat(self.own)
+
+    @property
+    def explained(self) -> Float[Tensor, "item target"]:
+        """The scores of the pass that was explained."""
         return torch.cat([outcome.scores.cpu() for outcome in self.outcomes])
 
     def evidence(self, targets: int) -> proof.Evidence:
@@ -160,8 +175,8 @@ class Gathered:
         totals = [o.total.cpu() for o in self.outcomes if o.total is not None]
         rows = [o.live_rows.cpu() for o in self.outcomes if o.live_rows is not None]
         return proof.Evidence(
-            torch.cat(self.untouched)[:, :targets],
-            self.scores[:, :targets],
+            self.untouched[:, :targets],
+            self.explained[:, :targets],
             values.sum(-1),
             torch.cat(totals)[:, :targets] if totals else None,
             torch.cat(rows),
@@ -203,9 +218,11 @@ def check_layout(layout: Layout, keys: int) -> None:
 # --- pieces -----------------------------------------------------------------------------------
 
 
-def factors_of(method: Method, side: Side) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    factors = method.factors(side)
-    return factors.native, factors.substituted
+def input_checks(shown: Pictures) -> tuple[Check, ...]:
+    """Are these the pixels that the model's own processor makes? The check named "input"."""
+    if shown.photos:
+        return ()
+    return (Check("input", "not applicable", "preprocessed tensors came in: taken as they are"),)
 
 
 def names_of(shown: Pictures) -> list[str]:
@@ -215,25 +232,14 @@ def names_of(shown: Pictures) -> list[str]:
     ]
 
 
-def _null_prompts(model: Model) -> tuple[Prompts | None, tuple[str, ...]]:
+def _null_prompts(model: Model) -> tuple[Prompts | None, str]:
     """The null prompts, or why there are none."""
     if model.text is None:
-        return None, ()
+        return None, "a classifier has no null prompts"
     try:
-        return inputs.embed(model, list(proof.NULL_PROMPTS.values())), ()
+        return inputs.embed(model, list(proof.NULL_PROMPTS.values())), ""
     except PromptError as error:
-        return None, (f"null prompts were not measured: {error}",)
-
-
-def _null_changes(
-    values: Float[Tensor, "image target token"], count: int, nulls: Prompts | None
-) -> dict[str, float]:
-    if nulls is None:
-        return {}
-    return {
-        kind: float(proof.change(values[:, :count], values[:, count + n]).mean())
-        for n, kind in enumerate(proof.NULL_PROMPTS)
-    }
+        return None, f"null prompts were not measured: {error}"
 
 
 def _drift(native: Model, shown: Pictures, job: ImageJob, batch_size: int) -> tuple[str, ...]:

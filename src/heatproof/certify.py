@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from heatproof.agreement import TOLERANCE
-from heatproof.certificate import Certificate, Check
+from heatproof.certificate import HANDED_IN, NO_CHECK, Certificate, Check, Light
 from heatproof.methods.base import Factors, Method, Side
 from heatproof.models.model import Model, Readout
 
@@ -22,6 +22,16 @@ NULL_PROMPTS = {
     "unrelated": "the quarterly report of a shipping insurance company",
 }
 UNCHANGED = 0.01
+
+
+@dataclass(frozen=True)
+class Following:
+    """How maps follow their prompts: by kind of null prompt, in all, and in one light."""
+
+    changes: dict[str, float]
+    common_share: float | None
+    light: Light
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,11 +55,13 @@ def certify(
     side: Side,
     labels: tuple[Sequence[str], Sequence[str]],
     evidence: Evidence,
-    null_prompts: dict[str, float],
+    following: Following,
     warnings: Sequence[str],
     seed: int,
+    more: Sequence[Check] = (),
 ) -> Certificate:
-    """Hold the evidence to the tolerances. `labels` name items and targets."""
+    """Hold the evidence to the tolerances. `labels` name items and targets; `more` are checks that
+    were made elsewhere."""
     factors = method.factors(side)
     readout = model.image.readout if side == "image" or model.text is None else model.text.readout
     checks = (
@@ -59,14 +71,34 @@ def certify(
         _reached(evidence),
         _complete(model, method, evidence),
         _finite(evidence),
+        *more,
     )
     return Certificate(
         checks,
         factors.native,
         factors.substituted,
-        null_prompts,
-        (*warnings, *_unchanged(null_prompts)),
+        following.changes,
+        (*warnings, *following.warnings),
         environment(model, seed),
+        factors.replaced,
+        following.common_share,
+        following.light,
+        model.weights,
+    )
+
+
+def unchecked(model: Model, method: Method, side: Side, following: Following) -> Certificate:
+    """What is known without any check: what the method says of itself."""
+    factors = method.factors(side)
+    return Certificate(
+        (),
+        factors.native,
+        factors.substituted,
+        warnings=following.warnings,
+        replaced=factors.replaced,
+        follows=following.light,
+        weights=model.weights,
+        reason=HANDED_IN if method.foreign else NO_CHECK,
     )
 
 
@@ -102,6 +134,10 @@ def _native(factors: Factors) -> Check:
         return Check("native factors", "holds", text + "; ".join(factors.native))
     made_of = "; ".join(factors.substituted)
     text = f"This map is made of something that your model never computes: {made_of}."
+    if factors.replaced == "backward rule":
+        text = (
+            f"The forward pass is your model's own; the derivatives follow another rule: {made_of}."
+        )
     return Check("native factors", "violated", text)
 
 
@@ -121,12 +157,18 @@ def _readout(readout: Readout, ev: Evidence) -> Check:
 
 def _reached(ev: Evidence) -> Check:
     if not ev.reached:
-        return Check("gradient reach", "not applicable", "the method takes no gradient")
+        return Check(
+            "gradient reach", "not applicable", "no gradient with respect to attention is read"
+        )
     dead = [path for path, arrived in ev.reached.items() if not arrived]
     if not dead:
-        text = (
-            f"the score's gradient reaches all {len(ev.reached)} attention call(s) that were read"
+        count = len(ev.reached)
+        calls = (
+            "the attention call that was"
+            if count == 1
+            else f"all {count} attention calls that were"
         )
+        text = f"the score's gradient reaches {calls} read"
         return Check("gradient reach", "holds", text)
     text = f"No gradient of the score reaches {dead[0]}: the map says nothing about that layer."
     return Check("gradient reach", "violated", text)
@@ -154,16 +196,6 @@ def _finite(ev: Evidence) -> Check:
     return Check(
         "finite", "violated", "This map holds values that are no numbers (NaN or infinite)."
     )
-
-
-def _unchanged(null_prompts: dict[str, float]) -> list[str]:
-    blind = [kind for kind, change in null_prompts.items() if change < UNCHANGED]
-    if not blind:
-        return []
-    return [
-        f"the map hardly changes under {' and '.join(blind)} prompts (change below {UNCHANGED}): "
-        "it says little about the prompt"
-    ]
 
 
 def change(

@@ -17,12 +17,13 @@ from heatproof.paper.commands import reproduce
 from heatproof.proofs.commands import prove
 
 if TYPE_CHECKING:
+    from heatproof.certificate import Certificate
     from heatproof.explanation import Explanation, WordExplanation
     from heatproof.methods.base import Method
     from heatproof.models.model import Model
 
-# Exit codes: done; done, but a certificate fails; the input is at fault; Ctrl-C.
-DONE, FAILED, AT_FAULT, INTERRUPTED = 0, 1, 2, 130
+# Exit codes: done; done, but a certificate fails; bad input; done, but not established; Ctrl-C.
+DONE, FAILED, AT_FAULT, UNESTABLISHED, INTERRUPTED = 0, 1, 2, 3, 130
 
 DEFAULT_METHOD = "attention-x-gradient"
 ALL = "all"
@@ -140,11 +141,17 @@ class Result:
     words: "WordExplanation | None"
 
     @property
-    def holds(self) -> bool:
-        """Nothing that was checked failed."""
-        return self.explanation.certificate.holds and (
-            self.words is None or self.words.certificate.holds
-        )
+    def certificates(self) -> list[tuple[str, "Certificate"]]:
+        """The maps' and, where words were asked for, the words'."""
+        words = [("words: ", self.words.certificate)] if self.words else []
+        return [("", self.explanation.certificate), *words]
+
+    @property
+    def holds(self) -> bool | None:
+        """The worse of both."""
+        from heatproof.certificate import worst
+
+        return worst([certificate.holds for _, certificate in self.certificates])
 
 
 @app.command()
@@ -231,8 +238,11 @@ def explain(
     with terminal.working("drawing"):
         report = _saved(results, out)
     _summarise(results, order, report)
-    if not allow_uncertified and not all(result.holds for result in results):
-        raise typer.Exit(FAILED)
+    from heatproof.certificate import worst
+
+    outcome = worst([result.holds for result in results])
+    if outcome is not True and not allow_uncertified:
+        raise typer.Exit(FAILED if outcome is False else UNESTABLISHED)
 
 
 def _prompts(given: list[str] | None) -> tuple[str, ...]:
@@ -347,7 +357,7 @@ def _saved(results: list[Result], out: Path) -> Path:
 
 def _summarise(results: list[Result], order: Order, report: Path) -> None:
     """Notices on stderr; scores, verdicts and the report's place on stdout."""
-    from heatproof.report.overlay import score_text, verdict
+    from heatproof.report.overlay import score_text
     from heatproof.report.page import notices
 
     lines = [f"notice: {text}" for result in results for text in notices(result.explanation)]
@@ -364,16 +374,39 @@ def _summarise(results: list[Result], order: Order, report: Path) -> None:
     for number, prompt in enumerate(first.record.prompts):
         typer.echo(f"  {score_text(first, 0, number)}  {terminal.one_line(prompt)}")
     for result in results:
-        certificates = [("", result.explanation.certificate)]
-        certificates += [("words: ", result.words.certificate)] if result.words else []
-        for side, certificate in certificates:
-            kind, sentence = verdict(certificate)
-            said = {
-                "holds": "certificate holds",
-                "fails": f"CERTIFICATE FAILS: {terminal.one_line(sentence)}",
-            }
-            typer.echo(f"{result.explanation.record.method}: {side}{said.get(kind, sentence)}")
+        for side, certificate in result.certificates:
+            name = f"{result.explanation.record.method}: {side}"
+            sentence = terminal.one_line(certificate.sentence)
+            typer.echo(f"{name}{SAID[certificate.kind].format(sentence)}")
+            for light in certificate.lights:
+                typer.echo(f"  {light.name}: {light.state} · {terminal.one_line(light.evidence)}")
     typer.echo(f"report: {report}")
+    typer.echo(_last_line(results))
+
+
+SAID: dict[str, str] = {
+    "holds": "certificate holds",
+    "holds with limits": "certificate holds, with limits: {}",
+    "another backward rule": "certificate fails: {}",
+    "fails": "CERTIFICATE FAILS: {}",
+    "not established": "{}",
+}
+
+
+def _last_line(results: list[Result]) -> str:
+    """What the exit code stands for, and whose fault it is where there are several methods."""
+    from heatproof.certificate import worst
+
+    outcome = worst([result.holds for result in results])
+    text = {
+        True: "certificate: holds",
+        False: "certificate: FAILS",
+        None: "certificate: not established",
+    }[outcome]
+    names = [result.explanation.record.method for result in results if result.holds is outcome]
+    if outcome is True or len(results) == 1:
+        return text
+    return f"{text} for {len(names)} of {len(results)}: {', '.join(names)}"
 
 
 def _named(result: Result, results: list[Result]) -> str:

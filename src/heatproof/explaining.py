@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof import certify as proof
-from heatproof import inputs, scores
+from heatproof import following, inputs, scores
 from heatproof.answering import (
     Gathered,
     Progress,
     Question,
     check_layout,
     chosen_for,
-    factors_of,
     gather,
+    input_checks,
     names_of,
     record_of,
     together,
@@ -126,17 +126,26 @@ def jacobian(
     fit = fitted(job.model, chunks, one, memory, together(model, batch_size))
     gathered = gather(one, chunks, fit, certify, progress)
     maps = job.layout.grid(gathered.values)
-    certificate = Certificate((), *factors_of(chosen, "image"))
+    follows = following.declared(none, chosen.factors("image"), "image")
+    certificate = proof.unchecked(shown.model, chosen, "image", follows)
     if certify:
-        names = names_of(shown)
-        count = maps.shape[1]
+        names, count = names_of(shown), maps.shape[1]
         labels = [f"coordinate {n}" for n in range(count)]
         certificate = proof.certify(
-            shown.model, chosen, "image", (names, labels), gathered.evidence(count), {}, (), seed
+            shown.model,
+            chosen,
+            "image",
+            (names, labels),
+            gathered.evidence(count),
+            follows,
+            (),
+            seed,
+            input_checks(shown),
         )
     record = record_of(model, chosen, target, none, seed, shown.notices, image_size)
     scale = Scale(model.classes, model.logit_scale, model.logit_bias)
-    return Jacobian(maps.float(), gathered.scores.float(), scale, record, certificate, model)
+    own, explained = gathered.untouched.float(), gathered.explained.float()
+    return Jacobian(maps.float(), own, explained, scale, record, certificate, model)
 
 
 def explain_words(
@@ -176,7 +185,8 @@ def explain_words(
     one = partial(run, model, chosen, sites, seed=seed, evidence=certify)
     fit = fitted(model, job.chunks, one, memory, size)
     gathered = gather(one, job.chunks, fit, certify, progress)
-    certificate = Certificate((), *factors_of(chosen, "text"))
+    follows = following.declared(asked, chosen.factors("text"), "text")
+    certificate = proof.unchecked(shown.model, chosen, "text", follows)
     if certify:
         names = names_of(shown)
         certificate = proof.certify(
@@ -185,9 +195,10 @@ def explain_words(
             "text",
             (asked.labels, names),
             gathered.evidence(len(job.images)),
-            {},
+            follows,
             (),
             seed,
+            input_checks(shown),
         )
     notices = (*shown.notices, *asked.notices)
     record = record_of(model, chosen, target, asked, seed, notices, image_size)
@@ -219,7 +230,8 @@ def _word_explanation(
         maps,
         words,
         [tuple(piece.text for piece in each) for each in pieces],
-        gathered.scores.T.float(),
+        gathered.untouched.T.float(),
+        gathered.explained.T.float(),
         certificate,
         record,
         shown.photos,

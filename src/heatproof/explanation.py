@@ -39,10 +39,15 @@ class Word:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Signed, unnormalised maps on the patch grid; `photos` is empty where tensors came in."""
+    """Signed, unnormalised maps on the patch grid; `photos` is empty where tensors came in.
+
+    `scores` are the untouched model's, `explained_scores` those of the pass that was explained: the
+    same but for rounding, unless the method changes the model.
+    """
 
     maps: Float[Tensor, "image prompt row col"]
     scores: Float[Tensor, "image prompt"]
+    explained_scores: Float[Tensor, "image prompt"]
     certificate: Certificate
     record: Record
     photos: tuple[Photo, ...] = ()
@@ -66,12 +71,16 @@ class Explanation:
 
 @dataclass(frozen=True)
 class WordExplanation:
-    """`maps[image][prompt]` holds one signed value a token; `words` the same merged to words."""
+    """`maps[image][prompt]` holds one signed value per token; `words` the same merged to words.
+
+    Scores are those of `Explanation`.
+    """
 
     maps: list[list[Float[Tensor, " _token"]]]
     words: list[list[tuple[Word, ...]]]
     tokens: list[tuple[str, ...]]
     scores: Float[Tensor, "image prompt"]
+    explained_scores: Float[Tensor, "image prompt"]
     certificate: Certificate
     record: Record
     photos: tuple[Photo, ...] = field(default=())

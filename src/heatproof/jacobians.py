@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from heatproof import inputs
-from heatproof.certificate import Certificate, Check
+from heatproof.certificate import Certificate, certificate_from
 from heatproof.errors import InputError, PromptError
 from heatproof.explanation import Record
 from heatproof.inputs import PromptInput
@@ -24,7 +24,7 @@ from heatproof.models.model import Model
 from heatproof.passes import slopes_of
 from heatproof.scores import Margin, Score, create, pairs, slopes
 
-SCHEMA = "heatproof jacobian 1"
+SCHEMA = "heatproof jacobian 2"
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,13 @@ class Jacobian:
     """The signed map of each coordinate of each image's embedding, on the patch grid.
 
     `model` is needed for prompts that are texts; None after `load_jacobian` without one.
-    `certificate` is that of the coordinates' maps.
+    `certificate` is that of the coordinates' maps. `embeddings` are the untouched model's,
+    `explained` those of the pass that was explained, which the maps are about.
     """
 
     by_coordinate: Float[Tensor, "image dim row col"]
     embeddings: Float[Tensor, "image dim"]
+    explained: Float[Tensor, "image dim"]
     scale: Scale
     record: Record
     certificate: Certificate
@@ -61,11 +63,11 @@ class Jacobian:
             PromptError: texts without a model, or embeddings of another width.
         """
         chosen, texts, against = self._asked(prompts, score)
-        found = slopes(self.scale, chosen, self.embeddings, texts, against=against)
+        found = slopes(self.scale, chosen, self.explained, texts, against=against)
         if found is None:
             found = slopes_of(
                 lambda image: chosen(pairs(self.scale, image, texts, against=against)),
-                self.embeddings,
+                self.explained,
             )
         flat = self.by_coordinate.flatten(2)
         return (found @ flat).unflatten(2, self.by_coordinate.shape[2:]).float()
@@ -73,12 +75,23 @@ class Jacobian:
     def scores(
         self, prompts: PromptInput, *, score: str | Score = ""
     ) -> Float[Tensor, "image prompt"]:
-        """The scores that `maps` explains."""
+        """The untouched model's scores."""
+        return self._scores(self.embeddings, prompts, score)
+
+    def explained_scores(
+        self, prompts: PromptInput, *, score: str | Score = ""
+    ) -> Float[Tensor, "image prompt"]:
+        """The scores of the pass that `maps` explains."""
+        return self._scores(self.explained, prompts, score)
+
+    def _scores(
+        self, embeddings: Float[Tensor, "image dim"], prompts: PromptInput, score: str | Score
+    ) -> Float[Tensor, "image prompt"]:
         chosen, texts, against = self._asked(prompts, score)
-        return chosen(pairs(self.scale, self.embeddings, texts, against=against)).float()
+        return chosen(pairs(self.scale, embeddings, texts, against=against)).float()
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file: both tensors, and everything else as its metadata.
+        """Write one safetensors file: the tensors, and everything else as its metadata.
 
         Raises:
             InputError: the place cannot be written to.
@@ -93,6 +106,7 @@ class Jacobian:
         tensors = {
             "by_coordinate": self.by_coordinate.contiguous(),
             "embeddings": self.embeddings.contiguous(),
+            "explained": self.explained.contiguous(),
         }
         try:
             save_file(tensors, path, {"heatproof": json.dumps(about)})
@@ -141,13 +155,16 @@ def load_jacobian(path: str | Path, model: Model | None = None) -> Jacobian:
         with safe_open(path, framework="pt") as file:
             about: dict[str, Any] = json.loads((file.metadata() or {}).get("heatproof", "{}"))
             if about.get("schema") != SCHEMA:
-                raise InputError(f"{path} holds no jacobian; expected a file of Jacobian.save")
-            tensors = {name: file.get_tensor(name) for name in ("by_coordinate", "embeddings")}
+                raise InputError(
+                    f"{path} holds no jacobian of this version; expected a file of Jacobian.save"
+                )
+            names = ("by_coordinate", "embeddings", "explained")
+            tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(
             f"cannot read {path}: {error}; expected a file of Jacobian.save"
         ) from error
-    certificate = _certificate(about["certificate"])
+    certificate = certificate_from(about["certificate"])
     made_by = certificate.environment.get("weights_sha256")
     if model is not None and made_by is not None and model.weights_hash != made_by:
         raise InputError(f"{path} is of other weights than {model.spec}; pass the model it is of")
@@ -159,16 +176,9 @@ def load_jacobian(path: str | Path, model: Model | None = None) -> Jacobian:
     return Jacobian(
         tensors["by_coordinate"],
         tensors["embeddings"],
+        tensors["explained"],
         Scale(**scale),
         Record(**record),
         certificate,
         model,
     )
-
-
-def _certificate(about: dict[str, Any]) -> Certificate:
-    checks = tuple(Check(**check) for check in about["checks"])
-    plain: dict[str, Any] = {**about, "checks": checks}
-    for name in ("native", "substituted", "warnings"):
-        plain[name] = tuple(about[name])
-    return Certificate(**plain)

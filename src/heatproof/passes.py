@@ -1,7 +1,7 @@
 """One read pass over a chunk of inputs: the model's own encoder, read, then the method."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -120,6 +120,7 @@ class Outcome:
     `total` is what the values promise to add up to, `live_rows` which query rows of the last call
     feed the score (None where no gradient was taken), `reached` whether gradients arrived, by path.
     `scores` are those that the values are about: the pass's own, or others (`Method.explained`).
+    `untouched` are the model's own scores, None where the pass that was read was changed.
     `row_alone` says that the last block was run on the readout's row (`row_pass`).
     """
 
@@ -128,6 +129,7 @@ class Outcome:
     total: Float[Tensor, "item target"] | None
     live_rows: Bool[Tensor, "item query"] | None
     reached: dict[str, bool]
+    untouched: Float[Tensor, "item target"] | None
     row_alone: bool = False
 
 
@@ -164,12 +166,13 @@ def run(
     if not 0 < chunk.width < chunk.targets or not is_linear(method):
         return _run(model, method, sites, chunk, seed=seed, evidence=evidence)
     by_coordinate = coordinates(model, method, sites, chunk, seed=seed, evidence=evidence)
-    embedding, total = by_coordinate.scores, by_coordinate.total
+    embedding, total, own = by_coordinate.scores, by_coordinate.total, by_coordinate.untouched
     slopes = chunk.slopes(embedding)
     return replace(
         by_coordinate,
         values=slopes @ by_coordinate.values,
         scores=chunk.compare(embedding),
+        untouched=None if own is None else chunk.compare(own),
         total=None if total is None else (slopes @ total.unsqueeze(-1)).squeeze(-1),
     )
 
@@ -208,13 +211,19 @@ def _run(
             row = row_pass.read_row(model.module, plan, sites[-1], chunk, evidence=evidence)
             if row is not None:
                 with torch.set_grad_enabled(plan.differentiates):
-                    return _of_row(model, method, chunk, row, seed, evidence)
+                    return _of_row(model, method, plan, chunk, row, seed, evidence)
         with torch.set_grad_enabled(plan.differentiates):
             return _of_whole(model, method, plan, chunk, seed, evidence)
 
 
 def _of_row(
-    model: Model, method: Method, chunk: Chunk, row: RowPass, seed: int, evidence: bool
+    model: Model,
+    method: Method,
+    plan: Plan,
+    chunk: Chunk,
+    row: RowPass,
+    seed: int,
+    evidence: bool,
 ) -> Outcome:
     """What the readout's row alone gives (see `row_pass`)."""
     trace = Trace()
@@ -236,6 +245,7 @@ def _of_row(
         None if total is None else total.detach(),
         row.live_rows,
         dict(read.reached),
+        scores.detach() if _untouched(plan) else None,
         row_alone=True,
     )
 
@@ -287,7 +297,13 @@ def _of_whole(
         None if total is None else total.detach(),
         live,
         reached,
+        scores.detach() if _untouched(plan) else None,
     )
+
+
+def _untouched(plan: Plan) -> bool:
+    """Whether the pass that is read is the model's own, with nothing put in its place."""
+    return not plan.interventions and plan.rules is nullcontext
 
 
 def _read_pass(

@@ -51,5 +51,7 @@ class AttnLRP(Method):
     def factors(self, side: Side) -> Factors:
         native = ("pixels" if side == "image" else "token embeddings",)
         return Factors(
-            native, ("AttnLRP's backward rules in place of the model's own derivatives",)
+            native,
+            ("AttnLRP's backward rules in place of the model's own derivatives",),
+            "backward rule",
         )

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from heatproof.certificate import Replaced
 from heatproof.errors import InputError, ReadingError
 from heatproof.images import Photo
 from heatproof.models.model import Projection
@@ -75,10 +76,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Factors:
-    """What a map is made of: factors that the untouched model computes, and those it never does."""
+    """What a map is made of: factors that the untouched model computes, and those it never does.
+
+    `replaced` says what kind of thing the substituted ones stand in for: a factor, the backward
+    rule (the forward pass is untouched), the readout, the forward pass, or everything.
+    """
 
     native: tuple[str, ...]
     substituted: tuple[str, ...] = ()
+    replaced: Replaced = "factor"
 
 
 @runtime_checkable

@@ -60,4 +60,5 @@ class ClearCLIP(Intervened):
         substituted = ["query-query attention in place of the last attention's weights", SURROGATE]
         if self.residual == "dropped":
             substituted.insert(1, "a last block without residual and MLP")
-        return Factors(("queries, values and output projection of the last call",), (*substituted,))
+        native = ("queries, values and output projection of the last call",)
+        return Factors(native, tuple(substituted), "forward pass")

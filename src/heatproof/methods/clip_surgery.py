@@ -90,7 +90,8 @@ class CLIPSurgery(Dense):
         if self.features != "none":
             of = "the empty prompt's" if self.features == "empty" else "the prompts' mean"
             substituted.append(f"{of} score taken off each token's")
-        return Factors(tuple(native), tuple(substituted))
+        replaced = "forward pass" if self.architecture == "dual" else "readout"
+        return Factors(tuple(native), tuple(substituted), replaced)
 
 
 def _value_attention(layer: Attention) -> Float[Tensor, "item head token channel"]:

@@ -25,7 +25,8 @@ class Control(Method):
 
     def factors(self, side: Side) -> Factors:
         del side
-        return Factors((), (f"{self.card.reads}, in place of anything that the model computes",))
+        made_of = f"{self.card.reads}, in place of anything that the model computes"
+        return Factors((), (made_of,), "everything")
 
 
 @register

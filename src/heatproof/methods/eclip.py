@@ -154,7 +154,8 @@ class Eclip(Method):
             )
         elif self.spatial == "attention":
             native.append("attention weights (mean over heads)")
-        return Factors(tuple(native), tuple(substituted))
+        replaced = "forward pass" if self.heads == "one" else "factor"
+        return Factors(tuple(native), tuple(substituted), replaced)
 
     def _count(self, side: Side) -> int:
         return DEFAULT_LAYERS[side] if self.layers is None else self.layers

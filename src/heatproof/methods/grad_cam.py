@@ -80,4 +80,4 @@ class GradCAM(Method):
         del side
         native = ("tokens of the last block", "gradients of the score with respect to them")
         changed = "one attention head over the full width in place of the model's heads"
-        return Factors(native, (changed,) if self.heads == "one" else ())
+        return Factors(native, (changed,) if self.heads == "one" else (), "forward pass")

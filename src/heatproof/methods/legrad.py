@@ -87,6 +87,7 @@ class LeGrad(Method):
         return Factors(
             ("attention weights of the last calls, differentiated",),
             ("the score of each layer's mean token in place of the model's own",),
+            "readout",
         )
 
 

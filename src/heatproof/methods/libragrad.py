@@ -80,5 +80,7 @@ class LibraGrad(Method):
         del side
         native = (f"what {self.of} reads of the forward pass",)
         return Factors(
-            native, ("LibraGrad's backward rules in place of the model's own derivatives",)
+            native,
+            ("LibraGrad's backward rules in place of the model's own derivatives",),
+            "backward rule",
         )

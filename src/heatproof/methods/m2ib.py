@@ -63,6 +63,7 @@ class M2IB(Method):
         return Factors(
             ("a block's output",),
             ("noise in place of part of a block's output, to which scores the map is fitted",),
+            "forward pass",
         )
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:

@@ -39,4 +39,5 @@ class MaskCLIP(Intervened):
         return Factors(
             ("values and MLP of the last block",),
             ("the identity in place of the last attention's weights", SURROGATE),
+            "forward pass",
         )

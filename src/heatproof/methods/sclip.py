@@ -41,4 +41,5 @@ class SCLIP(Intervened):
                 "query-query plus key-key attention in place of the last attention's weights",
                 SURROGATE,
             ),
+            "forward pass",
         )

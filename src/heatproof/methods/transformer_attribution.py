@@ -77,6 +77,7 @@ class TransformerAttribution(Method):
         return Factors(
             ("gradients of the score with respect to attention weights",),
             ("layer-wise relevance of attention weights in place of a derivative",),
+            "backward rule",
         )
 
 

@@ -8,7 +8,7 @@ import copy
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torchvision.models import VisionTransformer as TorchvisionViT
 from torchvision.models import ViT_B_16_Weights
 from torchvision.models.vision_transformer import interpolate_embeddings
 
+from heatproof.certificate import Weights
 from heatproof.errors import ModelError, UnknownName
 from heatproof.models.class_names import class_indices, names_of
 from heatproof.models.geometry import Preprocess
@@ -64,7 +65,7 @@ def wrap(
     spec: str | None = None,
     preprocess: Preprocess | None = None,
     tokenizer: Any = None,
-    pretrained: bool = True,
+    weights: Weights = "unknown",
     notices: tuple[str, ...] = (),
 ) -> Model:
     """Describe a classifier of timm's or torchvision's. Its prompts are classes: no tokenizer."""
@@ -74,7 +75,7 @@ def wrap(
             "and no tokenizer"
         )
     known = _described(module)
-    resized = partial(_resized, module, spec=spec, pretrained=pretrained, notices=notices)
+    resized = partial(_resized, module, spec=spec, weights=weights, notices=notices)
     return Model(
         spec=spec or type(module).__name__,
         family=known.family,
@@ -89,7 +90,7 @@ def wrap(
         ),
         classes=names_of(module, known.classes),
         resized=resized if known.resize else None,
-        pretrained=pretrained,
+        weights=weights,
         notices=notices,
     )
 
@@ -325,14 +326,14 @@ def load(name: str, *, allow_download: bool = True) -> Model:
     spec = f"timm:{name}"
     if file:
         path = Path(file).expanduser()
-        return wrap(_from_file(architecture, path), spec=spec)
+        return wrap(_from_file(architecture, path), spec=spec, weights="loaded")
     if tag:
-        return wrap(_from_hub(architecture, allow_download=allow_download), spec=spec)
+        module = _from_hub(architecture, allow_download=allow_download)
+        return wrap(module, spec=spec, weights="loaded")
     default = getattr(timm.get_pretrained_cfg(base), "tag", "")
     hint = f"pretrained ones are timm:{base}.{default}" if default else f"weights: {spec}/FILE"
     notice = f"{spec} has random weights (seed {SEED}), so that its maps mean nothing; {hint}"
-    model = wrap(_built(architecture), spec=spec, pretrained=False, notices=(notice,))
-    return replace(model, pretrained=False)
+    return wrap(_built(architecture), spec=spec, weights="random", notices=(notice,))
 
 
 def _check_names(base: str, tag: str) -> None:

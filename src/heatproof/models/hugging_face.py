@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from heatproof.certificate import Weights
 from heatproof.errors import ModelError
 from heatproof.models import hugging_face_processing as processing
 from heatproof.models.geometry import Preprocess
@@ -23,7 +24,7 @@ def wrap(
     spec: str | None = None,
     preprocess: Any = None,
     tokenizer: Any = None,
-    pretrained: bool = True,
+    weights: Weights = "unknown",
     notices: tuple[str, ...] = (),
 ) -> Model:
     """Describe a Hugging Face model.
@@ -41,7 +42,7 @@ def wrap(
     described = {
         "spec": spec or type(module).__name__,
         "tokenizer": tokenizer,
-        "pretrained": pretrained,
+        "weights": weights,
         "notices": notices,
     }
     processor = None if isinstance(preprocess, Preprocess) else preprocess
@@ -84,7 +85,7 @@ def _described(
         logit_bias=0.0 if bias is None else float(bias.detach()),
         sigmoid=bias is not None,
         resized=resized if vision.any_size else None,
-        pretrained=described["pretrained"],
+        weights=described["weights"],
         notices=described["notices"],
     )
 

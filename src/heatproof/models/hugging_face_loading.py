@@ -55,6 +55,7 @@ def load(name: str, *, allow_download: bool = True) -> Model:
         spec=f"hf:{name}",
         preprocess=processor,
         tokenizer=_tokenizer(folder) if takes_text else None,
+        weights="loaded",
         notices=notices,
     )
 

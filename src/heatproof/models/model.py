@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from heatproof.certificate import Weights
 from heatproof.models.geometry import Preprocess
 
 
@@ -141,7 +142,8 @@ class Model:
     `sigmoid` says that pair scores are read through a sigmoid (SigLIP), not a softmax.
     `resized(height, width)` is the same weights at another input size, with the position
     embeddings interpolated by the family's own rule; None where the family allows no other size.
-    `notices` are lines that the user must see (random weights, rendered scenes only, ...).
+    `weights` says whether they were loaded from a file, are random, or came in with a module
+    (unknown). `notices` are lines that the user must see (rendered scenes only, ...).
     """
 
     spec: str
@@ -154,7 +156,7 @@ class Model:
     logit_bias: float = 0.0
     sigmoid: bool = False
     resized: Callable[[int, int], "Model"] | None = None
-    pretrained: bool = True
+    weights: Weights = "unknown"
     notices: tuple[str, ...] = field(default=())
 
     @property

@@ -28,6 +28,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from heatproof.certificate import Weights
 from heatproof.errors import ModelError
 from heatproof.models import tokens
 from heatproof.models.geometry import Preprocess, Resize
@@ -54,7 +55,7 @@ def wrap(
     spec: str,
     preprocess: Preprocess | None = None,
     tokenizer: Any = None,
-    pretrained: bool = True,
+    weights: Weights = "unknown",
     notices: tuple[str, ...] = (),
 ) -> Model:
     """Describe one of open_clip's models.
@@ -71,7 +72,7 @@ def wrap(
     described = {
         "spec": spec,
         "tokenizer": tokenizer,
-        "pretrained": pretrained,
+        "weights": weights,
         "notices": notices,
     }
     return Model(
@@ -93,7 +94,7 @@ def wrap(
         resized=(
             None if normalisation is None else partial(_resized, module, normalisation, described)
         ),
-        pretrained=pretrained,
+        weights=weights,
         notices=notices,
     )
 

@@ -72,7 +72,7 @@ def build(recipe: Recipe, *, spec: str) -> Model:
         module.eval(),
         spec=spec,
         tokenizer=recipe.tokenizer,
-        pretrained=recipe.weights is not None,
+        weights="random" if recipe.weights is None else "loaded",
         notices=notices,
     )
 

@@ -86,6 +86,7 @@ def as_json(
         "image_size": record.image_size,
         "prompts": list(record.prompts),
         "scores": [float(score) for score in explanation.scores[image]],
+        "explained_scores": [float(score) for score in explanation.explained_scores[image]],
         "grid": {"rows": rows, "cols": cols},
         "photo": {
             "source": photo.source,
@@ -109,12 +110,16 @@ def as_json(
 
 def _certificate(certificate: Certificate) -> dict[str, Any]:
     return {
-        "holds": certificate.holds if certificate.checks else None,
-        "sentence": verdict(certificate)[1],
+        "holds": certificate.holds,
+        "verdict": certificate.kind,
+        "sentence": certificate.sentence,
+        "lights": [asdict(light) for light in certificate.lights],
         "checks": [asdict(check) for check in certificate.checks],
         "native": list(certificate.native),
         "substituted": list(certificate.substituted),
         "null_prompts": certificate.null_prompts,
+        "common_share": certificate.common_share,
+        "weights": certificate.weights,
         "warnings": list(certificate.warnings),
     }
 
@@ -127,6 +132,7 @@ def _words(words: WordExplanation, image: int) -> dict[str, Any]:
     return {
         "method": words.record.method,
         "scores": [float(score) for score in words.scores[image]],
+        "explained_scores": [float(score) for score in words.explained_scores[image]],
         "prompts": prompts,
         "certificate": _certificate(words.certificate),
     }

@@ -96,18 +96,13 @@ def shared_scale(explanation: Explanation, image: int = 0) -> float:
 
 
 def verdict(certificate: Certificate) -> Verdict:
-    """Kind ("holds", "fails", "not asked") and the one sentence that stands on the picture."""
-    if not certificate.checks:
-        return "not asked", "No certificate was asked for: nothing proves what this map explains."
-    return ("holds" if certificate.holds else "fails"), certificate.sentence
+    """Kind and the sentence that stands on the picture."""
+    return certificate.kind, certificate.sentence
 
 
 def score_text(explanation: Explanation, image: int, prompt: int) -> str:
-    """What was explained and its value; it says so where the value is a changed model's."""
-    checks = explanation.certificate.checks
-    changed = any(check.name == "parity" and check.verdict == "violated" for check in checks)
-    value = f"{explanation.record.score} {float(explanation.scores[image, prompt]):+.4f}"
-    return f"{value} of the changed model" if changed else value
+    """What was explained and its value in the untouched model."""
+    return f"{explanation.record.score} {float(explanation.scores[image, prompt]):+.4f}"
 
 
 # The map on the photograph

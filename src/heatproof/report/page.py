@@ -19,12 +19,20 @@ from heatproof.report.overlay import Frame, draw, frame, pictured, score_text, s
 from heatproof.report.sheet import Panel, photograph, row
 
 WIDEST = 900  # pixels of a picture's longer side in the page
-TITLES = {
+TITLES: dict[str, str] = {
     "holds": "Certificate holds",
+    "holds with limits": "Certificate holds, with limits",
+    "another backward rule": "Certificate fails in one point: another backward rule",
     "fails": "The certificate FAILS: do not take these maps for an explanation of this model",
-    "not asked": "Not certified",
+    "not established": "Not certified: nothing is established",
 }
-CLASSES = {"holds": "holds", "fails": "fails", "not asked": "unproven"}
+CLASSES: dict[str, str] = {
+    "holds": "holds",
+    "holds with limits": "limits",
+    "another backward rule": "limits",
+    "fails": "fails",
+    "not established": "unproven",
+}
 
 
 def page(
@@ -184,19 +192,24 @@ def _words(words: WordExplanation | None, image: int) -> str:
 
 
 def _scores(explanation: Explanation, image: int) -> str:
+    """The untouched model's scores, and the explained pass's where four digits show a difference."""
     scale = shared_scale(explanation, image)
+    own, explained = explanation.scores[image], explanation.explained_scores[image]
+    changed = bool(((own - explained).abs() >= 5e-5).any())
     rows = [
         [
             escape(prompt or "(empty prompt)"),
-            score_text(explanation, image, number).removeprefix(explanation.record.score),
+            f"{float(own[number]):+.4f}",
+            *([f"{float(explained[number]):+.4f}"] if changed else []),
             figure(float(explanation.maps[image, number].min()), scale),
             figure(float(explanation.maps[image, number].max()), scale),
             figure(float(explanation.maps[image, number].sum()), scale),
         ]
         for number, prompt in enumerate(explanation.record.prompts)
     ]
-    head = ["prompt", explanation.record.score, "lowest patch", "highest patch", "all patches"]
-    return "<h2>Scores</h2>" + html.table(head, rows, numbers=range(1, 5))
+    head = ["prompt", explanation.record.score, *(["in the explained pass"] if changed else [])]
+    head += ["lowest patch", "highest patch", "all patches"]
+    return "<h2>Scores</h2>" + html.table(head, rows, numbers=range(1, len(head)))
 
 
 def _certificate(title: str, certificate: Certificate) -> str:

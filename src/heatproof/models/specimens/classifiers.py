@@ -44,7 +44,7 @@ def _described(name: str, build: Any, dtype: torch.dtype) -> Model:
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    return classifiers.wrap(module.eval().to(dtype), spec=f"tiny {name}")
+    return classifiers.wrap(module.eval().to(dtype), spec=f"tiny {name}", weights="random")
 
 
 MODELS = {

@@ -158,4 +158,4 @@ def _described(
 ) -> Model:
     module = random_module(kind, config, attention).to(dtype)
     name = f"tiny {kind.__name__}"
-    return hugging_face.wrap(module, spec=name, tokenizer=tokenizer, pretrained=False)
+    return hugging_face.wrap(module, spec=name, tokenizer=tokenizer, weights="random")

@@ -169,7 +169,7 @@ def _model(name: str, build: Callable[[], nn.Module], dtype: torch.dtype) -> Mod
         adapter.fill_uninitialised(module)
     visual: Any = module.visual
     visual.preprocess_cfg = {"size": visual.image_size, "resize_mode": "squash"}
-    return adapter.wrap(module.to(dtype), spec=name)
+    return adapter.wrap(module.to(dtype), spec=name, weights="random")
 
 
 FAMILIES: dict[str, Callable[[], Model]] = {
