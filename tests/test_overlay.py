@@ -9,7 +9,7 @@ from by_hand_explanations import FAILS, HOLDS, bump, explanation, scene
 from heatproof.certificate import Certificate
 from heatproof.images import Photo
 from heatproof.models.geometry import Preprocess, View
-from heatproof.report import colour
+from heatproof.report import colour, lights
 from heatproof.report import overlay as drawing
 from heatproof.report.lettering import shortened, width, wrapped, write
 from heatproof.report.sheet import row, sheet, strip
@@ -222,21 +222,23 @@ def share_of(image: Image.Image, colour: str, box: tuple[int, int, int, int]) ->
 def test_failed_certificate_stands_on_the_picture_and_beneath_it():
     maps = bump(7, 7, 3, 3)[None]
     holds, fails = (explanation(maps, ["x"], certificate=c).overlay(0, 0) for c in (HOLDS, FAILS))
-    assert share_of(fails, drawing.ALARM, (0, 0, 160, 40)) > 0.3
-    assert share_of(fails, drawing.ALARM, (0, fails.height - 40, fails.width, fails.height)) > 0.5
-    assert share_of(holds, drawing.ALARM, (0, 0, *holds.size)) == 0
+    assert share_of(fails, lights.ALARM, (0, 0, 160, 40)) > 0.3
+    assert share_of(fails, lights.ALARM, (0, fails.height - 40, fails.width, fails.height)) > 0.5
+    assert share_of(holds, lights.ALARM, (0, 0, *holds.size)) == 0
     assert (
         share_of(
-            strip(explanation(maps, ["x"], certificate=FAILS)), drawing.ALARM, (0, 300, 400, 500)
+            strip(explanation(maps, ["x"], certificate=FAILS)), lights.ALARM, (0, 300, 400, 500)
         )
         > 0.1
     )
 
 
 def test_no_certificate_is_not_shown_as_one_that_holds():
-    kind, sentence = drawing.verdict(Certificate((), (), ()))
-    assert kind == "not established"
-    assert sentence == "not established: no check was made (certify=False)"
+    maps = bump(7, 7, 3, 3)[None]
+    drawn = explanation(maps, ["x"], certificate=Certificate((), (), ())).overlay(0, 0)
+    assert share_of(drawn, lights.CALM, (0, 0, *drawn.size)) == 0
+    assert share_of(drawn, lights.FAINT, (0, 0, 110, 40)) > 0.3
+    assert share_of(drawn, lights.FAINT, (0, drawn.height - 30, *drawn.size)) > 0.5
 
 
 # Sizes and letters

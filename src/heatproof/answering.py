@@ -287,4 +287,5 @@ def record_of(
         seed,
         (*model.notices, *notices),
         "x".join(map(str, size)) if isinstance(size, tuple) else size or "native",
+        method.card.signs,
     )

@@ -1,7 +1,7 @@
 """The proof that comes with a map: is this an explanation of that very model?"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Verdict = Literal["holds", "violated", "not established", "not applicable"]
@@ -10,6 +10,14 @@ State = Literal["yes", "limited", "no", "not established", "not applicable"]
 Replaced = Literal["factor", "backward rule", "readout", "forward pass", "everything"]
 Weights = Literal["loaded", "random", "unknown"]
 Kind = Literal["holds", "holds with limits", "another backward rule", "fails", "not established"]
+# From the worst to the best.
+KINDS: tuple[Kind, ...] = (
+    "fails",
+    "another backward rule",
+    "not established",
+    "holds with limits",
+    "holds",
+)
 
 # Without these two, nothing says that a map is of this model.
 ESSENTIAL = ("parity", "native factors")
@@ -60,8 +68,9 @@ class Certificate:
     map changes under it: 1 - cosine of the two signed maps, mean over images and prompts (0: the
     same map, the prompt is ignored). `common_share` is the share of a map's squared norm that is
     the same for every prompt (0 to 1, the same mean; None where it was not measured). `follows` is
-    the light that these two decide. `weights` says where the model's weights come from. `reason`
-    says why nothing was checked. `warnings` do not fail a certificate.
+    the light that these two decide. `says_nothing` holds prompts whose words the model does not
+    know, with the reason; the measures leave them out. `weights` says where the model's weights
+    come from. `reason` says why nothing was checked. `warnings` do not fail a certificate.
     """
 
     checks: tuple[Check, ...]
@@ -73,6 +82,7 @@ class Certificate:
     replaced: Replaced = "factor"
     common_share: float | None = None
     follows: Light | None = None
+    says_nothing: dict[str, str] = field(default_factory=dict[str, str])
     weights: Weights = "unknown"
     reason: str = NO_CHECK
 
@@ -111,7 +121,14 @@ class Certificate:
     def lights(self) -> tuple[Light, Light, Light, Light]:
         """What was proved, in four short statements: see `Light`."""
         follows = self.follows or Light("follows the prompt", "not established", "not measured")
+        if self.says_nothing:
+            follows = Light("follows the prompt", "no", "; ".join(self.says_nothing.values()))
         return self._same_model(), self._same_derivatives(), follows, self._input()
+
+    def of(self, *prompts: str) -> "Certificate":
+        """The same for some of the prompts: others that say nothing are not held against them."""
+        kept = {text: why for text, why in self.says_nothing.items() if text in prompts}
+        return replace(self, says_nothing=kept)
 
     def check(self, name: str) -> Check | None:
         """The check of that name, if it was made."""
@@ -205,6 +222,11 @@ def worst(verdicts: list[bool | None]) -> bool | None:
     if False in verdicts:
         return False
     return None if None in verdicts or not verdicts else True
+
+
+def worst_kind(kinds: list[Kind]) -> Kind:
+    """Of several certificates' `kind`."""
+    return next(kind for kind in KINDS if kind in kinds)
 
 
 def _reservation(light: Light) -> str:

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -32,6 +32,7 @@ class Following:
     common_share: float | None
     light: Light
     warnings: tuple[str, ...] = ()
+    says_nothing: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def certify(
         factors.replaced,
         following.common_share,
         following.light,
+        following.says_nothing,
         model.weights,
     )
 
@@ -97,6 +99,7 @@ def unchecked(model: Model, method: Method, side: Side, following: Following) ->
         warnings=following.warnings,
         replaced=factors.replaced,
         follows=following.light,
+        says_nothing=following.says_nothing,
         weights=model.weights,
         reason=HANDED_IN if method.foreign else NO_CHECK,
     )

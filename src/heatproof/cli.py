@@ -191,10 +191,17 @@ def explain(
     seed: Annotated[int, typer.Option(help="Decides whatever is left to chance.")] = 0,
     allow_uncertified: Annotated[
         bool,
-        typer.Option("--allow-uncertified", help="Exit with 0 although the certificate fails."),
+        typer.Option(
+            "--allow-uncertified",
+            help="Exit with 0 although the certificate fails or is not established.",
+        ),
     ] = False,
     certify: Annotated[
-        bool, typer.Option("--certify/--no-certify", help="Prove what the maps explain.")
+        bool,
+        typer.Option(
+            "--certify/--no-certify",
+            help="Check what the maps explain; without it, nothing is established (exit code 3).",
+        ),
     ] = True,
     memory: Annotated[
         str | None,
@@ -205,10 +212,11 @@ def explain(
         ),
     ] = None,
 ) -> None:
-    """Say where in PHOTO a model saw each of PROMPTS, and prove it.
+    """Draw a heat map of PHOTO for each of PROMPTS, with a certificate.
 
-    Writes report.html, explanation.json, maps.safetensors and an overlay for each prompt. Exits
-    with 0; with 1 where the certificate fails; with 2 where the input is at fault.
+    Writes report.html, explanation.json, maps.safetensors and one overlay per prompt. Exit codes:
+    0, the certificate holds; 1, it fails; 3, nothing is established (with --no-certify, for
+    example); 2, bad input. With several methods the worst counts.
     """
     asked = _prompts(prompts)
     size = _size(image_size)
@@ -338,8 +346,9 @@ def _result(model: "Model", order: Order, method: "Method") -> Result:
 
 def _saved(results: list[Result], out: Path) -> Path:
     """One method's files in `out`; several methods' in a folder each, led to by a contact sheet."""
+    from heatproof.certificate import worst_kind
     from heatproof.report import files
-    from heatproof.report.overlay import pictured, verdict
+    from heatproof.report.overlay import pictured
     from heatproof.report.sheet import row, sheet
 
     if len(results) == 1:
@@ -348,7 +357,8 @@ def _saved(results: list[Result], out: Path) -> Path:
     for result in results:
         name = result.explanation.record.method
         files.save(result.explanation, result.words, out / name)
-        rows.append((name, f"{name}/report.html", verdict(result.explanation.certificate)[0]))
+        kind = worst_kind([certificate.kind for _, certificate in result.certificates])
+        rows.append((name, f"{name}/report.html", kind))
     first = results[0].explanation
     drawn = sheet(*pictured(first), [row(result.explanation) for result in results])
     title = f"{Path(first.photos[0].source).name}: {len(results)} methods"
@@ -368,8 +378,7 @@ def _summarise(results: list[Result], order: Order, report: Path) -> None:
     ]
     for line in dict.fromkeys(lines):
         typer.echo(terminal.one_line(line), err=True)
-    holding = [result for result in results if result.explanation.certificate.holds]
-    first = (holding or results)[0].explanation
+    first = results[0].explanation
     typer.echo(f"{terminal.one_line(str(order.photo))} · {first.record.model}")
     for number, prompt in enumerate(first.record.prompts):
         typer.echo(f"  {score_text(first, 0, number)}  {terminal.one_line(prompt)}")
@@ -378,6 +387,10 @@ def _summarise(results: list[Result], order: Order, report: Path) -> None:
             name = f"{result.explanation.record.method}: {side}"
             sentence = terminal.one_line(certificate.sentence)
             typer.echo(f"{name}{SAID[certificate.kind].format(sentence)}")
+            if len(results) > 1:
+                short = (f"{light.name}: {light.state}" for light in certificate.lights)
+                typer.echo(f"  {' · '.join(short)}")
+                continue
             for light in certificate.lights:
                 typer.echo(f"  {light.name}: {light.state} · {terminal.one_line(light.evidence)}")
     typer.echo(f"report: {report}")

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 import heatproof
+from heatproof.certificate import worst
 from heatproof.data.scenes import render, sample
 from heatproof.errors import HeatproofError
 from heatproof.explanation import Explanation
 from heatproof.report.files import save
 from heatproof.report.folder import check_folder
-from heatproof.report.overlay import verdict
 from heatproof.report.sheet import Panel
 
 SEED = (1 << 60) + 7  # a blue moon and a red circle, in a range that training never draws from
@@ -37,15 +37,18 @@ def main(folder: Path) -> int:
     words = heatproof.explain_words(model, picture, prompts)
     noise = heatproof.explain(model, picture, prompts[:1], method="random", certify=False)
     report = save(explanation, words, folder, controls=[control(explanation, noise)])
-    kind, sentence = verdict(explanation.certificate)
+    certificate = explanation.certificate
     for number, (prompt, what) in enumerate(
         zip(prompts, ("in the scene", "not in the scene", "nonsense"), strict=True)
     ):
         _say(f"  {float(explanation.scores[0, number]):+.4f}  {prompt}  ({what})")
-    _say(f"certificate: {kind}. {sentence}")
+    _say(f"certificate: {certificate.kind}. {certificate.sentence}")
+    for light in certificate.lights:
+        _say(f"  {light.name}: {light.state} · {light.evidence}")
     _say(f"side by side: {folder / 'strip.png'}")
     _say(f"report: {report}")
-    return 0 if explanation.certificate.holds and words.certificate.holds else 1
+    outcome = worst([certificate.holds, words.certificate.holds])
+    return {True: 0, False: 1, None: 3}[outcome]
 
 
 def scene() -> Image.Image:

@@ -15,7 +15,10 @@ from heatproof.models.geometry import View
 
 @dataclass(frozen=True)
 class Record:
-    """What made an explanation, in plain values that go to JSON as they are."""
+    """What made an explanation, in plain values that go to JSON as they are.
+
+    `signs` say what negative and what positive values mean: see `Card.signs`.
+    """
 
     model: str
     method: str
@@ -25,6 +28,7 @@ class Record:
     seed: int
     notices: tuple[str, ...] = ()
     image_size: str = "native"
+    signs: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)

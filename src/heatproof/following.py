@@ -11,6 +11,7 @@ prompts' (c < 0) has none.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -19,7 +20,7 @@ from torch import Tensor
 from heatproof.certificate import Light, State
 from heatproof.certify import NULL_PROMPTS, UNCHANGED, Following, change
 from heatproof.inputs import Prompts
-from heatproof.methods.base import Factors
+from heatproof.methods.base import Factors, Side
 
 COMMON = 1 / 3
 """The largest share of a map that may be the same for every prompt without a warning."""
@@ -39,32 +40,50 @@ def measured(
     factors: Factors,
     reason: str,
 ) -> Following:
-    """How maps follow their prompts. Behind the targets that were asked stand the null prompts,
-    if there are any; `reason` says why there are none."""
-    count = len(asked.labels)
+    """How maps follow their prompts; prompts that say nothing to the model are left out.
+
+    Behind the targets that were asked stand the null prompts, if there are any; `reason` says why
+    there are none.
+    """
+    known = declared(asked, factors, "image")
+    telling = [n for n, text in enumerate(asked.labels) if text not in known.says_nothing]
+    maps, null = values[:, telling], values[:, len(asked.labels) :]
     changes: dict[str, float] = {}
     share = None
-    if nulls is not None:
-        maps, null = values[:, :count], values[:, count:]
+    if nulls is not None and telling:
         changes = {
             kind: float(change(maps, null[:, n]).mean()) for n, kind in enumerate(NULL_PROMPTS)
         }
         share = float(common_share(maps, null).mean())
-    light = _light(values[:, :count], asked, changes, share, factors, reason)
-    return Following(changes, share, light, (*_warnings(changes, share), *_unknown(asked)[1]))
+    light = known.light
+    if light.state == "not established":
+        light = _of_measures(changes, share) if share is not None else _between(maps, reason)
+    partly = _partly_unknown(asked, known.says_nothing)
+    if partly and light.state == "yes":
+        light = _follows("limited", f"{'; '.join(partly)}; {light.evidence}")
+    return replace(
+        known,
+        changes=changes,
+        common_share=share,
+        light=light,
+        warnings=(*known.warnings, *_warnings(changes, share)),
+    )
 
 
-def declared(asked: Prompts, factors: Factors, side: str) -> Following:
-    """What is known of it where nothing was measured."""
-    state, unknown = _unknown(asked)
-    if state != "yes":
-        return Following({}, None, _follows(state, unknown[0]), unknown)
+def declared(asked: Prompts, factors: Factors, side: Side) -> Following:
+    """What is known of it before anything is measured."""
+    silent = {
+        text: f"{text!r} says nothing to this model: it does not know {_named(words)}"
+        for text, words in zip(asked.labels, asked.unknown, strict=False)
+        if says_nothing(text, words)
+    }
     if factors.substituted and factors.replaced == "everything":
-        return Following({}, None, _follows("no", NOTHING))
-    if side == "text":
-        own = "the values are of the prompt's own words"
-        return Following({}, None, _follows("not applicable", own))
-    return Following({}, None, _follows("not established", "not measured"))
+        light = _follows("no", "the map is not computed from the prompt")
+    elif side == "text":
+        light = _follows("not applicable", "the values are of the prompt's own words")
+    else:
+        light = _follows("not established", "not measured")
+    return Following({}, None, light, tuple(silent.values()), silent)
 
 
 def common_share(
@@ -89,32 +108,13 @@ def says_nothing(text: str, unknown: Sequence[str]) -> bool:
     return bool(unknown) and all(w in dark for w in re.findall(r"[^\W_]+", text.lower()))
 
 
-NOTHING = "the map is not computed from the prompt"
-
-
-def _light(
-    maps: Float[Tensor, "image prompt token"],
-    asked: Prompts,
-    changes: Mapping[str, float],
-    share: float | None,
-    factors: Factors,
-    reason: str,
-) -> Light:
-    if factors.substituted and factors.replaced == "everything":
-        return _follows("no", NOTHING)
-    state, unknown = _unknown(asked)
-    if state == "no":
-        return _follows("no", unknown[0])
-    if not changes:
-        return _between(maps, reason)
-    if max(changes.values()) < UNCHANGED:
-        return _follows("no", "the map is the same for every prompt")
-    assert share is not None
+def _of_measures(changes: Mapping[str, float], share: float) -> Light:
     low, high = min(changes.values()), max(changes.values())
-    text = f"changes by {low:.2f} to {high:.2f} under null prompts; {share:.0%} is common to all"
-    if state == "limited":
-        return _follows("limited", f"{unknown[0]}; {text}")
-    return _follows("limited" if low < UNCHANGED or share > COMMON else "yes", text)
+    if high < UNCHANGED:
+        return _follows("no", "the map is the same for every prompt")
+    state: State = "limited" if low < UNCHANGED or share > COMMON else "yes"
+    text = f"changes by {low:.2f} to {high:.2f} under null prompts"
+    return _follows(state, f"{text}; {share:.0%} of it is the same for every prompt")
 
 
 def _between(maps: Float[Tensor, "image prompt token"], reason: str) -> Light:
@@ -131,29 +131,29 @@ def _follows(state: State, evidence: str) -> Light:
     return Light("follows the prompt", state, evidence)
 
 
-def _unknown(asked: Prompts) -> tuple[State, tuple[str, ...]]:
-    """Words that the tokenizer does not know, named; "no" where a prompt holds no other."""
-    empty: list[str] = []
-    partly: list[str] = []
-    for text, words in zip(asked.labels, asked.unknown, strict=False):
-        if not words:
-            continue
-        named = ", ".join(repr(word) for word in words)
-        if says_nothing(text, words):
-            empty.append(f"{text!r} says nothing to this model: it does not know {named}")
-        else:
-            partly.append(f"unknown words in {text!r}: {named}")
-    if empty:
-        return "no", (*empty, *partly)
-    return ("limited", tuple(partly)) if partly else ("yes", ())
+def _partly_unknown(asked: Prompts, silent: Mapping[str, str]) -> list[str]:
+    return [
+        f"unknown words in {text!r}: {_named(words)}"
+        for text, words in zip(asked.labels, asked.unknown, strict=False)
+        if words and text not in silent
+    ]
+
+
+def _named(words: Sequence[str]) -> str:
+    return ", ".join(repr(word) for word in words)
 
 
 def _warnings(changes: Mapping[str, float], share: float | None) -> tuple[str, ...]:
     blind = [kind for kind, size in changes.items() if size < UNCHANGED]
+    if blind and len(blind) == len(changes):
+        return (
+            f"This map is almost the same for any prompt (change below {UNCHANGED}); do not read "
+            "it as evidence for yours.",
+        )
     if blind:
         return (
             f"This map is almost the same for the {' and the '.join(blind)} prompt (change below "
-            f"{UNCHANGED}); do not read it as evidence for yours.",
+            f"{UNCHANGED}).",
         )
     if share is not None and share > COMMON:
         return (

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import CONTRIBUTES, Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens
 from heatproof.methods.token_states import blocks_of, products
@@ -30,6 +30,7 @@ class AttCAT(Method):
         reads="outputs of all blocks, their gradients, attention weights of all blocks",
         changes="nothing",
         values="signed; no promised sum",
+        signs=CONTRIBUTES,
         cost="1 forward pass, 1 backward pass through all blocks a prompt",
         notes="All layers, signed, as the authors' notebooks for BERT take them. In a pre-norm "
         "model read at one row, the last block's output has no gradient at other rows, and its "

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from heatproof.methods.base import Card, ReadPass
+from heatproof.methods.base import EXPLAINED, Card, ReadPass
 from heatproof.methods.eclip import Eclip
 from heatproof.methods.registry import register
 from heatproof.reading import Attention
@@ -28,6 +28,7 @@ class AttentionECLIP(Eclip):
         changes="forward pass: one head in place of the model's (heads=one); attention weights "
         "replaced by a min-max normalised cosine (spatial=loosened)",
         values="signed; no promised sum",
+        signs=EXPLAINED,
         cost="1 forward pass, 1 backward pass to the first layer read a prompt",
     )
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import SPEAKS, Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.registry import register
 from heatproof.reading import Site
 
@@ -25,6 +25,7 @@ class AttentionGradCAM(Method):
         reads="attention weights of the readout in the last call and their gradients",
         changes="nothing",
         values="signed; no promised sum",
+        signs=SPEAKS,
         cost="1 forward pass, 1 backward pass through the last block a prompt",
         notes="The authors' generate_cam_attn: last layer, mean over patches, mean over heads. "
         "Their ReLU of the result is left to display. On the text side, of which they have none, "

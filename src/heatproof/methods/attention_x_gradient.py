@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import CONTRIBUTES, Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.registry import register
 from heatproof.reading import Site
 
@@ -29,6 +29,7 @@ class AttentionXGradient(Method):
         reads="attention weights and their gradients in the last attention call",
         changes="nothing",
         values="signed; all key tokens add up to g . o_r, the readout's gradient times its output",
+        signs=CONTRIBUTES,
         cost="1 forward pass, 1 backward pass through the last block a prompt",
     )
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import SPEAKS, Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.input_x_gradient import InputXGradient
 from heatproof.methods.registry import register
 from heatproof.methods.ruled import ruled_pass, ruled_plan
@@ -34,6 +34,7 @@ class AttnLRP(Method):
         changes="gradients only: norm denominators and activation gates are constants; products "
         "of two branches share theirs evenly",
         values="signed; no promised sum (biases and position embeddings keep their relevance)",
+        signs=SPEAKS,
         cost="2 forward passes, 1 backward pass through the whole tower a prompt",
         notes="The paper's rules as LXT's efficient mode computes them (input times gradient, a "
         "quarter to queries and keys, half to values), with eps 0. For ViTs the authors take "

@@ -20,6 +20,13 @@ from heatproof.reading import Attention, Edit, Intervention, Site, State, Trace
 
 Side = Literal["image", "text"]
 
+# Legends of maps (see `Card.signs`): what negative values say, and what positive ones do.
+NEVER = "does not occur"
+CONTRIBUTES = ("lowers the score", "raises the score")
+EXPLAINED = ("lowers the pass's score", "raises the pass's score")
+SPEAKS = ("against the score", "for the score")
+LIKENESS = ("unlike the prompt", "like the prompt")
+
 # Bytes that the gradients of several targets may take at once where the user says nothing. What a
 # processor's cache does not hold takes longer in one go than in several, whatever memory there is.
 GRADIENTS_AT_ONCE = 256 * 2**20
@@ -38,6 +45,8 @@ class Card:
     `changes` says what the method does to the model: nothing, or which part of what it explains
     is not the model's. `values` says what a map's numbers mean and add up to. `notes` are the
     authors' defaults and, where their paper and code differ, which is the default here and why.
+    `signs` are the legend's words for negative and for positive values; None where they mean
+    nothing but low and high.
     """
 
     name: str
@@ -49,6 +58,7 @@ class Card:
     cost: str
     sides: tuple[Side, ...] = ("image", "text")
     notes: str = ""
+    signs: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)

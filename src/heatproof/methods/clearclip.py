@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from heatproof.methods.base import Card, Factors, Plan, ReadPass, Side
+from heatproof.methods.base import LIKENESS, Card, Factors, Plan, ReadPass, Side
 from heatproof.methods.dense import SURROGATE, Intervened
 from heatproof.methods.registry import register
 from heatproof.methods.residual import Tokens, block_around, branch_of, layer_scale
@@ -32,6 +32,7 @@ class ClearCLIP(Intervened):
         "block's residual and MLP dropped (residual=dropped); readout: every token in place of the "
         "class token",
         values="signed, the score of each token; no promised sum",
+        signs=LIKENESS,
         cost="1 forward pass for any number of prompts",
         sides=("image",),
         notes="Authors' defaults: last_n_layers=1, ignore_residual=True. The final norm is put on "

@@ -44,6 +44,7 @@ class CLIPSurgery(Dense):
         changes="forward pass: a second path of value-value attention without MLPs beside the "
         "model's own (architecture=dual); readout: every token in place of the class token",
         values="signed, score of each token less a redundant one; no promised sum",
+        signs=("less like the prompt", "more like the prompt"),
         cost="1 forward pass for any number of prompts, and the empty prompt's embedding once",
         sides=("image",),
         notes="Authors' defaults: the last 6 blocks; the class token from the model's own path; "

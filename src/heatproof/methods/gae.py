@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens, identity_of, is_pooling, readout_of
 from heatproof.reading import Attention, Site
@@ -32,6 +32,7 @@ class GAE(Method):
         reads="attention weights and their gradients in every call",
         changes="nothing",
         values="not negative; no promised sum",
+        signs=(NEVER, "relevance"),
         cost="1 forward pass, 1 backward pass through the layers read a prompt",
     )
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import SPEAKS, Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.input_leaf import on_tokens
 from heatproof.methods.registry import register
 from heatproof.methods.token_states import as_tokens, blocks_of, content_of
@@ -41,6 +41,7 @@ class GradCAM(Method):
         reads="the last block's normalised tokens and their gradients",
         changes="nothing (at=norm1, heads=model); forward pass: one head (heads=one)",
         values="signed; no promised sum",
+        signs=SPEAKS,
         cost="1 forward pass, 1 backward pass through the last block a prompt",
         sides=("image",),
         notes="pytorch-grad-cam's target for ViTs: norm1 of the last block, mean over patches. "

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Card, ReadPass
+from heatproof.methods.base import EXPLAINED, Card, ReadPass
 from heatproof.methods.eclip import Eclip
 from heatproof.methods.registry import register
 from heatproof.reading import Attention
@@ -28,6 +28,7 @@ class GradECLIP(Eclip):
         changes="forward pass: one head in place of the model's (heads=one); attention weights "
         "replaced by a min-max normalised cosine (spatial=loosened)",
         values="signed; no promised sum",
+        signs=EXPLAINED,
         cost="1 forward pass, 1 backward pass to the first layer read a prompt",
     )
 

@@ -8,7 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import (
+    CONTRIBUTES,
+    Card,
+    Factors,
+    Method,
+    Plan,
+    ReadPass,
+    Side,
+    last_sites,
+)
 from heatproof.methods.input_leaf import input_leaf
 from heatproof.methods.registry import register
 from heatproof.reading import Site
@@ -27,6 +36,7 @@ class InputXGradient(Method):
         reads="the input and the score's gradient with respect to it",
         changes="nothing",
         values="signed; no promised sum (biases and position embeddings take their share)",
+        signs=CONTRIBUTES,
         cost="2 forward passes, 1 backward pass through the whole tower a prompt",
         notes="Captum's: signed, in the units that the model takes (normalised pixels). Its "
         "pixel map is added up over channels and patches.",

@@ -10,7 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import (
+    CONTRIBUTES,
+    Card,
+    Factors,
+    Method,
+    Plan,
+    ReadPass,
+    Side,
+    last_sites,
+)
 from heatproof.methods.input_leaf import input_leaf
 from heatproof.methods.registry import register
 from heatproof.reading import Site
@@ -34,6 +43,7 @@ class IntegratedGradients(Method):
         reads="the input, and gradients at points on the line to it from zero",
         changes="the input: gradients are taken at scaled-down pictures",
         values="signed; near S(x) - S(0), but not to a stated tolerance at 50 steps",
+        signs=CONTRIBUTES,
         cost="1 + steps forward passes, steps backward passes a prompt (51 and 50)",
         notes="Captum's 50 steps, Gauss-Legendre rule and zero baseline (the normalisation's mean "
         "colour; on the text side zero embeddings). The paper takes a Riemann sum of 20 to 300 "

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.methods.base import Card, ReadPass
+from heatproof.methods.base import CONTRIBUTES, Card, ReadPass
 from heatproof.methods.perturbing import Coalitions, Perturbing, all_coalitions, placed, players
 from heatproof.methods.registry import register
 
@@ -33,6 +33,7 @@ class KernelSHAP(Perturbing):
         reads="scores of inputs with coalitions of tokens left in them",
         changes="the input",
         values="signed; all key tokens add up to S(x) - S(x with all of them taken away)",
+        signs=CONTRIBUTES,
         cost="25 forward passes a picture by default (`samples`); any number of prompts",
         notes="captum's defaults: 25 samples, fill zero. So few leave most of a picture's patches "
         "undetermined: the solution of least norm is taken, as captum's does; take some thousand "

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.methods.dense import embedded
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens
@@ -39,6 +39,7 @@ class LeGrad(Method):
         reads="attention gradients of the last calls (readout=mean: and what their blocks put out)",
         changes="readout: each layer's mean token in place of the class token (readout=mean)",
         values="not negative; no promised sum",
+        signs=(NEVER, "attention gradient"),
         cost="1 forward pass, 1 backward pass through the layers read a prompt (readout=mean: 1 "
         "a layer)",
         sides=("image",),

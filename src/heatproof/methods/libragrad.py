@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import SPEAKS, Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.full_gradient import FullGradient
 from heatproof.methods.registry import create, register
 from heatproof.methods.ruled import ruled_pass, ruled_plan
@@ -49,6 +49,7 @@ class LibraGrad(Method):
         "constants, products of two branches give half to each",
         values="signed (gae: not negative); all key tokens add up to the score's share at every "
         "block (of=fullgrad-plus), to the score (fullgrad), to g . o_r (attention-x-gradient)",
+        signs=SPEAKS,
         cost="that of the method `of`; fullgrad: 1 forward pass, 1 backward pass a prompt, and "
         "every affine function's result kept",
         notes="FullGrad+ is the authors' best. Its sum is the score for each of the depth + 1 "

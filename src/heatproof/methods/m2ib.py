@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.blocks import blocks, by_token, check_tokens, outputs, plan_of_all
 from heatproof.methods.perturbing import positive
 from heatproof.methods.registry import register
@@ -46,6 +46,7 @@ class M2IB(Method):
         changes="forward pass: noise stands in for part of a block's output while the bottleneck "
         "is fitted",
         values="not negative; nats; no promised sum",
+        signs=(NEVER, "information"),
         cost="100 forward passes, and 100 backward ones from the bottleneck on, a pair (`steps` x "
         "`batch`)",
         notes="Authors' code: block 9 of 12 counted from 0, beta 0.1 (1 and block 7 for chest "

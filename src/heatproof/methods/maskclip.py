@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from heatproof.methods.base import Card, Factors, Side
+from heatproof.methods.base import LIKENESS, Card, Factors, Side
 from heatproof.methods.dense import SURROGATE, Intervened
 from heatproof.methods.registry import register
 from heatproof.reading import Intervention
@@ -23,6 +23,7 @@ class MaskCLIP(Intervened):
         changes="forward pass: the identity in place of the last attention's weights; readout: "
         "every token in place of the class token",
         values="signed, the score of each token; no promised sum",
+        signs=LIKENESS,
         cost="1 forward pass for any number of prompts",
         sides=("image",),
         notes="The paper speaks of value and output layers alone; the authors' code adds them to "

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.methods.base import Card, ReadPass
+from heatproof.methods.base import CONTRIBUTES, Card, ReadPass
 from heatproof.methods.perturbing import Coalitions, Perturbing, placed, players
 from heatproof.methods.registry import register
 
@@ -31,6 +31,7 @@ class Occlusion(Perturbing):
         reads="scores of inputs with a window taken away",
         changes="the input",
         values="signed; no promised sum",
+        signs=CONTRIBUTES,
         cost="1 forward pass a window and picture, one a patch by default; any number of prompts",
         notes="captum's definition: overlapping windows are averaged, the last one is cut off at "
         "the border, its fill is zero of the preprocessed picture. It has no default window; here "

@@ -7,7 +7,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.methods.registry import register
 from heatproof.reading import Site
 
@@ -24,6 +24,7 @@ class RawAttention(Method):
         reads="attention weights of the last attention call",
         changes="nothing",
         values="not negative; all key tokens add up to 1",
+        signs=(NEVER, "attention"),
         cost="1 forward pass for any number of prompts",
     )
 

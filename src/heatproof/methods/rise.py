@@ -49,6 +49,7 @@ class RISE(Perturbing):
         changes="the input",
         values="signed as the score is; the expected score with the token in sight; no promised "
         "sum",
+        signs=("low score when seen", "high score when seen"),
         cost="6,000 forward passes a picture by default (`masks`); any number of prompts",
         notes="Defaults of Saliency.ipynb: 6,000 masks, 8 cells, p = 0.1, fill zero. "
         "Evaluation.ipynb has 5,000 masks and 10 cells; Grad-ECLIP's comparison 2,000, 8 and "

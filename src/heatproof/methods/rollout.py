@@ -7,7 +7,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens, identity_of, is_pooling, readout_of
 from heatproof.reading import Site
@@ -31,6 +31,7 @@ class Rollout(Method):
         reads="attention weights of every call",
         changes="nothing (the residual is taken as one half by the method's own model of a block)",
         values="not negative; all key tokens add up to 1",
+        signs=(NEVER, "attention"),
         cost="1 forward pass for any number of prompts",
     )
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from heatproof.methods.base import Card, Factors, Side
+from heatproof.methods.base import LIKENESS, Card, Factors, Side
 from heatproof.methods.dense import SURROGATE, Intervened
 from heatproof.methods.registry import register
 from heatproof.reading import Intervention
@@ -23,6 +23,7 @@ class SCLIP(Intervened):
         changes="forward pass: softmax(qq') + softmax(kk') in place of the last attention's "
         "weights; readout: every token in place of the class token",
         values="signed, the score of each token; no promised sum",
+        signs=LIKENESS,
         cost="1 forward pass for any number of prompts",
         sides=("image",),
         notes="As in the authors' code the residual and the MLP of the last block are kept and the "

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import CONTRIBUTES, Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.blocks import blocks, by_token, check_tokens, outputs, plan_of_all
 from heatproof.methods.perturbing import positive
 from heatproof.methods.registry import register
@@ -39,6 +39,7 @@ class SecondOrder(Method):
         changes="the input: block states between the picture's and a blank one's",
         values="signed; all key tokens come close to S(x) - S(blank picture) as steps grow; no "
         "exact sum",
+        signs=CONTRIBUTES,
         cost="12 forward passes a picture by default (2 + `steps`), 1 backward pass of the last "
         "block through them a prompt",
         sides=("image",),

@@ -34,6 +34,7 @@ class SmoothGrad(Method):
         reads="gradients with respect to noisy inputs",
         changes="the input: seeded noise is added",
         values="signed; no promised sum",
+        signs=("negative gradient", "positive gradient"),
         cost="1 + samples forward passes, samples backward passes a prompt (6 and 5)",
         notes="Captum's 5 samples of deviation 1.0. The paper scales the noise with the "
         "picture's range of values and takes more samples: set samples and sigma for that.",

@@ -15,7 +15,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import (
+    CONTRIBUTES,
+    Card,
+    Factors,
+    Method,
+    Plan,
+    ReadPass,
+    Side,
+    last_sites,
+)
 from heatproof.methods.registry import register
 from heatproof.methods.residual import (
     Block,
@@ -67,6 +76,7 @@ class TokenDecomposition(Method):
         "readout; the final norm's deviation and the embedding's length, both held fixed",
         changes="nothing",
         values="signed; all key tokens add up to the score (contrast=set: less the prompts' mean)",
+        signs=CONTRIBUTES,
         cost="1 forward pass for any number of prompts",
         notes="All layers, as in compute_segmentations.py (the authors' TextSpan: the last four). "
         "Output biases are dealt out evenly to a layer's tokens, the final norm's mean and bias "

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import ReadingError
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens, identity_of, is_pooling, readout_of
 from heatproof.reading import (
@@ -44,6 +44,7 @@ class TransformerAttribution(Method):
         reads="attention weights' gradients and their layer-wise relevance",
         changes="gradients only, in a second pass: relevance takes their place",
         values="not negative; no promised sum",
+        signs=(NEVER, "relevance"),
         cost="2 forward passes, 2 backward passes through the layers read a prompt",
         notes="As in the authors' code: start_layer=1, and rows of 1 + (dS/dA * R)+ are not "
         "normalised (their code has that commented out). Relevance starts as 1 at the score, whose "

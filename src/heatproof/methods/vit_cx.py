@@ -39,6 +39,7 @@ class ViTCX(Method):
         reads="outputs of the last block's first norm, and scores of masked, noisy pictures",
         changes="the input",
         values="signed; no promised sum",
+        signs=("low score when seen", "high score when seen"),
         cost="1 forward pass, 2 more a cluster of feature maps (at most as many as channels), a "
         "picture; any number of prompts",
         sides=("image",),

@@ -22,7 +22,7 @@ from heatproof.explanation import Explanation, WordExplanation
 from heatproof.report import colour, page
 from heatproof.report import words as word_view
 from heatproof.report.folder import check_folder
-from heatproof.report.overlay import overlay, pictured, shared_scale, verdict
+from heatproof.report.overlay import legend, overlay, pictured, shared_scale
 from heatproof.report.sheet import Panel, strip
 
 SCHEMA = 1
@@ -49,7 +49,7 @@ def save(
     names = [f"{n:04d}-{_stem(pictured(explanation, n)[0].source)}" for n in range(count)]
     for number, name in enumerate(names):
         _save_picture(explanation, words, number, folder / name, replay)
-    kind = verdict(explanation.certificate)[0]
+    kind = explanation.certificate.kind
     rows = [(name, f"{name}/report.html", kind) for name in names]
     return save_contents(f"{count} pictures", rows, folder)
 
@@ -101,6 +101,7 @@ def as_json(
         "words": _words(words, image) if words else None,
         "display": {
             "scale": shared_scale(explanation, image),
+            "legend": dict(zip(("negative", "positive"), legend(record.signs), strict=True)),
             "interpolation": "bilinear, from the centres of the patches",
             "colours": colour.NAME,
         },
@@ -119,6 +120,7 @@ def _certificate(certificate: Certificate) -> dict[str, Any]:
         "substituted": list(certificate.substituted),
         "null_prompts": certificate.null_prompts,
         "common_share": certificate.common_share,
+        "says_nothing": certificate.says_nothing,
         "weights": certificate.weights,
         "warnings": list(certificate.warnings),
     }

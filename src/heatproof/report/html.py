@@ -25,7 +25,8 @@ def document(title: str, body: str) -> str:
 
 
 def mark(kind: str) -> str:
-    name = {"violated": "bad", "fails": "bad", "holds": "ok"}.get(kind, "faint")
+    warn = dict.fromkeys(("holds with limits", "another backward rule"), "warn")
+    name = {"violated": "bad", "fails": "bad", "holds": "ok", **warn}.get(kind, "faint")
     return f'<span class="{name}">{escape(kind)}</span>'
 
 

@@ -18,15 +18,15 @@ from heatproof.explanation import Explanation
 from heatproof.images import Photo
 from heatproof.models.geometry import View
 from heatproof.report import colour
-from heatproof.report.lettering import plain, shortened, width, wrapped, write
+from heatproof.report.lettering import plain, shortened, wrapped, write
+from heatproof.report.lights import FAINT, INK, PAPER, Lights, badge, band, sentence_of
 
 LONGEST = 4096  # pixels; larger photographs are drawn scaled down to this
 SHORTEST = 448  # pixels; smaller ones are drawn larger
 WIDEST_ASPECT = 6  # of what is shown: of a panorama, the view and its surroundings
-INK, FAINT, PAPER, ALARM, CALM = "#1b1b1f", "#5f6068", "#ffffff", "#a3123a", "#46624a"
 
 Values = Float[np.ndarray, "row col"]
-Verdict = tuple[str, str]
+Signs = tuple[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def overlay(explanation: Explanation, image: int = 0, prompt: int = 0) -> Image.
         explanation.record.prompts[prompt],
         " · ".join([score, explanation.record.method, *part.remarks(photo)]),
         scale,
-        verdict(explanation.certificate),
+        explanation.certificate.of(explanation.record.prompts[prompt]),
+        explanation.record.signs,
     )
 
 
@@ -93,11 +94,6 @@ def shared_scale(explanation: Explanation, image: int = 0) -> float:
     values = np.asarray(explanation.maps[image].cpu(), np.float32)
     finite = values[np.isfinite(values)]
     return float(np.abs(finite).max()) if finite.size else 0.0
-
-
-def verdict(certificate: Certificate) -> Verdict:
-    """Kind and the sentence that stands on the picture."""
-    return certificate.kind, certificate.sentence
 
 
 def score_text(explanation: Explanation, image: int, prompt: int) -> str:
@@ -201,19 +197,24 @@ def _outline(image: Image.Image, seen: Bool[np.ndarray, "height width"]) -> None
 
 
 def captioned(
-    drawn: Image.Image, prompt: str, score: str, scale: float, verdict: Verdict
+    drawn: Image.Image,
+    prompt: str,
+    score: str,
+    scale: float,
+    certificate: Certificate,
+    signs: Signs,
 ) -> Image.Image:
     """The drawn photograph, top left and of its own size, with what must be read with it."""
     size = min(max(13, max(drawn.size) // 44), 64)
     broad = max(drawn.width, 24 * size)
     gap = size // 2
-    kind, sentence = verdict
     title = wrapped(prompt or "(empty prompt)", round(1.25 * size), broad - 2 * gap, 2)
-    lines = [] if kind == "holds" else wrapped(sentence, size, broad - 4 * gap, 6)
-    high = (
-        gap + round(1.65 * size) * len(title) + round(5.6 * size) + round(1.5 * size) * len(lines)
-    )
-    sheet = Image.new("RGB", (broad, drawn.height + high + (2 * gap if lines else 0)), PAPER)
+    lights = Lights(certificate.lights, size, broad - 2 * gap, evidence=True)
+    sentence = sentence_of(certificate)
+    lines = wrapped(sentence, size, broad - 4 * gap, 6) if sentence else []
+    high = gap + round(1.65 * size) * len(title) + round(5 * size) + lights.height + gap
+    under = round(1.5 * size) * len(lines) + size + gap if lines else 0
+    sheet = Image.new("RGB", (broad, drawn.height + high + under), PAPER)
     sheet.paste(drawn, (0, 0))
     y = drawn.height + gap
     for line in title:
@@ -221,13 +222,12 @@ def captioned(
         y += round(1.65 * size)
     write(sheet, (gap, y), shortened(plain(score), size, broad - 2 * gap), size, FAINT)
     y += round(1.9 * size)
-    scale_bar(sheet, (gap, y, broad - gap, y + size), scale, size)
-    y += round(2.9 * size)
-    if kind == "holds":
-        write(sheet, (broad - gap, y - round(4.8 * size)), "certificate holds", size, CALM, "ra")
-    else:
-        band(sheet, y, lines, size, kind)
-        badge(sheet, size, kind)
+    scale_bar(sheet, (gap, y, broad - gap, y + size), scale, size, signs)
+    y += round(3.1 * size)
+    lights.draw(sheet, gap, y)
+    if lines:
+        band(sheet, y + lights.height + gap, lines, size, certificate.kind)
+    badge(sheet, size, certificate)
     return sheet
 
 
@@ -236,35 +236,23 @@ def scale_bar(
     box: tuple[int, int, int, int],
     scale: float,
     size: int,
+    signs: Signs,
     on_white: bool = False,
 ) -> None:
-    """The colour bar in `box`, its ends and zero printed beneath it."""
+    """The colour bar in `box`, its ends and zero printed beneath it, with what their signs say."""
     left, top, right, bottom = box
     sheet.paste(colour.bar(right - left, bottom - top, on_white), (left, top))
     y = bottom + size // 3
     if scale <= 0:
         write(sheet, ((left + right) / 2, y), "all values are zero", size, FAINT, "ma")
         return
-    write(sheet, (left, y), f"-{scale:.3g} lowers the score", size, FAINT)
+    low, high = legend(signs)
+    room = (right - left) / 2 - size
+    write(sheet, (left, y), shortened(f"-{scale:.3g} {low}", size, room), size, FAINT)
     write(sheet, ((left + right) / 2, y), "0", size, FAINT, "ma")
-    write(sheet, (right, y), f"raises the score +{scale:.3g}", size, FAINT, "ra")
+    write(sheet, (right, y), shortened(f"{high} +{scale:.3g}", size, room), size, FAINT, "ra")
 
 
-def band(sheet: Image.Image, y: int, lines: list[str], size: int, kind: str) -> None:
-    """A full-width band that says why a map is not certified."""
-    fill = ALARM if kind == "fails" else FAINT
-    high = round(1.5 * size) * len(lines) + size
-    ImageDraw.Draw(sheet).rectangle((0, y, sheet.width, y + high), fill=fill)
-    for number, line in enumerate(lines):
-        place = (size, y + size // 2 + round(1.5 * size) * number)
-        write(sheet, place, line, size, PAPER)
-
-
-def badge(sheet: Image.Image, size: int, kind: str) -> None:
-    """A mark on the picture itself, which stays when the caption is cut away."""
-    text = "CERTIFICATE FAILS" if kind == "fails" else "not certified"
-    fill = ALARM if kind == "fails" else FAINT
-    wide = width(text, size) + size
-    box = (size // 2, size // 2, size // 2 + wide, size // 2 + 1.8 * size)
-    ImageDraw.Draw(sheet).rounded_rectangle(box, size // 3, fill=fill)
-    write(sheet, (size, size * 0.8), text, size, PAPER)
+def legend(signs: Signs) -> tuple[str, str]:
+    """What stands at the ends of a scale: the method's own words, or nothing but low and high."""
+    return signs or ("low", "high")

@@ -1,7 +1,7 @@
 """report.html: one page that needs nothing else, for a reader with a minute."""
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from heatproof.models.geometry import View
 from heatproof.report import colour, html
 from heatproof.report import words as word_view
 from heatproof.report.lettering import figure
-from heatproof.report.overlay import Frame, draw, frame, pictured, score_text, shared_scale, verdict
+from heatproof.report.overlay import Frame, Signs, draw, frame, legend, pictured, shared_scale
 from heatproof.report.sheet import Panel, photograph, row
 
 WIDEST = 900  # pixels of a picture's longer side in the page
@@ -25,6 +25,11 @@ TITLES: dict[str, str] = {
     "another backward rule": "Certificate fails in one point: another backward rule",
     "fails": "The certificate FAILS: do not take these maps for an explanation of this model",
     "not established": "Not certified: nothing is established",
+}
+MARKS: dict[str, str] = {
+    "another backward rule": "another backward rule",
+    "fails": "certificate fails",
+    "not established": "not certified",
 }
 CLASSES: dict[str, str] = {
     "holds": "holds",
@@ -126,11 +131,21 @@ def _header(record: Record, photo: Photo) -> str:
 
 
 def _verdict(certificate: Certificate) -> str:
-    kind, sentence = verdict(certificate)
+    kind = certificate.kind
     return (
         f'<div class="verdict {CLASSES[kind]}" role="{"alert" if kind == "fails" else "note"}">'
-        f"<strong>{TITLES[kind]}</strong>{escape(sentence)}</div>"
+        f"<strong>{TITLES[kind]}</strong>{escape(certificate.sentence)}</div>"
+        f"{_lights(certificate)}"
     )
+
+
+def _lights(certificate: Certificate) -> str:
+    items = (
+        f'<li class="{light.state.replace(" ", "-")}"><b>{escape(light.name)}: '
+        f"{escape(light.state)}</b>{escape(light.evidence)}</li>"
+        for light in certificate.lights
+    )
+    return f'<ul class="lights">{"".join(items)}</ul>'
 
 
 def _notices(notices: Iterable[str], warnings: Iterable[str]) -> str:
@@ -144,19 +159,28 @@ def _maps(
 ) -> str:
     part = frame(photo, view).fitted(min(WIDEST, max(*photo.image.size, 400)))
     maps = row(explanation, image, controls)
-    fails = maps.verdict[0] == "fails"
     figures = [_photograph(photo, view, part)]
     for number, panel in enumerate(maps.panels):
         drawn = draw(photo, view, panel.values, maps.scale, part)
-        mark = fails and number < len(explanation.record.prompts)
-        figures.append(_figure(drawn, panel.title, panel.remark, mark))
-    title = "<h2>What raised and what lowered each score</h2>"
-    return f'{title}<div class="maps">{"".join(figures)}</div>{_scale(maps.scale)}'
+        own = number < len(explanation.record.prompts)  # controls stand behind
+        figures.append(
+            _figure(drawn, panel.title, panel.remark, _mark(maps.certificate) if own else "")
+        )
+    bar = _scale(maps.scale, maps.signs)
+    return f'<h2>The maps</h2><div class="maps">{"".join(figures)}</div>{bar}'
+
+
+def _mark(certificate: Certificate) -> str:
+    """What stands under each map of a certificate that does not hold."""
+    if certificate.holds:
+        return ""
+    kind = certificate.kind
+    return f' <span class="mark {CLASSES[kind]}">{MARKS[kind]}</span>'
 
 
 def _photograph(photo: Photo, view: View, part: Frame) -> str:
     """The photograph in its own colours, what was not seen hatched."""
-    remarks = ["all of it seen"]
+    remarks = ["nothing cropped"]
     if view.unseen >= 0.005:
         remarks = [f"{view.unseen:.0%} of it unseen (hatched)"]
     if (part.right - part.left, part.bottom - part.top) != photo.image.size:
@@ -164,20 +188,20 @@ def _photograph(photo: Photo, view: View, part: Frame) -> str:
     return _figure(photograph(photo, view, part), "photograph", "; ".join(remarks))
 
 
-def _figure(picture: Image.Image, title: str, remark: str, fails: bool = False) -> str:
-    mark = ' <span class="mark">certificate fails</span>' if fails else ""
+def _figure(picture: Image.Image, title: str, remark: str, mark: str = "") -> str:
     return (
         f'<figure><img alt="{escape(title)}" src="{html.data(picture)}">'
         f"<figcaption><b>{escape(title)}</b>{escape(remark)}{mark}</figcaption></figure>"
     )
 
 
-def _scale(scale: float, on_white: bool = False) -> str:
+def _scale(scale: float, signs: Signs, on_white: bool = False) -> str:
+    low, high = legend(signs)
     bar = html.data(colour.bar(512, 16, on_white), lossless=True)
     return (
         f'<div class="scale"><img alt="colour scale" src="{bar}"><div>'
-        f"<span>{figure(-scale, scale)} lowers the score</span><span>0</span>"
-        f"<span>raises the score {figure(scale, scale)}</span></div></div>"
+        f"<span>{figure(-scale, scale)} {escape(low)}</span><span>0</span>"
+        f"<span>{escape(high)} {figure(scale, scale)}</span></div></div>"
     )
 
 
@@ -185,14 +209,12 @@ def _words(words: WordExplanation | None, image: int) -> str:
     if words is None:
         return ""
     prompts = [word_view.html(words, image, n) for n in range(len(words.record.prompts))]
-    kind, sentence = verdict(words.certificate)
-    alarm = f'<div class="verdict fails">{escape(sentence)}</div>' if kind == "fails" else ""
-    bar = _scale(word_view.shared_scale(words, image), on_white=True)
-    return f"<h2>Which words raised and which lowered it</h2>{alarm}{''.join(prompts)}{bar}"
+    bar = _scale(word_view.shared_scale(words, image), words.record.signs, on_white=True)
+    return f"<h2>The words</h2>{_verdict(words.certificate)}{''.join(prompts)}{bar}"
 
 
 def _scores(explanation: Explanation, image: int) -> str:
-    """The untouched model's scores, and the explained pass's where four digits show a difference."""
+    """The untouched model's scores; the explained pass's where four digits tell them apart."""
     scale = shared_scale(explanation, image)
     own, explained = explanation.scores[image], explanation.explained_scores[image]
     changed = bool(((own - explained).abs() >= 5e-5).any())
@@ -225,7 +247,7 @@ def _certificate(title: str, certificate: Certificate) -> str:
     }
     table = html.table(["verdict", "check", "evidence", "measured / limit"], rows, short=[0, 1, 3])
     made_of = f"<h3>What the map is made of</h3>{html.facts(facts)}"
-    return f"<h2>{escape(title)}</h2>{table}{made_of}{_nulls(certificate.null_prompts)}"
+    return f"<h2>{escape(title)}</h2>{table}{made_of}{_nulls(certificate)}"
 
 
 def _measured(check: Check) -> str:
@@ -235,8 +257,8 @@ def _measured(check: Check) -> str:
     return f"{check.value:.2g}{limit}"
 
 
-def _nulls(changes: Mapping[str, float]) -> str:
-    if not changes:
+def _nulls(certificate: Certificate) -> str:
+    if not certificate.null_prompts:
         return ""
     rows = [
         [
@@ -244,13 +266,13 @@ def _nulls(changes: Mapping[str, float]) -> str:
             f"{change:.2f}",
             f'<meter min="0" max="2" value="{change:.4f}"></meter>',
         ]
-        for kind, change in changes.items()
+        for kind, change in certificate.null_prompts.items()
     ]
-    text = (
-        "<p>1 - cosine between each map and the map of a prompt that says nothing: 0 is the same "
-        "map, so the prompt is ignored; 1 is unrelated; 2 is the opposite.</p>"
-    )
-    return f"<h3>How much the maps change under null prompts</h3>{text}" + html.table(
+    text = "<p>How different each map is from the map of a prompt that says nothing (0: the same "
+    text += "map; 1: unrelated; 2: the opposite)."
+    if certificate.common_share is not None:
+        text += f" {certificate.common_share:.0%} of a map is the same for every prompt."
+    return f"<h3>How much the maps change under null prompts</h3>{text}</p>" + html.table(
         ["prompt", "change", ""], rows, numbers=[1]
     )
 

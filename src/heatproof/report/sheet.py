@@ -7,19 +7,24 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from heatproof.certificate import Certificate
 from heatproof.explanation import Explanation
 from heatproof.images import Photo
 from heatproof.models.geometry import View
 from heatproof.report.lettering import plain, shortened, width, wrapped, write
-from heatproof.report.overlay import (
-    ALARM,
-    CALM,
+from heatproof.report.lights import (
     FAINT,
+    HEADLINES,
     INK,
+    KIND_COLOURS,
     PAPER,
-    Frame,
-    Verdict,
+    Lights,
     band,
+    sentence_of,
+)
+from heatproof.report.overlay import (
+    Frame,
+    Signs,
     draw,
     frame,
     pictured,
@@ -28,12 +33,12 @@ from heatproof.report.overlay import (
     seen,
     shared_scale,
     unseen,
-    verdict,
 )
 
 SIDE = 300  # pixels of a panel's longer side
 SIZE = 15  # of the letters
 GAP = 18
+UNKNOWN = " · unknown words"
 
 
 @dataclass(frozen=True)
@@ -47,27 +52,33 @@ class Panel:
 
 @dataclass(frozen=True)
 class Row:
-    """Panels that share a scale, and what the certificate says of them."""
+    """Panels that share a scale, what its ends say, and what the certificate says of them."""
 
     name: str
     panels: tuple[Panel, ...]
     scale: float
-    verdict: Verdict
+    certificate: Certificate
+    signs: Signs
 
 
 def row(explanation: Explanation, image: int = 0, controls: Sequence[Panel] = ()) -> Row:
     """The maps of one picture, prompt by prompt, and controls, on one scale for all of them."""
     record = explanation.record
+    certificate = explanation.certificate
+    silent = certificate.says_nothing
     panels = tuple(
         Panel(
             prompt or "(empty prompt)",
-            score_text(explanation, image, number),
+            score_text(explanation, image, number) + (UNKNOWN if prompt in silent else ""),
             np.asarray(explanation.maps[image, number].cpu(), np.float32),
         )
         for number, prompt in enumerate(record.prompts)
     )
     scale = scale_of(explanation, image, controls)
-    return Row(record.method, (*panels, *controls), scale, verdict(explanation.certificate))
+    telling = [prompt for prompt in record.prompts if prompt not in silent]
+    if telling:  # a panel itself says that its prompt says nothing
+        certificate = certificate.of(*telling)
+    return Row(record.method, (*panels, *controls), scale, certificate, record.signs)
 
 
 def scale_of(explanation: Explanation, image: int, controls: Sequence[Panel]) -> float:
@@ -97,17 +108,19 @@ def strip(explanation: Explanation, image: int = 0, controls: Sequence[Panel] = 
 
 def _row(photo: Photo, view: View, part: Frame, row: Row, broad: int) -> Image.Image:
     room = max(part.width, SIDE * 2 // 3)
-    kind, sentence = row.verdict
-    lines = [] if kind == "holds" else wrapped(sentence, SIZE, broad - 2 * GAP - 2 * SIZE, 5)
+    sentence = sentence_of(row.certificate)
+    lines = wrapped(sentence, SIZE, broad - 2 * GAP - 2 * SIZE, 5) if sentence else []
+    lights = Lights(row.certificate.lights, SIZE, broad - 2 * GAP)
     titles = [wrapped(panel.title, SIZE, room, 2) for panel in row.panels]
     above = GAP + 22 * max(len(title) for title in titles)
     footer = above + part.height + 8 + 22 + GAP
     band_height = (round(1.5 * SIZE) * len(lines) + SIZE + GAP) if lines else 0
-    image = Image.new("RGB", (broad, footer + 2 * SIZE + GAP + band_height), PAPER)
+    under = footer + 2 * SIZE + GAP
+    image = Image.new("RGB", (broad, under + lights.height + GAP + band_height), PAPER)
     pictures = [photograph(photo, view, part)]
     pictures += [draw(photo, view, panel.values, row.scale, part) for panel in row.panels]
     texts = [["photograph"], *titles]
-    remarks = [f"{view.unseen:.0%} unseen (hatched)" if view.unseen >= 0.005 else "all of it seen"]
+    remarks = [f"{view.unseen:.0%} unseen (hatched)" if view.unseen >= 0.005 else "nothing cropped"]
     remarks += [panel.remark for panel in row.panels]
     for number, (picture, title, remark) in enumerate(zip(pictures, texts, remarks, strict=True)):
         x = GAP + number * (room + GAP)
@@ -117,8 +130,9 @@ def _row(photo: Photo, view: View, part: Frame, row: Row, broad: int) -> Image.I
         image.paste(picture, (x, above))
         write(image, (x, above + part.height + 6), shortened(remark, SIZE, room), SIZE, FAINT)
     _footer(image, footer, row)
+    lights.draw(image, GAP, under)
     if lines:
-        band(image, footer + 2 * SIZE + GAP, lines, SIZE, kind)
+        band(image, under + lights.height + GAP, lines, SIZE, row.certificate.kind)
     return image
 
 
@@ -131,13 +145,11 @@ def photograph(photo: Photo, view: View, part: Frame) -> Image.Image:
 
 def _footer(image: Image.Image, y: int, row: Row) -> None:
     """Method and verdict on the left, the shared scale beneath the maps."""
-    mark = {"holds": "certificate holds", "fails": "CERTIFICATE FAILS"}.get(
-        row.verdict[0], "not certified"
-    )
+    kind = row.certificate.kind
     name = shortened(plain(row.name), SIZE, SIDE - GAP)
+    mark = HEADLINES[kind]
     write(image, (GAP, y - 2), name, SIZE, INK)
-    write(
-        image, (GAP, y + 18), mark, SIZE, {"holds": CALM, "fails": ALARM}.get(row.verdict[0], INK)
-    )
-    left = GAP + max(SIDE * 2 // 3, round(width(name, SIZE))) + GAP
-    scale_bar(image, (left, y, image.width - GAP, y + SIZE - 2), row.scale, SIZE)
+    write(image, (GAP, y + 18), mark, SIZE, KIND_COLOURS[kind])
+    left = GAP + max(SIDE * 2 // 3, *(round(width(text, SIZE)) for text in (name, mark))) + GAP
+    box = (left, y, image.width - GAP, y + SIZE - 2)
+    scale_bar(image, box, row.scale, SIZE, row.signs)

@@ -9,7 +9,17 @@ from PIL import Image, ImageDraw
 from heatproof.explanation import Word, WordExplanation
 from heatproof.report import colour
 from heatproof.report.lettering import Number, figure, plain, shortened, width, wrapped, write
-from heatproof.report.overlay import ALARM, CALM, FAINT, INK, PAPER, band, scale_bar, verdict
+from heatproof.report.lights import (
+    FAINT,
+    HEADLINES,
+    INK,
+    KIND_COLOURS,
+    PAPER,
+    Lights,
+    band,
+    sentence_of,
+)
+from heatproof.report.overlay import scale_bar
 
 SIZE, SMALL, GAP, BROAD = 22, 13, 20, 900
 
@@ -66,10 +76,12 @@ def picture(words: WordExplanation, image: int = 0) -> Image.Image:
     """Every prompt of a picture, word by word, on one shared scale."""
     scale = shared_scale(words, image)
     blocks = [_prompt(words, image, number, scale) for number in range(len(words.record.prompts))]
-    kind, sentence = verdict(words.certificate)
-    lines = [] if kind == "holds" else wrapped(sentence, SMALL + 2, BROAD - 3 * GAP, 5)
+    certificate, kind = words.certificate, words.certificate.kind
+    sentence = sentence_of(certificate)
+    lines = wrapped(sentence, SMALL + 2, BROAD - 3 * GAP, 5) if sentence else []
+    lights = Lights(certificate.lights, SMALL, BROAD - 2 * GAP)
     high = sum(block.height + GAP for block in blocks) + GAP
-    foot = 4 * SMALL + (23 * len(lines) + SMALL + 2 if lines else 0)
+    foot = 4 * SMALL + lights.height + SMALL + (23 * len(lines) + SMALL + 2 if lines else 0)
     sheet = Image.new("RGB", (BROAD, high + foot), PAPER)
     y = GAP
     for block in blocks:
@@ -77,11 +89,13 @@ def picture(words: WordExplanation, image: int = 0) -> Image.Image:
         y += block.height + GAP
     name = f"words · {words.record.method} · {words.record.model}"
     write(sheet, (GAP, y), shortened(plain(name), SMALL, BROAD // 3), SMALL, FAINT)
-    mark = {"holds": "certificate holds", "fails": "CERTIFICATE FAILS"}.get(kind, "not certified")
-    write(sheet, (GAP, y + 20), mark, SMALL, {"holds": CALM, "fails": ALARM}.get(kind, INK))
-    scale_bar(sheet, (BROAD // 3 + GAP, y, BROAD - GAP, y + SMALL), scale, SMALL, on_white=True)
+    write(sheet, (GAP, y + 20), HEADLINES[kind], SMALL, KIND_COLOURS[kind])
+    box = (BROAD // 3 + GAP, y, BROAD - GAP, y + SMALL)
+    scale_bar(sheet, box, scale, SMALL, words.record.signs, on_white=True)
+    y += 4 * SMALL
+    lights.draw(sheet, GAP, y)
     if lines:
-        band(sheet, y + 4 * SMALL, lines, SMALL + 2, kind)
+        band(sheet, y + lights.height + SMALL, lines, SMALL + 2, kind)
     return sheet
 
 
