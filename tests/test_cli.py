@@ -109,7 +109,8 @@ def test_explain_writes_everything_and_says_where(run):
     }
     assert "a red disc" in out
     assert "certificate holds" in out
-    assert out.splitlines()[-1] == f"report: {folder / 'report.html'}"
+    assert out.splitlines()[-2] == f"report: {folder / 'report.html'}"
+    assert out.splitlines()[-1] == "certificate: holds"
     assert stored["replay"].startswith("heatproof explain photo.jpg 'a red disc' 'a cat' --model")
 
 
@@ -127,6 +128,7 @@ def test_failed_certificate_exits_with_1_unless_allowed(run):
     code, out, _ = run("explain", "photo.jpg", "a cat", "--method", "grad-eclip")
     assert code == 1
     assert "CERTIFICATE FAILS: This map" in out
+    assert out.splitlines()[-1] == "certificate: FAILS"
     assert Path("out/report.html").is_file()
     code, out, _ = run(
         "explain", "photo.jpg", "a cat", "--method", "grad-eclip", "--allow-uncertified"
@@ -137,9 +139,16 @@ def test_failed_certificate_exits_with_1_unless_allowed(run):
 
 def test_without_certificate_nothing_claims_one(run):
     code, out, _ = run("explain", "photo.jpg", "a cat", "--no-certify")
-    assert code == 0
-    assert "No certificate was asked for" in out
+    assert code == 3
+    assert "not established: no check was made (certify=False)" in out
+    assert out.splitlines()[-1] == "certificate: not established"
     assert "holds" not in out
+    stored = json.loads(Path("out/explanation.json").read_text())["certificate"]
+    assert (stored["holds"], stored["verdict"]) == (None, "not established")
+    assert "Not certified: nothing is established" in Path("out/report.html").read_text()
+    allowed = run("explain", "photo.jpg", "a cat", "--no-certify", "--allow-uncertified")
+    assert allowed[0] == 0
+    assert allowed[1].splitlines()[-1] == "certificate: not established"
 
 
 def test_switches_reach_the_method(run):
@@ -160,6 +169,8 @@ def test_several_methods_make_a_contact_sheet(run):
     )
     assert code == 1  # random noise explains nothing
     assert "random: CERTIFICATE FAILS" in out
+    assert out.splitlines()[-1] == "certificate: FAILS for 1 of 3: random"
+    assert "holds with limits</span>" in Path("out/report.html").read_text()
     for name in ("attention-x-gradient", "raw-attention", "random"):
         assert Path(f"out/{name}/report.html").is_file()
         assert f"{name}/report.html" in Path("out/report.html").read_text()
@@ -170,7 +181,8 @@ def test_several_methods_make_a_contact_sheet(run):
 def test_every_method_explains_one_picture(run):
     code, out, err = run("explain", "photo.jpg", "a cat", "--method", "all")
     assert code in (0, 1), err
-    assert out.splitlines()[-1] == f"report: {Path('out/report.html')}"
+    assert out.splitlines()[-2] == f"report: {Path('out/report.html')}"
+    assert out.splitlines()[-1].startswith("certificate: FAILS for ")
 
 
 @pytest.mark.parametrize("size", ["28x42", "keep", "native"])

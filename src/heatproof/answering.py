@@ -233,13 +233,16 @@ def names_of(shown: Pictures) -> list[str]:
 
 
 def _null_prompts(model: Model) -> tuple[Prompts | None, str]:
-    """The null prompts, or why there are none."""
+    """The null prompts and the references beside them, or why there are none."""
     if model.text is None:
         return None, "a classifier has no null prompts"
     try:
-        return inputs.embed(model, list(proof.NULL_PROMPTS.values())), ""
+        texts = inputs.embed(model, list(proof.NULL_PROMPTS.values()))
     except PromptError as error:
         return None, f"null prompts were not measured: {error}"
+    beside = following.references(texts.embeddings[-1])
+    labels = (*texts.labels, "the opposite of that", "a random direction", "its opposite")
+    return Prompts(labels, torch.cat([texts.embeddings, beside])), ""
 
 
 def _drift(native: Model, shown: Pictures, job: ImageJob, batch_size: int) -> tuple[str, ...]:

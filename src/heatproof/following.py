@@ -1,15 +1,13 @@
 """Does a map follow its prompt? How much it changes under null prompts, and what stays the same.
 
-A map of a prompt is a part that is the same for every prompt (what the image does to any score)
-plus a part of its own. Two maps whose parts of their own have nothing to do with each other have
-the geometric mean of their common shares for a cosine. So with c the mean cosine of a map to the
-null prompts' maps, and n the mean cosine of these to each other (their own common share), the
-map's common share is c * c / n. Where n is smaller than c it is c: a share is never taken to be
-larger than the cosine shows. Shares are of the squared norm; a map that points away from the null
-prompts' (c < 0) has none.
+The part of a map that is the same for every prompt is the mean of the maps of four references: the
+unrelated null prompt, a random direction of the embeddings' space, and the opposites of both. A map
+that turns its sign with the prompt has no such part. A map that ignores the prompt has no other. A
+constant that a method adds to each map is found as it is, whatever else the map shows. Null prompts
+alone cannot tell: their maps look alike, and what a map says of its own prompt may be like them, or
+their opposite. With c that part, its share of a map m is |c|^2 / (|c|^2 + |m - c|^2).
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -21,9 +19,12 @@ from heatproof.certificate import Light, State
 from heatproof.certify import NULL_PROMPTS, UNCHANGED, Following, change
 from heatproof.inputs import Prompts
 from heatproof.methods.base import Factors, Side
+from heatproof.words import segments
 
 COMMON = 1 / 3
 """The largest share of a map that may be the same for every prompt without a warning."""
+SMALL = 1 / 3
+"""A mean change under null prompts below which a map is much like theirs."""
 
 # Words that name nothing that could be seen in one image and not in another.
 EMPTY_WORDS = {
@@ -42,8 +43,8 @@ def measured(
 ) -> Following:
     """How maps follow their prompts; prompts that say nothing to the model are left out.
 
-    Behind the targets that were asked stand the null prompts, if there are any; `reason` says why
-    there are none.
+    Behind the targets that were asked stand the null prompts and the `references` beside the last
+    of them, if there are any; `reason` says why there are none.
     """
     known = declared(asked, factors, "image")
     telling = [n for n, text in enumerate(asked.labels) if text not in known.says_nothing]
@@ -54,7 +55,7 @@ def measured(
         changes = {
             kind: float(change(maps, null[:, n]).mean()) for n, kind in enumerate(NULL_PROMPTS)
         }
-        share = float(common_share(maps, null).mean())
+        share = float(common_share(maps, null[:, len(NULL_PROMPTS) - 1 :]).mean())
     light = known.light
     if light.state == "not established":
         light = _of_measures(changes, share) if share is not None else _between(maps, reason)
@@ -66,7 +67,7 @@ def measured(
         changes=changes,
         common_share=share,
         light=light,
-        warnings=(*known.warnings, *_warnings(changes, share)),
+        warnings=_warnings(changes, share),
     )
 
 
@@ -83,36 +84,43 @@ def declared(asked: Prompts, factors: Factors, side: Side) -> Following:
         light = _follows("not applicable", "the values are of the prompt's own words")
     else:
         light = _follows("not established", "not measured")
-    return Following({}, None, light, tuple(silent.values()), silent)
+    return Following({}, None, light, says_nothing=silent)
+
+
+def references(unrelated: Float[Tensor, " dim"]) -> Float[Tensor, "reference dim"]:
+    """What stands beside the unrelated prompt's embedding: its opposite, a random direction as
+    long as it is, and the opposite of that."""
+    drawn = torch.randn(len(unrelated), generator=torch.Generator().manual_seed(0))
+    drawn = drawn.to(unrelated) / drawn.norm() * unrelated.norm()
+    return torch.stack([-unrelated, drawn, -drawn])
 
 
 def common_share(
-    maps: Float[Tensor, "image prompt token"], nulls: Float[Tensor, "image null token"]
+    maps: Float[Tensor, "image prompt token"], references: Float[Tensor, "image reference token"]
 ) -> Float[Tensor, "image prompt"]:
-    """The share of each map's squared norm that is the same for every prompt: see the module.
+    """The share of each map that is the same for every prompt (see the module), 0 to 1.
 
     0 for a map that is zero everywhere.
     """
-    maps, nulls = (_unit(each.double()) for each in (maps, nulls))
-    cosine = (maps @ nulls.transpose(1, 2)).mean(-1).clamp(min=0)
-    count = nulls.shape[1]
-    among = nulls @ nulls.transpose(1, 2)
-    own = (among.sum((1, 2)) - among.diagonal(dim1=1, dim2=2).sum(-1)) / (count * (count - 1))
-    largest = torch.maximum(own[:, None], cosine)
-    return torch.where(cosine > 0, cosine**2 / largest.clamp(min=1e-300), 0.0).clamp(max=1.0)
+    common = references.double().mean(1, keepdim=True)
+    own = (maps - common).square().sum(-1)
+    common = common.square().sum(-1).expand_as(own)
+    return torch.where(common > 0, common / (common + own), 0.0)
 
 
 def says_nothing(text: str, unknown: Sequence[str]) -> bool:
     """Whether a prompt holds unknown words, and no known one that names anything."""
     dark = {word.lower() for word in unknown} | EMPTY_WORDS
-    return bool(unknown) and all(w in dark for w in re.findall(r"[^\W_]+", text.lower()))
+    words = (text[start:end].lower() for start, end in segments(text))
+    return bool(unknown) and all(word in dark for word in words if any(map(str.isalnum, word)))
 
 
 def _of_measures(changes: Mapping[str, float], share: float) -> Light:
     low, high = min(changes.values()), max(changes.values())
     if high < UNCHANGED:
         return _follows("no", "the map is the same for every prompt")
-    state: State = "limited" if low < UNCHANGED or share > COMMON else "yes"
+    alike = low < UNCHANGED or sum(changes.values()) < SMALL * len(changes)
+    state: State = "limited" if alike or share > COMMON else "yes"
     text = f"changes by {low:.2f} to {high:.2f} under null prompts"
     return _follows(state, f"{text}; {share:.0%} of it is the same for every prompt")
 
@@ -155,13 +163,12 @@ def _warnings(changes: Mapping[str, float], share: float | None) -> tuple[str, .
             f"This map is almost the same for the {' and the '.join(blind)} prompt (change below "
             f"{UNCHANGED}).",
         )
+    advice = "look at how maps differ between prompts, or explain a difference (--score margin)."
     if share is not None and share > COMMON:
-        return (
-            f"{share:.0%} of this map is the same for every prompt (more than {COMMON:.0%}): look "
-            "at how maps differ between prompts, or explain a difference (--score margin).",
-        )
+        text = f"{share:.0%} of this map is the same for every prompt (more than {COMMON:.0%})"
+        return (f"{text}: {advice}",)
+    if changes and sum(changes.values()) < SMALL * len(changes):
+        mean = sum(changes.values()) / len(changes)
+        text = f"This map is much like those of null prompts (mean change {mean:.2f}, below"
+        return (f"{text} {SMALL:.2f}): {advice}",)
     return ()
-
-
-def _unit(maps: Float[Tensor, "*batch token"]) -> Float[Tensor, "*batch token"]:
-    return maps / maps.norm(dim=-1, keepdim=True).clamp(min=1e-300)

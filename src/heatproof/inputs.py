@@ -38,15 +38,11 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts with their embeddings; `tokens` is None for class names and bare embeddings.
-
-    `unknown` holds each prompt's words that the tokenizer does not know.
-    """
+    """Prompts with their embeddings; `tokens` is None for class names and bare embeddings."""
 
     labels: tuple[str, ...]
     embeddings: Float[Tensor, "prompt dim"]
     tokens: Tokens | None = None
-    unknown: tuple[tuple[str, ...], ...] = ()
 
     @property
     def unknown(self) -> tuple[tuple[str, ...], ...]:

@@ -40,10 +40,7 @@ class ImageJob:
 
     def compare(self, embedding: Tensor) -> Tensor:
         model, texts = self.model, self.asked.embeddings
-        if embedding.shape[1] != texts.shape[1]:
-            raise PromptError(
-                f"got embeddings of width {texts.shape[1]}, {model.spec} has {embedding.shape[1]}"
-            )
+        self._check_width(embedding)
         found = self.score(scores.pairs(model, embedding, texts, against=self.against))
         if self.nulls is None:
             return found
@@ -56,10 +53,16 @@ class ImageJob:
         self, embedding: Float[Tensor, "item dim"]
     ) -> Float[Tensor, "item target dim"] | None:
         """dS/d(embedding) in closed form; None where the score has none."""
+        self._check_width(embedding)
         texts = self.asked.embeddings
         if self.nulls is not None:
             texts = torch.cat([texts, self.nulls.embeddings])
         return scores.slopes(self.model, self.score, embedding, texts, against=self.against)
+
+    def _check_width(self, embedding: Float[Tensor, "item dim"]) -> None:
+        own, given = embedding.shape[1], self.asked.embeddings.shape[1]
+        if own != given:
+            raise PromptError(f"got embeddings of width {given}, {self.model.spec} has {own}")
 
     def empty(self, embedding: Float[Tensor, "item dim"]) -> Float[Tensor, " item"]:
         """Scores against the empty prompt, which is embedded when first asked for."""
