@@ -69,7 +69,7 @@ def on_families(name: str) -> dict[str, Any]:
                 row["refused"].setdefault(side, {})[family] = str(error)
                 continue
             row["ran"].setdefault(side, []).append(family)
-            row["held"] += found.certificate.holds
+            row["held"] += found.certificate.holds is True
             for check in found.certificate.checks:
                 if check.verdict == "violated":
                     row["violated"][check.name] = row["violated"].get(check.name, 0) + 1

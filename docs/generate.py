@@ -327,7 +327,7 @@ def _speed_of_peers(found: dict[str, Any]) -> str:
         "\nThe same method by packages, 10 prompts, 4 pictures together, each times bare inference "
         "of them:\n\n"
         + table(["here", "ratio", "there", "ratio", "times faster"], lines)
-        + "\nWith the certificate (an untouched pass, three null prompts through the text tower "
+        + "\nWith the certificate (an untouched pass, null prompts through the text tower "
         f"and back): {certified['1']['clock']:.2f} at 1 prompt, {certified['100']['clock']:.2f} at "
         "100, a batch; the null prompts are embedded once a call.\n"
         "\nWith the tower's blocks compiled (`load(..., compile=True)`): bare inference takes "

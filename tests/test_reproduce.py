@@ -36,7 +36,7 @@ def test_maps_of_pairs_are_the_diagonal_of_explain(scenes, name):
     maps, scores = image_maps(scenes, methods.create(name), pixels, targets, seed=0)
     for n in range(3):
         assert torch.allclose(maps[n], whole.maps[n, n], atol=1e-6)
-        assert float(scores[n]) == pytest.approx(float(whole.scores[n, n]), abs=1e-5)
+        assert float(scores[n]) == pytest.approx(float(whole.explained_scores[n, n]), abs=1e-5)
     words = heatproof.explain_words(scenes, pixels, texts, method=name, certify=False)
     tokens = scenes.text.tokenize(texts)
     pictures = encode_pictures(scenes, pixels)
@@ -129,6 +129,8 @@ def test_maps_that_differ_contradict_the_equivalence():
     data["cost"]["ratios"]["kept"] = 2.0
     assert [c["verdict"] for c in conclude({"a": data})] == ["contradicted", "not shown"]
     assert conclude({"a": None}) == []
+    data["worst"] = {"float64": None}
+    assert conclude({"a": data})[0]["verdict"] == "not shown"  # nothing was compared
 
 
 # --- the store --------------------------------------------------------------------------------

@@ -69,14 +69,15 @@ def explain(
         score: what is explained; by default the cosine, or a classifier's class logit.
         image_size: (height, width), "keep" (the pictures' own aspect ratio) or "native".
         certify: compare with the untouched model and with null prompts. Costs one inference pass
-            and three more gradients; without it the certificate holds no checks.
+            and six more gradients; without it nothing is established (`holds` is None).
         batch_size: how many images go through the model together, at most; by default as many as
             suit the device (`answering.together`).
         memory: what explaining may take beside the model, the images and the maps ("2GiB", or
             bytes): as many images and prompts go together as fit.
 
     Returns:
-        Signed, unnormalised maps (image, prompt, row, col) in float32 with their certificate.
+        Signed, unnormalised maps (image, prompt, row, col) in float32 with their certificate, and
+        the untouched model's scores.
 
     Raises:
         InputError: something handed in is at fault. ReadingError: the model cannot be read.

@@ -80,9 +80,9 @@ def _equivalence(data: Part) -> Iterator[Conclusion]:
     yield Conclusion(
         "a",
         "Attention-ECLIP and Grad-ECLIP are the same map for every setting of the switches.",
-        "shown" if holds else "contradicted",
+        ("shown" if holds else "contradicted") if worst else "not shown",
         f"{data['settings']} settings, {data['pictures']} pictures and captions: largest "
-        f"difference, in units of the map's largest value, {figures}.",
+        f"difference, in units of the map's largest value, {figures or 'not measured'}.",
     )
     ratios = {name: r for name, r in data["cost"]["ratios"].items() if r is not None}
     counted = {name: r for name, r in ratios.items() if name not in ("seconds", "peak_bytes")}

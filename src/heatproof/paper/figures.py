@@ -58,7 +58,7 @@ def figures(
 
 
 _A = (
-    "One picture, both maps as published (red raises the cosine, blue lowers it), and their "
+    "One picture, both maps as published (red positive, blue negative), and their "
     "difference, on its own scale."
 )
 _B = (
