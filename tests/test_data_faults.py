@@ -93,7 +93,8 @@ HEAD = "ImageId,X,Y,Label,EstimatedYesNo\n"
 FAULTS = [
     # --- ImageNet-S
     ("imagenet-s", gone(f"validation-segmentation/{TENCH}.png"), r"no mask .*01440764_1\.png"),
-    ("imagenet-s", mask(f"validation-segmentation/{TENCH}.png", SMALL), "4 x 3 pixels, its .* 40"),
+    ("imagenet-s", mask(f"validation-segmentation/{TENCH}.png", np.stack([SMALL] * 3, -1)),
+     "4 x 3 pixels, its .* 40"),
     ("imagenet-s", cut(f"validation-segmentation/{TENCH}.png", 90), r"_1\.png: (cut|dam)"),
     ("imagenet-s", cut(f"validation/{TENCH}.JPEG"), r"_1\.JPEG: cut short"),
     ("imagenet-s", mask(f"validation-segmentation/{TENCH}.png",
@@ -129,7 +130,8 @@ FAULTS = [
     ("coco", changed(COCO, lambda c: c["images"][0].pop("file_name")), "image 7 has the file_name"),
     ("coco", changed(COCO, setting(*NOTE, "segmentation", value={"size": [30, 40]})),
      r"annotation 1 is not laid out as COCO's \(KeyError: 'counts'\)"),
-    ("coco", changed(COCO, setting(*NOTE, "segmentation", value=[["a"] * 6])), "annotation 1 is"),
+    ("coco", changed(COCO, setting(*NOTE, "segmentation", value=[["a"] * 6])),
+     "annotation 1 in .*val2017.json: got .*expected numbers"),
     ("coco", changed(COCO, setting("images", 0, "width", value=41)), "41 x 30 pixels, its pic"),
     ("coco", gone("val2017/000000000003.jpg"), r"no picture .*3\.jpg, which inst"),
     ("coco", moved("val2017", "pictures"), "no folder 'val2017'"),
@@ -187,7 +189,8 @@ FAULTS = [
     ("folder", lambda root: sets.photo(root / "images" / "a.png"), r"a\.jpg and a\.png"),
     ("folder", cut("images/a.jpg", 300), r"a\.jpg: cut short"),
     ("numbered", gone("classes.txt"), r"expected .*classes\.txt"),
-    ("numbered", mask("masks/a.png", rectangle(BOX) * 2), r"number 2, but classes\.txt names 1"),
+    ("numbered", mask("masks/a.png", rectangle(BOX) * 2),
+     r"number 2, but classes\.txt names the numbers 1 to 1"),
     ("numbered", lambda root: sets.photo(root / "masks/a.png"), "a mask of colours"),
     ("numbered", gone("masks/a.png"), "no mask in"),
 ]  # fmt: skip

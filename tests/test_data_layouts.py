@@ -252,7 +252,7 @@ def test_folder_masks_of_numbers_name_lines_of_classes(tmp_path, dtype):
     values = rectangle(BOX) * 1 + rectangle(SECOND) * 2
     values[0] = np.iinfo(dtype).max
     sets.grey(tmp_path / "masks" / "a.png", values, dtype)
-    sets.written(tmp_path / "classes.txt", "dog\n\ncat\n")
+    sets.written(tmp_path / "classes.txt", "dog\ncat\n\n")
     found = data.open(f"folder:{tmp_path}")
     same(named(found, 0), [("a dog", rectangle(BOX)), ("a cat", rectangle(SECOND))])
     assert not found.things[0][0].judged[0].any()

@@ -100,25 +100,26 @@ def test_a_frame_is_read_from_the_header_alone(tmp_path):
 )  # fmt: skip
 def test_a_mask_of_one_object_means_what_it_shows(tmp_path, values, dtype):
     path = sets.grey(tmp_path / "a.png", rectangle(BOX) * values, dtype)
-    assert np.array_equal(masks.binary(path), rectangle(BOX))
+    assert np.array_equal(masks.binary(path).mask, rectangle(BOX))
 
 
 def test_masks_with_rims_palettes_colours_and_clear_parts(tmp_path):
     soft = rectangle(BOX) * 255
     soft[BOX[1], BOX[0] : BOX[2]] = 100  # a row under the middle
+    soft[BOX[3] - 1, BOX[0]] = 150
     path = sets.grey(tmp_path / "a.png", soft)
-    assert np.array_equal(masks.binary(path), rectangle((20, 6, 30, 10)))
+    assert np.array_equal(masks.binary(path).mask, rectangle((20, 6, 30, 10)))
     path = sets.palette(tmp_path / "b.png", rectangle(BOX) * 1)
-    assert np.array_equal(masks.binary(path), rectangle(BOX))
+    assert np.array_equal(masks.binary(path).mask, rectangle(BOX))
     clear = np.full((30, 40, 4), 90, dtype=np.uint8)
     clear[..., 3] = rectangle(BOX) * 255
-    assert np.array_equal(masks.binary(sets.grey(tmp_path / "c.png", clear)), rectangle(BOX))
+    assert np.array_equal(masks.binary(sets.grey(tmp_path / "c.png", clear)).mask, rectangle(BOX))
     opaque = np.stack([rectangle(BOX) * 255] * 3 + [np.full((30, 40), 255)], -1)
-    assert np.array_equal(masks.binary(sets.grey(tmp_path / "d.png", opaque)), rectangle(BOX))
+    assert np.array_equal(masks.binary(sets.grey(tmp_path / "d.png", opaque)).mask, rectangle(BOX))
     black = sets.grey(tmp_path / "e.png", np.zeros((30, 40)))
-    assert not masks.binary(black).any()
+    assert not masks.binary(black).mask.any()
     Image.fromarray(rectangle(BOX)).save(tmp_path / "f.png")
-    assert np.array_equal(masks.binary(tmp_path / "f.png"), rectangle(BOX))
+    assert np.array_equal(masks.binary(tmp_path / "f.png").mask, rectangle(BOX))
 
 
 def test_a_mask_of_numbers_is_not_taken_for_one_of_one_object(tmp_path):

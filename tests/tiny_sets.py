@@ -107,9 +107,9 @@ def voc(root: Path) -> Path:
 
 
 def square(box):
-    """COCO's polygon whose pixels are the box's, drawn with its outline."""
+    """COCO's polygon whose pixels are the box's."""
     left, top, right, bottom = box
-    return [[left, top, right - 1, top, right - 1, bottom - 1, left, bottom - 1]]
+    return [[left, top, right, top, right, bottom, left, bottom]]
 
 
 def compressed(counts):

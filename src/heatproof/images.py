@@ -110,9 +110,11 @@ def frame_of(picture: str | Path) -> Frame:
 def open_stored(picture: str | Path) -> Image.Image:
     """The pixels of a file as they are stored: neither turned nor converted (masks, palettes).
 
-    Raises `ImageError`, in one line, for whatever cannot be read whole.
+    Raises `ImageError`, in one line, for whatever cannot be read whole or holds several images.
     """
     with _opened(Path(picture)) as image:
+        if notices := _frames(image):
+            raise ImageError(f"{picture}: {notices[0].split(';')[0]}, expected a mask of one")
         image.load()
         return image.copy()
 

@@ -79,7 +79,7 @@ class Auditor:
         known = _is_scenes(self.model)
         if data is None and known:
             data = "scenes"
-        self.data = data if isinstance(data, Pictured) else _data(data, scenes, seed)
+        self.data = _data(data, scenes, seed)
         self.labelled = labels.scenes() if known else _labelled(self.data)
         self.budget = budget
         self._benches: dict[int, Bench] = {}
@@ -141,7 +141,7 @@ class Auditor:
                 seed=self.seed,
                 progress=lambda name, n, count: say(f"{subject.name}: {name} ({n + 1}/{count})"),
             )
-        notices = list(self.model.notices)
+        notices = [*self.model.notices, *(() if self.data is None else self.data.notices)]
         if 2 in self.principles:
             told, more = self._followed(subject, say)
             notices += told
@@ -215,16 +215,16 @@ def _is_scenes(model: Model) -> bool:
     return model.spec.split(":")[0] == "scenes"
 
 
-def _data(given: str | None, most: int, seed: int) -> Pictured | None:
+def _data(given: str | Pictured | None, most: int, seed: int) -> Pictured | None:
     if given is None:
         return None
-    found = open_data(given, most=most, seed=seed)
+    found = given if isinstance(given, Pictured) else open_data(given, most=most, seed=seed)
     if not found.complete:
         raise InputError(
             f"{found.name} does not say all that its pictures show, and the audit asks for what is "
             "absent; try scenes, coco:PATH, voc:PATH or a folder of your own"
         )
-    return found.held()
+    return found if found is given else found.held()
 
 
 def _labelled(data: Pictured | None) -> Labelled | None:

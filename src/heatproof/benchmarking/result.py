@@ -159,7 +159,7 @@ def summarised(job: Job) -> dict[str, Any]:
         "data": bench.data.name,
         **items,
         "seed": seed,
-        "notices": list(bench.model.notices),
+        "notices": [*bench.model.notices, *bench.data.notices],
         "methods": [_method(each, seconds, items["items"]) for each in job.entrants],
         "metrics": [
             {

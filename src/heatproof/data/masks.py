@@ -1,30 +1,35 @@
-"""Masks as data sets store them: run lengths, polygons, boxes, numbered pixels, turned pictures."""
+"""Masks as data sets store them: run lengths, polygons, boxes, numbered pixels, turned images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from heatproof.data.polygons import filled, polygons_of
 from heatproof.data.scenes.files import mask_of
 from heatproof.errors import InputError
-from heatproof.images import Frame, open_stored
+from heatproof.images import Frame, frame_of, open_stored
 
-FEW_IDS = 32
-"""A mask of an object whose largest value is no larger, with several values, holds numbers."""
+SMALL = 32
+"""Numbers of classes or objects are at most so large; grey levels of one object seldom are."""
+WHITE = (255, 65535)
+"""The largest values of 8 and of 16 bits: white, or void beside numbers."""
+MIDDLES = (127, 128)
+RIM = 0.98
+"""A soft mask reaches this share of white."""
 
 
 # --- COCO's segmentations ---------------------------------------------------------------------
 
 
 def decoded(segmentation: Any, size: tuple[int, int]) -> Bool[np.ndarray, "row col"]:
-    """Polygons (lists of x, y) on a canvas of `size` (height, width), or run lengths, plain or
-    compressed. Polygons are drawn by Pillow, their outline included: up to a pixel wider at the
-    rim than COCO's own programs draw them.
+    """Polygons on a canvas of `size` (height, width), or run lengths, plain or compressed: the
+    pixels that COCO's own program gives them.
 
     Raises:
         InputError: it is none of these.
@@ -34,11 +39,7 @@ def decoded(segmentation: Any, size: tuple[int, int]) -> Bool[np.ndarray, "row c
     if not isinstance(segmentation, Sequence) or isinstance(segmentation, str):
         kind = type(segmentation).__name__
         raise InputError(f"got a segmentation that is a {kind}, expected polygons or run lengths")
-    canvas = Image.new("1", (size[1], size[0]))
-    for polygon in segmentation:
-        if len(polygon) >= 6:
-            ImageDraw.Draw(canvas).polygon([float(x) for x in polygon], fill=1)
-    return np.array(canvas, dtype=bool)
+    return filled(polygons_of(segmentation)[0], size)
 
 
 def _lengths(code: Mapping[str, Any]) -> Bool[np.ndarray, "row col"]:
@@ -89,44 +90,218 @@ def boxed(
 # --- pictures as masks ------------------------------------------------------------------------
 
 
-def numbers(path: Path) -> Int64[np.ndarray, "row col"]:
-    """The number of each pixel: a palette's index, or grey of 8, 16 or 32 bits, as stored.
+class Marked(NamedTuple):
+    """The pixels of one object, and which pixels were judged (None: all)."""
+
+    mask: Bool[np.ndarray, "row col"]
+    judged: Bool[np.ndarray, "row col"] | None = None
+    void: bool = False
+    """Whether the largest value is void: in the same set it cannot be an object elsewhere."""
+    white: bool = False
+    """Whether the largest value of 8 or 16 bits is the object."""
+
+
+def numbers(path: Path, names: Container[int] = ()) -> Int64[np.ndarray, "row col"]:
+    """The number of each pixel: a palette's index, or grey of 8, 16 or 32 bits, as stored, turned
+    as the file's own EXIF tag says.
+
+    names: the numbers that mean something, to tell a palette that was made by a program.
 
     Raises:
-        InputError: the picture is of colours.
+        InputError: the image is of colours or of losses, or a palette's greys are numbers too.
     """
     image = open_stored(path)
     if image.mode not in ("1", "P", "L") and not image.mode.startswith("I"):
         raise InputError(
-            f"{path}: a mask of colours (mode {image.mode}), expected one number a pixel: a "
+            f"{path}: a mask of colours (mode {image.mode}), expected one number per pixel: a "
             "palette, or grey of 8 or 16 bits"
         )
-    return np.asarray(image).astype(np.int64)
+    if _is_jpeg(path):
+        raise InputError(f"{path}: a JPEG, which changes numbers; expected a PNG of numbers")
+    values = np.asarray(image).astype(np.int64)
+    if image.mode == "P":
+        used = np.unique(values)
+        greys = _greys(_palette(image)[used])
+        if greys is not None and _other_numbers(used, greys, names):
+            raise InputError(
+                f"{path}: a palette whose indices {_some(used)} have the greys {_some(greys)}: "
+                "either may be the numbers of classes; save it as grey, without a palette"
+            )
+    return turned(values, frame_of(path).orientation)
 
 
-def binary(path: Path) -> Bool[np.ndarray, "row col"]:
-    """The pixels of an object: those over half of the mask's own largest value, so that masks of 0
-    and 1, of 0 and 255 and of 16 bits all mean what they show; grey rims are cut at their middle.
+def _other_numbers(
+    used: np.ndarray, greys: Int64[np.ndarray, " colour"], names: Container[int]
+) -> bool:
+    """Whether the greys of a palette can be read as numbers, other than the indices."""
+    known = all(grey in names or grey == 0 or grey in WHITE for grey in greys.tolist())
+    return not np.array_equal(used, greys) and (known or bool((np.diff(greys) < 0).any()))
+
+
+def binary(path: Path) -> Marked:
+    """The pixels of an object, by the values that the mask holds.
+
+    | values | the object | not judged |
+    |---|---|---|
+    | 0 alone | none | |
+    | white alone (1 bit, 255, 65535, 1.0) | everywhere | |
+    | 0 and one other | that one | |
+    | 0, a number up to 32, and 255 or 65535 | the number | the largest: void |
+    | 0, 127 or 128, and 255 | 255 | the middle: a trimap |
+    | 0 to white, mostly at the ends | over half | |
+
+    Of a palette whose colours are greys, the greys are the values; of another, the indices. Of an
+    image that is clear in part, the opacity. Of two colours, black is 0.
 
     Raises:
-        InputError: the mask holds several small numbers, as masks of many objects do.
+        InputError: the values can mean something else; one line.
     """
+    marked = _object(_levels(path), path)
+    orientation = frame_of(path).orientation
+    judged = None if marked.judged is None else turned(marked.judged, orientation)
+    return marked._replace(mask=turned(marked.mask, orientation), judged=judged)
+
+
+def _is_jpeg(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(3) == b"\xff\xd8\xff"
+
+
+def _levels(path: Path) -> Shaped[np.ndarray, "row col"]:
     image = open_stored(path)
-    if image.mode in ("LA", "RGBA", "PA"):
-        clear = image.convert("RGBA").getchannel("A")
-        # An object cut out of its picture is where it is to be seen.
-        image = clear if np.asarray(clear).min() < 255 else image.convert("L")
-    plain = image.mode in ("1", "P", "L") or image.mode.startswith(("I", "F"))
-    values = np.asarray(image if plain else image.convert("L"))
-    found = np.unique(values)
-    if len(found) > 2 and 1 < found[-1] <= FEW_IDS:
-        some = ", ".join(f"{value:g}" for value in found[:6].tolist())
+    if image.mode == "1":
+        return np.asarray(image).astype(np.int64) * WHITE[0]
+    if image.mode == "P" and len(np.unique(np.asarray(image))) > 2:
+        return _of_palette(image, path)  # whichever index is clear: several are numbers
+    if image.has_transparency_data:
+        pixels = np.asarray(image.convert("RGBA")).astype(np.int64)
+        if pixels[..., 3].min() < WHITE[0]:
+            return _opacity(pixels, path)
+    if image.mode == "P":
+        return _of_palette(image, path)
+    if image.mode == "L" or image.mode.startswith(("I", "F")):
+        return np.asarray(image)
+    return _of_colours(np.asarray(image.convert("RGB")).astype(np.int64), path)
+
+
+def _opacity(pixels: Int64[np.ndarray, "row col 4"], path: Path) -> Shaped[np.ndarray, "row col"]:
+    """An object cut out of its image is where it is to be seen."""
+    colours, opacity = pixels[..., :3], pixels[..., 3]
+    drawn = np.unique(colours[opacity > 0].reshape(-1, 3).sum(1))
+    if not opacity.any() and len(np.unique(colours.reshape(-1, 3), axis=0)) > 1:
         raise InputError(
-            f"{path}: a mask of the numbers {some}, expected that of one object; for masks that "
-            "number classes put them in masks/ and name the classes in classes.txt"
+            f"{path}: clear everywhere, with colours under it; expected an object that is to be "
+            "seen; save it without transparency, white on black"
         )
-    top = found[-1] if len(found) else 0
-    return values.astype(np.float64) > top / 2 if top > 0 else np.zeros(values.shape, dtype=bool)
+    if np.array_equal(drawn, (0, 3 * 255)):
+        raise InputError(
+            f"{path}: black, white and clear pixels; is the object what is white, or what is not "
+            "clear? save it without transparency, white on black"
+        )
+    return opacity
+
+
+def _of_palette(image: Image.Image, path: Path) -> Shaped[np.ndarray, "row col"]:
+    indices = np.asarray(image).astype(np.int64)
+    used, palette = np.unique(indices), _palette(image)
+    greys = _greys(palette[used])
+    if greys is None:
+        light = palette[used].sum(1)
+        if used[0] == 0 and light[0] > light.min():
+            raise InputError(
+                f"{path}: a palette whose index 0 is not its darkest colour; is index 0 the "
+                "background, or is black? save the object white on black, without a palette"
+            )
+        return indices
+    if 2 < len(used) <= SMALL and not np.array_equal(used, greys):
+        raise InputError(
+            f"{path}: a palette of the indices {_some(used)}, expected the mask of one object; "
+            f"{NUMBERS}"
+        )
+    return np.interp(indices, used, greys).astype(np.int64)
+
+
+def _of_colours(
+    colours: Int64[np.ndarray, "row col 3"], path: Path
+) -> Shaped[np.ndarray, "row col"]:
+    if (colours == colours[..., :1]).all():
+        return colours[..., 0]
+    kinds = np.unique(colours.reshape(-1, 3), axis=0)
+    if len(kinds) == 2 and not kinds[0].any():
+        return np.where(colours.any(-1), WHITE[0], 0)
+    raise InputError(
+        f"{path}: a mask of {len(kinds)} colours, expected one colour on black; save the object "
+        "white on black"
+    )
+
+
+NUMBERS = (
+    "for masks that number classes put them in masks/ and name the classes in classes.txt; for one "
+    "object save it white (255) on black (0)"
+)
+
+
+def _object(values: Shaped[np.ndarray, "row col"], path: Path) -> Marked:
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise InputError(f"{path}: a mask with values below 0 or not finite, expected 0 to white")
+    levels = np.unique(values)
+    top = float(levels[-1])
+    if len(levels) == 1:
+        if top and top not in (WHITE if values.dtype.kind != "f" else (1, *WHITE)):
+            raise InputError(
+                f"{path}: every pixel has the value {top:g}; is it object or background? save the "
+                "object white (255) on black (0)"
+            )
+        return Marked(values > 0, white=top in WHITE)
+    if len(levels) == 2 and levels[0] == 0:
+        return Marked(values > 0, white=top in WHITE)
+    if levels[0] == 0 and len(levels) == 3:
+        middle = float(levels[1])
+        if top in WHITE and middle <= SMALL and middle.is_integer():
+            return Marked(values == middle, values != levels[-1], void=True)
+        if top == WHITE[0] and middle in MIDDLES:
+            return Marked(values == levels[-1], values != middle, white=True)
+    if _is_soft(values, levels):
+        return Marked(values.astype(np.float64) > top / 2, white=True)
+    lacking = "" if levels[0] == 0 else " and no 0 (background)"
+    raise InputError(
+        f"{path}: a mask of the numbers {_some(levels)}{lacking}, expected the mask of one object; "
+        f"{NUMBERS}"
+    )
+
+
+def _is_soft(values: Shaped[np.ndarray, "row col"], levels: np.ndarray) -> bool:
+    """Whether it is one object in white with a grey rim, not some numbers: it begins at black and
+    reaches white, and of few levels most pixels are at these ends. Small numbers below a single
+    level of white may be classes beside void; so may one number alone."""
+    top = float(levels[-1])
+    low, high = top / 8, top * 7 / 8
+    whites = WHITE if values.dtype.kind != "f" else (1, *WHITE)
+    if not any(RIM * white <= top <= white for white in whites) or levels[0] > low:
+        return False
+    if len(levels) > SMALL:
+        return True
+    beside_void = (levels > high).sum() == 1 and ((levels > 0) & (levels <= low)).any()
+    between = int(((values > low) & (values < high)).sum())
+    return len(levels) > 3 and not beside_void and between < int((values >= high).sum())
+
+
+def _palette(image: Image.Image) -> Int64[np.ndarray, "colour 3"]:
+    """The colour of each of 256 indices; those that the palette lacks are black."""
+    palette = np.zeros((256, 3), dtype=np.int64)
+    colours = np.array(image.getpalette("RGB") or [], dtype=np.int64).reshape(-1, 3)
+    palette[: len(colours)] = colours
+    return palette
+
+
+def _greys(colours: Int64[np.ndarray, "colour 3"]) -> Int64[np.ndarray, " colour"] | None:
+    """The levels of colours that are all grey, else None."""
+    return colours[:, 0] if (colours == colours[:, :1]).all() else None
+
+
+def _some(values: np.ndarray) -> str:
+    text = ", ".join(f"{value:g}" for value in values[:6].tolist())
+    return text if len(values) <= 6 else f"{text}, ..."
 
 
 def turned(mask: Shaped[np.ndarray, "row col"], orientation: int) -> np.ndarray:

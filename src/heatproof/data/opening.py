@@ -6,6 +6,7 @@ Nothing heavy is imported here: a layout's file is, when a set of its kind is op
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -176,6 +177,8 @@ def open(
     """
     if most is not None and most < 1:
         raise InputError(f"got most={most}, expected at least 1 picture")
+    if template is not None:
+        _expect_template(template)
     text = str(spec)
     name, colon, rest = text.partition(":")
     if isinstance(spec, str) and name == "scenes" and (not colon or rest in ATTRIBUTES):
@@ -189,6 +192,18 @@ def open(
     if not rest:
         raise InputError(f"got {text!r} and no path, expected {name}:PATH; {_needs(kinds()[name])}")
     return _opened(kinds()[name], Path(rest).expanduser(), most, seed, template)
+
+
+def _expect_template(template: str) -> None:
+    try:
+        fits = template.count("{}") == 1 and "name" in template.format("name")
+    except (LookupError, ValueError):
+        fits = False
+    if not fits:
+        raise InputError(
+            f"got the template {template[:80]!r}, expected one {{}} where the class's name goes, "
+            "such as 'a photo of a {}.'"
+        )
 
 
 def _scenes(attribute: str, count: int, seed: int) -> Pictured:
@@ -242,7 +257,7 @@ def _expect(kind: Kind, path: Path) -> None:
         raise InputError(f"got the file {path}, expected a folder with {_needs(kind)}")
     if path.is_dir() and (missing := _missing(kind, path)):
         wanted = f"got no {missing.split('|')[0]} in {path}, expected {_needs(kind)}"
-        raise InputError(wanted + _elsewhere(kind, path))
+        raise InputError(wanted + (_elsewhere(kind, path) or _out_of_place(kind, path)))
 
 
 def _elsewhere(kind: Kind, path: Path) -> str:
@@ -254,6 +269,17 @@ def _elsewhere(kind: Kind, path: Path) -> str:
         if other.signs and not _missing(other, path):
             return f"; it looks like {other.title}: try {other.name}:{path}"
     return ""
+
+
+def _out_of_place(kind: Kind, path: Path) -> str:
+    """Annotations that lie in another place or under another name, with the command that puts them
+    where they are looked for: the end of an error's line."""
+    if kind.name != "coco":
+        return ""
+    if found := sorted(path.glob("instances_*.json")):
+        folder, file = (shlex.quote(str(each)) for each in (path / "annotations", found[-1]))
+        return f"; {found[-1]} lies beside it: try mkdir -p {folder} && cp {file} {folder}"
+    return import_module("heatproof.data.layouts.folder").in_cocos_format(path)
 
 
 def _missing(kind: Kind, path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ from jaxtyping import Bool
 from PIL import Image
 
 from heatproof.data.lazy import chosen
+from heatproof.data.left_out import LeftOut
+from heatproof.errors import InputError
 
 if TYPE_CHECKING:
     Photos = Sequence[Image.Image]
@@ -27,11 +29,26 @@ class Thing:
     `judged` marks the pixels that anybody has judged, and holds all of `mask`: a map is held
     against the mask there alone (points that were clicked; not the void outlines of VOC, nor a
     crowd of the object's kind). None where every pixel was judged.
+
+    Raises:
+        InputError: the masks are not two-dimensional arrays of truth values of one shape. (0 and 1
+            as numbers would be inverted wrongly.)
     """
 
     label: int
     mask: Bool[np.ndarray, "row col"]
     judged: Bool[np.ndarray, "row col"] | None = None
+
+    def __post_init__(self) -> None:
+        for name, array in (("mask", self.mask), ("judged", self.judged)):
+            if array is None:
+                continue
+            kind, shape = getattr(array, "dtype", type(array).__name__), np.shape(array)
+            if kind != np.bool_ or len(shape) != 2 or shape != np.shape(self.mask):
+                raise InputError(
+                    f"got a {name} of {kind}, shape {shape}, expected truth values (row, col); "
+                    "try mask > 0"
+                )
 
     @property
     def size(self) -> float:
@@ -39,9 +56,15 @@ class Thing:
         return float(self.mask.mean())
 
 
-def visible(things: Iterable[Thing]) -> tuple[Thing, ...]:
-    """The things that have a pixel: one that is covered from sight is not there to be found."""
-    return tuple(thing for thing in things if thing.mask.any())
+EMPTY = "objects without a pixel (empty masks, or covered from sight)"
+
+
+def visible(things: Iterable[Thing], left_out: LeftOut, image: str) -> tuple[Thing, ...]:
+    """The things that have a pixel: one that is covered from sight is not there to be found.
+    Others are counted under the image's name."""
+    numbered = list(enumerate(things, 1))
+    left_out.add(EMPTY, (f"{image}, object {n}" for n, one in numbered if not one.mask.any()))
+    return tuple(thing for _, thing in numbered if thing.mask.any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +78,9 @@ class Pictured:
     complete: whether all objects that a prompt could name are listed, so that a prompt that names
         no thing of a photograph is false of it. Phrases and points are not complete: there, no
         prompt may be called absent because it is not listed.
+    absent: for a set that is not complete, the labels that are known to name nothing in each
+        photograph. None: nothing is known to be absent.
+    left_out: what the set has and these sequences do not; it grows as masks are opened.
     """
 
     name: str
@@ -63,6 +89,13 @@ class Pictured:
     prompts: tuple[str, ...]
     seed: int = 0
     complete: bool = True
+    absent: Sequence[frozenset[int]] | None = None
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was left out so far, counted, and what else the user must know of the set."""
+        return self.left_out.lines
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -75,8 +108,12 @@ class Pictured:
 
     def chosen(self, indices: Sequence[int]) -> Pictured:
         """The photographs at these indices; prompts and labels stay as they are."""
+        absent = None if self.absent is None else chosen(self.absent, indices)
         return replace(
-            self, photos=chosen(self.photos, indices), things=chosen(self.things, indices)
+            self,
+            photos=chosen(self.photos, indices),
+            things=chosen(self.things, indices),
+            absent=absent,
         )
 
     def held(self) -> Pictured:

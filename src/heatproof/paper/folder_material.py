@@ -141,7 +141,12 @@ def _coco_objects(pictures: Sequence[CocoPicture], count: int, seed: int) -> Loc
         torch.tensor([names.index(pick) for pick in picks]),
         mask,
         torch.tensor([len(each) for each in here]),
-        torch.tensor([[name not in h for name in names] for h in here]),
+        torch.tensor(
+            [
+                [name not in h and name not in each.crowds for name in names]
+                for each, h in zip(chosen, here, strict=True)
+            ]
+        ),
     )
 
 

@@ -5,7 +5,7 @@ when they are indexed; `heatproof.data.open` finds the file by its kind. What do
 layout is named in one line.
 """
 
-from heatproof.data.layouts.coco import CocoPicture, coco, coco_mask
+from heatproof.data.layouts.coco_captions import CocoPicture, coco, coco_mask
 from heatproof.data.layouts.imagenet import ClassFolder, Labelled, class_names, imagenet
 from heatproof.data.layouts.imagenet_s import (
     imagenet_s,

@@ -1,9 +1,12 @@
-"""COCO 2017 and 2014 (Lin et al., ECCV 2014): instances with masks, captions."""
+"""COCO 2017 and 2014 (Lin et al., ECCV 2014): instances with masks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+import shlex
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,14 @@ import numpy as np
 from jaxtyping import Bool
 
 from heatproof.data import masks
-from heatproof.data.layouts.reading import LayoutError, Sample, json_of, picture
+from heatproof.data.layouts.classes import Classes
+from heatproof.data.layouts.reading import LayoutError, Sample, json_of, picture_in
 from heatproof.data.lazy import Files, Lazy
+from heatproof.data.left_out import LeftOut
+from heatproof.data.masks import Marked
 from heatproof.data.pictured import Pictured, Thing, visible
+from heatproof.data.polygons import Points, box_polygon, filled, overhang, polygons_of
+from heatproof.errors import InputError
 from heatproof.images import Frame, frame_of
 
 Annotation = Mapping[str, Any]
@@ -23,56 +31,97 @@ WRONG = (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowEr
 
 @dataclass(frozen=True)
 class Image:
-    """A picture as a file of COCO's speaks of it; size is (width, height) where it is said."""
+    """A picture as a file of COCO's speaks of it; size is (width, height) where it is said.
+
+    absent, partial: categories that LVIS says are not in it, and those that it lists in part.
+    """
 
     name: str
     size: tuple[int, int] | None
+    absent: frozenset[int] = frozenset()
+    partial: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
 class Instances:
-    """What an instances file says: categories by id, pictures by id, each one's annotations."""
+    """What an instances file says: categories by id, pictures by id, each one's annotations.
 
+    complete: whether a category that has no annotation in a picture is absent from it: false of
+        federated files (LVIS), which say for each picture what was looked for.
+    """
+
+    path: Path
     names: dict[int, str]
     pictures: dict[int, Image]
     of: dict[int, list[Annotation]]
+    complete: bool = True
+    left_out: LeftOut = field(default_factory=LeftOut)
 
-    @property
-    def labels(self) -> dict[int, int]:
-        """Each category's place among the sorted ids: the label of its prompt."""
-        return {category: label for label, category in enumerate(sorted(self.names))}
 
-    def prompts(self, template: str) -> tuple[str, ...]:
-        return tuple(template.format(self.names[category]) for category in sorted(self.names))
+FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
 def instances(path: Path) -> Instances:
     """The file's content, its parts checked against each other."""
-    content = _content(path, ("images", "annotations", "categories"))
+    content = content_of(path, ("images", "annotations", "categories"))
     wrong = f"{path} is not laid out as COCO's"
+    left_out = LeftOut()
     try:
-        names = {int(each["id"]): str(each["name"]) for each in content["categories"]}
-        pictures = {int(each["id"]): _image(each) for each in content["images"]}
+        categories = list(content["categories"])
+        names = {int(each["id"]): _name(each) for each in categories}
+        pictures = {int(each["id"]): image_of(each) for each in content["images"]}
+        files = [image.name for image in pictures.values()]
+        for what, ids, count in (
+            ("categories", names, len(categories)),
+            ("images", pictures, len(content["images"])),
+            ("images by their file_name", set(files), len(files)),
+        ):
+            if len(ids) < count:
+                raise LayoutError(f"{wrong}: {count} {what}, of which only {len(ids)} differ")
         of: dict[int, list[Annotation]] = {}
         for each in content["annotations"]:
             number = int(each.get("id", -1))
             if lacks := _lacks(each, names, pictures):
                 raise LayoutError(f"{wrong}: annotation {number} {lacks}")
             of.setdefault(int(each["image_id"]), []).append(each)
+        for category in _headings(categories, of):
+            left_out.add("categories that only group others, and no prompts", [names.pop(category)])
     except WRONG as error:
         raise LayoutError(
             f"{wrong} ({type(error).__name__}: {error}); expected images, annotations and "
             "categories, each with its id"
         ) from None
-    return Instances(names, pictures, of)
+    complete = not any(key in each for each in content["images"] for key in FEDERATED)
+    return Instances(path, names, pictures, of, complete, left_out)
 
 
-def _image(content: Annotation) -> Image:
+def _name(category: Annotation) -> str:
+    name = category["name"]
+    if not isinstance(name, str | int) or not str(name).strip():
+        raise ValueError(f"category {category['id']} has the name {name!r}")
+    return str(name)
+
+
+def _headings(categories: list[Annotation], of: dict[int, list[Annotation]]) -> list[int]:
+    """Categories without an annotation that are another's supercategory, as Roboflow writes."""
+    used = {int(each["category_id"]) for some in of.values() for each in some}
+    return [
+        int(each["id"])
+        for each in categories
+        if int(each["id"]) not in used
+        and any(
+            other.get("supercategory") == each["name"] for other in categories if other is not each
+        )
+    ]
+
+
+def image_of(content: Annotation) -> Image:
     if not isinstance(content.get("file_name"), str):
         raise TypeError(f"image {content['id']} has the file_name {content.get('file_name')!r}")
     sized = "width" in content and "height" in content
     size = (int(content["width"]), int(content["height"])) if sized else None
-    return Image(content["file_name"], size)
+    absent, partial = (frozenset(map(int, content.get(key, ()))) for key in FEDERATED)
+    return Image(content["file_name"], size, absent, partial)
 
 
 def _lacks(annotation: Annotation, names: Mapping[int, str], pictures: Mapping[int, Image]) -> str:
@@ -80,7 +129,7 @@ def _lacks(annotation: Annotation, names: Mapping[int, str], pictures: Mapping[i
         return f"is of category {annotation['category_id']}, which `categories` lacks"
     if int(annotation["image_id"]) not in pictures:
         return f"is of image {annotation['image_id']}, which `images` lacks"
-    if "segmentation" not in annotation and "mask_file" not in annotation:
+    if not any(annotation.get(key) for key in ("segmentation", "mask_file", "bbox")):
         return "has no segmentation"
     return ""
 
@@ -89,70 +138,196 @@ def mask_in(
     annotation: Annotation, image: Image, frame: Frame, *, stored: bool = True
 ) -> Bool[np.ndarray, "row col"]:
     """The annotation's mask on the upright photograph. Polygons are drawn on the size that the
-    file gives its image, or on the photograph's own.
+    file gives its image, or on the photograph's own. An annotation without a segmentation is its
+    box.
 
     Raises:
         InputError: the mask cannot be read, or does not fit.
     """
-    what, code = f"the mask of annotation {annotation.get('id')}", annotation["segmentation"]
+    what, code = f"the mask of annotation {annotation.get('id')}", annotation.get("segmentation")
     size = image.size or frame.upright
-    try:
+    with _told_of(what):
         if isinstance(code, Mapping):
             size = (int(code["size"][1]), int(code["size"][0]))
         masks.expect_size(size, frame, what)  # before a canvas of any size is made
-        mask = masks.decoded(code, (size[1], size[0]))
+        canvas = (size[1], size[0])
+        if isinstance(code, Mapping):
+            mask = masks.decoded(code, canvas)
+        else:
+            polygons, _ = _outlines(annotation)
+            overhang(polygons, canvas)
+            mask = filled(polygons, canvas)
+    return masks.fitted(mask, frame, what, stored=stored)
+
+
+@contextmanager
+def _told_of(what: str) -> Generator[None]:
+    """Errors name what they are of."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        raise LayoutError(text if text.startswith(what) else f"{what}: {text}") from None
     except WRONG as error:
         raise LayoutError(
             f"{what} is not laid out as COCO's ({type(error).__name__}: {error}); expected "
             "polygons or run lengths with their size"
         ) from None
-    return masks.fitted(mask, frame, what, stored=stored)
+
+
+def _outlines(annotation: Annotation) -> tuple[list[Points], int]:
+    code = annotation.get("segmentation")
+    return polygons_of(code) if code else ([box_polygon(annotation.get("bbox"))], 0)
+
+
+RIM = 2.0
+"""Pixels that a polygon may reach out of its image without a word."""
+
+
+def _examine(found: Instances, numbers: Sequence[int]) -> None:
+    """Read all polygons of these pictures, before any is drawn, and count what is unusual."""
+    for number in numbers:
+        image = found.pictures[number]
+        for each in found.of[number]:
+            code = each.get("segmentation")
+            if each.get("mask_file") or isinstance(code, Mapping):
+                continue
+            name = f"annotation {each.get('id')}"
+            with _told_of(f"the mask of {name} in {found.path.name}"):
+                polygons, strays = _outlines(each)
+                beyond = overhang(polygons, (image.size[1], image.size[0])) if image.size else 0
+            if not code:
+                found.left_out.add("objects with a box and no mask, read as the whole box", [name])
+            if strays:
+                found.left_out.add("polygons without an area (one or two points) of", [name])
+            if beyond > RIM:
+                found.left_out.add("polygons that reach out of their image, cut at its rim", [name])
+
+
+def pictured(
+    found: Instances,
+    places: Sequence[Path],
+    sample: Sample,
+    template: str,
+    mask_of: Callable[[Annotation, Image, Frame], Marked],
+    name: str,
+) -> Pictured:
+    """One thing an instance. Crowds are no things: their pixels are unjudged for their category,
+    and a picture with a category as a crowd alone is left out: the category is neither to be found
+    there nor absent. So are pictures without an instance, which nothing can be asked of.
+
+    places: the folders that pictures are looked for in.
+    """
+    left_out = found.left_out
+    classes = Classes.of(dict(sorted(found.names.items())), template, left_out)
+    of = {number: _counted(found, number, classes) for number in sorted(found.of)}
+    rows = [number for number, each in of.items() if _countable(each)]
+    crowded = [found.pictures[n].name for n, each in of.items() if each and not _countable(each)]
+    left_out.add("images left out, with a category as a crowd alone", crowded)
+    empty = [image.name for n, image in found.pictures.items() if not of.get(n)]
+    left_out.add("images left out, without an object", empty)
+    chosen = sample.of(rows)
+    if not chosen:
+        raise LayoutError(f"got no picture with an instance in {found.path}")
+    if not found.complete:
+        left_out.say(
+            "the set says for each image which categories were looked for (as LVIS does): others "
+            "are neither present nor absent"
+        )
+    _examine(found, chosen)
+    paths = [picture_in(places, found.pictures[n].name, found.path.name) for n in chosen]
+
+    def things(row: int) -> tuple[Thing, ...]:
+        number, frame = chosen[row], frame_of(paths[row])
+        image = found.pictures[number]
+        each = [(note, mask_of(note, image, frame)) for note in of[number]]
+        crowds: dict[int, np.ndarray] = {}
+        for note, marked in each:
+            if note.get("iscrowd"):
+                kind = int(note["category_id"])
+                crowds[kind] = crowds.get(kind, False) | marked.mask
+        void = [m.mask for note in found.of[number] for m in _void(note, image, frame)]
+
+        def thing(kind: int, marked: Marked) -> Thing:
+            unjudged = [crowds[kind]] if kind in crowds else []
+            unjudged += void + ([] if marked.judged is None else [~marked.judged])
+            judged = marked.mask | ~np.logical_or.reduce(unjudged) if unjudged else None
+            return Thing(classes.labels[kind], marked.mask, judged)
+
+        return visible(
+            (thing(int(n["category_id"]), m) for n, m in each if not n.get("iscrowd")),
+            left_out,
+            image.name,
+        )
+
+    def _void(note: Annotation, image: Image, frame: Frame) -> list[Marked]:
+        is_void = classes.roles[int(note["category_id"])] == "void"
+        return [mask_of(note, image, frame)] if is_void else []
+
+    absent = [
+        frozenset(classes.labels[k] for k in found.pictures[n].absent if k in classes.labels)
+        for n in chosen
+    ]
+    return Pictured(
+        name,
+        Files(paths),
+        Lazy(things, range(len(chosen))),
+        classes.prompts,
+        sample.seed,
+        complete=found.complete,
+        absent=None if found.complete else absent,
+        left_out=left_out,
+    )
+
+
+def _counted(found: Instances, number: int, classes: Classes[int]) -> list[Annotation]:
+    """The picture's annotations that are objects or crowds; others are counted."""
+    counted: list[Annotation] = []
+    for each in found.of[number]:
+        kind, name = int(each["category_id"]), f"annotation {each.get('id')}"
+        if classes.roles[kind] != "object":
+            found.left_out.add("annotations of no object (background, void)", [name])
+        elif kind in found.pictures[number].partial:
+            found.left_out.add("objects left out, of categories that their image lists in part",
+                               [name])  # fmt: skip
+        else:
+            counted.append(each)
+            if each.get("iscrowd"):
+                found.left_out.add("crowds (iscrowd), which are no objects: not judged", [name])
+    return counted
 
 
 def read(root: Path, sample: Sample, template: str) -> Pictured:
-    """One thing an instance. Crowds are no things: their pixels are unjudged for their category.
-
-    Pictures without instances are left out, and so are those that show a category as a crowd
-    alone: it is neither to be found there nor absent.
-    """
+    """The official layout; see `pictured`."""
     path = _instances_file(root)
     found = instances(path)
-    pictures = root / path.stem.removeprefix("instances_")
+    others = sorted((root / "annotations").glob("instances_val*.json"))
+    if len(others) > 1:
+        found.left_out.say(f"of {', '.join(each.name for each in others)} the last is read")
+    name = path.stem.removeprefix("instances_")
+    pictures = root / name
     if not pictures.is_dir():
         raise LayoutError(
-            f"got no folder {pictures.name!r} in {root}, expected COCO's pictures there"
-        )
-    chosen = sample.of([number for number in sorted(found.of) if _countable(found.of[number])])
-    if not chosen:
-        raise LayoutError(f"got no picture with an instance in {path}")
-    paths = [picture(pictures / found.pictures[n].name, path.name) for n in chosen]
-
-    def things(row: int) -> tuple[Thing, ...]:
-        number = chosen[row]
-        frame = frame_of(paths[row])
-        each = [
-            (annotation, mask_in(annotation, found.pictures[number], frame))
-            for annotation in found.of[number]
-        ]
-        crowds: dict[int, np.ndarray] = {}
-        for annotation, mask in each:
-            if annotation.get("iscrowd"):
-                kind = int(annotation["category_id"])
-                crowds[kind] = crowds.get(kind, False) | mask
-        return visible(
-            Thing(found.labels[kind], mask, mask | ~crowds[kind] if kind in crowds else None)
-            for annotation, mask in each
-            if not annotation.get("iscrowd")
-            for kind in [int(annotation["category_id"])]
+            f"got no folder {name!r} in {root}, expected COCO's pictures there"
+            + _lying_elsewhere(root, name, found)
         )
 
-    return Pictured(
-        "COCO",
-        Files(paths),
-        Lazy(things, range(len(chosen))),
-        found.prompts(template),
-        sample.seed,
-    )
+    def mask_of(note: Annotation, image: Image, frame: Frame) -> Marked:
+        return Marked(mask_in(note, image, frame))
+
+    return pictured(found, [pictures], sample, template, mask_of, "COCO")
+
+
+def _lying_elsewhere(root: Path, name: str, found: Instances) -> str:
+    """The folder near `root` that has the pictures, and the command that puts it in place."""
+    split = re.sub(r"\d+$", "", name)
+    some = [image.name for image in found.pictures.values()][:1]
+    for near in (f"images/{name}", f"images/{split}", split, "images", f"../{name}", "."):
+        if some and (root / near / some[0]).is_file():
+            here = f"{root / near}" if near != "." else str(root)
+            link, target = (shlex.quote(str(p)) for p in (root / name, (root / near).resolve()))
+            return f"; they lie in {here}: try ln -s {target} {link}"
+    return ""
 
 
 def _countable(annotations: list[Annotation]) -> bool:
@@ -175,89 +350,7 @@ def _instances_file(root: Path) -> Path:
     return found[0]
 
 
-# --- with captions ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class CocoPicture:
-    """A picture of COCO with its captions and its instances by category (crowds left out)."""
-
-    path: Path
-    size: tuple[int, int]
-    """(height, width)"""
-    captions: tuple[str, ...]
-    instances: tuple[tuple[str, Any], ...]
-    """(category, segmentation)"""
-
-
-def coco(folder: Path) -> list[CocoPicture]:
-    """COCO 2017 (or 2014): FOLDER/annotations/captions_val*.json, instances_val*.json beside it,
-    pictures in FOLDER/val*. Pictures in order of their ids; those without captions are left out."""
-    captions = _annotations(folder, "captions")
-    file = _annotations(folder, "instances")
-    year = captions.stem.removeprefix("captions_")
-    pictures = folder / year
-    if not pictures.is_dir():
-        raise LayoutError(f"got no folder {year!r} in {folder}, expected COCO's pictures there")
-    said, things = _content(captions, ("images", "annotations")), instances(file)
-    spoken: dict[int, list[str]] = {}
-    try:
-        for each in said["annotations"]:
-            spoken.setdefault(int(each["image_id"]), []).append(
-                " ".join(str(each["caption"]).split())
-            )
-        images = {int(each["id"]): _image(each) for each in said["images"]}
-        found = [
-            _captioned(each, pictures, things, number, tuple(spoken[number]), captions.name)
-            for number, each in sorted(images.items())
-            if number in spoken
-        ]
-    except WRONG as error:
-        raise LayoutError(
-            f"{captions} is not laid out as COCO's ({type(error).__name__}: {error}); expected "
-            "images with id, file_name, height and width, and annotations with captions"
-        ) from None
-    if not found:
-        raise LayoutError(f"got no picture with a caption in {captions}")
-    return found
-
-
-def _captioned(
-    image: Image,
-    folder: Path,
-    things: Instances,
-    number: int,
-    captions: tuple[str, ...],
-    said_by: str,
-) -> CocoPicture:
-    if image.size is None:
-        raise KeyError(f"height of image {number}")
-    instances_of = tuple(
-        (things.names[int(each["category_id"])], each["segmentation"])
-        for each in things.of.get(number, ())
-        if not each.get("iscrowd")
-    )
-    path = picture(folder / image.name, said_by)
-    width, height = image.size
-    return CocoPicture(path, (height, width), captions, instances_of)
-
-
-def coco_mask(segmentation: Any, size: tuple[int, int]) -> Bool[np.ndarray, "row col"]:
-    """Polygons (lists of x, y) or run lengths as a mask of (height, width)."""
-    return masks.decoded(segmentation, size)
-
-
-def _annotations(folder: Path, kind: str) -> Path:
-    found = sorted((folder / "annotations").glob(f"{kind}_val*.json"))
-    if not found:
-        raise LayoutError(
-            f"got no {kind}_val*.json in {folder / 'annotations'}, expected COCO's layout: "
-            "annotations/captions_val2017.json, annotations/instances_val2017.json, val2017/*.jpg"
-        )
-    return found[-1]
-
-
-def _content(path: Path, wanted: tuple[str, ...]) -> dict[str, Any]:
+def content_of(path: Path, wanted: tuple[str, ...]) -> dict[str, Any]:
     content = json_of(path)
     missing = [key for key in wanted if not isinstance(content, dict) or key not in content]
     if missing:

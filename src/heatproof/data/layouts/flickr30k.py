@@ -22,6 +22,7 @@ from heatproof.data.layouts.reading import (
     text_of,
 )
 from heatproof.data.lazy import Files, Lazy
+from heatproof.data.left_out import LeftOut
 from heatproof.data.pictured import Pictured, Thing, visible
 from heatproof.images import Frame, frame_of
 
@@ -48,6 +49,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
     test.txt where it is there, else all. A phrase is true of more pictures than it was written
     for, so the set is not complete."""
     del template
+    left_out = LeftOut()
     folder = first_folder(
         [base / place for base in (root, root.parent) for place in PLACES], "Flickr30k's pictures"
     )
@@ -56,12 +58,18 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
         every = lines_of(listed)
     else:
         every = sorted(each.stem for each in (root / "Annotations").glob("*.xml"))
+        left_out.say(f"no test.txt: all {len(every)} images with an annotation are read")
     boxed: list[Boxed] = []
     phrases: list[list[tuple[str, str]]] = []
     for name in sample.of(every):
         one = _boxed(root / "Annotations" / f"{name}.xml")
         said = _phrases(root / "Sentences" / f"{name}.txt")
-        if found := [(entity, text) for entity, text in said if entity in one.boxes]:
+        found = [(entity, text) for entity, text in said if entity in one.boxes]
+        unboxed = [f"{name}: {text}" for entity, text in said if entity not in one.boxes]
+        left_out.add("phrases left out, without a box", unboxed)
+        if not found:
+            left_out.add("images left out, without a phrase that has a box", [name])
+        else:
             names.append(name)
             boxed.append(one)
             phrases.append(found)
@@ -77,7 +85,9 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
         frame, one = frame_of(paths[row]), boxed[row]
         what = f"the annotation {names[row]}.xml"
         return visible(
-            Thing(labels[text], _mask(one, entity, frame, what)) for entity, text in phrases[row]
+            (Thing(labels[text], _mask(one, entity, frame, what)) for entity, text in phrases[row]),
+            left_out,
+            names[row],
         )
 
     return Pictured(
@@ -87,6 +97,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
         tuple(labels),
         sample.seed,
         complete=False,
+        left_out=left_out,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from heatproof.data.layouts.reading import LayoutError, lines_of, pictures_in
+from heatproof.data.layouts.reading import LayoutError, folders_in, lines_of, pictures_in
 
 SYNSET = re.compile(r"n\d{8}")
 NAME_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "class_names.txt")
@@ -98,7 +98,7 @@ def class_names(classes: ClassFolder) -> tuple[str, ...]:
 def _folders(root: Path, what: str, layout: str) -> list[Path]:
     if not root.is_dir():
         raise LayoutError(f"got {root}, which is no folder; expected {what}: {layout}")
-    found = sorted(each for each in root.iterdir() if each.is_dir())
+    found = folders_in(root)
     if not found:
         raise LayoutError(f"got no class folder in {root}, expected {what}: {layout}")
     return found

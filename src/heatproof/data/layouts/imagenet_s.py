@@ -10,6 +10,7 @@ from heatproof.data import masks as masking
 from heatproof.data.layouts.imagenet import ClassFolder, class_names, imagenet
 from heatproof.data.layouts.reading import LayoutError, Sample, lines_of
 from heatproof.data.lazy import Files, Lazy
+from heatproof.data.left_out import LeftOut
 from heatproof.data.pictured import Pictured, Thing
 from heatproof.images import frame_of, open_stored
 
@@ -76,7 +77,13 @@ def known_ids(folder: Path, classes: ClassFolder) -> dict[str, int]:
 
 def imagenet_s_pixels(path: Path) -> Int64[np.ndarray, "row col"]:
     """Each pixel's id: its red plus 256 times its green."""
-    pixels = np.asarray(open_stored(path).convert("RGB")).astype(np.int64)
+    image = open_stored(path)
+    if image.mode not in ("RGB", "RGBA"):
+        raise LayoutError(
+            f"{path}: a mask of mode {image.mode}, expected colours (the class is red "
+            "plus 256 times green)"
+        )
+    pixels = np.asarray(image.convert("RGB")).astype(np.int64)
     return pixels[..., 0] + 256 * pixels[..., 1]
 
 
@@ -96,6 +103,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
     names = class_names(classes)
     label_of = {ids[synset]: label for label, synset in enumerate(classes.synsets)}
     last = max(ids.values())
+    left_out = LeftOut()
     chosen = sample.of(list(zip(classes.items, paths, strict=True)))
 
     def things(row: int) -> tuple[Thing, ...]:
@@ -109,10 +117,16 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
             )
         judged = pixels != IGNORED
         own = ids[classes.synsets[item.label]]
+        # Two synsets may share an id: the picture's own class keeps its own name.
+        labels = label_of | {own: item.label}
+        if own not in found:
+            left_out.add("images whose mask has no pixel of their own class", [item.path.name])
+        unknown = [f"{path.name}, class {number}" for number in found if number not in labels]
+        left_out.add("objects left out, of classes without a folder", unknown)
         return tuple(
-            Thing(label_of[number], pixels == number, None if judged.all() else judged)
+            Thing(labels[number], pixels == number, None if judged.all() else judged)
             for number in sorted(found, key=lambda number: (number != own, number))
-            if number in label_of
+            if number in labels
         )
 
     return Pictured(
@@ -122,4 +136,5 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
         tuple(template.format(name) for name in names),
         sample.seed,
         complete=False,
+        left_out=left_out,
     )

@@ -20,6 +20,7 @@ from PIL import Image
 from heatproof.data.layouts.imagenet import called
 from heatproof.data.layouts.reading import LayoutError, Sample
 from heatproof.data.lazy import Lazy
+from heatproof.data.left_out import LeftOut
 from heatproof.data.pictured import Pictured, Thing, visible
 
 FILE = "gtsegs_ijcv.mat"
@@ -40,13 +41,16 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
     kinds = sorted(set(synsets))
     labels = {row: kinds.index(synset) for row, synset in zip(rows, synsets, strict=True)}
 
+    left_out = LeftOut()
+
     def photo(row: int) -> Image.Image:
         with opened(path) as file:
             return Segments(path, file).photo(row)
 
     def things(row: int) -> tuple[Thing, ...]:
         with opened(path) as file:
-            return visible([Thing(labels[row], Segments(path, file).mask(row))])
+            found = [Thing(labels[row], Segments(path, file).mask(row))]
+        return visible(found, left_out, f"image {row}")
 
     return Pictured(
         "ImageNet-Segmentation",
@@ -55,6 +59,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
         tuple(template.format(called(synset)) for synset in kinds),
         sample.seed,
         complete=False,
+        left_out=left_out,
     )
 
 

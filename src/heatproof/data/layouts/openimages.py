@@ -19,6 +19,7 @@ from heatproof.data.layouts.reading import (
     text_of,
 )
 from heatproof.data.lazy import Files, Lazy
+from heatproof.data.left_out import LeftOut
 from heatproof.data.pictured import Pictured, Thing, visible
 from heatproof.images import Frame, frame_of
 
@@ -42,7 +43,11 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
     were judged both ways. Pictures without a "yes" are left out. What has no points may still be
     there, so the set is not complete."""
     file = _points_file(root)
-    said = _said(file)
+    said, left_out = _said(file), LeftOut()
+    silent = [name for name, of in said.items() if not any(p.yes for p in of.values())]
+    left_out.add("images left out, without a point that is on its class", silent)
+    for name in silent:
+        del said[name]
     chosen = sample.of(sorted(said))
     if not chosen:
         raise LayoutError(f"got no point in {file} that is on its class (EstimatedYesNo: yes)")
@@ -58,9 +63,13 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
     def things(row: int) -> tuple[Thing, ...]:
         frame = frame_of(paths[row])
         return visible(
-            _thing(label_of[kind], points, frame)
-            for kind, points in said[chosen[row]].items()
-            if points.yes
+            (
+                _thing(label_of[kind], points, frame)
+                for kind, points in said[chosen[row]].items()
+                if points.yes
+            ),
+            left_out,
+            chosen[row],
         )
 
     return Pictured(
@@ -70,6 +79,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
         tuple(template.format(names[kind]) for kind in kinds),
         sample.seed,
         complete=False,
+        left_out=left_out,
     )
 
 
@@ -87,7 +97,7 @@ def _marked(points: list[Point], frame: Frame) -> np.ndarray:
 
 
 def _said(file: Path) -> dict[str, dict[str, Points]]:
-    """The points of each class in each picture that has a "yes"."""
+    """The points of each class in each picture."""
     said: dict[str, dict[str, Points]] = {}
     for line, row in table_of(file, COLUMNS):
         answer = row["EstimatedYesNo"].strip().lower()
@@ -103,7 +113,7 @@ def _said(file: Path) -> dict[str, dict[str, Points]]:
         if answer != "unsure":
             points = said.setdefault(row["ImageId"], {}).setdefault(row["Label"], Points())
             (points.yes if answer == "yes" else points.no).append(point)
-    return {name: of for name, of in said.items() if any(points.yes for points in of.values())}
+    return said
 
 
 def _points_file(root: Path) -> Path:

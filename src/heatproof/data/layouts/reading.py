@@ -83,8 +83,17 @@ def table_of(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str
             raise LayoutError(f"{path} is not readable as CSV ({error})") from None
 
 
+def visible_in(folder: Path) -> list[Path]:
+    """What the folder holds, in order, without what systems hide or leave there (`._a.jpg`)."""
+    return sorted(each for each in folder.iterdir() if not each.name.startswith((".", "__MACOSX")))
+
+
+def folders_in(folder: Path) -> list[Path]:
+    return [each for each in visible_in(folder) if each.is_dir()]
+
+
 def pictures_in(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if each.suffix.lower() in PICTURES)
+    return [each for each in visible_in(folder) if each.suffix.lower() in PICTURES]
 
 
 def picture(path: Path, said_by: str) -> Path:
@@ -92,6 +101,14 @@ def picture(path: Path, said_by: str) -> Path:
     if not path.is_file():
         raise LayoutError(f"got no picture {path}, which {said_by} speaks of")
     return path
+
+
+def picture_in(places: Sequence[Path], name: str, said_by: str) -> Path:
+    """The picture of this name in the first of the folders that has it."""
+    for place in places:
+        if (place / name).is_file():
+            return place / name
+    return picture(places[0] / name, said_by)
 
 
 def first_folder(places: Sequence[Path], what: str) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from heatproof.data.layouts.coco import WRONG, instances, mask_in
+from heatproof.data.layouts.coco import WRONG, Annotation, instances, mask_in
 from heatproof.data.layouts.pickled import plain
 from heatproof.data.layouts.reading import LayoutError, Sample, first_folder, json_of, picture
 from heatproof.data.lazy import Files, Lazy
@@ -30,7 +30,11 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
     if not annotations.is_file():
         raise LayoutError(f"got no {annotations}, expected the instances that {path.name} names")
     found = instances(annotations)
-    by_id = {int(each["id"]): each for of in found.of.values() for each in of if "id" in each}
+    by_id: dict[int, Annotation] = {}
+    for each in (each for of in found.of.values() for each in of if "id" in each):
+        if int(each["id"]) in by_id:
+            raise LayoutError(f"{annotations} has the annotation {each['id']} more than once")
+        by_id[int(each["id"])] = each
     said = _expressions(path)
     for image, references in said.items():
         for annotation, _ in references:
@@ -51,7 +55,11 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
             annotation: mask_in(by_id[annotation], found.pictures[number], frame)
             for annotation in dict.fromkeys(each for each, _ in said[number])
         }
-        return visible(Thing(labels[text], masks[each]) for each, text in said[number])
+        return visible(
+            (Thing(labels[text], masks[each]) for each, text in said[number]),
+            found.left_out,
+            found.pictures[number].name,
+        )
 
     return Pictured(
         root.name,
@@ -60,6 +68,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
         tuple(labels),
         sample.seed,
         complete=False,
+        left_out=found.left_out,
     )
 
 

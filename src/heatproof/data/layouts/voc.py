@@ -1,13 +1,17 @@
 """PASCAL VOC 2012's segmentation task (Everingham et al., IJCV 2010)."""
 
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
 
 from heatproof.data import masks
+from heatproof.data.layouts.classes import role_of
 from heatproof.data.layouts.reading import LayoutError, Sample, lines_of, picture
 from heatproof.data.lazy import Files, Lazy
+from heatproof.data.left_out import LeftOut
 from heatproof.data.pictured import Pictured, Thing
 from heatproof.images import Frame, frame_of
 
@@ -26,8 +30,14 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
     SegmentationClass. Void pixels are unjudged, for every thing of the picture."""
     listed = root / "ImageSets" / "Segmentation" / "val.txt"
     if not listed.is_file():
-        raise LayoutError(f"got no list {listed}, expected the names of the validation pictures")
-    names = sample.of(lines_of(listed))
+        raise LayoutError(
+            f"got no list {listed}, expected the names of the validation pictures{_lists(listed)}"
+        )
+    _expect_vocs_classes(root)
+    every, left_out = lines_of(listed), LeftOut()
+    twice = [name for name in dict.fromkeys(every) if every.count(name) > 1]
+    left_out.add(f"images listed more than once in {listed.name}, read once", twice)
+    names = sample.of(list(dict.fromkeys(every)))
     if not names:
         raise LayoutError(f"{listed} names no picture, expected a name a line")
     paths = [picture(root / "JPEGImages" / f"{name}.jpg", listed.name) for name in names]
@@ -41,7 +51,10 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
     def things(row: int) -> tuple[Thing, ...]:
         frame, file = frame_of(paths[row]), f"{names[row]}.png"
         classes, objects = root / "SegmentationClass" / file, root / "SegmentationObject" / file
-        return _things(_pixels(classes, frame), _pixels(objects, frame), objects)
+        found = _things(_pixels(classes, frame), _pixels(objects, frame), objects)
+        if not found:
+            left_out.add("images without an object in their mask", [names[row]])
+        return found
 
     return Pictured(
         "VOC 2012",
@@ -49,7 +62,39 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
         Lazy(things, range(len(paths))),
         tuple(template.format(name) for name in CLASSES),
         sample.seed,
+        left_out=left_out,
     )
+
+
+def _lists(listed: Path) -> str:
+    """The lists that lie in place of val.txt, and the command that takes one of them."""
+    order = {"test.txt": 0, "trainval.txt": 1, "train.txt": 2}
+    found = sorted(listed.parent.glob("*.txt"), key=lambda path: order.get(path.name, 3))
+    if not found:
+        return ""
+    names = ", ".join(path.name for path in found)
+    command = f"cp {shlex.quote(str(found[0]))} {shlex.quote(str(listed))}"
+    return f"; it has {names}: to read {found[0].name} instead, try {command}"
+
+
+def _expect_vocs_classes(root: Path) -> None:
+    """Tools that write VOC's layout for other classes say so (labelme, CVAT): their numbers are not
+    VOC's."""
+    wanted = {re.sub(r"\W", "", name) for name in CLASSES}
+    for file in ("class_names.txt", "labels.txt", "labelmap.txt"):
+        if not (root / file).is_file():
+            continue
+        names = [line.split(":")[0] for line in lines_of(root / file) if not line.startswith("#")]
+        others = [
+            name
+            for name in names
+            if role_of(name) == "object" and re.sub(r"\W", "", name.lower()) not in wanted
+        ]
+        if others:
+            raise LayoutError(
+                f"{root / file} names the class {others[0]!r}, which is none of VOC's 20; for "
+                "your own classes put images/, masks/ and classes.txt into a folder and open that"
+            )
 
 
 def _pixels(path: Path, frame: Frame) -> Int64[np.ndarray, "row col"]:
