@@ -1,6 +1,7 @@
 """In each layout any mask that is planted is read back to the pixel, with its name.
 
-Seen to fail: all layouts with `Thing.mask` shifted by a pixel, and with labels one too high.
+Seen to fail: all with `Thing.mask` shifted by a pixel; those of several classes with labels one too
+low.
 """
 
 import numpy as np

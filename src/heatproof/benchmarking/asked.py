@@ -76,7 +76,8 @@ class Bench:
         there = present(labels, len(self.data.prompts))
         chance = torch.stack([self._chance(n) for n in range(start, stop)])
         named = drawn(chance, there)
-        if self.data.complete:
+        there = self._not_absent(start, stop, there)
+        if self.knows_absent:
             named[there.all(1)] = -1  # nothing is absent: right and wrong cannot be told apart
         rows = (named >= 0).nonzero()[:, 0]
         process = self.model.image.preprocess
@@ -94,6 +95,23 @@ class Bench:
             named[rows],
             tuple(tuple(things[row]) for row in rows.tolist()),
         )
+
+    @property
+    def knows_absent(self) -> bool:
+        """Whether the data say of any prompt that it names nothing in a picture."""
+        return self.data.complete or self.data.absent is not None
+
+    def _not_absent(
+        self, start: int, stop: int, there: Bool[Tensor, "image prompt"]
+    ) -> Bool[Tensor, "image prompt"]:
+        """All but the prompts that are known to name nothing: where the data are not complete and
+        list these, the others are unknown."""
+        if self.data.complete or self.data.absent is None:
+            return there
+        found = torch.ones_like(there)
+        for row, picture in enumerate(range(start, stop)):
+            found[row, list(self.data.absent[picture])] = False
+        return found | there
 
     def _chance(self, picture: int) -> Float[Tensor, " prompt"]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + picture)
@@ -131,8 +149,8 @@ class Bench:
 class Asked:
     """Pictures that are asked something; `picture` counts them in the data.
 
-    objects, labels: as `questions.seen`; there: the prompts that name an object of the picture;
-    named: the prompt that is asked.
+    objects, labels: as `questions.seen`; there: the prompts that may name an object of the picture
+    (all that are not known to be absent); named: the prompt that is asked.
     """
 
     bench: Bench
@@ -166,7 +184,7 @@ class Asked:
     @property
     def answers(self) -> list[bool | None]:
         """`right`, or None where the data do not say which prompts are absent."""
-        known = self.bench.data.complete
+        known = self.bench.knows_absent
         return [bool(each) if known else None for each in self.right.tolist()]
 
     @property

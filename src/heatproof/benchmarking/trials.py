@@ -226,7 +226,7 @@ def shared(asked: Asked, seed: int) -> Trial:
         named=asked.mine if pictured else None,
         score=asked.score,
         points=points,
-        hit=asked.hit if complete else None,
+        hit=asked.hit if bench.knows_absent else None,
         tokens=asked.tokens if asked.removable else None,
         levels=bench.levels,
         models=Randomised(bench),
