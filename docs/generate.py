@@ -473,28 +473,82 @@ def reproduced() -> str:
     return text
 
 
+def _what_masks_mean() -> str:
+    marks = table(
+        ["values of a mask of one object", "the object", "not judged"],
+        [
+            ["0 alone", "none (counted in a notice)", ""],
+            ["white alone (1 bit, 255, 65535 or 1.0)", "everywhere", ""],
+            ["0 and one other value", "that value", ""],
+            ["0, a number up to 32, and 255 or 65535", "the number", "the largest value (void)"],
+            ["0, 127 or 128, and 255", "255", "the middle (a trimap)"],
+            ["0 to white, with few pixels between (soft rims, JPEG)", "over half of white", ""],
+            ["anything else: no 0, several numbers, several colours", "refused", ""],
+        ],
+    )
+    return (
+        "## What a mask means\n\n"
+        "A mask is read by its values, by these rules. What can be meant in two ways is refused in "
+        "one line that names the file, the values and what to save instead.\n\n"
+        f"{marks}\n"
+        "- A palette whose colours are all grey is read by these greys (`quantize(2)` orders its "
+        "indices by their number of pixels). Any other palette is read by its indices, unless "
+        "index 0 is not its darkest colour. An image that is clear in part is read by its "
+        "opacity. Of two colours, black is the background.\n"
+        "- In one set, 255 is an object or void, not both: such a set is refused.\n"
+        "- In masks of numbers, 0 is the background, and 255 and 65535 are not judged, unless a "
+        "class has that number. JPEG files are refused, and so are palettes whose greys may be the "
+        "numbers.\n\n"
+        "## Which names are classes\n\n"
+        "- `classes.txt` has one name per line, numbered from 1. If the first line is the "
+        "background, it is number 0. labelme's `__ignore__` before it is number -1, saved as 255. "
+        "If all lines begin with a number (`3: cat`), these numbers are taken. Empty lines, a "
+        "class with number 0, and `void` on the first line without a number are refused.\n"
+        "- `background`, `_background_`, `bg` are no prompts. `void`, `__ignore__`, `ignore`, "
+        "`unlabeled`, `dontcare` are no prompts, and their pixels are not judged.\n"
+        "- Classes of one name are one prompt. An underscore in a name is a space. A category that "
+        "has no annotation and is the `supercategory` of others is no prompt.\n\n"
+        "## Annotations in COCO's format\n\n"
+        "- Polygons have the pixels that COCO's own program (pycocotools) gives them. They may be "
+        "lists of numbers, or nested points (`[[x, y], ...]`). Parts of one or two points are left "
+        "out and counted; an annotation of only such parts is refused.\n"
+        "- An annotation with a `bbox` and no segmentation is the whole box, and counted.\n"
+        "- Coordinates from 0 to 1, odd counts of numbers, and polygons outside of the image are "
+        "refused when the set is opened. What reaches out of the image is cut off, and counted if "
+        "it is more than 2 pixels.\n"
+        "- If images have `neg_category_ids` or `not_exhaustive_category_ids` (LVIS), the set is "
+        "not complete: only the categories in `neg_category_ids` are absent. Objects of "
+        "categories that are listed in part are left out and counted.\n\n"
+        "## Sets\n\n"
+    )
+
+
 def data() -> str:
     text = (
         "# Data\n\n"
         "`heatproof.data.open` takes `scenes`, `scenes:colour`, a folder's path, or `KIND:PATH`. "
         "Sets are read as they lie on disk: nothing is downloaded, "
-        "copied or unpacked, and a picture is opened when its turn comes, so that memory does not "
-        "grow with their number. A wrong path or a part that is missing is named in one line, with "
-        "the right folder where it lies one level off.\n\n"
+        "copied or unpacked, and an image is opened when its turn comes, so that memory does not "
+        "grow with their number. A wrong path or a missing part is named in one line. If it lies "
+        "one level off (`images/val2017`, `annotations.json` in the root, `train.txt` where "
+        "`val.txt` is missing), the line says where, with the command or the path that works.\n\n"
         "```python\n"
         'found = heatproof.data.open("voc:VOCdevkit/VOC2012", most=500, seed=0)\n'
         "found.photos[0]      # a PIL image, upright RGB\n"
         "found.things[0]      # its objects: label, mask, judged (which pixels anybody judged)\n"
         "found.prompts        # prompts[thing.label] names the object\n"
-        "found.complete       # whether a prompt that is not listed for a picture is false of it\n"
+        "found.complete       # whether a prompt that is not listed for an image is false of it\n"
+        "found.absent         # else: the labels that are known to be absent (None: not known)\n"
+        "found.notices        # what was left out, counted\n"
         "```\n\n"
-        "`most` pictures are drawn by `seed` and stay in the set's own order. Prompts of classes "
+        "`most` images are drawn by `seed` and stay in the set's own order. Prompts of classes "
         "are made by a template (`a photo of a {}.`, `a {}` for your own folders); expressions and "
         "phrases are taken verbatim.\n\n"
         "A photograph that a camera has marked as turned (EXIF) is shown upright, and so are its "
-        "masks: those that fit the stored pixels are turned with them. Polygons are drawn with "
-        "their outline, up to a pixel wider at the rim than COCO's own program draws them.\n\n"
+        "masks: those that fit the stored pixels are turned with them. A mask file with an EXIF "
+        "tag of its own is turned by that.\n\n"
     )
+    text += _what_masks_mean()
     rows = [[f"`{kind.spec}`", kind.title, kind.tree] for kind in sets.kinds().values()]
     text += table(["spec", "set", "what must be there"], rows)
     for kind in sets.kinds().values():

@@ -53,14 +53,14 @@ _KINDS = (
     Kind(
         "folder",
         "A folder of pictures with masks",
-        "Your own pictures. One of: `instances.json` in COCO's format beside `images/` (what "
-        "`heatproof scenes render` writes; masks are polygons, run lengths, or files named by "
-        "`mask_file`); `images/a.jpg` with `masks/CLASS/a.png`, a mask an object (further ones of "
-        "the same class: `a.1.png`, `a-2.png`); `images/a.jpg` with `masks/a.png` whose pixels "
-        "number the lines of `classes.txt` from 1 (0 is the background, 255 or 65535 unjudged); or "
-        "`CLASS/a.jpg` beside its mask `CLASS/a.png`. Masks may be of 1, 8 or 16 bits or have a "
-        "palette; a mask of one object is where it is over half of its own largest value. Pictures "
-        "without a mask are left out. A path without a kind is opened so.",
+        "Your own images. One of: `instances.json` in COCO's format, with the images in `images/` "
+        "or beside it (what `heatproof scenes render` writes; masks are polygons, run lengths, "
+        "boxes, or files named by `mask_file`); `images/a.jpg` with `masks/CLASS/a.png`, one "
+        "object per mask (further ones of the same class: `a.1.png`, `a-2.png`); `images/a.jpg` "
+        "with `masks/a.png` whose pixels are the numbers of classes in `classes.txt`; or "
+        "`CLASS/a.jpg` beside its mask `CLASS/a.png`. Masks may be of 1, 8 or 16 bits, floats, or "
+        "have a palette: see [What a mask means](#what-a-mask-means). Images without a mask are "
+        "left out and counted. A path without a kind is opened so.",
         "instances.json with images/, images/ with masks/, or CLASS/a.jpg beside CLASS/a.png",
         (),
         "folder",
@@ -106,9 +106,10 @@ _KINDS = (
         "COCO instances (2017 or 2014)",
         "PATH holds `annotations/instances_val2017.json` and the pictures in `val2017/` (the "
         "validation set is read where it is there, else the only instances file with the folder of "
-        "its name). Polygons and run lengths, plain or compressed. A crowd is no object: its "
-        "pixels are unjudged for its category, and pictures with a category in crowds alone are "
-        "left out.",
+        "its name). Polygons and run lengths, plain or compressed. A crowd (`iscrowd`) is no "
+        "object: its pixels are not judged for its category, and images that show a category as a "
+        "crowd alone are left out and counted. The same holds for `instances.json` in a folder of "
+        "your own.",
         "annotations/instances_val2017.json and val2017/*.jpg",
         ("annotations/instances_*.json",),
         "coco",
