@@ -194,13 +194,14 @@ def test_what_is_no_mask_and_what_has_none_is_counted(tmp_path):
     for name in "cdef":
         sets.photo(root / "images" / f"{name}.jpg")
     sets.written(root / "masks" / "dog" / "a.npy", "x")
+    sets.photo(root / "images" / "more" / "z.jpg")
     sets.written(root / "masks" / "dog" / "._a.png", "what a Mac leaves there")
     sets.written(root / "masks" / ".ipynb_checkpoints" / "a.png", "x")
     found = data.open(root)
     assert found.prompts == ("a dog",)
     found = found.held()
     assert found.notices == (
-        "files left out, which are no masks: 1 (dog/a.npy)",
+        "files and folders left out, where none is read: 2 (images/more, dog/a.npy)",
         "images left out, without a mask: 4 (c.jpg, d.jpg, e.jpg, ...)",
         "objects without a pixel (empty masks, or covered from sight): 1 (b.jpg, object 1)",
     )
@@ -423,6 +424,19 @@ def test_a_crowd_is_no_object_in_any_layout(tmp_path):
     cat = crowd | {"category_id": 5}
     with pytest.raises(InputError, match="no picture with an instance"):
         data.open(instances(tmp_path / "alone", single, cat))
+
+
+def test_crowds_are_known_by_text_and_refused_where_not_clear(tmp_path):
+    note = {"segmentation": [FLAT], "iscrowd": "0"}
+    assert len(data.open(instances(tmp_path / "a", note)).things[0]) == 1
+    with pytest.raises(InputError, match="annotation 1 has iscrowd 'no'"):
+        data.open(instances(tmp_path / "b", note | {"iscrowd": "no"}))
+
+
+def test_masks_beside_a_json_are_named(tmp_path):
+    root = instances(tmp_path, {"segmentation": [FLAT]})
+    sets.grey(root / "masks" / "cat" / "a.png", OTHER)
+    assert data.open(root).notices == ("masks/ lies beside instances.json and is not read",)
 
 
 def test_a_crowds_category_is_not_absent_for_the_paper(tmp_path):
@@ -687,6 +701,13 @@ def test_imagenet_s_masks_that_are_no_colours_are_refused_and_absent_classes_cou
     sets.grey(path, OBJECT)
     with pytest.raises(InputError, match="a mask of mode L, expected colours"):
         data.open(f"imagenet-s:{root}").held()
+
+
+def test_imagenet_names_with_numbers_are_refused(tmp_path):
+    root = sets.imagenet_s(tmp_path)
+    sets.written(root / "class_names.txt", "0: tench\n1: goldfish\n")
+    with pytest.raises(InputError, match=r"begins lines with numbers \('0: tench'\)"):
+        data.open(f"imagenet-s:{root}")
 
 
 def test_refcoco_refuses_annotations_of_one_number(tmp_path):

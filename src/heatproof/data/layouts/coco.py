@@ -81,6 +81,7 @@ def instances(path: Path) -> Instances:
         of: dict[int, list[Annotation]] = {}
         for each in content["annotations"]:
             number = int(each.get("id", -1))
+            is_crowd(each)
             if lacks := _lacks(each, names, pictures):
                 raise LayoutError(f"{wrong}: annotation {number} {lacks}")
             of.setdefault(int(each["image_id"]), []).append(each)
@@ -122,6 +123,14 @@ def image_of(content: Annotation) -> Image:
     size = (int(content["width"]), int(content["height"])) if sized else None
     absent, partial = (frozenset(map(int, content.get(key, ()))) for key in FEDERATED)
     return Image(content["file_name"], size, absent, partial)
+
+
+def is_crowd(annotation: Annotation) -> bool:
+    """Whether it marks many objects at once. Raises `ValueError` where that is not clear."""
+    value = annotation.get("iscrowd")
+    if value not in (None, 0, 1, "0", "1"):
+        raise ValueError(f"annotation {annotation.get('id')} has iscrowd {value!r}")
+    return value in (1, "1")
 
 
 def _lacks(annotation: Annotation, names: Mapping[int, str], pictures: Mapping[int, Image]) -> str:
@@ -243,7 +252,7 @@ def pictured(
         each = [(note, mask_of(note, image, frame)) for note in of[number]]
         crowds: dict[int, np.ndarray] = {}
         for note, marked in each:
-            if note.get("iscrowd"):
+            if is_crowd(note):
                 kind = int(note["category_id"])
                 crowds[kind] = crowds.get(kind, False) | marked.mask
         void = [m.mask for note in found.of[number] for m in _void(note, image, frame)]
@@ -255,7 +264,7 @@ def pictured(
             return Thing(classes.labels[kind], marked.mask, judged)
 
         return visible(
-            (thing(int(n["category_id"]), m) for n, m in each if not n.get("iscrowd")),
+            (thing(int(n["category_id"]), m) for n, m in each if not is_crowd(n)),
             left_out,
             image.name,
         )
@@ -292,7 +301,7 @@ def _counted(found: Instances, number: int, classes: Classes[int]) -> list[Annot
                                [name])  # fmt: skip
         else:
             counted.append(each)
-            if each.get("iscrowd"):
+            if is_crowd(each):
                 found.left_out.add("crowds (iscrowd), which are no objects: not judged", [name])
     return counted
 
@@ -331,8 +340,8 @@ def _lying_elsewhere(root: Path, name: str, found: Instances) -> str:
 
 
 def _countable(annotations: list[Annotation]) -> bool:
-    crowds = {int(each["category_id"]) for each in annotations if each.get("iscrowd")}
-    singles = {int(each["category_id"]) for each in annotations if not each.get("iscrowd")}
+    crowds = {int(each["category_id"]) for each in annotations if is_crowd(each)}
+    singles = {int(each["category_id"]) for each in annotations if not is_crowd(each)}
     return bool(singles) and crowds <= singles
 
 

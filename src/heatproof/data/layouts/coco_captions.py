@@ -11,7 +11,15 @@ from jaxtyping import Bool
 
 from heatproof.data import masks
 from heatproof.data.layouts.classes import role_of
-from heatproof.data.layouts.coco import WRONG, Image, Instances, content_of, image_of, instances
+from heatproof.data.layouts.coco import (
+    WRONG,
+    Image,
+    Instances,
+    content_of,
+    image_of,
+    instances,
+    is_crowd,
+)
 from heatproof.data.layouts.reading import LayoutError, picture
 
 
@@ -75,7 +83,7 @@ def _captioned(
     crowds: set[str] = set()
     for each in things.of.get(number, ()):
         name = things.names[int(each["category_id"])]
-        if each.get("iscrowd"):
+        if is_crowd(each):
             crowds.add(name)
         elif role_of(name) == "object":
             objects.append((name, each["segmentation"]))

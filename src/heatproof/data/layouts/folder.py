@@ -88,8 +88,10 @@ def annotated(root: Path, *, template: str = "a {}", sample: Sample | None = Non
         what = f"the mask of annotation {note.get('id')}"
         return reading.marked(root / str(note["mask_file"]), frame, what)
 
-    places = [root / "images", root]
-    return pictured(instances(path), places, sample or Sample(), template, mask_of, str(root))
+    places, found = [root / "images", root], instances(path)
+    if (root / "masks").is_dir():
+        found.left_out.say("masks/ lies beside instances.json and is not read")
+    return pictured(found, places, sample or Sample(), template, mask_of, str(root))
 
 
 # --- masks as pictures ------------------------------------------------------------------------
@@ -129,7 +131,8 @@ class Drawn:
 
 
 def _in_class_folders(root: Path, sample: Sample, template: str) -> Pictured:
-    pictures, left_out = _by_stem(root / "images", root / "masks"), LeftOut()
+    left_out = LeftOut()
+    pictures = _by_stem(root / "images", root / "masks", left_out)
     folders = folders_in(root / "masks")
     of: dict[str, list[tuple[str, Path]]] = {}
     for folder in folders:
@@ -222,7 +225,7 @@ def _numbered(root: Path, sample: Sample, template: str) -> Pictured:
         )
     names, left_out = numbered_names(listed), LeftOut()
     classes = Classes.of(names, template, left_out)
-    pictures = _by_stem(root / "images", root / "masks")
+    pictures = _by_stem(root / "images", root / "masks", left_out)
     of: dict[str, Path] = {}
     for file in _mask_files(root / "masks", left_out, MASKS + LOSSY):
         stem = _stem_in(pictures, file)
@@ -277,9 +280,10 @@ def _numbered(root: Path, sample: Sample, template: str) -> Pictured:
     )
 
 
-def _by_stem(folder: Path, drawn: Path) -> dict[str, Path]:
+def _by_stem(folder: Path, drawn: Path, left_out: LeftOut) -> dict[str, Path]:
     """The pictures in the folder by their stems; `drawn` is the folder of their masks."""
     found: dict[str, Path] = {}
+    _count_others(folder, PICTURES, left_out)
     for path in pictures_in(folder):
         if path.stem in found:
             raise LayoutError(
@@ -335,12 +339,20 @@ def _mask_files(
     folder: Path, left_out: LeftOut, endings: tuple[str, ...], also: tuple[str, ...] = ()
 ) -> list[Path]:
     """Files with these endings; others, but those with `also`, are counted."""
-    files = [each for each in visible_in(folder) if each.is_file()]
-    others = [each for each in files if each.suffix.lower() not in endings + also]
-    left_out.add(
-        "files left out, which are no masks", [f"{folder.name}/{each.name}" for each in others]
-    )
-    return [each for each in files if each.suffix.lower() in endings]
+    _count_others(folder, endings + also, left_out)
+    return [
+        each for each in visible_in(folder) if each.is_file() and each.suffix.lower() in endings
+    ]
+
+
+def _count_others(folder: Path, endings: tuple[str, ...], left_out: LeftOut) -> None:
+    """Count what else lies in the folder: folders, and files with other endings."""
+    others = [
+        f"{folder.name}/{each.name}"
+        for each in visible_in(folder)
+        if each.is_dir() or each.suffix.lower() not in endings
+    ]
+    left_out.add("files and folders left out, where none is read", others)
 
 
 def _stem_in(pictures: dict[str, Path], mask: Path) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from heatproof.data.layouts.classes import SIGNED
 from heatproof.data.layouts.reading import LayoutError, folders_in, lines_of, pictures_in
 
 SYNSET = re.compile(r"n\d{8}")
@@ -121,6 +122,11 @@ def _listed(file: Path, synsets: list[str]) -> dict[str, str]:
         if missing:
             raise LayoutError(f"{file} has no name for {missing[0]}, whose folder is there")
         return names
+    if all(SIGNED.match(line) for line in lines):
+        raise LayoutError(
+            f"{file} begins lines with numbers ({lines[0][:40]!r}), expected names alone, in the "
+            "order of the folders, or 'n01440764 tench'"
+        )
     if len(lines) != len(synsets):
         raise LayoutError(f"{file} has {len(lines)} names for {len(synsets)} class folders")
     return dict(zip(synsets, lines, strict=True))
