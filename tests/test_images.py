@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from heatproof.errors import ImageError
-from heatproof.images import open_image
+from heatproof.images import open_image, open_stored
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -134,6 +134,42 @@ def test_deep_greys_are_scaled_not_clipped(tmp_path, kind):
     shades = [photo.image.getpixel((x, 9))[0] for x in (0, 16, 32, 48, 63)]
     assert near(shades, (0, 65, 130, 194, 255), 2)
     assert "is black and" in photo.notices[0]
+
+
+def negative(path: Path, values: np.ndarray) -> Path:
+    """A grey TIFF whose 0 is white."""
+    Image.fromarray(values).save(path)
+    content = bytearray(path.read_bytes())
+    (start,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, start)
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+        if struct.unpack_from("<H", content, entry) == (262,):
+            content[entry + 8] = 0
+    path.write_bytes(bytes(content))
+    return path
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_a_tiff_whose_zero_is_white_is_no_negative(tmp_path, kind):
+    deep = (np.arange(32) * (8 if kind is np.uint8 else 2000)).astype(kind)
+    path = negative(tmp_path / "a.tif", np.repeat(deep[None], 20, 0))
+    photo = open_image(path)
+    shades = [photo.image.getpixel((x, 9))[0] for x in (0, 10, 20, 31)]
+    assert shades == sorted(shades, reverse=True)
+    assert shades[0] == 255
+    assert any("0 is white" in notice for notice in photo.notices) == (kind is not np.uint8)
+    if kind is not np.uint8:
+        with pytest.raises(ImageError, match="a TIFF whose 0 is white"):
+            open_stored(path)
+
+
+def test_a_clear_grey_of_16_bits_is_white_with_a_notice(tmp_path):
+    deep = np.repeat((np.arange(32) * 2000).astype(np.uint16)[None], 20, 0)
+    Image.fromarray(deep).save(tmp_path / "a.png", transparency=4000)
+    photo = open_image(tmp_path / "a.png")
+    shades = [photo.image.getpixel((x, 9))[0] for x in (1, 2, 3)]
+    assert shades == [8, 255, 23]
+    assert any("see-through in 3 % of its pixels" in notice for notice in photo.notices)
 
 
 def test_floats_outside_any_usual_range_are_stretched_and_not_finite_ones_are_black():

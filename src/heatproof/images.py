@@ -27,6 +27,8 @@ FORMATS = (
 EXTREME_ASPECT = 8
 ORIENTATION = 0x0112
 """EXIF's tag."""
+PHOTOMETRIC = 262
+"""TIFF's tag: 0 where the value 0 is white."""
 TINY = 16
 # What decoders raise on bytes that are not what they claim to be.
 BROKEN = (
@@ -115,6 +117,10 @@ def open_stored(picture: str | Path) -> Image.Image:
     with _opened(Path(picture)) as image:
         if notices := _frames(image):
             raise ImageError(f"{picture}: {notices[0].split(';')[0]}, expected a mask of one")
+        if _zero_is_white(image):
+            raise ImageError(
+                f"{picture}: a TIFF whose 0 is white; is 0 the background? save it as PNG"
+            )
         image.load()
         return image.copy()
 
@@ -131,9 +137,13 @@ def _photo(image: Image.Image, source: str, caught: list[Warning]) -> Photo:
     if 0 in image.size:
         raise ImageError(f"{source}: a picture of no pixels; expected at least 1 x 1")
     notices = _frames(image)
+    negative = _zero_is_white(image)
     image.load()
     upright = _upright(image, notices)
     rgb = _as_rgb(upright, source, notices)
+    if negative:
+        rgb = ImageOps.invert(rgb)
+        notices.append("its value 0 is white (TIFF), and so it is shown")
     notices += _proportions(rgb) + [_warned(warning) for warning in caught]
     return Photo(rgb, source, tuple(dict.fromkeys(notices)))
 
@@ -205,6 +215,12 @@ def _frames(image: Image.Image) -> list[str]:
     return [f"it has {frames} {kind}; only the first is explained"]
 
 
+def _zero_is_white(image: Image.Image) -> bool:
+    """Whether a deep grey TIFF is a negative, which Pillow turns in 1 and 8 bits alone."""
+    tags = getattr(image, "tag_v2", None)
+    return tags is not None and tags.get(PHOTOMETRIC) == 0 and image.mode[0] in "IF"
+
+
 def _upright(image: Image.Image, notices: list[str]) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
@@ -243,6 +259,11 @@ def _eight_bits(image: Image.Image, notices: list[str]) -> Image.Image:
         values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
     low, high = _range(values, image.mode)
     notices.append(f"its grey values are scaled so that {low:g} is black and {high:g} white")
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        share = _percent(float((values == clear).mean()))
+        notices.append(f"it is see-through in {share} of its pixels; shown to the model on white")
+        values = np.where(values == clear, high, values)
     return Image.fromarray(_scaled(values, low, high))
 
 
