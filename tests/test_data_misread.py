@@ -84,6 +84,7 @@ RIGHT = {
     "truth values": (Image.fromarray(OBJECT), OBJECT, None),
     "ringing of JPEG": (grey(RINGING), OBJECT, None),
     "soft rim": (grey(SOFT), SOFT > 127, None),
+    "grey with a loss": (coloured([(OBJECT, (255, 254, 255))]), OBJECT, None),
     "nothing": (grey(0 * OBJECT), 0 * OBJECT > 0, None),
     "everywhere": (grey(EVERYWHERE * 255), EVERYWHERE, None),
     "clear around the object": (
@@ -126,6 +127,7 @@ WRONG = {
         coloured([(OTHER, (0, 0, 0, 255)), (OBJECT, (255,) * 4)], "RGBA"),
         "black, white and clear pixels"),
     "clear everywhere": (coloured([(OBJECT, (255, 255, 255, 0))], "RGBA"), "clear everywhere"),
+    "a photograph": (grey(np.random.default_rng(0).integers(0, 256, (30, 40))), "0, 1, 2, .*, exp"),
     "no number": (grey(np.where(OBJECT, np.nan, 0), np.float32), "not finite"),
     "below zero": (grey(OBJECT * 2.0 - 1, np.float32), "values below 0"),
 }  # fmt: skip

@@ -22,6 +22,8 @@ WHITE = (255, 65535)
 MIDDLES = (127, 128)
 RIM = 0.98
 """A soft mask reaches this share of white."""
+LOSS = 2
+"""Levels between the channels of what was grey before a lossy file."""
 
 
 # --- COCO's segmentations ---------------------------------------------------------------------
@@ -224,8 +226,8 @@ def _of_palette(image: Image.Image, path: Path) -> Shaped[np.ndarray, "row col"]
 def _of_colours(
     colours: Int64[np.ndarray, "row col 3"], path: Path
 ) -> Shaped[np.ndarray, "row col"]:
-    if (colours == colours[..., :1]).all():
-        return colours[..., 0]
+    if (colours.max(-1) - colours.min(-1)).max() <= LOSS:
+        return colours.max(-1)
     kinds = np.unique(colours.reshape(-1, 3), axis=0)
     if len(kinds) == 2 and not kinds[0].any():
         return np.where(colours.any(-1), WHITE[0], 0)
@@ -272,17 +274,17 @@ def _object(values: Shaped[np.ndarray, "row col"], path: Path) -> Marked:
 
 def _is_soft(values: Shaped[np.ndarray, "row col"], levels: np.ndarray) -> bool:
     """Whether it is one object in white with a grey rim, not some numbers: it begins at black and
-    reaches white, and of few levels most pixels are at these ends. Small numbers below a single
-    level of white may be classes beside void; so may one number alone."""
+    reaches white, and most pixels are at these ends (else it may be a photograph). Small numbers
+    below a single level of white may be classes beside void; so may one number alone."""
     top = float(levels[-1])
     low, high = top / 8, top * 7 / 8
     whites = WHITE if values.dtype.kind != "f" else (1, *WHITE)
     if not any(RIM * white <= top <= white for white in whites) or levels[0] > low:
         return False
-    if len(levels) > SMALL:
-        return True
-    beside_void = (levels > high).sum() == 1 and ((levels > 0) & (levels <= low)).any()
     between = int(((values > low) & (values < high)).sum())
+    if len(levels) > SMALL:
+        return 2 * between < values.size
+    beside_void = (levels > high).sum() == 1 and ((levels > 0) & (levels <= low)).any()
     return len(levels) > 3 and not beside_void and between < int((values >= high).sum())
 
 
