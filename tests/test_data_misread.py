@@ -419,9 +419,9 @@ def test_a_crowd_is_no_object_in_any_layout(tmp_path):
     assert found.notices == (said,)
     official = data.open(f"coco:{sets.coco(tmp_path / 'official')}")
     assert official.notices == (
-        "crowds (iscrowd), which are no objects: not judged: 2 (annotation 3, annotation 5)",
         "images left out, with a category as a crowd alone: 1 (000000000009.jpg)",
         "images left out, without an object: 1 (000000000011.jpg)",
+        "crowds (iscrowd), which are no objects: not judged: 1 (annotation 3)",
     )
     cat = crowd | {"category_id": 5}
     with pytest.raises(InputError, match="no picture with an instance"):
@@ -464,6 +464,10 @@ def test_a_federated_set_says_what_is_absent_and_is_not_complete(tmp_path):
         neg_category_ids=[6],
         not_exhaustive_category_ids=[5],
     )
+    content = json.loads((root / "instances.json").read_text())
+    del content["images"][0]["file_name"]
+    content["images"][0]["coco_url"] = "http://images.cocodataset.org/val2017/a.jpg"
+    sets.written(root / "instances.json", content)  # LVIS has no file_name
     found = data.open(root)
     assert not found.complete
     assert [found.prompts[label] for label in found.absent[0]] == ["a owl"]
@@ -497,10 +501,22 @@ def test_categories_of_no_object_are_no_prompts(tmp_path):
 
 def test_categories_of_one_name_are_one_prompt(tmp_path):
     categories = [{"id": 4, "name": "hot dog"}, {"id": 9, "name": "hot_dog"}]
-    notes = [{"segmentation": [FLAT]}, {"segmentation": [FLAT], "category_id": 9}]
+    crowd = {"segmentation": [sets.square(SECOND)[0]], "category_id": 9, "iscrowd": 1}
+    notes = [{"segmentation": [FLAT]}, {"segmentation": [FLAT], "category_id": 9}, crowd]
     found = data.open(instances(tmp_path, *notes, categories=categories))
     assert found.prompts == ("a hot dog",)
     assert [thing.label for thing in found.things[0]] == [0, 0]
+    assert all(np.array_equal(thing.judged, ~OTHER) for thing in found.things[0])
+
+
+def test_annotations_without_an_id_are_counted_each(tmp_path):
+    root = instances(tmp_path, *[{"bbox": [1, 2, 3, 4]}] * 3)
+    content = json.loads((root / "instances.json").read_text())
+    for note in content["annotations"]:
+        del note["id"]
+    sets.written(root / "instances.json", content)
+    (line,) = data.open(root).notices
+    assert line.startswith("objects with a box and no mask, read as the whole box: 3 (annotation 1")
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,10 @@ def instances(path: Path) -> Instances:
             is_crowd(each)
             if lacks := _lacks(each, names, pictures):
                 raise LayoutError(f"{wrong}: annotation {number} {lacks}")
-            of.setdefault(int(each["image_id"]), []).append(each)
+            notes = of.setdefault(int(each["image_id"]), [])
+            # Without an id it is called by its place.
+            place = f"{len(notes) + 1} of image {each['image_id']}"
+            notes.append(each if "id" in each else {**each, "id": place})
         for category in _headings(categories, of):
             left_out.add("categories that only group others, and no prompts", [names.pop(category)])
     except WRONG as error:
@@ -117,12 +120,14 @@ def _headings(categories: list[Annotation], of: dict[int, list[Annotation]]) -> 
 
 
 def image_of(content: Annotation) -> Image:
-    if not isinstance(content.get("file_name"), str):
-        raise TypeError(f"image {content['id']} has the file_name {content.get('file_name')!r}")
+    # LVIS names its images by COCO's addresses.
+    name = content.get("file_name", str(content.get("coco_url", "")).rpartition("/")[2] or None)
+    if not isinstance(name, str):
+        raise TypeError(f"image {content['id']} has the file_name {name!r}")
     sized = "width" in content and "height" in content
     size = (int(content["width"]), int(content["height"])) if sized else None
     absent, partial = (frozenset(map(int, content.get(key, ()))) for key in FEDERATED)
-    return Image(content["file_name"], size, absent, partial)
+    return Image(name, size, absent, partial)
 
 
 def is_crowd(annotation: Annotation) -> bool:
@@ -193,15 +198,16 @@ RIM = 2.0
 """Pixels that a polygon may reach out of its image without a word."""
 
 
-def _examine(found: Instances, numbers: Sequence[int]) -> None:
+def _examine(found: Instances, numbers: Sequence[int], classes: Classes[int]) -> None:
     """Read all polygons of these pictures, before any is drawn, and count what is unusual."""
     for number in numbers:
         image = found.pictures[number]
         for each in found.of[number]:
-            code = each.get("segmentation")
+            code, name = each.get("segmentation"), f"annotation {each['id']}"
+            if reason := _not_shown(each, image, classes):
+                found.left_out.add(reason, [name])
             if each.get("mask_file") or isinstance(code, Mapping):
                 continue
-            name = f"annotation {each.get('id')}"
             with _told_of(f"the mask of {name} in {found.path.name}"):
                 polygons, strays = _outlines(each)
                 beyond = overhang(polygons, (image.size[1], image.size[0])) if image.size else 0
@@ -230,8 +236,8 @@ def pictured(
     left_out = found.left_out
     classes = Classes.of(dict(sorted(found.names.items())), template, left_out)
     of = {number: _counted(found, number, classes) for number in sorted(found.of)}
-    rows = [number for number, each in of.items() if _countable(each)]
-    crowded = [found.pictures[n].name for n, each in of.items() if each and not _countable(each)]
+    rows = [number for number, each in of.items() if _countable(each, classes)]
+    crowded = [found.pictures[n].name for n in of if of[n] and not _countable(of[n], classes)]
     left_out.add("images left out, with a category as a crowd alone", crowded)
     empty = [image.name for n, image in found.pictures.items() if not of.get(n)]
     left_out.add("images left out, without an object", empty)
@@ -243,7 +249,7 @@ def pictured(
             "the set says for each image which categories were looked for (as LVIS does): others "
             "are neither present nor absent"
         )
-    _examine(found, chosen)
+    _examine(found, chosen, classes)
     paths = [picture_in(places, found.pictures[n].name, found.path.name) for n in chosen]
 
     def things(row: int) -> tuple[Thing, ...]:
@@ -253,18 +259,18 @@ def pictured(
         crowds: dict[int, np.ndarray] = {}
         for note, marked in each:
             if is_crowd(note):
-                kind = int(note["category_id"])
-                crowds[kind] = crowds.get(kind, False) | marked.mask
+                label = classes.labels[int(note["category_id"])]
+                crowds[label] = crowds.get(label, False) | marked.mask
         void = [m.mask for note in found.of[number] for m in _void(note, image, frame)]
 
-        def thing(kind: int, marked: Marked) -> Thing:
-            unjudged = [crowds[kind]] if kind in crowds else []
+        def thing(label: int, marked: Marked) -> Thing:
+            unjudged = [crowds[label]] if label in crowds else []
             unjudged += void + ([] if marked.judged is None else [~marked.judged])
             judged = marked.mask | ~np.logical_or.reduce(unjudged) if unjudged else None
-            return Thing(classes.labels[kind], marked.mask, judged)
+            return Thing(label, marked.mask, judged)
 
         return visible(
-            (thing(int(n["category_id"]), m) for n, m in each if not is_crowd(n)),
+            (thing(classes.labels[int(n["category_id"])], m) for n, m in each if not is_crowd(n)),
             left_out,
             image.name,
         )
@@ -290,20 +296,23 @@ def pictured(
 
 
 def _counted(found: Instances, number: int, classes: Classes[int]) -> list[Annotation]:
-    """The picture's annotations that are objects or crowds; others are counted."""
-    counted: list[Annotation] = []
-    for each in found.of[number]:
-        kind, name = int(each["category_id"]), f"annotation {each.get('id')}"
-        if classes.roles[kind] != "object":
-            found.left_out.add("annotations of no object (background, void)", [name])
-        elif kind in found.pictures[number].partial:
-            found.left_out.add("objects left out, of categories that their image lists in part",
-                               [name])  # fmt: skip
-        else:
-            counted.append(each)
-            if is_crowd(each):
-                found.left_out.add("crowds (iscrowd), which are no objects: not judged", [name])
-    return counted
+    """The picture's annotations that are objects or crowds of objects."""
+    partial = found.pictures[number].partial
+    return [
+        each
+        for each in found.of[number]
+        if int(each["category_id"]) in classes.labels and int(each["category_id"]) not in partial
+    ]
+
+
+def _not_shown(note: Annotation, image: Image, classes: Classes[int]) -> str:
+    """Why an annotation is no object here, or nothing."""
+    kind = int(note["category_id"])
+    if kind not in classes.labels:
+        return "annotations of no object (background, void)"
+    if kind in image.partial:
+        return "objects left out, of categories that their image lists in part"
+    return "crowds (iscrowd), which are no objects: not judged" if is_crowd(note) else ""
 
 
 def read(root: Path, sample: Sample, template: str) -> Pictured:
@@ -339,9 +348,16 @@ def _lying_elsewhere(root: Path, name: str, found: Instances) -> str:
     return ""
 
 
-def _countable(annotations: list[Annotation]) -> bool:
-    crowds = {int(each["category_id"]) for each in annotations if is_crowd(each)}
-    singles = {int(each["category_id"]) for each in annotations if not is_crowd(each)}
+def _countable(annotations: list[Annotation], classes: Classes[int]) -> bool:
+    """Whether there is an object, and no class as a crowd alone."""
+    crowds, singles = (
+        {
+            classes.labels[int(each["category_id"])]
+            for each in annotations
+            if is_crowd(each) == crowd
+        }
+        for crowd in (True, False)
+    )
     return bool(singles) and crowds <= singles
 
 

@@ -31,7 +31,9 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
         raise LayoutError(f"got no {annotations}, expected the instances that {path.name} names")
     found = instances(annotations)
     by_id: dict[int, Annotation] = {}
-    for each in (each for of in found.of.values() for each in of if "id" in each):
+    for each in (each for of in found.of.values() for each in of):
+        if not str(each["id"]).isdigit():
+            continue
         if int(each["id"]) in by_id:
             raise LayoutError(f"{annotations} has the annotation {each['id']} more than once")
         by_id[int(each["id"])] = each
