@@ -1,8 +1,8 @@
 """What is wrong with a set is said in one line that names the file, what came, and what helps."""
 
 import json
-import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -216,15 +216,16 @@ def test_an_empty_folder_is_no_set(tmp_path, kind):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_told_so(tmp_path):
+def test_a_folder_that_may_not_be_read_is_told_so(tmp_path, monkeypatch):
+    """The system's refusal is played: root may read everything."""
     root = folder(tmp_path / "set")
-    root.chmod(0)
-    try:
-        with pytest.raises(InputError, match="cannot be read"):
-            data.open(str(root))
-    finally:
-        root.chmod(0o700)
+
+    def refused(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(InputError, match=r"masks cannot be read \(Permission denied\), expected"):
+        data.open(str(root))
 
 
 # --- ImageNet-Segmentation --------------------------------------------------------------------

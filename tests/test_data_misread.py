@@ -91,6 +91,9 @@ RIGHT = {
         coloured([(EVERYWHERE, (9, 9, 9, 0)), (OBJECT, (200, 90, 10, 255))], "RGBA"), OBJECT, None),
     "opaque, white on black": (
         coloured([(EVERYWHERE, (0, 0, 0, 255)), (OBJECT, (255,) * 4)], "RGBA"), OBJECT, None),
+    "clear around many colours": (
+        Image.fromarray(np.dstack([np.arange(3600).reshape(30, 40, 3) % 251, OBJECT * 255]).astype(
+            np.uint8)), OBJECT, None),
     "one colour on black": (coloured([(OBJECT, (0, 0, 255))]), OBJECT, None),
 }  # fmt: skip
 
@@ -125,7 +128,7 @@ WRONG = {
                           "a mask of 2 colours"),
     "black, white and clear": (
         coloured([(OTHER, (0, 0, 0, 255)), (OBJECT, (255,) * 4)], "RGBA"),
-        "black, white and clear pixels"),
+        "2 colours and clear pixels"),
     "clear everywhere": (coloured([(OBJECT, (255, 255, 255, 0))], "RGBA"), "clear everywhere"),
     "a photograph": (grey(np.random.default_rng(0).integers(0, 256, (30, 40))), "0, 1, 2, .*, exp"),
     "no number": (grey(np.where(OBJECT, np.nan, 0), np.float32), "not finite"),
@@ -141,6 +144,18 @@ def test_a_mask_of_two_meanings_is_refused_with_its_values(tmp_path, name):
         masks.binary(path)
     assert one_line(error).startswith(str(path))
     assert "save" in str(error.value) or "expected 0 to white" in str(error.value)
+
+
+def test_void_is_void_where_the_background_is_clear_too(tmp_path):
+    values = OBJECT + 255 * RIM
+    grey(values).save(tmp_path / "a.png", transparency=0)
+    palette(values, [(0, 0, 0), (128, 0, 0)] + [(9, 200, 9)] * 254).save(
+        tmp_path / "b.png", transparency=0
+    )
+    for name in ("a.png", "b.png"):
+        marked = masks.binary(tmp_path / name)
+        assert np.array_equal(marked.mask, OBJECT)
+        assert np.array_equal(marked.judged, ~RIM)
 
 
 def test_a_file_of_several_masks_is_refused(tmp_path):
@@ -726,6 +741,16 @@ def test_imagenet_names_with_numbers_are_refused(tmp_path):
     sets.written(root / "class_names.txt", "0: tench\n1: goldfish\n")
     with pytest.raises(InputError, match=r"begins lines with numbers \('0: tench'\)"):
         data.open(f"imagenet-s:{root}")
+
+
+def test_refcoco_names_the_split_that_is_read_of_several(tmp_path):
+    folder = sets.refcoco(tmp_path)
+    assert data.open(f"refcoco:{folder}").notices == ()
+    sets.refcoco(tmp_path, "json")
+    sets.written(folder / "refs(umd).json", [])
+    assert data.open(f"refcoco:{folder}").notices == (
+        "of refs(umd).json, refs(unc).json, refs(unc).p the file refs(unc).json is read",
+    )
 
 
 def test_refcoco_refuses_annotations_of_one_number(tmp_path):

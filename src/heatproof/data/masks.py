@@ -22,6 +22,8 @@ WHITE = (255, 65535)
 MIDDLES = (127, 128)
 RIM = 0.98
 """A soft mask reaches this share of white."""
+FLAT = 8
+"""An object cut out of a photograph has more colours."""
 LOSS = 2
 """Levels between the channels of what was grey before a lossy file."""
 
@@ -173,8 +175,9 @@ def _levels(path: Path) -> Shaped[np.ndarray, "row col"]:
     image = open_stored(path)
     if image.mode == "1":
         return np.asarray(image).astype(np.int64) * WHITE[0]
-    if image.mode == "P" and len(np.unique(np.asarray(image))) > 2:
-        return _of_palette(image, path)  # whichever index is clear: several are numbers
+    if image.mode in ("P", "L") and len(np.unique(np.asarray(image))) > 2:
+        # Whichever value is clear: several are numbers.
+        return _of_palette(image, path) if image.mode == "P" else np.asarray(image)
     if image.has_transparency_data:
         pixels = np.asarray(image.convert("RGBA")).astype(np.int64)
         if pixels[..., 3].min() < WHITE[0]:
@@ -189,16 +192,16 @@ def _levels(path: Path) -> Shaped[np.ndarray, "row col"]:
 def _opacity(pixels: Int64[np.ndarray, "row col 4"], path: Path) -> Shaped[np.ndarray, "row col"]:
     """An object cut out of its image is where it is to be seen."""
     colours, opacity = pixels[..., :3], pixels[..., 3]
-    drawn = np.unique(colours[opacity > 0].reshape(-1, 3).sum(1))
+    drawn = len(np.unique(colours[opacity > 0].reshape(-1, 3), axis=0))
     if not opacity.any() and len(np.unique(colours.reshape(-1, 3), axis=0)) > 1:
         raise InputError(
             f"{path}: clear everywhere, with colours under it; expected an object that is to be "
             "seen; save it without transparency, white on black"
         )
-    if np.array_equal(drawn, (0, 3 * 255)):
+    if 1 < drawn <= FLAT:
         raise InputError(
-            f"{path}: black, white and clear pixels; is the object what is white, or what is not "
-            "clear? save it without transparency, white on black"
+            f"{path}: {drawn} colours and clear pixels; is the object one of the colours, or what "
+            "is not clear? save it without transparency, white on black"
         )
     return opacity
 

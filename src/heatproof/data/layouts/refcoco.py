@@ -37,6 +37,9 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
         if int(each["id"]) in by_id:
             raise LayoutError(f"{annotations} has the annotation {each['id']} more than once")
         by_id[int(each["id"])] = each
+    others = sorted(each.name for each in root.glob("refs(*).*"))
+    if len(others) > 1:
+        found.left_out.say(f"of {', '.join(others)} the file {path.name} is read")
     said = _expressions(path)
     for image, references in said.items():
         for annotation, _ in references:
