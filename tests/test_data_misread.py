@@ -225,6 +225,14 @@ def test_what_is_no_mask_and_what_has_none_is_counted(tmp_path):
     assert found.chosen([0]).held().notices == found.notices  # each item is counted once
 
 
+def test_names_that_are_not_read_are_named(tmp_path):
+    root = in_class_folders(tmp_path, a=grey(255 * OBJECT))
+    sets.written(root / "classes.txt", "cat\n")
+    assert data.open(root).notices == (
+        "classes.txt is not read: the folders in masks/ name the classes",
+    )
+
+
 def test_numbers_as_masks_are_not_taken_for_truth_values():
     """`__post_init__` by itself: under test, the types of arguments are checked before it."""
     for values in (OBJECT * 1, OBJECT * 255, OBJECT.astype(float), OBJECT.tolist()):
@@ -512,6 +520,19 @@ def test_categories_of_no_object_are_no_prompts(tmp_path):
         "classes that are no objects, and no prompts: 2 (_background_, __ignore__)",
         "annotations of no object (background, void): 2 (annotation 2, annotation 3)",
     )
+
+
+def test_a_category_that_groups_others_is_named(tmp_path):
+    categories = [
+        {"id": 4, "name": "vehicle", "supercategory": "vehicle"},
+        {"id": 5, "name": "car", "supercategory": "vehicle"},
+    ]
+    notes = [{"segmentation": [FLAT]}, {"segmentation": [FLAT], "category_id": 5}]
+    found = data.open(instances(tmp_path, *notes, categories=categories))
+    assert found.prompts == ("a vehicle", "a car")
+    (line,) = found.notices
+    assert line.startswith("categories that group others and have objects too, absent where")
+    assert line.endswith(": 1 (vehicle)")
 
 
 def test_categories_of_one_name_are_one_prompt(tmp_path):

@@ -58,6 +58,9 @@ class Instances:
     left_out: LeftOut = field(default_factory=LeftOut)
 
 
+GROUPS = (
+    "categories that group others and have objects too, absent where the others alone are listed"
+)
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
@@ -88,8 +91,13 @@ def instances(path: Path) -> Instances:
             # Without an id it is called by its place.
             place = f"{len(notes) + 1} of image {each['image_id']}"
             notes.append(each if "id" in each else {**each, "id": place})
-        for category in _headings(categories, of):
-            left_out.add("categories that only group others, and no prompts", [names.pop(category)])
+        used = {int(each["category_id"]) for some in of.values() for each in some}
+        for category in _headings(categories):
+            if category in used:
+                left_out.add(GROUPS, [names[category]])
+            else:
+                reason = "categories that only group others, and no prompts"
+                left_out.add(reason, [names.pop(category)])
     except WRONG as error:
         raise LayoutError(
             f"{wrong} ({type(error).__name__}: {error}); expected images, annotations and "
@@ -106,14 +114,12 @@ def _name(category: Annotation) -> str:
     return str(name)
 
 
-def _headings(categories: list[Annotation], of: dict[int, list[Annotation]]) -> list[int]:
-    """Categories without an annotation that are another's supercategory, as Roboflow writes."""
-    used = {int(each["category_id"]) for some in of.values() for each in some}
+def _headings(categories: list[Annotation]) -> list[int]:
+    """Categories that are another's supercategory. Roboflow writes one without annotations."""
     return [
         int(each["id"])
         for each in categories
-        if int(each["id"]) not in used
-        and any(
+        if any(
             other.get("supercategory") == each["name"] for other in categories if other is not each
         )
     ]

@@ -138,6 +138,8 @@ def _in_class_folders(root: Path, sample: Sample, template: str) -> Pictured:
     for folder in folders:
         for file in _mask_files(folder, left_out, MASKS + LOSSY):
             of.setdefault(_stem_in(pictures, file), []).append((folder.name, file))
+    if (root / "classes.txt").is_file():
+        left_out.say("classes.txt is not read: the folders in masks/ name the classes")
     loose = [each.name for each in visible_in(root / "masks") if each.is_file()]
     left_out.add("files left out, beside the folders of masks/", loose)
     drawn = [Drawn(path, tuple(of[stem])) for stem, path in pictures.items() if stem in of]
