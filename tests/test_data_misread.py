@@ -594,7 +594,7 @@ def drawn_by_coco(polygons, size):
 @PEER
 @pytest.mark.parametrize("kind", ["inside", "outside", "whole", "halves", "points twice", "parts"])
 def test_polygons_have_the_pixels_that_pycocotools_gives_them(kind):
-    """Break: floor for ceil in `_inside`; no `back` in `_walk`; Pillow's own polygon."""
+    """Break: floor for ceil in `_inside`; no `back` in `_walk`; 7 steps per pixel."""
     chance = np.random.default_rng(len(kind))
     for _ in range(150):
         size = tuple(chance.integers(1, 70, 2).tolist())
