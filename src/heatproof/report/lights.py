@@ -95,10 +95,9 @@ class Lights:
         for x, line, text, colour in self.placed:
             y = top + round(1.5 * self.size) * line
             if colour:
-                middle, radius = y + 0.62 * self.size, 0.36 * self.size
-                centre = left + x + radius
-                box = (centre - radius, middle - radius, centre + radius, middle + radius)
-                ImageDraw.Draw(sheet).ellipse(box, fill=colour)
+                side = round(0.7 * self.size)
+                box = (left + x, y + 0.25 * self.size, left + x + side, y + 0.25 * self.size + side)
+                ImageDraw.Draw(sheet).rounded_rectangle(box, side // 4, fill=colour)
             write(sheet, (left + x + 1.1 * self.size, y), text, self.size, colour or FAINT)
 
     def _in_full(self, lights: Sequence[Light], room: float) -> None:
