@@ -12,6 +12,7 @@ import heatproof
 from families import FAMILIES, model_of, picture, prompts_for
 from heatproof import passes, row_pass, scores
 from heatproof.agreement import TOLERANCE
+from heatproof.errors import InputError
 from heatproof.inputs import pictures, prompts
 from heatproof.jobs import ImageJob
 from heatproof.methods import AttentionXGradient, GradECLIP, Method, RawAttention, ReadPass
@@ -223,6 +224,50 @@ def test_a_block_that_takes_no_single_row_is_tried_once(monkeypatch: pytest.Monk
     again = outcome(model, AttentionXGradient())
     assert len(tries) == 1
     assert torch.equal(first.values, again.values)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_a_full_memory_is_let_through_and_nothing_is_remembered(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said nothing about the block, and the short way stayed off for good."""
+    model = model_of(VIT)
+
+    def full(*_: Any) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(row_pass, "_row_alone", full)
+        with pytest.raises(type(error), match="memory"):
+            outcome(model, AttentionXGradient())
+    assert outcome(model, AttentionXGradient()).row_alone
+
+
+def test_a_fault_of_another_kind_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(VIT)
+
+    def refused(*_: Any) -> Any:
+        raise InputError("the input is at fault")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(row_pass, "_row_alone", refused)
+        with pytest.raises(InputError):
+            outcome(model, AttentionXGradient())
+    assert outcome(model, AttentionXGradient()).row_alone
+
+
+def test_why_a_block_is_unfit_is_logged_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "heatproof")
+    assert not outcome(FAMILIES["open_clip eva"](), AttentionXGradient()).row_alone
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "the last block (visual.trunk.blocks.1) on one row cannot be run the cheaper" in said
+    assert "RuntimeError: The size of tensor a" in said
 
 
 def test_an_outer_reading_gets_the_whole_pass() -> None:

@@ -1,16 +1,36 @@
 """When a cheaper way of running a model gives what the model itself gives."""
 
+import logging
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.errors import HeatproofError
+from heatproof.errors import ReadingError
+
+log = logging.getLogger(__name__)
 
 # Relative, by the dtype in which the model runs.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 
 # What a block says when it is not made for other rows than all: rotary positions, masks, windows.
-UNFIT = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, HeatproofError)
+UNFIT = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ReadingError)
+# RuntimeErrors that say nothing about the block: no memory, a device that fails.
+_FAILING = ("allocate memory", "out of memory", "not enough memory", "CUDA error")
+
+
+def says_unfit(error: Exception, what: str) -> bool:
+    """Whether an error of the kinds `UNFIT` is about the block itself; logged for debugging if so.
+
+    Where it is not (the memory is full, the device fails), the caller lets it through and remembers
+    nothing.
+    """
+    message = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or any(sign in message for sign in _FAILING):
+        return False
+    reason = f"{type(error).__name__}: {message.strip().partition(chr(10))[0]}"
+    log.debug("%s cannot be run the cheaper way, so the whole pass is taken (%s)", what, reason)
+    return True
 
 
 def agree(

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from heatproof.agreement import UNFIT, agree
+from heatproof.agreement import UNFIT, agree, says_unfit
 from heatproof.errors import ReadingError
-from heatproof.models.model import Model
+from heatproof.models.model import Model, precision_of
 from heatproof.reading import Site, block_path, reading, readings_open, rows_of
 from heatproof.reading.compiled import as_python
 from heatproof.reading.interventions import masked_keys
@@ -151,12 +151,12 @@ class _Remover:
     def agrees(self, block: str, keep: Tensor, rows: Tensor, masked: Tensor) -> bool:
         try:
             dropped = self.dropped(block, keep, rows)
-        except torch.OutOfMemoryError:
-            raise
-        except UNFIT:
+        except UNFIT as error:
+            if not says_unfit(error, f"the tower with fewer tokens before {block}"):
+                raise
             return False
         # Together: a single score near zero says nothing of its own precision.
-        dtype = next(self.module.parameters()).dtype
+        dtype = precision_of(self.module)
         return agree(dropped.double().flatten()[None], masked.double().flatten()[None], dtype)
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from heatproof.agreement import UNFIT, agree
+from heatproof.agreement import UNFIT, agree, log, says_unfit
 from heatproof.methods.base import Method, Plan, stands_for
 from heatproof.models.model import Projection
 from heatproof.reading import Attention, AttentionCall, Site, reading, readings_open, rows_of
@@ -111,11 +111,14 @@ def read_row(
     whole = at_least_float32(whole.detach())
     try:
         alone, layer = _row_alone(module, block, plan, site, chunk.project, kept)
-    except UNFIT:
+    except UNFIT as error:
+        if not says_unfit(error, f"the last block ({site.block}) on one row"):
+            raise
         _unfit.setdefault(module, set()).add(site.path)
         return None
     embedding = at_least_float32(alone)
     if not agree(embedding.detach(), whole, alone.dtype):
+        log.debug("the last block (%s) gives another embedding on one row", site.block)
         return None
     return RowPass(embedding, layer, live)
 

@@ -40,7 +40,7 @@ def compile_blocks(model: Model, **how: Any) -> None:
     try:
         for block in blocks:
             block.compile(**how)
-        if agree(embeddings(), own, model.dtype):
+        if agree(embeddings(), own, model.precision):
             return
         said = f"the blocks of {model.spec} give other embeddings when compiled"
     except RuntimeError as error:

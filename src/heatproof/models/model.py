@@ -4,15 +4,17 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from heatproof.certificate import Weights
+from heatproof.errors import ReadingError
 from heatproof.models.geometry import Preprocess
+
+COARSEST_FIRST = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -47,27 +49,90 @@ class Readout:
     row: int | None
 
 
+Affine = tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]
+
+
+def is_linear(part: nn.Module) -> bool:
+    """Whether a module says of itself that it is a linear map: torch's, and what replaces them."""
+    return all(
+        isinstance(getattr(part, name, None), int) for name in ("in_features", "out_features")
+    )
+
+
+def floating_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype of its first floating-point parameter; float32 where it has none (quantised)."""
+    dtypes = (each.dtype for each in module.parameters() if each.is_floating_point())
+    return next(dtypes, torch.float32)
+
+
+def precision_of(module: nn.Module) -> torch.dtype:
+    """The coarsest dtype in which a module computes now: see `Model.precision`."""
+    dtypes = {each.dtype for each in module.parameters()}
+    kind = next((each.device.type for each in module.parameters()), "cpu")
+    if torch.is_autocast_enabled(kind) and dtypes != {torch.float64}:
+        dtypes.add(torch.get_autocast_dtype(kind))
+    return next((each for each in COARSEST_FIRST if each in dtypes), torch.float32)
+
+
+def affine_of(part: nn.Module) -> Affine:
+    """Matrix and bias of a module that is linear (`is_linear`).
+
+    Those of another class than torch's own are read off what the module makes of unit vectors.
+
+    Raises:
+        ReadingError: it is not linear.
+    """
+    if type(part).forward is nn.Linear.forward:
+        assert isinstance(part, nn.Linear)
+        return part.weight, part.bias
+    width: Any = part.in_features
+    dtype = floating_dtype(part)
+    device = next((each.device for each in part.parameters()), torch.device("cpu"))
+    with torch.no_grad():
+        bias = part(torch.zeros(1, width, dtype=dtype, device=device))[0]
+        matrix = (part(torch.eye(width, dtype=dtype, device=device)) - bias).T
+        probe = torch.linspace(-1, 1, width, dtype=dtype, device=device)
+        expected, given = matrix @ probe + bias, part(probe[None])[0]
+    if (expected - given).abs().max() > LINEAR[dtype] * given.abs().max():
+        raise ReadingError(f"a {type(part).__name__} stands where a linear map was expected")
+    return matrix, bias
+
+
+# How far a map may be from linear, relative to its largest value: what rounding explains.
+LINEAR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
 @dataclass(frozen=True)
 class Projection:
     """What stands between one token of the last block and the embedding, of the model's own parts.
 
-    `norm` is the model's final norm, `linear` the map into the embedding: a module, a matrix
-    (width, dim) that the model multiplies by, or None where there is none. Applied to the readout
-    token it gives the embedding; a tower that reads out otherwise (a pool, a mean) has none.
+    `norm` is the model's final norm, `linear` the map into the embedding: a module (torch's own, or
+    one that stands in its place: LoRA's, a quantised one), a matrix (width, dim) that the model
+    multiplies by, or None where there is none. Applied to the readout token it gives the embedding;
+    a tower that reads out otherwise (a pool, a mean) has none.
     """
 
     norm: nn.Module
-    linear: nn.Linear | nn.Parameter | None
+    linear: nn.Module | nn.Parameter | None
 
     def __call__(self, tokens: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch dim"]:
         normed = self.norm(tokens)
-        return normed if self.linear is None else linear(normed, *self.affine())
+        if isinstance(self.linear, nn.Module):
+            return self.linear(normed)
+        return normed if self.linear is None else normed @ self.linear
 
-    def affine(self) -> tuple[Float[Tensor, "dim width"], Float[Tensor, " dim"] | None]:
+    @property
+    def dtype(self) -> torch.dtype:
+        """What tokens come in: the dtype of `linear`, which a norm returns its input in."""
+        if isinstance(self.linear, nn.Parameter):
+            return self.linear.dtype
+        return floating_dtype(self.norm if self.linear is None else self.linear)
+
+    def affine(self) -> Affine:
         """Matrix and bias of `linear`."""
         assert self.linear is not None
-        if isinstance(self.linear, nn.Linear):
-            return self.linear.weight, self.linear.bias
+        if isinstance(self.linear, nn.Module):
+            return affine_of(self.linear)
         return self.linear.T, None
 
 
@@ -136,7 +201,8 @@ class TextTower:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A loaded model, described. `text` is None for a classifier, whose prompts are `classes`.
+    """A loaded model, described. `text` is None for a classifier, whose prompts are `classes`, and
+    for an image tower on its own, whose prompts are embeddings (no `classes`).
 
     `logit_scale` is the factor itself (CLIP's exp(logit_scale)); `logit_bias` is SigLIP's.
     `sigmoid` says that pair scores are read through a sigmoid (SigLIP), not a softmax.
@@ -165,15 +231,37 @@ class Model:
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.module.parameters()).dtype
+        """The dtype in which the image tower takes pixels: that of its first convolution or linear
+        map. Models in mixed precision keep others elsewhere."""
+        tower = self.module.get_submodule(self.image.path)
+        weights = (
+            part.weight for part in tower.modules() if isinstance(part, nn.Conv2d | nn.Linear)
+        )
+        dtypes = (weight.dtype for weight in weights if weight.is_floating_point())
+        return next(dtypes, floating_dtype(tower))
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The coarsest dtype in which anything is computed now: of all parameters, and of
+        `torch.autocast` where it is on. It decides how exactly two passes must agree."""
+        return precision_of(self.module)
 
     @cached_property
     def weights_hash(self) -> str:
         """SHA-256 over names, shapes and bytes of all parameters and buffers."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.module.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(
-                tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-            )
+            for part in tensor if isinstance(tensor, tuple) else (tensor,):  # packed: with its bias
+                _digest_part(digest, name, part)
         return digest.hexdigest()
+
+
+def _digest_part(digest: Any, name: str, part: Any) -> None:
+    if not isinstance(part, Tensor):
+        digest.update(f"{name} {part}".encode())
+        return
+    digest.update(f"{name} {tuple(part.shape)} {part.dtype}".encode())
+    whole = part.detach().cpu()
+    if whole.is_quantized:
+        whole = whole.dequantize()
+    digest.update(whole.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
