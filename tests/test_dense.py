@@ -199,7 +199,7 @@ def test_null_prompts_change_no_map_of_a_set(
 
 
 def test_a_classifier_has_no_empty_prompt() -> None:
-    with pytest.raises(InputError, match="is a classifier and has no empty prompt"):
+    with pytest.raises(InputError, match="has no text tower and so no empty prompt"):
         methods_on("hf vit", "clip-surgery")
     assert violated(methods_on("hf vit", "clip-surgery", features="none")) == ["native factors"]
 

@@ -337,6 +337,78 @@ def test_weights_of_another_architecture_name_the_first_key_and_both_shapes(tmp_
     assert "extra (2 x 3) is not in the model" in text
 
 
+def as_openai(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """OpenAI's state dicts say their sizes beside the weights."""
+    keys = ("input_resolution", "context_length", "vocab_size")
+    return {
+        **state,
+        **{key: torch.tensor(size) for key, size in zip(keys, (21, 13, 49408), strict=True)},
+    }
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small architecture in open_clip's two activations."""
+    config = {**deepcopy(CONFIG), "quick_gelu": True}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small-quickgelu", config)
+
+
+@pytest.mark.parametrize("name", ["small", "small-quickgelu"])
+@pytest.mark.usefixtures("quick")
+def test_openais_weights_get_their_activation_whatever_the_name(name: str, tmp_path: Path) -> None:
+    """Built with GELU their cosines are off by as much as they are large."""
+    file = tmp_path / "ViT.pt"
+    torch.save(as_openai(small_state()), file)
+    model = load(f"open_clip:{name}/{file}")
+    kinds = {type(part.mlp.gelu) for part in model.module.visual.transformer.resblocks}
+    assert kinds == {open_clip.transformer.QuickGELU}
+    expected = open_clip.CLIP(**CONFIG, quick_gelu=True).eval()
+    expected.load_state_dict(small_state())
+    picture = torch.randn(1, 3, 21, 21, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(model.image.encode(picture), expected.encode_image(picture))
+    said = f"{file} is OpenAI's, trained with QuickGELU: the model is built with it"
+    assert model.notices == ((said,) if name == "small" else ())
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "other"),
+    [("small", "GELU", "small-quickgelu"), ("small-quickgelu", "QuickGELU", "small")],
+)
+@pytest.mark.usefixtures("quick")
+def test_a_file_that_does_not_say_its_activation_gets_a_notice(
+    name: str, taken: str, other: str, tmp_path: Path
+) -> None:
+    file = tmp_path / WEIGHTS
+    save_file(small_state(), file)
+    (notice,) = load(f"open_clip:{name}/{file}").notices
+    assert notice.startswith(
+        f"{file} does not say its activation; {taken} is taken, as {name} says"
+    )
+    assert f"open_clip:{other}/{file}" in notice
+
+
+def test_a_file_whose_preprocessing_has_to_be_guessed_gets_a_notice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / WEIGHTS
+    save_file(small_state(), file)
+    assert load(f"open_clip:small/{file}").notices == ()  # nobody's weights say otherwise
+    published = {"a": {"mean": (0.5, 0.5, 0.5)}, "b": {"resize_mode": "squash"}}
+    monkeypatch.setattr(open_clip_loading, "list_pretrained_tags_by_model", lambda _: published)
+    monkeypatch.setattr(open_clip_loading, "get_pretrained_cfg", lambda _, tag: published[tag])
+    (notice,) = load(f"open_clip:small/{file}").notices
+    assert "does not say how pictures are preprocessed" in notice
+    assert "differ in mean, resize_mode;" in notice
+
+
+@pytest.mark.parametrize("name", ["ViT-L-14", "ViT-H-14"])
+def test_published_weights_disagree_where_the_notice_says_so(name: str) -> None:
+    """What the notice rests on: open_clip's own list."""
+    published = open_clip_loading._published(name)
+    assert len({str(sorted(each.items())) for each in published}) > 1
+
+
 def test_positions_of_another_grid_are_interpolated_and_told(tmp_path: Path) -> None:
     vision = {**CONFIG["vision_cfg"], "image_size": 35}
     save_file(open_clip.CLIP(**{**CONFIG, "vision_cfg": vision}).state_dict(), tmp_path / WEIGHTS)
@@ -462,8 +534,6 @@ def half_training(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        pytest.param(torch.compile, "was given to torch.compile", marks=pytest.mark.slow),
-        (nn.DataParallel, "pass its .module"),
         (lambda module: module.train(), r"training mode; call model.eval\(\)"),
         (half_training, r"training mode \(in visual\); call model.eval\(\)"),
     ],

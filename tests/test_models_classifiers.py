@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -13,7 +14,8 @@ import torchvision
 from PIL import Image
 from torch import Tensor, nn
 
-from heatproof.errors import ModelError, PromptError, ReadingError, UnknownName
+import heatproof
+from heatproof.errors import InputError, ModelError, PromptError, ReadingError, UnknownName
 from heatproof.models import Model, classifiers
 from heatproof.models.classifiers import class_indices
 from heatproof.reading import find_sites, reading
@@ -306,7 +308,6 @@ def test_another_architectures_file_is_refused(tmp_path: Path) -> None:
         (lambda: timm.create_model("test_resnet"), "has no attention to read"),
         (lambda: torchvision.models.squeezenet1_0(), "has no attention to read"),
         (lambda: timm.create_model("deit_tiny_distilled_patch16_224"), "averages two heads"),
-        (lambda: timm.create_model("test_vit", num_classes=0), "has no classifier head"),
         (lambda: timm.create_model("test_vit", global_pool="max"), "pools by 'max'"),
         (lambda: timm.create_model("test_maxvit"), "whose attention heatproof does not know"),
     ],
@@ -317,6 +318,70 @@ def test_what_cannot_be_explained_is_refused_in_one_line(
     with pytest.raises(ModelError, match=said) as caught:
         classifiers.wrap(build().eval())
     assert "\n" not in str(caught.value)
+
+
+# Image towers ----------------------------------------------------------------------------------
+
+
+def clip_tower(tag: str = "openai", **settings: Any) -> nn.Module:
+    """timm's CLIP tower of OpenAI's weights' description, small and random."""
+    name = f"vit_base_patch16_clip_224.{tag}"
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        sizes = {"img_size": 32, "depth": 2, "embed_dim": 36, "num_heads": 3}
+        return timm.create_model(name, **sizes, **settings).eval()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [clip_tower, lambda: timm.create_model("test_vit", num_classes=0, img_size=32).eval()],
+)
+def test_an_image_tower_is_compared_by_cosine(build: Callable[[], nn.Module]) -> None:
+    """As a classifier of 512 classes its scores are dot products, and as long as embeddings."""
+    module = build()
+    model = classifiers.wrap(module)
+    assert model.classes == ()
+    assert "image tower without a text tower" in model.notices[0]
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        own = module(images)
+    texts = torch.randn(3, own.shape[1], generator=torch.Generator().manual_seed(2))
+    expected = torch.cosine_similarity(own[:, None], texts[None], dim=-1)
+    for name in ("attention-x-gradient", "grad-eclip", "libragrad", "rise"):
+        found = heatproof.explain(model, images, texts, method=name)
+        torch.testing.assert_close(found.scores, expected)
+    assert model.resized is not None
+    assert model.resized(48, 32).classes == ()
+
+
+def test_a_fine_tuned_clip_tower_is_a_classifier() -> None:
+    assert len(classifiers.wrap(clip_tower("openai_ft_in1k")).classes) == 1000
+    assert len(classifiers.wrap(clip_tower(num_classes=5)).classes) == 5
+
+
+def test_an_image_tower_says_what_it_takes() -> None:
+    model = classifiers.wrap(clip_tower())
+    images = torch.rand(1, 3, 32, 32)
+    for call, said in (
+        (lambda: heatproof.explain(model, images, ["a dog"]), "got 'a dog'; expected embeddings"),
+        (lambda: heatproof.explain_words(model, images, ["a"]), "has no text tower"),
+        (lambda: heatproof.explain(model, images, torch.ones(1, 3).long()), "has no text tower"),
+        (lambda: heatproof.explain(model, images, torch.ones(1, 9)), "width 9, .* has 512"),
+    ):
+        with pytest.raises(InputError, match=said):
+            call()
+
+
+def test_numbers_as_prompts_of_a_classifier_are_explained_and_said() -> None:
+    model = classifiers.wrap(timm.create_model("test_vit", img_size=32, num_classes=4).eval())
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    weights = torch.tensor([[1.0, -1.0, 0.0, 0.0]])
+    found = heatproof.explain(model, images, weights)
+    logits = model.image.encode(images)
+    torch.testing.assert_close(found.scores, (logits[:, :1] - logits[:, 1:2]).detach())
+    assert any("sum of all class logits" in notice for notice in found.record.notices)
+    plain = heatproof.explain(model, images, ["0"])
+    assert not any("sum of all class logits" in notice for notice in plain.record.notices)
 
 
 def test_windowed_attention_is_refused_by_the_reading() -> None:

@@ -44,6 +44,7 @@ from heatproof.passes import (
 from heatproof.words import word_tokens
 
 
+@torch.inference_mode(False)
 def explain(
     model: Model,
     images: Images,
@@ -89,6 +90,7 @@ def explain(
     return question.answered(shown, progress)
 
 
+@torch.inference_mode(False)
 def jacobian(
     model: Model,
     images: Images,
@@ -149,6 +151,7 @@ def jacobian(
     return Jacobian(maps.float(), own, explained, scale, record, certificate, model)
 
 
+@torch.inference_mode(False)
 def explain_words(
     model: Model,
     images: Images,
@@ -169,7 +172,7 @@ def explain_words(
     of the values; what the causal mask hides from the readout gets none.
     """
     if model.text is None:
-        raise InputError(f"{model.spec} is a classifier and reads no words; try without words")
+        raise InputError(f"{model.spec} has no text tower and reads no words; try without words")
     chosen, target = chosen_for(model, method, score, "text")
     shown = inputs.pictures(model, images, image_size)
     asked = inputs.prompts(model, prompts, memory)

@@ -14,12 +14,18 @@ from heatproof.images import Photo, open_image
 from heatproof.ledger import encoded_together
 from heatproof.models.geometry import View
 from heatproof.models.model import Model, Tokens
+from heatproof.models.running import check_default_device, own_encoder
 
 Images = str | Path | Image.Image | Sequence[str | Path | Image.Image] | Tensor
 PromptInput = Sequence[str] | Tensor
 ImageSize = tuple[int, int] | str | None
 
 TEXT_BATCH = 64
+
+WEIGHTED = (
+    "the prompts are numbers and the model is a classifier: each score is the sum of all class "
+    "logits, times these numbers"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Prompts:
     labels: tuple[str, ...]
     embeddings: Float[Tensor, "prompt dim"]
     tokens: Tokens | None = None
+    said: tuple[str, ...] = ()
 
     @property
     def unknown(self) -> tuple[tuple[str, ...], ...]:
@@ -53,7 +60,7 @@ class Prompts:
     @property
     def notices(self) -> tuple[str, ...]:
         """What of the prompts the model does not read as it stands there."""
-        return () if self.tokens is None else tuple(_prompt_notices(self.tokens))
+        return self.said if self.tokens is None else tuple(_prompt_notices(self.tokens))
 
 
 def _prompt_notices(tokens: Tokens) -> Iterator[str]:
@@ -85,6 +92,7 @@ def pictures(model: Model, images: Images, size: ImageSize) -> Pictures:
     "keep" keeps the aspect ratio of the pictures: shortest side as the model's own, both sides
     rounded to whole patches, nothing cut off. Tensors say their size themselves.
     """
+    check_default_device()
     if isinstance(images, Tensor):
         return _from_tensor(model, images)
     many = [images] if isinstance(images, str | Path | Image.Image) else list(images)
@@ -179,6 +187,11 @@ def prompts(model: Model, given: PromptInput, memory: int | str | None = None) -
             raise PromptError(f'prompt {number} is empty, expected some words; try "a dog"')
     if model.classes:
         return _classes(model, texts)
+    if model.text is None:
+        raise PromptError(
+            f"{model.spec} is an image tower without a text tower, got {texts[0][:40]!r}; expected "
+            "embeddings (prompt, dim) of the text tower that it was trained with"
+        )
     return embed(model, texts, memory)
 
 
@@ -196,7 +209,8 @@ def _encode(model: Model, tokens: Tokens, memory: int | str | None) -> Tensor:
     parts: list[Tensor] = []
     with torch.no_grad():
         for start in range(0, len(tokens.texts), size):
-            parts.append(encode(select(tokens, start, start + size)))
+            with own_encoder(model.spec, "text"):
+                parts.append(encode(select(tokens, start, start + size)))
     embeddings = torch.cat(parts)
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
@@ -228,7 +242,13 @@ def _classes(model: Model, names: Sequence[str]) -> Prompts:
     return Prompts(labels, one_hot.to(model.device, dtype))
 
 
+def ordinary(tensor: Tensor) -> Tensor:
+    """A tensor that gradients may go through: a copy of one made in `torch.inference_mode`."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
 def _from_prompt_tensor(model: Model, given: Tensor, memory: int | str | None) -> Prompts:
+    given = ordinary(given)
     if given.dim() != 2 or not len(given):
         raise PromptError(
             f"got a prompt tensor of shape {tuple(given.shape)}, expected token ids "
@@ -237,7 +257,8 @@ def _from_prompt_tensor(model: Model, given: Tensor, memory: int | str | None) -
     if given.is_floating_point():
         dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
         labels = tuple(f"embedding {n}" for n in range(len(given)))
-        return Prompts(labels, given.detach().to(model.device, dtype))
+        said = (WEIGHTED,) if model.classes else ()
+        return Prompts(labels, given.detach().to(model.device, dtype), said=said)
     if model.text is None:
         raise PromptError(f"{model.spec} has no text tower; expected class names or indices")
     tokens = model.text.from_ids(given.to(model.device))

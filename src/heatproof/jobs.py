@@ -30,7 +30,8 @@ class ImageJob:
         nulls: Prompts | None,
         before: int = 0,
     ) -> None:
-        self.model, self.pixels, self.score, self.asked = shown.model, shown.pixels, score, asked
+        self.model, self.score, self.asked = shown.model, score, asked
+        self.pixels = inputs.ordinary(shown.pixels)
         self.nulls, self.before = nulls, before
         self.nothing: Tensor | None = None
         self.photos = shown.photos
@@ -67,7 +68,7 @@ class ImageJob:
     def empty(self, embedding: Float[Tensor, "item dim"]) -> Float[Tensor, " item"]:
         """Scores against the empty prompt, which is embedded when first asked for."""
         if self.model.text is None:
-            raise InputError(f"{self.model.spec} is a classifier and has no empty prompt")
+            raise InputError(f"{self.model.spec} has no text tower and so no empty prompt")
         if self.nothing is None:
             self.nothing = inputs.embed(self.model, [""]).embeddings
         found = scores.pairs(

@@ -36,7 +36,9 @@ def taken(model: Model, images: Images, prompts: PromptInput) -> tuple[Pictures,
         InputError: a classifier, or prompts that are embeddings.
     """
     if model.text is None:
-        raise InputError(f"{model.spec} is a classifier: it has no words to interact with regions")
+        raise InputError(
+            f"{model.spec} has no text tower: there are no words to interact with regions"
+        )
     tokens = inputs.prompts(model, prompts).tokens
     if tokens is None:
         raise InputError("embeddings have no words; pass the prompts as texts or token ids")

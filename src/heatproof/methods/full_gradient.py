@@ -68,8 +68,11 @@ class FullGradient(Method):
         times = 1 - above.sum(0).to(scores.dtype)
         totals: list[Tensor] = []
         for target, (_, biases) in enumerate(_gradients(read, streams)):
-            added = torch.stack([values.sum(1) for values in biases], dim=1)
-            totals.append(len(streams) * scores[:, target] + added @ times.to(added))
+            total = len(streams) * scores[:, target]
+            if biases:  # a fresh model's may all be zero, and none is kept
+                added = torch.stack([values.sum(1) for values in biases], dim=1)
+                total = total + added @ times.to(added)
+            totals.append(total)
         return torch.stack(totals, dim=1)
 
     def _streams(self, read: ReadPass) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""timm's and torchvision's image classifiers: ViT, DeiT, EVA and their kin.
+"""timm's and torchvision's classifiers (ViT, DeiT, EVA and their kin), and timm's CLIP towers.
 
 Nothing here computes logits: `encode` is the model itself. Other input sizes are served by a shell
 around the very same parameters, with its position embeddings resampled by the library's own rule.
@@ -35,6 +35,11 @@ __all__ = ["class_indices", "load", "recognises", "wrap"]
 Size = tuple[int, int]
 SEED = 0
 
+EMBEDS = (
+    "the model is an image tower without a text tower: prompts are embeddings, compared by cosine"
+)
+
+KINDS = (VisionTransformer, Eva, TorchvisionViT)
 _WINDOWED = ("SwinTransformer", "SwinTransformerV2")
 
 
@@ -75,6 +80,8 @@ def wrap(
             "and no tokenizer"
         )
     known = _described(module)
+    if not known.classes and EMBEDS not in notices:
+        notices = (*notices, EMBEDS)
     resized = partial(_resized, module, spec=spec, weights=weights, notices=notices)
     return Model(
         spec=spec or type(module).__name__,
@@ -88,7 +95,7 @@ def wrap(
             preprocess or known.preprocess,
             known.project,
         ),
-        classes=names_of(module, known.classes),
+        classes=names_of(module, known.classes) if known.classes else (),
         resized=resized if known.resize else None,
         weights=weights,
         notices=notices,
@@ -117,11 +124,6 @@ def _described(module: Any) -> _Classifier:
 
 
 def _timm_vit(module: Any) -> _Classifier:
-    if not module.num_classes:
-        raise ModelError(
-            "the model has no classifier head (num_classes is 0) and so no class to explain; "
-            "expected one with classes"
-        )
     prefix, readout = _timm_prefix(module), _timm_readout(module)
     # A pool that reads patches only is the last attention call: its keys are the patches.
     keys = prefix if module.attn_pool is None or _pools_prefix(module) else ()
@@ -138,7 +140,7 @@ def _timm_vit(module: Any) -> _Classifier:
         readout=readout,
         native=native,
         patch=patch,
-        classes=module.num_classes,
+        classes=0 if _embeds(module) else module.num_classes,
         preprocess=_timm_preprocess(module, native, patch),
         resize=_resize_timm,
         project=(
@@ -147,6 +149,17 @@ def _timm_vit(module: Any) -> _Classifier:
             else None
         ),
     )
+
+
+def _embeds(module: Any) -> bool:
+    """Whether the model puts out an embedding and no logits: it has no head, or timm's description
+    of its weights says that the head is CLIP's projection."""
+    if not module.num_classes:
+        return True
+    config: dict[str, Any] = getattr(module, "pretrained_cfg", None) or {}
+    name = f"{config.get('architecture', '')}.{config.get('tag', '')}"
+    contrastive = any(kind in name for kind in ("clip", "pe_core")) and "_ft_" not in name
+    return contrastive and config.get("num_classes") == module.num_classes
 
 
 def _pools_prefix(module: Any) -> bool:

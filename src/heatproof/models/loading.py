@@ -17,8 +17,10 @@ from heatproof.models import open_clip as open_clip_models
 from heatproof.models import open_clip_loading
 from heatproof.models.compiling import compile_blocks
 from heatproof.models.geometry import Preprocess
+from heatproof.models.inside import found_in
 from heatproof.models.measured_geometry import described
 from heatproof.models.model import Model
+from heatproof.models.running import check_default_device
 
 SPECS = "open_clip:NAME[/PRETRAINED], hf:ID_OR_FOLDER, timm:NAME or scenes[:CHECKPOINT]"
 
@@ -30,6 +32,7 @@ DTYPES = {
 }
 
 
+@torch.inference_mode(False)  # its weights are to take part in gradients, whoever calls
 def load(
     spec: str,
     *,
@@ -50,6 +53,7 @@ def load(
 
     Raises `UnknownName`, `ModelError` and, for a device or dtype that cannot be had, `InputError`.
     """
+    check_default_device()
     target, precision = _device(device), _dtype(dtype)
     kind, _, name = spec.partition(":")
     if kind not in _LOADERS or (kind != "scenes" and not name):
@@ -71,11 +75,21 @@ def wrap(
 ) -> Model:
     """A model object that is there, described; it is not changed.
 
+    Wrappers that compute what they wrap are looked through (`DataParallel`, `torch.compile`, peft's
+    adapters). Of a module that holds one CLIP-like model somewhere inside (a Lightning module,
+    a `SentenceTransformer`), that model is taken, and a notice says so.
+
     `preprocess` is the transform that the model was trained with, if it is not the model's own
     (for a Hugging Face model its processor, too); which part of a photograph it shows is read off
     it, or measured. `tokenizer` is one of open_clip's or Hugging Face's.
     """
+    check_default_device()
+    _check_module(module)
+    held = found_in(module, _has_a_text_tower)
+    module = held.module
     _check_usable(module)
+    preprocess = held.processor if preprocess is None else preprocess
+    tokenizer = held.processor if tokenizer is None else tokenizer
     if preprocess is not None and not _is_description(preprocess):
         preprocess = described(preprocess)
     for family in _families():
@@ -85,11 +99,12 @@ def wrap(
                 spec=name or type(module).__name__,
                 preprocess=preprocess,
                 tokenizer=tokenizer,
+                notices=held.notices,
             )
     raise ModelError(
         f"got a {type(module).__name__}, which is no model that heatproof knows; expected "
         "open_clip's CLIP, CustomTextCLIP or CoCa, Hugging Face's CLIP, SigLIP, BLIP or ViT, or "
-        "timm's or torchvision's ViT"
+        f"timm's or torchvision's ViT{_part_to_pass(module)}"
     )
 
 
@@ -197,11 +212,31 @@ def _is_description(preprocess: object) -> bool:
     return known or isinstance(preprocess, Preprocess)
 
 
-def _check_usable(module: object) -> None:
-    if not isinstance(module, nn.Module):
-        raise ModelError(
-            f"got a {type(module).__name__}, expected a torch.nn.Module; load(...) takes names"
-        )
+def _has_a_text_tower(module: nn.Module) -> bool:
+    """Whether it is CLIP-like: of timm's and torchvision's models any part is one of theirs."""
+    return open_clip_models.recognises(module) or _family("hugging_face").recognises(module)
+
+
+def _part_to_pass(module: nn.Module) -> str:
+    """Which part of an unknown model is a known one, if any is."""
+    whole = _family("classifiers").KINDS
+    parts = [name for name, part in module.named_modules() if isinstance(part, whole)]
+    return f"; its part {parts[0]!r} is one, pass that" if parts else ""
+
+
+def _check_module(module: object) -> None:
+    if isinstance(module, nn.Module):
+        return
+    held = [name for name, part in getattr(module, "__dict__", {}).items() if _is_module(part)]
+    hint = f"pass its .{held[0]}" if held else "load(...) takes names"
+    raise ModelError(f"got a {type(module).__name__}, expected a torch.nn.Module; {hint}")
+
+
+def _is_module(part: object) -> bool:
+    return isinstance(part, nn.Module)
+
+
+def _check_usable(module: nn.Module) -> None:
     if isinstance(module, torch.jit.ScriptModule):
         raise ModelError(
             "got a scripted model, whose attention cannot be read; pass the model that was scripted"
@@ -211,8 +246,14 @@ def _check_usable(module: object) -> None:
             "got a compiled model, whose attention cannot be read; pass the one that was given to "
             "torch.compile (compiled._orig_mod), or compile it in place by its .compile()"
         )
-    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise ModelError(f"got a model inside a {type(module).__name__}; pass its .module")
+    tensors = [*module.parameters(), *module.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        raise ModelError("the model is on the meta device and has no weights; load them first")
+    if any(tensor.is_inference() for tensor in tensors):
+        raise ModelError(
+            "the model was made inside torch.inference_mode, and no gradient goes through its "
+            "weights; make it outside, or pass copy.deepcopy(model), copied outside"
+        )
     training = next((name for name, part in module.named_modules() if part.training), None)
     if training is not None:
         where = f" (in {training})" if training else ""

@@ -42,7 +42,11 @@ _CONFIG = "open_clip_config.json"
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a name stands for. `weights` is None where they are to be random."""
+    """All that a name stands for. `weights` is None where they are to be random.
+
+    `by_architecture` says that activation and preprocessing are those of the architecture, and that
+    the weights are a file that does not say its own.
+    """
 
     name: str
     config: dict[str, Any]
@@ -50,6 +54,7 @@ class Recipe:
     weights: Path | None = None
     tokenizer: Any = None
     notices: tuple[str, ...] = ()
+    by_architecture: bool = False
 
 
 def load(name: str, *, allow_download: bool = True) -> Model:
@@ -60,14 +65,17 @@ def load(name: str, *, allow_download: bool = True) -> Model:
 
 def build(recipe: Recipe, *, spec: str) -> Model:
     """The model of a recipe, described."""
+    weights = None if recipe.weights is None else checkpoints.read(recipe.weights)
+    if weights is not None and recipe.by_architecture:
+        recipe = _informed(recipe, weights)
     module = _build(recipe.config)
     preprocess = merge_preprocess_dict(PreprocessCfg(), recipe.preprocess)
     set_model_preprocess_cfg(module, {**preprocess, "size": module.visual.image_size})
     notices = recipe.notices
-    if recipe.weights is None:
+    if weights is None:
         notices += (_random_notice(spec),)
     else:
-        notices += _install(module, checkpoints.read(recipe.weights), recipe)
+        notices += _install(module, weights, recipe)
     return adapter.wrap(
         module.eval(),
         spec=spec,
@@ -82,6 +90,46 @@ def _random_notice(spec: str) -> str:
         f"{spec} names no weights, so they are random: its maps say nothing about a trained model. "
         f"Name a tag or a file, such as {spec}/FILE."
     )
+
+
+# What a file of weights does not say -------------------------------------------------------------
+
+# OpenAI's state dicts have these beside the weights, and nobody else's do.
+_OPENAI = ("input_resolution", "context_length", "vocab_size")
+_QUICK = "-quickgelu"
+
+
+def _informed(recipe: Recipe, weights: dict[str, Tensor]) -> Recipe:
+    """With what the weights themselves tell, and with notices of what had to be guessed."""
+    name, file = recipe.name.removesuffix(_QUICK), recipe.weights
+    if all(key in weights for key in _OPENAI):
+        config = {**recipe.config, "quick_gelu": True}
+        preprocess = get_pretrained_cfg(name, "openai") or recipe.preprocess
+        notices = ()
+        if not recipe.config.get("quick_gelu"):
+            notices = (f"{file} is OpenAI's, trained with QuickGELU: the model is built with it",)
+        return replace(recipe, config=config, preprocess=preprocess, notices=notices)
+    quick = bool(recipe.config.get("quick_gelu"))
+    other = name if quick else name + _QUICK
+    notices = list[str]()
+    if other in open_clip.list_models():
+        kinds = ("QuickGELU", "GELU") if quick else ("GELU", "QuickGELU")
+        notices.append(
+            f"{file} does not say its activation; {kinds[0]} is taken, as {recipe.name} says "
+            f"(for {kinds[1]}: open_clip:{other}/{file})"
+        )
+    published = _published(recipe.name)
+    unlike = sorted(key for key in PREPROCESSING if len({str(p[key]) for p in published}) > 1)
+    if unlike:
+        notices.append(
+            f"{file} does not say how pictures are preprocessed, and the published weights of "
+            f"{recipe.name} differ in {', '.join(unlike)}; open_clip's usual way is taken (for "
+            "another: heatproof.wrap(module, preprocess=...))"
+        )
+    return replace(recipe, notices=tuple(notices))
+
+
+PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 
 
 # From a name to a recipe -------------------------------------------------------------------------
@@ -102,7 +150,7 @@ def _recipe(name: str, *, allow_download: bool) -> Recipe:
         return _completed(recipe, allow_download=False)
     if Path(pretrained).exists() or "/" in pretrained or Path(pretrained).suffix in _SUFFIXES:
         file = Path(pretrained)
-        recipe = replace(recipe, weights=file)
+        recipe = replace(recipe, weights=file, by_architecture=True)
         return _completed(recipe, folder=file.parent, allow_download=False)
     return _tagged_recipe(architecture, config, pretrained, allow_download=allow_download)
 
@@ -132,12 +180,17 @@ def _tagged_recipe(name: str, config: dict[str, Any], tag: str, *, allow_downloa
 
 def _usual_preprocess(name: str) -> dict[str, Any]:
     """What all published weights of an architecture expect of a picture, if they agree."""
+    known = _published(name)
+    return known[0] if known and all(one == known[0] for one in known) else {}
+
+
+def _published(name: str) -> list[dict[str, Any]]:
+    """How pictures are preprocessed for each of the published weights of an architecture."""
     empty = PreprocessCfg()
-    known = [
+    return [
         merge_preprocess_dict(empty, get_pretrained_cfg(name, tag))
         for tag in list_pretrained_tags_by_model(name)
     ]
-    return known[0] if known and all(one == known[0] for one in known) else {}
 
 
 def _alternatives(file: str) -> tuple[str, ...]:
@@ -219,10 +272,13 @@ def _tokenizer(text: dict[str, Any], folder: Path | None, allow_download: bool) 
         if local is None and allow_download:
             checkpoints.fetch(name, _TOKENIZER_FILES, instead="", allow_download=True)
         return build(str(local or name), local_files_only=local is not None or not allow_download)
-    except (OSError, ValueError, ImportError, ModelError):
+    except (OSError, ValueError, ImportError, ModelError) as error:
+        where = "is not on this computer" if local is None else f"in {local} cannot be used"
+        reason = " ".join(str(error).split())[:160]
         return tokens.missing(
-            f"the model's tokenizer is not on this computer; put {' and '.join(_TOKENIZER_FILES)} "
-            f"of https://huggingface.co/{name} beside the weights file, or pass token ids"
+            f"the model's tokenizer {where}; put {' and '.join(_TOKENIZER_FILES)} "
+            f"of https://huggingface.co/{name} beside the weights file, or pass token ids "
+            f"({reason})"
         )
 
 
