@@ -91,6 +91,7 @@ class Question:
         if self.certify:
             self.nulls, self.unmeasured = _null_prompts(self.model)
 
+    @torch.inference_mode(False)
     def answered(self, shown: Pictures, progress: Progress | None) -> Explanation:
         job = ImageJob(shown, self.prompts, self.score, self.nulls, self.count)
         sites = sites_of(shown.model, "image", lambda: shown.model.image.encode(shown.pixels[:1]))

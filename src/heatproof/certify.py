@@ -110,7 +110,7 @@ def _parity(
 ) -> Check:
     gaps = (ev.explained - ev.untouched).abs()
     # Relative to the largest score, or to 1.
-    limit = TOLERANCE[model.dtype] * max(1.0, float(ev.untouched.abs().max()))
+    limit = TOLERANCE[model.precision] * max(1.0, float(ev.untouched.abs().max()))
     gap = float(gaps.max())
     if gap <= limit:
         text = f"the explained pass scores as the untouched model does, to {gap:.2g}"
@@ -220,7 +220,7 @@ def environment(model: Model, seed: int) -> dict[str, Any]:
         "python": platform.python_version(),
         **versions,
         "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": str(model.precision).removeprefix("torch."),
         "weights_sha256": model.weights_hash,
         "seed": seed,
     }

@@ -22,6 +22,7 @@ from heatproof.explanation import Record
 from heatproof.inputs import PromptInput
 from heatproof.models.model import Model
 from heatproof.passes import slopes_of
+from heatproof.reading.call import exact
 from heatproof.scores import Margin, Score, create, pairs, slopes
 
 SCHEMA = "heatproof jacobian 2"
@@ -70,7 +71,8 @@ class Jacobian:
                 self.explained,
             )
         flat = self.by_coordinate.flatten(2)
-        return (found @ flat).unflatten(2, self.by_coordinate.shape[2:]).float()
+        with exact(flat):
+            return (found @ flat).unflatten(2, self.by_coordinate.shape[2:]).float()
 
     def scores(
         self, prompts: PromptInput, *, score: str | Score = ""

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointError
 
 from heatproof import row_pass
-from heatproof.errors import ReadingError
+from heatproof.errors import HeatproofError, ReadingError
 from heatproof.images import Photo
 from heatproof.methods.base import (
     GRADIENTS_AT_ONCE,
@@ -25,6 +26,7 @@ from heatproof.methods.base import (
     stands_for,
 )
 from heatproof.models.model import Model, Projection
+from heatproof.models.running import find_out_why
 from heatproof.reading import (
     Attention,
     Edit,
@@ -37,11 +39,15 @@ from heatproof.reading import (
     observing,
     reading,
 )
-from heatproof.reading.call import at_least_float32
+from heatproof.reading.call import at_least_float32, exact
 from heatproof.reading.compiled import as_python
 from heatproof.row_pass import RowPass
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 SLOPES_AT_ONCE = 64
+QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
 
 _sites: WeakKeyDictionary[Model, dict[Side, tuple[Site, ...]]] = WeakKeyDictionary()
 
@@ -150,7 +156,13 @@ def sites_of(model: Model, side: Side, run: Callable[[], Any]) -> tuple[Site, ..
     """The tower's attention calls, found by running `run` (one input) the first time."""
     known = _sites.setdefault(model, {})
     if side not in known:
-        known[side] = find_sites(model.module, run, 1)
+        try:
+            known[side] = find_sites(model.module, run, 1)
+        except HeatproofError:
+            raise
+        except Exception:
+            find_out_why(model.spec, side, run)
+            raise
     return known[side]
 
 
@@ -167,14 +179,15 @@ def run(
         return _run(model, method, sites, chunk, seed=seed, evidence=evidence)
     by_coordinate = coordinates(model, method, sites, chunk, seed=seed, evidence=evidence)
     embedding, total, own = by_coordinate.scores, by_coordinate.total, by_coordinate.untouched
-    slopes = chunk.slopes(embedding)
-    return replace(
-        by_coordinate,
-        values=slopes @ by_coordinate.values,
-        scores=chunk.compare(embedding),
-        untouched=None if own is None else chunk.compare(own),
-        total=None if total is None else (slopes @ total.unsqueeze(-1)).squeeze(-1),
-    )
+    with exact(embedding):
+        slopes = chunk.slopes(embedding)
+        return replace(
+            by_coordinate,
+            values=slopes @ by_coordinate.values,
+            scores=chunk.compare(embedding),
+            untouched=None if own is None else chunk.compare(own),
+            total=None if total is None else (slopes @ total.unsqueeze(-1)).squeeze(-1),
+        )
 
 
 def is_linear(method: Method) -> bool:
@@ -203,17 +216,62 @@ def _unit_slopes(embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item di
 def _run(
     model: Model, method: Method, sites: Sequence[Site], chunk: Chunk, *, seed: int, evidence: bool
 ) -> Outcome:
+    try:
+        return _attributed(model, method, sites, chunk, seed=seed, evidence=evidence)
+    except CheckpointError as error:  # with a switch it is off (`reading.checkpointing`)
+        raise ReadingError(
+            f"{model.spec} runs blocks again in the backward pass (torch.utils.checkpoint), when "
+            "nothing is read any more; take that out of its forward"
+        ) from error
+
+
+def _attributed(
+    model: Model, method: Method, sites: Sequence[Site], chunk: Chunk, *, seed: int, evidence: bool
+) -> Outcome:
     plan = method.plan(sites, chunk.side)
     if evidence and not plan.differentiates:
         plan = replace(plan, start=plan.paths[-1])
-    with torch.inference_mode(False):
+    if plan.differentiates:
+        _refuse_quantised(model, chunk.side)
+    device, see = model.device.type, chunk.encode_pixels
+    chunk = replace(
+        chunk,
+        encode=_as_called(device, chunk.encode),
+        encode_pixels=None if see is None else _as_called(device, see),
+    )
+    read_row = _as_called(device, row_pass.read_row)
+    with torch.inference_mode(False), torch.autocast(device, enabled=False):
         if chunk.side == "image" and row_pass.fits(model.module, method, plan, sites, chunk):
-            row = row_pass.read_row(model.module, plan, sites[-1], chunk, evidence=evidence)
+            row = read_row(model.module, plan, sites[-1], chunk, evidence=evidence)
             if row is not None:
                 with torch.set_grad_enabled(plan.differentiates):
                     return _of_row(model, method, plan, chunk, row, seed, evidence)
         with torch.set_grad_enabled(plan.differentiates):
             return _of_whole(model, method, plan, chunk, seed, evidence)
+
+
+def _as_called(device: str, function: Callable[P, R]) -> Callable[P, R]:
+    """Run `function` in the `torch.autocast` that is on now, wherever it will be called: the
+    model's own pass is, and what is computed from it is not."""
+    on, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.autocast(device, dtype=dtype, enabled=on):
+            return function(*args, **kwargs)
+
+    return run if on else function
+
+
+def _refuse_quantised(model: Model, side: Side) -> None:
+    """A gradient would leave out every int8 layer, unsaid: torch cuts the graph there."""
+    tower = model.image if side == "image" or model.text is None else model.text
+    for path, part in model.module.get_submodule(tower.path).named_modules(prefix=tower.path):
+        if type(part).__module__.startswith(QUANTISED):
+            raise ReadingError(
+                f"{model.spec} has int8 layers ({path}), through which torch gives no gradient; "
+                "explain the model that was quantised, or take a method without gradients "
+                "(occlusion, rise, kernel-shap) without a certificate (certify=False)"
+            )
 
 
 def _of_row(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from heatproof.errors import InputError, UnknownName
 from heatproof.models.model import Model
+from heatproof.reading.call import exact
 
 
 @runtime_checkable
@@ -211,14 +212,14 @@ def pairs(
     """
     others = (text if rivals is None else rivals).detach()
     none = text.new_zeros(0, text.shape[1])
-    cosine = None if model.classes else _cosine(image, text)
-    return Pairs(
-        cosine,
-        _logit(model, image, text),
-        _logit(model, image, others),
-        _logit(model, image, none if against is None else against.detach()),
-        own=rivals is None,
-    )
+    with exact(image):
+        return Pairs(
+            None if model.classes else _cosine(image, text),
+            _logit(model, image, text),
+            _logit(model, image, others),
+            _logit(model, image, none if against is None else against.detach()),
+            own=rivals is None,
+        )
 
 
 def _cosine(image: Tensor, text: Tensor) -> Tensor:

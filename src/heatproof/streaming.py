@@ -28,6 +28,7 @@ Picture = str | Path | Image.Image
 Faulty = Callable[[ImageError], None]
 
 
+@torch.inference_mode(False)
 def explain_each(
     model: Model,
     pictures: Picture | Sequence[Picture],

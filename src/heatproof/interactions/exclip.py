@@ -28,6 +28,7 @@ from heatproof.reading.call import at_least_float32
 Encode = Callable[[int], Tensor]
 
 
+@torch.inference_mode(False)
 def exclip(
     model: Model,
     images: Images,

@@ -20,6 +20,7 @@ from heatproof.reading.call import at_least_float32
 from heatproof.reading.interventions import masked_keys
 
 
+@torch.inference_mode(False)
 def fixlip(
     model: Model,
     images: Images,

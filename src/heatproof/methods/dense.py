@@ -65,8 +65,7 @@ class Intervened(Dense):
 def embedded(read: ReadPass, tokens: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch dim"]:
     """Tokens as embeddings, by the model's own end."""
     project = projection_of(read)
-    native = next(iter(read.root.parameters())).dtype
-    return at_least_float32(project(tokens.to(native)))
+    return at_least_float32(project(tokens.to(project.dtype)))
 
 
 def token_scores(read: ReadPass, tokens: Tokens) -> Float[Tensor, "item target token"]:

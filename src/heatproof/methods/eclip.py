@@ -12,10 +12,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from heatproof.methods.base import Factors, Method, Plan, ReadPass, Side, Tower, last_sites
-from heatproof.models.projection import output_projection
+from heatproof.models.model import Affine
+from heatproof.models.projection import output_projection, output_projection_of
 from heatproof.reading import Attention, AttentionCall, Intervention, Site
 from heatproof.reading.call import at_least_float32, merge_heads
 from heatproof.reading.interventions import chain, one_head
@@ -92,20 +93,8 @@ class Eclip(Method):
         if self.spatial == "none":
             shape = (query.shape[0], query.shape[2], layer.key.shape[2])
             return torch.ones(shape, dtype=at_least_float32(query).dtype, device=query.device)
-        return self._loosened(read.root, layer.path, query, layer.key.detach(), read.content)
-
-    def _loosened(
-        self, root: nn.Module, path: str, query: Tensor, key: Tensor, content: slice
-    ) -> Float[Tensor, "item row key"]:
-        rows, keys = (merge_heads(t).squeeze(1) for t in (query, key))
-        if self.projection == "output":
-            project = output_projection(root, path, rows.shape[-1])
-            native = project.weight.dtype  # the trace is float32 where the model is less
-            with torch.no_grad():
-                rows, keys = project(rows.to(native)), project(keys.to(native))
-        rows, keys = at_least_float32(rows), at_least_float32(keys)
-        cosine = F.normalize(rows, dim=-1) @ F.normalize(keys, dim=-1).transpose(-2, -1)
-        return min_max(cosine, content)
+        project = output_projection_of(read.root, layer) if self.projection == "output" else None
+        return loosened(project, query, layer.key.detach(), read.content)
 
     def implied(self, tower: Tower) -> dict[str, dict[str, Intervention]]:
         """One head, the loosened attention, and both: each put into the explained layers."""
@@ -127,8 +116,11 @@ class Eclip(Method):
 
         def intervene(call: AttentionCall) -> AttentionCall:
             weights = call.softmax()
-            content = tower.content
-            u = self._loosened(tower.root, path, call.query, call.key, content)
+            content, project = tower.content, None
+            if self.projection == "output":
+                width = call.query.shape[1] * call.query.shape[-1]
+                project = output_projection(tower.root, path, width)
+            u = loosened(project, call.query, call.key, content)
             own = weights[..., content]
             u = u[..., content].clamp(min=0).unsqueeze(1) * (own > 0)  # a masked key gets nothing
             total = u.sum(-1, keepdim=True).clamp(min=torch.finfo(u.dtype).tiny)
@@ -159,6 +151,20 @@ class Eclip(Method):
 
     def _count(self, side: Side) -> int:
         return DEFAULT_LAYERS[side] if self.layers is None else self.layers
+
+
+def loosened(
+    project: Affine | None, query: Tensor, key: Tensor, content: slice
+) -> Float[Tensor, "item row key"]:
+    """Phi(cos(q_r, k_i)), of queries and keys by head, put through W_O where it is given."""
+    rows, keys = (merge_heads(t).squeeze(1) for t in (query, key))
+    if project is not None:
+        native = project[0].dtype  # the trace is float32 where the model is less
+        with torch.no_grad():
+            rows, keys = (F.linear(each.to(native), *project) for each in (rows, keys))
+    rows, keys = at_least_float32(rows), at_least_float32(keys)
+    cosine = F.normalize(rows, dim=-1) @ F.normalize(keys, dim=-1).transpose(-2, -1)
+    return min_max(cosine, content)
 
 
 def min_max(cosine: Float[Tensor, "item row key"], content: slice) -> Float[Tensor, "item row key"]:

@@ -10,14 +10,11 @@ from torch.nn.functional import linear
 
 from heatproof.errors import ReadingError
 from heatproof.methods.base import ReadPass
-from heatproof.models.model import Projection
-from heatproof.models.projection import output_projection
+from heatproof.models.model import LINEAR, Projection
+from heatproof.models.projection import output_projection_of
 from heatproof.reading import Attention, Site, State
 from heatproof.reading.call import at_least_float32, merge_heads
 
-# How far W_O times what the heads put out may be from what attention returned, relative to the
-# largest value: what rounding in that dtype explains.
-LINEAR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 SCALES = ("ls_1", "ls1", "layer_scale1", "gamma_1")
 
 Tokens = Float[Tensor, "item token width"]
@@ -115,12 +112,11 @@ def block_around(states: Mapping[str, State], layer: Attention) -> str:
 
 
 def _output_map(root: nn.Module, layer: Attention) -> tuple[Tensor, Tensor]:
-    width = layer.heads * layer.output.shape[-1]
-    module = output_projection(root, layer.path, width)
-    weight = at_least_float32(module.weight.detach())
-    if module.bias is None:  # pyright: ignore[reportUnnecessaryComparison]
+    matrix, bias = output_projection_of(root, layer)
+    weight = at_least_float32(matrix.detach())
+    if bias is None:
         return weight, weight.new_zeros(weight.shape[0])
-    return weight, at_least_float32(module.bias.detach())
+    return weight, at_least_float32(bias.detach())
 
 
 def layer_scale(

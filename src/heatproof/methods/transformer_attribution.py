@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
 from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side, last_sites
@@ -60,6 +60,7 @@ class TransformerAttribution(Method):
         return Plan(paths, weights=True, start=paths[0])
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        _refuse_adapters(read.root)
         layers = read.trace.layers
         check_same_tokens(layers)
         gradients = read.gradients(layers, ("weights",))
@@ -80,6 +81,16 @@ class TransformerAttribution(Method):
             ("layer-wise relevance of attention weights in place of a derivative",),
             "backward rule",
         )
+
+
+def _refuse_adapters(root: nn.Module) -> None:
+    """Beside a layer an adapter is a layer of its own: z+ gives other shares than of their sum."""
+    for path, part in root.named_modules():
+        if "base_layer" in dict(part.named_children()) and getattr(part, "merged", None) is False:
+            raise ReadingError(
+                f"the relevance of {path!r} depends on whether its adapter (LoRA) is merged; merge "
+                "it first: model.merge_and_unload()"
+            )
 
 
 def _carried(layers: Sequence[Attention], steps: Sequence[Tensor]) -> Tensor:

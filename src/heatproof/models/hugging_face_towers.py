@@ -224,7 +224,10 @@ def _differs(pixels: Tensor, native: Size) -> bool:
 
 
 def _pooled(output: Any) -> Tensor:
-    return output if isinstance(output, Tensor) else output.pooler_output
+    """The embedding: of a tensor, of an output by name, or of a plain tuple of the same."""
+    if isinstance(output, Tensor):
+        return output
+    return output[1] if isinstance(output, tuple) else output.pooler_output
 
 
 # The text side ---------------------------------------------------------------------------------

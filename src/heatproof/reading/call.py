@@ -64,7 +64,9 @@ class Attention:
 
     Tensors stand in the graph of the pass where gradients were asked for, and are at least
     float32. `weights` (after softmax) is None where they were not asked for. `module` is the
-    innermost module that called.
+    innermost module that called. `projection` is the output projection's matrix and bias (or None)
+    where `module` multiplies by them itself, as they were in that moment: LoRA's wrappers of
+    `nn.MultiheadAttention` put weights in for the call and take them out after it.
     """
 
     path: str
@@ -74,6 +76,7 @@ class Attention:
     value: Float[Tensor, "batch head key value_channel"]
     weights: Float[Tensor, "batch head query key"] | None
     output: Float[Tensor, "batch head query value_channel"]
+    projection: tuple[Tensor, Tensor | None] | None = None
 
     @property
     def heads(self) -> int:
@@ -83,6 +86,11 @@ class Attention:
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Attribution is done in float32 where the model computes in less, in float64 where in that."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def exact(like: Tensor) -> torch.autocast:
+    """The context in which nothing is rounded by the caller's `torch.autocast`."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def merge_heads(tensor: Float[Tensor, "batch head token channel"]) -> Tensor:

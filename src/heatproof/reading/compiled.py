@@ -12,6 +12,8 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from heatproof.reading.checkpointing import without_checkpoints
+
 # Where torch keeps what it compiled; it has no public switch.
 CALL = "_compiled_call_impl"
 
@@ -39,7 +41,8 @@ def as_python(
         ]
     held = [part for _, part in named if _set_aside(part)]
     try:
-        yield
+        with without_checkpoints(module):
+            yield
     finally:
         for part in held:
             _put_back(part)

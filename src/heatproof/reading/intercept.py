@@ -284,7 +284,13 @@ class _Session:
             self.last_weights = weights
         if self.reads(path):
             kept = weights if self.weights else None
-            self.trace.add(Attention(path, module, call.query, call.key, call.value, kept, output))
+            own = None
+            if isinstance(module, nn.MultiheadAttention):
+                weight, bias = module.out_proj.weight, module.out_proj.bias
+                own = weight.detach().clone(), None if bias is None else bias.detach().clone()  # pyright: ignore[reportUnnecessaryComparison]
+            self.trace.add(
+                Attention(path, module, call.query, call.key, call.value, kept, output, own)
+            )
 
     def check_reached(self) -> None:
         missed = self._asked() - set(self.reached)

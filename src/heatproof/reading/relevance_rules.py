@@ -166,6 +166,8 @@ def _handed_on(func: Any, args: Any, kwargs: dict[str, Any]) -> Tensor:
 
 
 def _positive(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor) -> Deal:
+    weight = weight.detach()  # as it is in this call: wrappers (LoRA) may swap it afterwards
+
     def deal(relevance: Tensor) -> tuple[Tensor]:
         parts = [_wide(x).clamp(min=0), _wide(x).clamp(max=0)]
         weights = [_wide(weight).clamp(min=0), _wide(weight).clamp(max=0)]

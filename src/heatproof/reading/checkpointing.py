@@ -1,0 +1,43 @@
+"""Gradient checkpointing, off where a model is read.
+
+It runs blocks a second time in the backward pass, when no reading is open any more: what was read
+would be of another pass than what gradients go through. What the model computes is the same.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+# The switches of open_clip and timm, and of Hugging Face's models.
+SWITCHES = ("grad_checkpointing", "gradient_checkpointing", "activation_checkpointing")
+
+_lock = threading.Lock()
+# Which switches are held off, and by how many contexts: two threads may read one model.
+_held_off: WeakKeyDictionary[nn.Module, Counter[str]] = WeakKeyDictionary()
+
+
+@contextmanager
+def without_checkpoints(module: nn.Module) -> Generator[None]:
+    """Switch gradient checkpointing off in all parts of `module`; put it back at the end."""
+    with _lock:
+        held = [
+            (part, name)
+            for part in module.modules()
+            for name in SWITCHES
+            if vars(part).get(name) is True or _held_off.get(part, Counter())[name]
+        ]
+        for part, name in held:
+            _held_off.setdefault(part, Counter())[name] += 1
+            setattr(part, name, False)
+    try:
+        yield
+    finally:
+        with _lock:
+            for part, name in held:
+                _held_off[part][name] -= 1
+                if not _held_off[part][name]:
+                    setattr(part, name, True)
