@@ -122,6 +122,9 @@ def test_maps_that_differ_contradict_the_equivalence():
         "settings": 1,
         "pictures": 1,
         "worst": {"float64": 1e-15},
+        "rows": [{}, {}],
+        "not finite": 0,
+        "all zero": 1,
         "cost": {"ratios": ratios, "sides": [{"reads": "x"}, {"reads": "y"}]},
     }
     assert [c["verdict"] for c in conclude({"a": data})] == ["shown", "shown"]
@@ -131,6 +134,25 @@ def test_maps_that_differ_contradict_the_equivalence():
     assert conclude({"a": None}) == []
     data["worst"] = {"float64": None}
     assert conclude({"a": data})[0]["verdict"] == "not shown"  # nothing was compared
+
+
+def test_an_equivalence_of_nothing_is_not_shown():
+    """Before: "shown", for all() over nothing is true."""
+    data = {
+        "settings": 1,
+        "pictures": 1,
+        "worst": {"float64": None},
+        "rows": [],
+        "not finite": 0,
+        "all zero": 0,
+        "cost": {"ratios": {}, "sides": [{"reads": "x"}, {"reads": "y"}]},
+    }
+    verdicts = lambda **more: [c["verdict"] for c in conclude({"a": data | more})]  # noqa: E731
+    assert verdicts() == ["not measured", "not measured"]
+    zeros = {"worst": {"float64": 0.0}, "rows": [{}, {}]}
+    assert verdicts(**zeros, **{"all zero": 2})[0] == "not measured"
+    assert verdicts(**zeros, **{"all zero": 1})[0] == "shown"
+    assert verdicts(**zeros, **{"not finite": 1})[0] == "contradicted"
 
 
 # --- the store --------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """`heatproof reproduce -o out/`. No torch until it runs."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer
 
 from heatproof import terminal
 
+NOTHING_MEASURED = 3
 Watch = Callable[[str, int, int], None]
 
 
@@ -45,7 +47,8 @@ def reproduce(
     """Run the claims of arXiv 2605.12952 on a model, as tables and figures.
 
     Rendered scenes unless folders are given. What is done is kept in OUT/parts: a run that was
-    stopped goes on. Writes reproduce.html, reproduce.json and figures/*.png.
+    stopped goes on. Writes reproduce.html, reproduce.json and figures/*.png. Exit codes: 0 at least
+    one claim was measured, 3 none was, 2 bad input.
     """
     from heatproof.report.folder import check_folder
 
@@ -63,6 +66,11 @@ def reproduce(
     for each in result["conclusions"]:
         typer.echo(f"{each['verdict']:<12}  ({each['section']}) {each['claim']}")
     typer.echo(f"page: {out / 'reproduce.html'}")
+    verdicts = Counter(each["verdict"] for each in result["conclusions"])
+    told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    typer.echo(f"{verdicts.total()} claims: {told or 'none was measured'}")
+    if verdicts.total() == verdicts["not measured"]:
+        raise typer.Exit(NOTHING_MEASURED)
 
 
 @contextmanager

@@ -75,20 +75,24 @@ def percent(interval: Part) -> str:
 
 def _equivalence(data: Part) -> Iterator[Conclusion]:
     worst = {d: v for d, v in data["worst"].items() if v is not None}
-    holds = all(value <= TOLERANCE[dtype] for dtype, value in worst.items())
+    broken, empty = data["not finite"], data["all zero"] == len(data["rows"])
+    holds = not broken and all(value <= TOLERANCE[dtype] for dtype, value in worst.items())
+    nothing = not broken and (not worst or empty)
     figures = "; ".join(f"{v:.1e} in {d} (tolerance {TOLERANCE[d]:.1e})" for d, v in worst.items())
     yield Conclusion(
         "a",
         "Attention-ECLIP and Grad-ECLIP are the same map for every setting of the switches.",
-        ("shown" if holds else "contradicted") if worst else "not shown",
+        "not measured" if nothing else "shown" if holds else "contradicted",
         f"{data['settings']} settings, {data['pictures']} pictures and captions: largest "
-        f"difference, in units of the map's largest value, {figures or 'not measured'}.",
+        f"difference, in units of the map's largest value, {figures or 'not measured'}."
+        + (f" In {broken} comparisons the maps hold no numbers." if broken else "")
+        + (" Every map is zero everywhere, which shows nothing." if empty and nothing else ""),
     )
     ratios = {name: r for name, r in data["cost"]["ratios"].items() if r is not None}
     counted = {name: r for name, r in ratios.items() if name not in ("seconds", "peak_bytes")}
     less = [name for name, r in counted.items() if r < 1]
     more = [name for name, r in counted.items() if r > 1]
-    verdict: Verdict = "not shown"
+    verdict: Verdict = "not shown" if counted else "not measured"
     if less != [] and not more:
         verdict = "shown"
     elif more and not less:

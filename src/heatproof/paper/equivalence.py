@@ -40,14 +40,18 @@ def measure(study: Study) -> Part:
             )["rows"]
     cost = study.store.part("a-cost", lambda: _cost(study))
     example = study.store.part("a-example", lambda: _example(study))
+    # Maps that hold no numbers have no difference: the store keeps it as None.
+    finite = [row for row in found if row["relative"] is not None]
     return {
         "settings": len(settings),
         "pictures": len(photos),
         "rows": found,
         "worst": {
-            dtype: max((row["relative"] for row in found if row["dtype"] == dtype), default=None)
+            dtype: max((row["relative"] for row in finite if row["dtype"] == dtype), default=None)
             for dtype in models
         },
+        "not finite": len(found) - len(finite),
+        "all zero": sum(row["largest value"] == 0 for row in finite),
         "cost": cost,
         "example": example,
     }
