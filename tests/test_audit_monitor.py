@@ -13,6 +13,7 @@ from heatproof import methods
 from heatproof.auditing import monitor
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.subject import Subject
+from heatproof.errors import UserCodeError
 from heatproof.methods import Foreign
 from heatproof.models import Model
 
@@ -139,7 +140,7 @@ def test_an_error_leaves_no_hook(vit: Model) -> None:
         vit.image.encode(pixels[None])
         raise KeyError(prompt)
 
-    with pytest.raises(KeyError):
+    with pytest.raises(UserCodeError, match="failing failed with KeyError: "):
         monitor.check(Subject(Foreign(failing, takes="pixels")), vit, picture(vit), text(vit))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in vit.module.modules())
     assert torch.is_grad_enabled()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -246,11 +247,27 @@ def test_names_are_no_formulas_and_no_markup():
 
 
 @pytest.mark.parametrize("check", FIGURES)
-def test_odd_layouts_have_no_picture(check):
+def test_odd_layouts_have_no_figure_and_the_page_says_so(check):
     whole = NUMBERS[check]
-    odd: list[dict[str, Any]] = [{}, {"else": 1}]
+    odd: list[dict[str, Any]] = [{"else": 1}]
     odd += [dict.fromkeys(whole, kind) for kind in (None, True, "text", [], {}, [1], {"a": 1})]
-    assert [numbers for numbers in odd if picture(check, numbers)] == []
+    for numbers in odd:
+        page = audit_page(audit("m", finding(check, numbers=numbers)))
+        assert "<svg" not in page
+        assert "No figure: " in page, numbers
+    assert "No figure: its numbers have another layout (KeyError: " in audit_page(
+        audit("m", finding(check, numbers={"else": 1}))
+    )
+    assert "No figure" not in audit_page(audit("m", finding(check)))
+
+
+def test_a_figure_that_fails_otherwise_is_no_odd_layout(monkeypatch):
+    def broken(_: Any) -> None:
+        raise RuntimeError("out of ink")
+
+    monkeypatch.setitem(FIGURES, "parity", broken)
+    with pytest.raises(RuntimeError, match="out of ink"):
+        audit_page(audit("m", finding("parity")))
 
 
 def test_checks_without_picture_have_none():
@@ -283,21 +300,95 @@ def verdict_of(page: str) -> str:
     return found[0]
 
 
+ESTABLISHING = {
+    1: ("parity", "forward monitor", "reparametrisation", "readout"),
+    2: ("graded family", "null prompts"),
+}
+
+
+def held(principle: Literal[1, 2], **others: Verdict) -> list[Finding]:
+    """Findings that establish a principle, but for those of other verdicts."""
+    names = [*ESTABLISHING[principle], *others]
+    given = {name.replace("_", " "): verdict for name, verdict in others.items()}
+    names = dict.fromkeys(name.replace("_", " ") for name in names)
+    return [finding(name, given.get(name, "holds"), {}, principle=principle) for name in names]
+
+
 def test_a_violated_finding_stands_in_the_verdict():
-    found = (finding("parity"), finding("sign", "violated", principle=2))
-    told = verdict_of(audit_page(audit("m", *found)))
+    found = audit("m", *held(1), *held(2, sign="violated"))
+    told = verdict_of(audit_page(found))
     assert 'class="verdict fails"' in told
     assert "At least one principle is violated" in told
-    assert "violated (sign)" in told
-    assert "Principle 1: holds · Principle 2: violated" in told
+    assert "Principle 1 holds<br>Principle 2 violated (sign)" in told
+    assert found.holds is False
+    assert found.sentence == "m on scenes: VIOLATED: principle 1 holds; principle 2 violated (sign)"
 
 
-def test_the_verdict_of_what_holds_is_calm_and_names_what_is_unclear():
-    told = verdict_of(audit_page(audit("m", finding("parity"), finding("readout", "cannot tell"))))
+def test_what_is_established_is_said_and_what_is_unclear_beside_it():
+    found = audit("m", *held(1), *held(2, sign="cannot tell"))
+    told = verdict_of(audit_page(found))
     assert 'class="verdict holds"' in told
-    assert "cannot tell: readout" in told
-    assert "Principle 1: cannot tell" in told
-    assert "Principle 2" not in told
+    assert "Both principles hold here" in told
+    assert found.holds is True
+    assert found.sentence == (
+        "m on scenes: holds: principle 1 holds; principle 2 holds; cannot tell: sign"
+    )
+
+
+def test_nothing_checked_is_nothing_established():
+    """Before: holds True, "No principle is violated here"."""
+    found = audit("m", question={"principles": [2]}, unmeasured={2: "too slow"})
+    found = replace(found, findings=())
+    told = verdict_of(audit_page(found))
+    assert found.holds is None
+    assert 'class="verdict unproven"' in told
+    assert "Nothing is violated, but not every principle is established" in told
+    assert "Principle 2 not measured (too slow)" in told
+    assert "Not measured: too slow." in audit_page(found)
+    assert found.sentence == (
+        "m on scenes: NOT ESTABLISHED: principle 1 not measured (it was not asked for); "
+        "principle 2 not measured (too slow)"
+    )
+    stored = json.loads(json.dumps(found.as_json()))
+    assert stored["holds"] is None
+    assert stored["principles"]["2"] == {"state": "not measured", "reason": "too slow"}
+    assert from_json(stored) == found
+
+
+def test_a_principle_that_was_asked_for_and_not_measured_is_not_established():
+    found = audit("m", *held(1), question={"principles": [1, 2]}, unmeasured={2: "no data"})
+    assert (found.verdict(1), found.verdict(2), found.holds) == ("holds", "not measured", None)
+    alone = replace(found, question={"principles": [1]}, unmeasured={})
+    assert alone.holds is True
+    assert "the other was not asked for" in alone.headline
+
+
+@pytest.mark.parametrize(
+    ("principle", "others", "state"),
+    [
+        (1, {}, "holds"),
+        (1, {"parity": "not applicable"}, "holds"),
+        (1, {"forward_monitor": "cannot tell"}, "holds"),
+        (1, {"parity": "not applicable", "forward_monitor": "cannot tell"}, "not established"),
+        (1, {"parity": "not applicable", "forward_monitor": "not applicable"}, "not established"),
+        (1, {"reparametrisation": "not applicable"}, "holds"),
+        (1, {"reparametrisation": "cannot tell"}, "not established"),
+        (1, {"readout": "not applicable"}, "holds"),
+        (1, {"readout": "cannot tell"}, "not established"),
+        (1, {"implied_model": "violated"}, "violated"),
+        (2, {}, "holds"),
+        (2, {"sign": "cannot tell", "attribution_error": "cannot tell"}, "holds"),
+        (2, {"graded_family": "cannot tell"}, "not established"),
+        (2, {"graded_family": "cannot tell", "right_and_wrong": "holds"}, "holds"),
+        (2, {"null_prompts": "cannot tell"}, "not established"),
+        (2, {"null_prompts": "not applicable"}, "holds"),
+    ],
+)
+def test_a_principle_is_established_by_the_checks_that_decide_it(principle, others, state):
+    found = audit("m", *held(principle, **others), question={"principles": [principle]})
+    assert found.verdict(principle) == state
+    assert found.holds is {"holds": True, "violated": False, "not established": None}[state]
+    assert bool(found.reason(principle)) is (state != "holds")
 
 
 def test_the_page_has_each_check_once_with_picture_and_numbers_folded():
@@ -329,19 +420,19 @@ def league() -> list[Audit]:
         audit("b-good", finding("parity"), finding("sign")),
         audit("one", finding("parity"), finding("sign", "violated", evidence="it is wrong")),
         audit("unsure", *unsure),
-        audit("a-good", finding("parity")),
+        audit("a-good", finding("parity"), unmeasured={2: "too slow"}),
     ]
 
 
 def test_the_league_is_ordered_by_violations_and_what_was_not_asked_earns_nothing():
     head, rows = league_rows(league())
-    assert head == ["method", "parity", "sign", "first violation"]
+    assert head == ["method", "parity", "sign", "first violation, or what is not measured"]
     assert rows == [
         ["b-good", "holds", "holds", ""],
-        ["a-good", "holds", "not asked", ""],
         ["unsure", "holds", "?", ""],
         ["one", "holds", "VIOLATED", "sign: it is wrong"],
         ["worst", "VIOLATED", "VIOLATED", "parity: a | gap"],
+        ["a-good", "holds", "not asked", "principle 2 not measured: too slow"],
     ]
 
 
@@ -350,13 +441,13 @@ def test_the_league_page_marks_verdicts_and_leads_to_the_methods(tmp_path):
     rows = re.findall(r"<tr>(.*?)</tr>", page)[1:]
     shapes = [re.findall(r'class="(\w+)" role="img" aria-label="([^"]+)"', row) for row in rows]
     assert shapes[0] == [("ok", "holds"), ("ok", "holds")]
-    assert shapes[1] == [("ok", "holds"), ("faint", "not asked")]
-    assert shapes[2] == [("ok", "holds"), ("faint", "cannot tell")]
-    assert shapes[4] == [("bad", "violated"), ("bad", "violated")]
-    assert '<a href="worst/audit.html">worst</a>' in rows[4]
-    assert '<span title="sign: it is wrong">sign: it is wrong</span>' in rows[3]
+    assert shapes[1] == [("ok", "holds"), ("faint", "cannot tell")]
+    assert shapes[3] == [("bad", "violated"), ("bad", "violated")]
+    assert shapes[4] == [("ok", "holds"), ("faint", "not asked")]
+    assert '<a href="worst/audit.html">worst</a>' in rows[3]
+    assert '<span title="sign: it is wrong">sign: it is wrong</span>' in rows[2]
     lines = (tmp_path / "league.md").read_text().splitlines()
-    assert lines[-1] == "| `worst` | VIOLATED | VIOLATED | parity: a / gap |"
+    assert lines[-2] == "| `worst` | VIOLATED | VIOLATED | parity: a / gap |"
 
 
 def test_ctrl_c_says_where_finished_methods_are(tmp_path, monkeypatch, capsys) -> None:
@@ -368,7 +459,7 @@ def test_ctrl_c_says_where_finished_methods_are(tmp_path, monkeypatch, capsys) -
     assert f"what is done is kept in {tmp_path}" in capsys.readouterr().err.replace("\n", "")
 
 
-def test_an_audit_of_many_goes_on_with_the_same_code_alone(tmp_path, monkeypatch) -> None:
+def test_an_audit_of_many_goes_on_with_the_same_code_alone(tmp_path, monkeypatch, capsys) -> None:
     command = ["audit", "center,edges", "--principle", "1", "-o", str(tmp_path)]
     assert cli.run(command) == 1
     made: list[str] = []
@@ -381,6 +472,14 @@ def test_an_audit_of_many_goes_on_with_the_same_code_alone(tmp_path, monkeypatch
     monkeypatch.setattr(Auditor, "audit", noted)
     assert cli.run(command) == 1
     assert made == []
+    capsys.readouterr()
+    (tmp_path / "center" / "audit.json").write_text("[")
+    assert cli.run(command) == 1
+    assert made == ["center"]
+    told = capsys.readouterr()
+    assert "audit.json cannot be read (JSONDecodeError); center is audited again" in told.err
+    assert told.out.splitlines()[-1] == ("2 methods: 0 established, 2 violated, 0 not established")
+    made.clear()
     stored = json.loads((tmp_path / "edges" / "audit.json").read_text())
     stored["environment"]["code_sha256"] = "another"
     (tmp_path / "edges" / "audit.json").write_text(json.dumps(stored))

@@ -20,6 +20,7 @@ from heatproof.jobs import ImageJob
 from heatproof.methods.base import Method, Side
 from heatproof.models.model import Layout, Model
 from heatproof.passes import Chunk, Outcome, run, sites_of, untouched_scores
+from heatproof.user_code import method_of
 
 Progress = Callable[[int, int], None]
 
@@ -48,10 +49,7 @@ def chosen_for(
     score: str | scores.Score | None,
     side: Side,
 ) -> tuple[Method, scores.Score]:
-    if isinstance(method, str):
-        chosen = methods.create(method)
-    else:
-        chosen = method if isinstance(method, Method) else methods.Foreign(method)
+    chosen = methods.create(method) if isinstance(method, str) else method_of(method, model)
     if side not in chosen.card.sides:
         raise InputError(
             f"method {chosen.card.name} explains the {chosen.card.sides[0]} side alone"

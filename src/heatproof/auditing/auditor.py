@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from heatproof.auditing import labelled as labels
 from heatproof.auditing import principle2
 from heatproof.auditing.bench import Bench
+from heatproof.auditing.cost import forward_passes
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.labelled import Labelled
 from heatproof.auditing.principle1 import explain_the_model_itself
@@ -20,8 +23,7 @@ from heatproof.code_hash import code_sha256
 from heatproof.data.asked import asked
 from heatproof.data.opening import open as open_data
 from heatproof.data.pictured import Pictured
-from heatproof.errors import InputError
-from heatproof.inputs import Prompts
+from heatproof.errors import InputError, PromptError
 from heatproof.inputs import prompts as embedded
 from heatproof.models import Model
 from heatproof.models import load as load_model
@@ -43,8 +45,10 @@ SHOWN = (
     *("terminal.py", "training"),
 )
 """What takes no part in a finding: another version of it goes on with an audit of many."""
-MAPS = 20  # about as many maps of a picture does principle 2 ask for
-TIMED = 4
+MAPS = 20
+"""How many maps of an image principle 2 asks a method for, at most."""
+BUDGET = 100_000
+"""Forward passes that principle 2 may take: 300 images at 16 passes per map, 75 at 66."""
 FEWEST = 40
 NO_DATA = (
     "no pictures with masks that this model could be good or bad at; hand in a folder with "
@@ -58,8 +62,8 @@ class Auditor:
     data: "scenes" (rendered here; the default for the embedded model), a folder in COCO's layout,
         or pictures with their objects. Without any, principle 2 has nothing to measure on.
     scenes: how many pictures at most.
-    budget: seconds that principle 2 may take a method. A method whose maps are too slow for it is
-        asked about fewer pictures, or about none, and its audit says so.
+    budget: forward passes that principle 2 may take per method. A method whose maps need more is
+        asked about fewer images, or about none, and its audit says so. No clock decides it.
     """
 
     def __init__(
@@ -70,10 +74,12 @@ class Auditor:
         principles: Collection[int] = (1, 2),
         scenes: int = 300,
         seed: int = 0,
-        budget: float = 600.0,
+        budget: int = BUDGET,
     ) -> None:
         if not principles or not set(principles) <= {1, 2}:
             raise InputError(f"got principles {sorted(principles)}, expected 1, 2 or both")
+        if budget < 1:
+            raise InputError(f"got budget={budget}, expected at least 1 forward pass")
         self.model = load_model(model) if isinstance(model, str) else model
         self.principles, self.scenes, self.seed = tuple(sorted(set(principles))), scenes, seed
         known = _is_scenes(self.model)
@@ -93,18 +99,22 @@ class Auditor:
             )
         return self._benches[pictures]
 
-    def affordable(self, subject: Subject) -> tuple[int, float]:
-        """How many pictures this method's maps can be asked for within the budget, and the seconds
-        that one picture takes: all of them, or a half, a quarter, an eighth. 0: none of these."""
+    def affordable(self, subject: Subject) -> tuple[int, int]:
+        """Return how many images this method's maps can be asked for within the budget, and the
+        forward passes that one map takes: all images, or a half, a quarter, an eighth; or 0."""
         assert self.data is not None
-        few = self.data.first(TIMED)
-        subject.maps(self.model, few.photos[:1], few.prompts)  # what is made once is no part of it
-        started = time.monotonic()
-        subject.maps(self.model, few.photos, few.prompts)
-        each = (time.monotonic() - started) / len(few)
+        photo, prompt = self.data.photos[:1], self.data.prompts[:1]
+        make_map = partial(subject.maps, self.model, photo, prompt)
+        make_map()  # what is computed once is not counted
+        passes = forward_passes(self.model, make_map)
+        sizes = (n for n in self._sizes() if n * passes * MAPS <= self.budget)
+        return next(sizes, 0), passes
+
+    def _sizes(self) -> list[int]:
+        """How many images principle 2 can be measured on, most first."""
+        assert self.data is not None
         count = min(self.scenes, len(self.data))
-        parts = [count // n for n in (1, 2, 4, 8) if count // n >= FEWEST or n == 1]
-        return next((n for n in parts if n * each * MAPS <= self.budget), 0), each
+        return [count // n for n in (1, 2, 4, 8) if count // n >= FEWEST or n == 1]
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -126,12 +136,14 @@ class Auditor:
         self, method: Auditable, *, progress: Progress | None = None, **settings: Any
     ) -> Audit:
         """All checks of one method; `settings` are switches of a method that is named."""
-        subject = Subject.of(method, **settings)
+        subject = Subject.of(method, **settings).on(self.model)
         say = progress or _silent
         started = time.monotonic()
         found: list[Finding] = []
+        notices = [*self.model.notices, *(() if self.data is None else self.data.notices)]
         if 1 in self.principles:
-            images, asked_for = self._shown()
+            images, asked_for, notice = self._shown()
+            notices += [notice] if notice else []
             found += explain_the_model_itself(
                 subject,
                 self.model,
@@ -141,11 +153,14 @@ class Auditor:
                 seed=self.seed,
                 progress=lambda name, n, count: say(f"{subject.name}: {name} ({n + 1}/{count})"),
             )
-        notices = [*self.model.notices, *(() if self.data is None else self.data.notices)]
+        unmeasured: dict[int, str] = {}
         if 2 in self.principles:
-            told, more = self._followed(subject, say)
-            notices += told
-            found += more
+            pictures, why = self._size(subject)
+            if pictures:
+                notices += [why] if why else []
+                found += principle2.follow(subject, self.bench(pictures), progress=say)
+            else:
+                unmeasured[2] = why
         return Audit(
             subject.name,
             subject.method.settings(),
@@ -155,28 +170,29 @@ class Auditor:
             self.environment,
             self.question,
             round(time.monotonic() - started, 1),
+            unmeasured,
         )
 
-    def _followed(self, subject: Subject, say: Progress) -> tuple[list[str], list[Finding]]:
-        """Notices, and the findings of principle 2."""
+    def _size(self, subject: Subject) -> tuple[int, str]:
+        """How many images principle 2 is measured on, and why not on all of them."""
         if self.data is None:
-            return [f"principle 2 was not measured: {NO_DATA}"], []
-        pictures, each = self.affordable(subject)
-        told: list[str] = []
+            return 0, NO_DATA
+        pictures, passes = self.affordable(subject)
+        most, fewest = self._sizes()[0], self._sizes()[-1]
+        if pictures == most:
+            return most, ""
+        passed = f"{passes} forward pass{'es' if passes > 1 else ''}"
+        takes = f"a map takes {passed}, and the budget is {self.budget}"
         if not pictures:
-            slow = f"a picture takes {each:.2g} s, too long for {self.budget:.0f} s"
-            return [f"principle 2 was not measured: {slow}; allow more with --budget"], []
-        if pictures < min(self.scenes, len(self.data)):
-            told = [
-                f"principle 2 was measured on {pictures} pictures, a picture taking {each:.2g} s"
-            ]
-        return told, principle2.follow(subject, self.bench(pictures), progress=say)
+            return 0, f"{takes}; allow at least --budget {fewest * passes * MAPS}"
+        return pictures, f"principle 2 was measured on {pictures} of {most} images: {takes}"
 
-    def _shown(self) -> tuple[list[Image.Image], Any]:
+    def _shown(self) -> tuple[list[Image.Image], list[str] | Tensor, str]:
+        """Images and prompts that principle 1 is measured with, and a notice about them."""
         if self.data is not None:
-            return list(self.data.photos[:PICTURES]), self.data.prompts
+            return list(self.data.photos[:PICTURES]), list(self.data.prompts), ""
         photos = list(asked(PICTURES, seed=self.seed, pixels=PIXELS).photos)
-        return photos, _prompts(self.model, self.seed)
+        return photos, *_prompts(self.model, self.seed)
 
 
 def audit(
@@ -187,15 +203,16 @@ def audit(
     principles: Collection[int] = (1, 2),
     scenes: int = 300,
     seed: int = 0,
-    budget: float = 600.0,
+    budget: int = BUDGET,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Audit:
     """Hold a method to the two principles: explain the model itself, follow its performance.
 
     Args:
-        method: a catalogue name, a method object, or any callable (PIL image, prompt) -> map. A
-            callable should work on `model.module`: its weights are changed in place on the way.
+        method: a catalogue name, a method object, a function (PIL image, prompt) -> map, or a
+            function of the model that returns one (see `heatproof.user_code`). It should work on
+            `model.module`: its weights are changed in place on the way.
         model: a model, or what `load` takes.
         data, scenes, principles, budget: see `Auditor`, which audits many methods on one model.
         settings: switches of a method that is named, such as heads="model".
@@ -239,17 +256,21 @@ def _labelled(data: Pictured | None) -> Labelled | None:
     return Labelled([data.photos[row] for row in rows], data.prompts, right, data.name)
 
 
-def _prompts(model: Model, seed: int) -> Any:
-    """Texts, class names, or random embeddings where the model's tokenizer is not at hand."""
+def _prompts(model: Model, seed: int) -> tuple[list[str] | Tensor, str]:
+    """Class names, texts, or random embeddings where the model cannot read text here; and a notice
+    that says so, or nothing."""
     if model.classes:
-        return list(model.classes[: len(PROMPTS)])
-    try:
-        found: Prompts = embedded(model, PROMPTS)
-        return list(found.labels)
-    except (InputError, OSError, RuntimeError):
-        with torch.no_grad():
-            size = model.image.preprocess
-            blank = torch.zeros(1, 3, size.height, size.width).to(model.device, model.dtype)
-            width = model.image.encode(blank).shape[1]
-        chance = torch.Generator().manual_seed(seed)
-        return torch.randn(len(PROMPTS), width, generator=chance)
+        return list(model.classes[: len(PROMPTS)]), ""
+    why = "the model has no text tower"
+    if model.text is not None:
+        try:
+            return list(embedded(model, PROMPTS).labels), ""
+        except PromptError as error:  # no tokenizer is at hand
+            why = str(error)
+    with torch.no_grad():
+        size = model.image.preprocess
+        blank = torch.zeros(1, 3, size.height, size.width).to(model.device, model.dtype)
+        width = model.image.encode(blank).shape[1]
+    chance = torch.Generator().manual_seed(seed)
+    texts = torch.randn(len(PROMPTS), width, generator=chance)
+    return texts, f"principle 1 was measured with random embeddings in place of prompts: {why}"

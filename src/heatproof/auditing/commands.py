@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from heatproof.auditing.auditor import Auditor
     from heatproof.auditing.result import Audit
 
-VIOLATED = 1
+VIOLATED, NOT_ESTABLISHED = 1, 3
 
 
 def audit(
     method: Annotated[
         str,
         typer.Argument(
-            help="A catalogue name, several with commas, `all`, or FILE.py:FUNCTION, a function "
-            "that is given the model and returns a callable (picture, prompt) -> map."
+            help="A catalogue name, `all`, or FILE.py:NAME, code of your own: a function "
+            "(image, prompt) -> map, or a function of the model that returns one. Several with "
+            "commas."
         ),
     ],
     switches: Annotated[
@@ -44,21 +45,22 @@ def audit(
         int, typer.Option(min=20, help="How many pictures principle 2 is measured on.")
     ] = 300,
     budget: Annotated[
-        float, typer.Option(min=1, help="Seconds a method that principle 2 may take.")
-    ] = 600,
+        int,
+        typer.Option(min=1, help="Forward passes that principle 2 may take per method."),
+    ] = 100_000,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")] = Path("audit"),
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Decides whatever is left to chance.")] = 0,
     allow_violations: Annotated[
-        bool, typer.Option("--allow-violations", help="Exit with 0 although checks are violated.")
+        bool, typer.Option("--allow-violations", help="Exit with 0 where checks are violated.")
     ] = False,
 ) -> None:
-    """Hold METHOD to the two principles: explain the model itself, follow its performance.
+    """Check METHOD against two principles: explain the model itself, follow its performance.
 
-    Writes audit.html and audit.json; with several methods, a folder each and the league table.
-    Exits with 0 where nothing is violated, 1 where something is, 2 where the input is at fault.
-    Of several methods, those that are already in the folder for the same model and settings are
-    not audited again.
+    Writes audit.html and audit.json; with several methods, one folder per method and a league
+    table. Exit codes: 0 every principle that was asked for is established, 1 one is violated, 3
+    neither, 2 bad input; of several methods, the worst. Methods that are already in the folder,
+    for the same model and settings, are not audited again.
     """
     given = terminal.switches(switches)
     with terminal.working(f"loading {model}") as say:
@@ -73,41 +75,63 @@ def audit(
         )
         chosen = _chosen(method, given, auditor)
         if len(chosen) == 1:
-            audits = [auditor.audit(next(iter(chosen.values())), progress=say)]
+            audits, left_out = [auditor.audit(next(iter(chosen.values())), progress=say)], 0
             page = audits[0].save(out)
         else:
             with terminal.kept(out):
                 audits, page = _many(auditor, chosen, out, say)
+            left_out = len(chosen) - len(audits)
+    typer.echo(f"page: {page}")
     for found in audits:
         _tell(found, len(audits) == 1)
-    typer.echo(f"page: {page}")
-    if not allow_violations and not all(found.holds for found in audits):
-        raise typer.Exit(VIOLATED)
+    states = [found.holds for found in audits] + [None] * left_out
+    if len(states) > 1:
+        typer.echo(_count(states, left_out))
+    raise typer.Exit(_code(states, allow_violations))
 
 
-def _chosen(names: str, switches: dict[str, str], auditor: "Auditor") -> dict[str, Any]:
+def _code(states: Sequence[bool | None], allow_violations: bool) -> int:
+    """The worst of them: one violation, else one method that is not established."""
+    if False in states and not allow_violations:
+        return VIOLATED
+    return NOT_ESTABLISHED if None in states else 0
+
+
+def _count(states: Sequence[bool | None], left_out: int) -> str:
+    told = f" ({left_out} of them left out)" if left_out else ""
+    return (
+        f"{len(states)} methods: {states.count(True)} established, {states.count(False)} violated, "
+        f"{states.count(None)} not established{told}"
+    )
+
+
+def _chosen(given: str, switches: dict[str, str], auditor: "Auditor") -> dict[str, Any]:
     """Method objects by the name of their folder."""
-    from heatproof import methods
-    from heatproof.auditing.stranger import is_stranger, load_stranger
+    from heatproof import methods, user_code
 
-    if is_stranger(names):
-        if switches:
-            raise InputError("code from outside has no switches; leave --set out")
-        return {"stranger": load_stranger(names, auditor.model)}
     known = methods.catalogue()
-    asked = [name.strip() for name in names.split(",") if name.strip()]
-    if names == "all":
+    asked = [name.strip() for name in given.split(",") if name.strip()]
+    if given == "all":
         asked = [name for name, entry in known.items() if "image" in entry.sides]
     if not asked:
         raise InputError("got no method; try: heatproof audit grad-eclip")
-    for name in asked:
+    own = {name.rpartition(":")[2]: name for name in asked if user_code.is_user_code(name)}
+    named = [name for name in asked if not user_code.is_user_code(name)]
+    if len(own) + len(named) < len(asked) or set(own) & set(named):
+        raise InputError("two methods have the same name; name them apart in their files")
+    if own and not named and switches:
+        raise InputError("code of your own has no switches; leave --set out")
+    for name in named:
         methods.create(name)
-    if len(asked) > 1:
-        own = {n: {k: v for k, v in switches.items() if k in known[n].switches} for n in asked}
-        if any(not any(key in each for each in own.values()) for key in switches):
-            raise InputError("none of these methods has such a switch; see heatproof methods")
-        return {name: methods.create(name, **own[name]) for name in asked}
-    return {asked[0]: methods.create(asked[0], **switches)}
+    taken = {n: {k: v for k, v in switches.items() if k in known[n].switches} for n in named}
+    if len(asked) == 1 and named:
+        taken = {named[0]: switches}
+    elif any(not any(key in each for each in taken.values()) for key in switches):
+        raise InputError("none of these methods has such a switch; see heatproof methods")
+    return {
+        **{name: user_code.load(text, auditor.model) for name, text in own.items()},
+        **{name: methods.create(name, **taken[name]) for name in dict.fromkeys(named)},
+    }
 
 
 def _many(
@@ -120,6 +144,9 @@ def _many(
     for number, (name, method) in enumerate(chosen.items(), 1):
         say(f"{name} ({number} of {len(chosen)})")
         kept = _kept(out / name, auditor, method)
+        if isinstance(kept, str):
+            typer.echo(f"notice: {terminal.one_line(kept)}", err=True)
+            kept = None
         if kept is None:
             try:
                 kept = auditor.audit(method, progress=say)
@@ -134,15 +161,17 @@ def _many(
     return audits, save_league(audits, out)
 
 
-def _kept(folder: Path, auditor: "Auditor", method: Any) -> "Audit | None":
-    """The audit that an earlier run left for this very question."""
+def _kept(folder: Path, auditor: "Auditor", method: Any) -> "Audit | str | None":
+    """The audit that an earlier run left for this very question; or why it cannot be read."""
     from heatproof.auditing.result import from_json
 
+    path = folder / "audit.json"
     try:
-        stored = json.loads((folder / "audit.json").read_text())
-        found = from_json(stored)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = from_json(json.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{path} cannot be read ({type(error).__name__}); {folder.name} is audited again"
     same = (found.settings, found.model, found.question) == (
         method.settings(),
         auditor.model.spec,

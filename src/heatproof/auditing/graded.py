@@ -10,8 +10,7 @@ from heatproof.auditing.bench import Bench, Mapped
 from heatproof.auditing.finding import Finding, Verdict
 from heatproof.auditing.judging import LEVEL, Judged, held
 from heatproof.auditing.subject import Subject
-from heatproof.auditing.variants import Variant, family
-from heatproof.errors import ReadingError
+from heatproof.auditing.variants import Usable, Variant, family, usable
 from heatproof.metrics import intervals
 from heatproof.metrics.intervals import Interval
 
@@ -57,6 +56,7 @@ def graded(subject: Subject, bench: Bench) -> Finding:
             }
             for each in models
         ],
+        "left out": dict(_family(bench).left_out),
         "accuracy": "share of absent prompts that the named one outscores; chance is 0.5",
         "quality": "choice above chance",
         "rank correlation": ranks.plain,
@@ -106,20 +106,19 @@ def _unclear(rise: Judged, ranks: Interval) -> str:
 
 
 def ordered(bench: Bench) -> tuple[Variant, ...]:
-    """The family from the least accurate model to the most accurate; what cannot be made is left
-    out (one head where a layer has a mask for each, say)."""
+    """The family from the least accurate model to the most accurate."""
 
     def make() -> tuple[Variant, ...]:
-        made: list[Variant] = []
-        for each in family(bench.model, bench.sites, seed=bench.seed):
-            try:
-                bench.scores(each)
-            except ReadingError:
-                continue
-            made.append(each)
-        return tuple(sorted(made, key=lambda v: float(bench.beaten(v).nanmean())))
+        return tuple(
+            sorted(_family(bench).variants, key=lambda v: float(bench.beaten(v).nanmean()))
+        )
 
     return bench.kept(("family",), make)
+
+
+def _family(bench: Bench) -> Usable:
+    every = family(bench.model, bench.sites, seed=bench.seed)
+    return bench.kept(("usable family",), lambda: usable(every, bench.scores))
 
 
 def accuracy(bench: Bench, variant: Variant) -> Interval:

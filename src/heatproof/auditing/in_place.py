@@ -47,8 +47,12 @@ def write(tensor: Tensor, values: Tensor) -> None:
 
 @contextmanager
 def in_dtype(module: nn.Module, dtype: torch.dtype) -> Generator[None]:
-    """The same module with all of its weights in `dtype`, for as long as the context lasts."""
-    with kept(module):
+    """The same module with all of its weights in `dtype`, for as long as the context lasts.
+
+    Autocast, which would compute in another one, is off meanwhile.
+    """
+    device = next(tensors_of(module)).device.type
+    with kept(module), torch.autocast(device, enabled=False):
         for tensor in tensors_of(module):
             if tensor.is_floating_point():
                 tensor.data = tensor.data.to(dtype)

@@ -3,16 +3,33 @@
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from heatproof.errors import HeatproofError
 from heatproof.methods import Foreign, Method
 from heatproof.metrics import intervals
 
+T = TypeVar("T")
 EPSILON = float(torch.finfo(torch.float32).eps)
+
+
+def unless_refused(run: Callable[[], T]) -> T | None:
+    """What `run` gives; None where the model does not take the input that it is run on."""
+    try:
+        return run()
+    except (HeatproofError, RuntimeError, ValueError, AssertionError) as error:
+        if _is_out_of_memory(error):
+            raise
+        return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    told = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in told
 
 
 def relative_change(new: Tensor, old: Tensor) -> float:

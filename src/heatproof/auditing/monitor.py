@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from heatproof import inputs
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.in_place import fingerprint, restored
-from heatproof.auditing.measures import percent, relative_change
+from heatproof.auditing.measures import percent, relative_change, unless_refused
 from heatproof.auditing.seen import Difference, Reference, Seen, judge
 from heatproof.auditing.subject import Subject
 from heatproof.auditing.watch import Event, Sketch, TopCall, Watch
 from heatproof.auditing.wrapped import Wrapped
-from heatproof.errors import HeatproofError
 from heatproof.methods import Foreign, Method, Plan, ReadPass, Side
 from heatproof.models import Model
 from heatproof.passes import sites_of
@@ -290,14 +289,16 @@ def _holds(outer: str, path: str) -> bool:
 
 def _try_reference(model: Model, fed: Tensor) -> Reference | None:
     watch = Watch(model.module, set())
-    try:
-        with torch.no_grad(), watch.hooked():
-            if fed.is_floating_point():
-                embedding = model.image.encode(fed.to(model.device, model.dtype))
-            else:
-                embedding = inputs.prompts(model, fed).embeddings
-    except (HeatproofError, RuntimeError, ValueError, AssertionError):
-        return None  # an input that the model itself does not take
+
+    def encoded() -> Tensor:
+        if fed.is_floating_point():
+            return model.image.encode(fed.to(model.device, model.dtype))
+        return inputs.prompts(model, fed).embeddings
+
+    with torch.no_grad(), watch.hooked():
+        embedding = unless_refused(encoded)
+    if embedding is None:
+        return None
     return Reference(embedding, _by_path(event for top in watch.tops for event in top.events))
 
 

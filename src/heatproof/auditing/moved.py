@@ -9,9 +9,8 @@ from heatproof.auditing.bench import Bench, Mapped
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.judging import LEVEL, held
 from heatproof.auditing.subject import Subject
-from heatproof.auditing.variants import UNTOUCHED, Variant, interventions
+from heatproof.auditing.variants import UNTOUCHED, Usable, Variant, interventions, usable
 from heatproof.certify import change
-from heatproof.errors import ReadingError
 from heatproof.metrics import intervals
 from heatproof.metrics.intervals import Interval
 
@@ -52,6 +51,7 @@ def moved(subject: Subject, bench: Bench) -> Finding:
             }
             for each in tried
         ],
+        "left out": dict(_interventions(bench).left_out),
         "map changed": "1 - cosine of the maps before and after, mean over pictures",
         "quality lost": judged.numbers,
         "unmoved below": UNMOVED,
@@ -80,18 +80,12 @@ def moved(subject: Subject, bench: Bench) -> Finding:
 
 def measured(bench: Bench) -> tuple[Variant, ...]:
     """The interventions that this model's layers allow."""
+    return _interventions(bench).variants
 
-    def make() -> tuple[Variant, ...]:
-        made: list[Variant] = []
-        for each in interventions(bench.model, bench.sites, seed=bench.seed):
-            try:
-                bench.scores(each)
-            except ReadingError:
-                continue
-            made.append(each)
-        return tuple(made)
 
-    return bench.kept(("interventions",), make)
+def _interventions(bench: Bench) -> Usable:
+    every = interventions(bench.model, bench.sites, seed=bench.seed)
+    return bench.kept(("interventions",), lambda: usable(every, bench.scores))
 
 
 def loss(bench: Bench, variant: Variant) -> Interval:

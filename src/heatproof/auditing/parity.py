@@ -137,8 +137,16 @@ def _judge(subject: Subject, numbers: dict[str, Any]) -> Finding:
     if wrong:
         text = " ".join(_violated(side, by) for side, by in sides.items() if _first_wrong(by))
         return Finding("parity", 1, QUESTION, "violated", text, numbers, code)
+    if not cells:
+        why = "; ".join(f"{side} side: {told}" for side, told in numbers["left out"].items())
+        return Finding(
+            "parity", 1, QUESTION, "cannot tell", f"Nothing was compared: {why}.", numbers
+        )
     gaps = ", ".join(f"{cell['gap']:.1g} in {dtype} ({side})" for side, dtype, cell in cells)
     text = f"the explained pass scores as the untouched model does: largest gaps {gaps}"
+    text += "".join(
+        f"; {side} side not compared: {told}" for side, told in numbers["left out"].items()
+    )
     return Finding("parity", 1, QUESTION, "holds", text, numbers, code)
 
 

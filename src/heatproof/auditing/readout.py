@@ -7,7 +7,7 @@ of the last attention feed it.
 """
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,8 @@ from heatproof import scores as score_pairs
 from heatproof.agreement import TOLERANCE
 from heatproof.auditing.finding import Finding, Verdict
 from heatproof.auditing.in_place import in_dtype
-from heatproof.auditing.measures import code_of
+from heatproof.auditing.measures import code_of, unless_refused
+from heatproof.auditing.nearness import Nearness, nearness
 from heatproof.auditing.subject import Subject
 from heatproof.auditing.wrapped import Wrapped
 from heatproof.methods import Foreign, Method, Plan, ReadPass, Side
@@ -126,8 +127,8 @@ def check(
     asked = prompts[:2]
     method = subject.method
     if isinstance(method, Foreign):
-        numbers = _of_stranger(method, model, shown, asked, seed)
-        return _judged(method, *_foreign_verdict(numbers), numbers)
+        numbers = _of_user_code(method, model, shown, asked, seed)
+        return _judged(method, *_verdict_of_user_code(numbers), numbers)
     with in_dtype(model.module, torch.float64):
         noted = Noted(method)
         replace(subject, method=noted).maps(model, shown, asked, seed=seed)
@@ -252,55 +253,191 @@ def _own_output(numbers: dict[str, Any]) -> str:
     return f"{text}."
 
 
-def _of_stranger(
+# --- user code -----------------------------------------------------------------------------------
+
+
+class _Fed:
+    """Inputs that the image tower is given while user code runs: preprocessed pixels, one by one
+    up to `SOME_INPUTS`; `count` counts all."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.batches: list[Tensor] = []
+        self.count = 0
+        self._last: Tensor | None = None
+
+    @contextmanager
+    def noted(self) -> Generator[None]:
+        with ExitStack() as stack:
+            for module in self.model.module.modules():
+                handle = module.register_forward_pre_hook(self._note, with_kwargs=True)
+                stack.callback(handle.remove)
+            yield
+
+    def _note(self, module: Any, args: Any, kwargs: Any = None) -> None:
+        del module
+        for value in (*args, *(kwargs or {}).values()):
+            if isinstance(value, Tensor) and value.dim() == 4 and value.shape[1] == 3:
+                self._add(value.detach())
+
+    def _add(self, pixels: Tensor) -> None:
+        if self._last is not None and _same(self._last, pixels):
+            return  # a module inside of the one that was given it
+        self._last = pixels.clone()
+        self.count += len(pixels)
+        if sum(map(len, self.batches)) + len(pixels) <= SOME_INPUTS:
+            self.batches.append(self._last)
+
+
+SOME_INPUTS = 256
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
+
+
+def _of_user_code(
     method: Foreign, model: Model, shown: Any, prompts: Any, seed: int
 ) -> dict[str, Any]:
     values: list[float] = []
+    fed = _Fed(model)
 
     def call(picture: Any, prompt: str) -> Any:
-        with _noting(values):
+        with _noting(values), fed.noted():
             return method.call(picture, prompt)
 
     asked = inputs.prompts(model, prompts if isinstance(prompts, Tensor) else list(prompts))
     watched = Subject(Foreign(call, takes=method.takes, name=method.name))
     watched.maps(model, shown, prompts, seed=seed)
     pixels = inputs.pictures(model, shown, None).pixels
-    with torch.no_grad():
-        image = model.image.encode(pixels).to(asked.embeddings.dtype)
-    known = _known_scores(model, image, asked.embeddings)
-    matching = [
-        value
-        for value in values
-        if any(abs(value - each) <= FOREIGN_TOLERANCE * max(abs(each), 0.1) for each in known)
-    ]
+    known = [_scores_at(model, batch, asked.embeddings) for batch in fed.batches]
+    own = _scores_of(model, pixels, asked.embeddings)
+    places = [_place_of(value, known) for value in values]
+    matched = sorted({place for place in places if place is not None})
+    described = {
+        place: [nearness(each, pixels[0]) for each in fed.batches[place]] for place in matched
+    }
+    blind = [value for value, place in zip(values, places, strict=True) if place is None]
     return {
-        "scores": known,
+        "scores": own.flatten().tolist(),
         "values differentiated": values[:50],
         "differentiated": len(values),
-        "equal to a score of the model": len(matching),
+        "equal to a score of the model": len(values) - len(blind),
+        "equal to a score of this image, which the model was not seen to be given": sum(
+            _equals(value, own) for value in blind
+        ),
+        "inputs given": fed.count,
+        "inputs differentiated at": [
+            {
+                "quantities": places.count(place),
+                "inputs": _gathered(each),
+                "near": all(one.near or one.on_the_way for one in each),
+                "reaches the image": any(one.near for one in each),
+            }
+            for place, each in described.items()
+        ],
         "tolerance": FOREIGN_TOLERANCE,
     }
 
 
-def _known_scores(model: Model, image: Tensor, texts: Tensor) -> list[float]:
-    """The scores that people explain: cosine, logit, product of embeddings."""
+def _scores_of(model: Model, pixels: Tensor, texts: Tensor) -> Tensor:
+    """(kind, input, prompt): the scores that people explain: cosine, logit, product."""
+    with torch.no_grad():
+        image = model.image.encode(pixels.to(model.device, model.dtype)).to(texts.dtype)
     pairs = score_pairs.pairs(model, image, texts)
-    found = [pairs.logit, image @ texts.T, torch.nn.functional.normalize(image, dim=-1) @ texts.T]
+    unit = torch.nn.functional.normalize(image, dim=-1)
+    found = [pairs.logit, image @ texts.T, unit @ texts.T]
     if pairs.cosine is not None:
         found += [pairs.cosine, model.logit_scale * pairs.cosine]
-    return sorted({float(each) for tensor in found for each in tensor.flatten()})
+    return torch.stack([each.double().cpu() for each in found])
 
 
-def _foreign_verdict(numbers: dict[str, Any]) -> tuple[Verdict, str]:
-    if numbers["equal to a score of the model"]:
-        return "holds", (
-            f"{numbers['equal to a score of the model']} of {numbers['differentiated']} quantities "
-            "that were differentiated equal the model's own score of the picture and prompt."
-        )
-    if numbers["differentiated"]:
+def _scores_at(model: Model, pixels: Tensor, texts: Tensor) -> Tensor | None:
+    """None where the model itself does not take such an input."""
+    return unless_refused(lambda: _scores_of(model, pixels, texts))
+
+
+def _place_of(value: float, known: Sequence[Tensor | None]) -> int | None:
+    """The number of the batch of inputs whose score was differentiated: one input's, or the sum or
+    mean of all."""
+    for place, scores in enumerate(known):
+        if scores is None:
+            continue
+        if any(_equals(value, each) for each in (scores, scores.sum(1), scores.mean(1))):
+            return place
+    return None
+
+
+def _equals(value: float, scores: Tensor) -> bool:
+    gaps = (value - scores).abs()
+    return bool((gaps <= FOREIGN_TOLERANCE * scores.abs().clamp(min=0.1)).any())
+
+
+def _gathered(described: Sequence[Nearness]) -> list[dict[str, Any]]:
+    """Inputs of one name together, with the range of their distances."""
+    by_name: dict[str, list[Nearness]] = {}
+    for each in described:
+        by_name.setdefault(each.name, []).append(each)
+    return [
+        {
+            "name": name,
+            "inputs": len(alike),
+            "distance": max(each.distance for each in alike),
+            "noise": max(each.noise for each in alike),
+        }
+        for name, alike in by_name.items()
+    ]
+
+
+def _verdict_of_user_code(numbers: dict[str, Any]) -> tuple[Verdict, str]:
+    count, matched = numbers["differentiated"], numbers["equal to a score of the model"]
+    if not count:
         return "cannot tell", (
-            f"None of {numbers['differentiated']} quantities that were differentiated "
-            f"({numbers['values differentiated'][0]:.4g} first) equals a score of this picture: "
-            "another input, or another quantity."
+            "Nothing was differentiated: what the map explains is not seen here."
         )
-    return "cannot tell", "Nothing was differentiated: what the map explains is not seen here."
+    unseen = numbers["equal to a score of this image, which the model was not seen to be given"]
+    if not matched and unseen:
+        return "holds", (
+            f"{unseen} of {count} quantities that were differentiated equal the model's own score "
+            "of the image and prompt."
+        )
+    if not matched:
+        return "cannot tell", (
+            f"None of {count} quantities that were differentiated "
+            f"({numbers['values differentiated'][0]:.4g} first) is a score of the model's, at any "
+            f"of {numbers['inputs given']} inputs that it was given: another quantity, or a model "
+            "of its own."
+        )
+    places: list[dict[str, Any]] = numbers["inputs differentiated at"]
+    where = (
+        f"{matched} of {count} quantities that were differentiated are the model's own score of "
+    )
+    far = [each for each in places if not each["near"]]
+    if far:
+        return "cannot tell", (
+            f"{where}another input: {_told(far)}. That is further than noise: the map is of the "
+            "model at an input that is not the image."
+        )
+    if not any(each["reaches the image"] for each in places):
+        return "cannot tell", f"{where}an input that is not the image: {_told(places)}."
+    return "holds", f"{where}the image and prompt: {_told(places)}."
+
+
+def _told(places: Sequence[dict[str, Any]]) -> str:
+    """The inputs of these batches in words, each name once."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for each in (each for place in places for each in place["inputs"]):
+        by_name.setdefault(each["name"], []).append(each)
+    parts: list[str] = []
+    for name, alike in list(by_name.items())[:SOME_NAMES]:
+        count = sum(each["inputs"] for each in alike)
+        distance, noise = (max(each[key] for each in alike) for key in ("distance", "noise"))
+        part = f"{name} ({count} input{'s' if count > 1 else ''}"
+        if distance > FOREIGN_TOLERANCE:
+            part += f", {distance:.2f} of the image's contrast away, where noise is {noise:.2f}"
+        parts.append(f"{part})")
+    more = len(by_name) - len(parts)
+    return ", ".join(parts) + (f", and {more} more" if more else "")
+
+
+SOME_NAMES = 3

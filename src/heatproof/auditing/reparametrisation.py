@@ -10,7 +10,9 @@ Four changes of the weights around every attention call leave o W_O, and so the 
 What a map makes of them beyond rounding is no property of the function that the model computes.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +26,11 @@ from heatproof.auditing.in_place import in_dtype, kept
 from heatproof.auditing.measures import EPSILON, code_of, percent, relative_change
 from heatproof.auditing.subject import Subject
 from heatproof.auditing.weights import WeightView, weight_views
+from heatproof.errors import UserCodeError
 from heatproof.methods import Foreign
 from heatproof.models import Model
 from heatproof.passes import sites_of
+from heatproof.reading.compiled import as_python
 
 QUESTION = (
     "Does the map stay the same when the weights change so that the model's function does not?"
@@ -88,9 +92,9 @@ def reorder_heads(view: WeightView, chance: torch.Generator) -> bool:
     return True
 
 
-def round_off(view: WeightView, chance: torch.Generator) -> bool:
-    """Every weight by one rounding error: what any arithmetic may do."""
-    return _noise(view, chance, float(torch.finfo(view.output.weight.dtype).eps))
+def round_off(dtype: torch.dtype) -> Change:
+    """Every weight by one rounding error of `dtype`: what any arithmetic in it may do."""
+    return lambda view, chance: _noise(view, chance, float(torch.finfo(dtype).eps))
 
 
 def change_function(view: WeightView, chance: torch.Generator) -> bool:
@@ -131,8 +135,29 @@ class _Measured:
     map: float
 
 
+@contextmanager
+def _coarsest(model: Model) -> Generator[set[torch.dtype]]:
+    """The number formats that the model's modules compute in meanwhile: autocast, which the code
+    may turn on by itself, leaves the weights as they are and rounds all the same."""
+    dtypes = {model.dtype}
+
+    def note(module: Any, args: Any, output: Any) -> None:
+        del module, args
+        if isinstance(output, Tensor) and output.is_floating_point():
+            dtypes.add(output.dtype)
+
+    with ExitStack() as stack:
+        stack.enter_context(as_python(model.module))
+        for module in model.module.modules():
+            stack.callback(module.register_forward_hook(note).remove)
+        yield dtypes
+
+
 class _Bench:
-    """The method and the model's embedding, measured again after each change."""
+    """The method and the model's embedding, measured again after each change.
+
+    `dtype` is the coarsest number format that the model computes in while a map is made.
+    """
 
     def __init__(
         self,
@@ -149,7 +174,9 @@ class _Bench:
             asked = prompts if isinstance(prompts, Tensor) else list(prompts)
             self.prompts = inputs.prompts(model, asked).embeddings
         self.views, self.seed = views, seed
-        self.embedding, self.maps = self._run()
+        with _coarsest(model) as dtypes:
+            self.embedding, self.maps = self._run()
+        self.dtype = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
     def _run(self) -> tuple[Tensor, Tensor]:
         shown = self.images if isinstance(self.images, Tensor) else list(self.images)
@@ -198,32 +225,36 @@ def check(
     def measured() -> dict[str, Any]:
         return _measure(_Bench(subject, model, images, prompts, views, seed), seed)
 
-    numbers = _in_float64(subject, model, measured)
+    numbers = _in_float64(model, measured)
     numbers["layouts not known"] = unknown
     return _judge(subject, numbers)
 
 
-def _in_float64(
-    subject: Subject, model: Model, measure: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
-    native = model.dtype
+def _in_float64(model: Model, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         with in_dtype(model.module, torch.float64):
-            return {"dtype": "float64", **measure()}
-    except Exception:
-        if not isinstance(subject.method, Foreign):
+            return {"why not float64": "", **measure()}
+    except UserCodeError as error:
+        if not _is_about_dtypes(error.__cause__):
             raise
-    # A stranger's own tensors may be of the model's dtype: then so is the whole check.
-    return {"dtype": str(native).removeprefix("torch."), **measure()}
+        why = str(error)
+    # The code has tensors of the model's own dtype: then so has the whole check.
+    return {"why not float64": why, **measure()}
+
+
+def _is_about_dtypes(error: BaseException | None) -> bool:
+    """Whether torch refused to mix tensors of two dtypes."""
+    mixed = re.search("dtype|scalar ?type|input type", str(error), re.IGNORECASE)
+    return isinstance(error, (RuntimeError, TypeError)) and mixed is not None
 
 
 def _measure(bench: _Bench, seed: int) -> dict[str, Any]:
-    floor = bench.after(round_off, seed + 1)
+    floor = bench.after(round_off(bench.dtype), seed + 1)
     repeat = bench.again().map if isinstance(bench.subject.method, Foreign) else 0.0
     control = bench.after(change_function, seed + 3)
     assert floor is not None
     assert control is not None
-    epsilon = float(torch.finfo(bench.model.dtype).eps)
+    epsilon = float(torch.finfo(bench.dtype).eps)
     still = MARGIN * max(epsilon, floor.embedding)
     limit = max(MARGIN * max(floor.map, EPSILON / 2), REPEATS * repeat)
     changes: dict[str, Any] = {}
@@ -231,6 +262,7 @@ def _measure(bench: _Bench, seed: int) -> dict[str, Any]:
         found = bench.after(change, seed + 10 + number)
         changes[name] = None if found is None else _plain(found, still, limit)
     return {
+        "dtype": str(bench.dtype).removeprefix("torch."),
         "changes": changes,
         "rounding": {"embedding": floor.embedding, "map": floor.map},
         "repeat": repeat,
@@ -277,19 +309,45 @@ def _judge(subject: Subject, numbers: dict[str, Any]) -> Finding:
         )
         return finding("violated", text)
     if control <= limit:
-        text = (
-            f"The map does not move when the function itself does (embedding by "
-            f"{percent(numbers['control']['embedding'])}, map by {percent(control)}; "
-            f"{percent(limit)} can be told apart): it depends on nothing that the changes touch."
-        )
-        return finding("cannot tell", text)
+        return finding("cannot tell", _hidden(numbers))
     largest = max(each["map"] for each in tried.values())
     text = (
         f"{len(tried)} changes of the weights that leave the function as it is ("
         f"{', '.join(tried)}) move the map by {_floored(largest)}, the embedding by {still:.1g}; "
-        f"a change of the function moves it by {percent(control)}."
+        f"a change of the function moves it by {percent(control)}{_in_dtype(numbers)}."
     )
     return finding("holds", text)
+
+
+def _hidden(numbers: dict[str, Any]) -> str:
+    """Why a change of the function cannot be told from none: rounding, chance, or a map of nothing
+    that the changes touch."""
+    control, limit = numbers["control"]["map"], numbers["map limit"]
+    moves = (
+        f"a change of the function moves the embedding by "
+        f"{percent(numbers['control']['embedding'])} and the map by {percent(control)}"
+    )
+    if control <= MARGIN * EPSILON / 2:
+        return (
+            f"The map does not move when the function itself does: {moves}, and {percent(limit)} "
+            "can be told apart. It depends on nothing that the changes touch."
+        )
+    if REPEATS * numbers["repeat"] >= MARGIN * numbers["rounding"]["map"]:
+        return (
+            f"Chance hides the changes: the same map made twice differs by "
+            f"{percent(numbers['repeat'])}; {moves}."
+        )
+    return (
+        f"Rounding hides the changes: in {numbers['dtype']} rounding alone moves the map by "
+        f"{percent(numbers['rounding']['map'])}; {moves}, less than {MARGIN:,} times that."
+        f"{_in_dtype(numbers)}"
+    )
+
+
+def _in_dtype(numbers: dict[str, Any]) -> str:
+    """That the check did not run in float64, and why."""
+    why = numbers["why not float64"]
+    return f" (in {numbers['dtype']}, for {why})" if why else ""
 
 
 def _floored(change: float) -> str:

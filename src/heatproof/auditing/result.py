@@ -4,12 +4,53 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from heatproof.auditing.finding import Finding, Verdict
 
-# The worst of several verdicts, worst first.
-ORDER: tuple[Verdict, ...] = ("violated", "cannot tell", "holds", "not applicable")
+State = Literal["holds", "violated", "not established", "not measured"]
+"""Of one principle."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that must be answered before a principle is established.
+
+    One of `checks` has to hold. `may_not_arise`: it is enough that none of them applies.
+    """
+
+    text: str
+    checks: tuple[str, ...]
+    may_not_arise: bool = False
+
+    def answered(self, verdicts: dict[str, Verdict]) -> bool:
+        given = [verdicts.get(check) for check in self.checks]
+        none_applies = all(verdict == "not applicable" for verdict in given)
+        return "holds" in given or (self.may_not_arise and none_applies)
+
+    def open(self, verdicts: dict[str, Verdict]) -> str:
+        """Say that it is open, and what its checks say."""
+        told = ", ".join(f"{check}: {verdicts.get(check, 'not run')}" for check in self.checks)
+        return f"{self.text} ({told})"
+
+
+# The other checks (implied model, sign, attribution error) can violate a principle, and cannot
+# establish one: docs/audit.md gives the reasons.
+DECIDING: dict[int, tuple[Question, ...]] = {
+    1: (
+        Question("is it the model's own pass?", ("parity", "forward monitor")),
+        Question("is it the model's function alone?", ("reparametrisation",), may_not_arise=True),
+        Question("is it the model's own output?", ("readout",), may_not_arise=True),
+    ),
+    2: (
+        Question(
+            "is the map better where the model is?",
+            ("graded family", "moved model, unmoved map", "right and wrong"),
+        ),
+        Question("does the map depend on the prompt?", ("null prompts",), may_not_arise=True),
+    ),
+}
+NOT_ASKED = "it was not asked for"
 
 
 @dataclass(frozen=True)
@@ -17,7 +58,8 @@ class Audit:
     """The findings about one method on one model.
 
     `environment` is that of a certificate: versions, device, dtype, the weights' hash, the seed;
-    `question` says on what it was asked: principles, data, how many pictures.
+    `question` says on what it was asked: principles, data, how many pictures. `unmeasured` gives,
+    for a principle that no check could be run for, the reason.
     """
 
     method: str
@@ -28,31 +70,91 @@ class Audit:
     environment: dict[str, Any] = field(default_factory=dict[str, Any])
     question: dict[str, Any] = field(default_factory=dict[str, Any])
     seconds: float = 0.0
+    unmeasured: dict[int, str] = field(default_factory=dict[int, str])
 
     @property
-    def holds(self) -> bool:
-        """Nothing that was checked is violated."""
-        return all(finding.verdict != "violated" for finding in self.findings)
+    def principles(self) -> tuple[int, ...]:
+        """The principles that were asked for."""
+        asked = self.question.get("principles")
+        if asked is None:
+            asked = {*self.unmeasured, *(finding.principle for finding in self.findings)}
+        return tuple(sorted(asked))
 
-    def verdict(self, principle: int) -> Verdict:
-        """The worst verdict of one principle's checks; "not applicable" where there are none."""
-        found = {finding.verdict for finding in self.findings if finding.principle == principle}
-        worst: list[Verdict] = [verdict for verdict in ORDER if verdict in found]
-        return worst[0] if worst else "not applicable"
+    @property
+    def holds(self) -> bool | None:
+        """False where a check is violated; True where each principle that was asked for is
+        established; None where nothing is violated, and something is not established."""
+        states = {self.verdict(principle) for principle in self.principles}
+        if "violated" in states:
+            return False
+        return True if states == {"holds"} else None
+
+    def verdict(self, principle: int) -> State:
+        """The state of one principle; see `reason`.
+
+        It holds where nothing is violated and its deciding questions are answered (`DECIDING`).
+        """
+        verdicts = self._verdicts(principle)
+        if "violated" in verdicts.values():
+            return "violated"
+        if not verdicts:
+            return "not measured"
+        return "not established" if self._open(principle) else "holds"
+
+    def reason(self, principle: int) -> str:
+        """Why the principle is in that state, in a clause; empty where it holds."""
+        verdicts = self._verdicts(principle)
+        match self.verdict(principle):
+            case "violated":
+                return ", ".join(name for name, each in verdicts.items() if each == "violated")
+            case "not measured":
+                asked = principle in self.principles
+                return self.unmeasured.get(principle, "no check ran" if asked else NOT_ASKED)
+            case "not established":
+                return "; ".join(question.open(verdicts) for question in self._open(principle))
+            case "holds":
+                return ""
+
+    def _verdicts(self, principle: int) -> dict[str, Verdict]:
+        return {each.check: each.verdict for each in self.findings if each.principle == principle}
+
+    def _open(self, principle: int) -> list[Question]:
+        verdicts = self._verdicts(principle)
+        return [each for each in DECIDING[principle] if not each.answered(verdicts)]
+
+    def told(self, principle: int) -> str:
+        """The state of one principle with its reason, in a clause."""
+        reason = self.reason(principle)
+        return f"principle {principle} {self.verdict(principle)}{f' ({reason})' if reason else ''}"
+
+    @property
+    def headline(self) -> str:
+        """The audit's state in a sentence."""
+        if self.holds is False:
+            return "At least one principle is violated"
+        if self.holds is None:
+            return "Nothing is violated, but not every principle is established"
+        if len(self.principles) == len(DECIDING):
+            return "Both principles hold here"
+        return f"Principle {self.principles[0]} holds here; the other was not asked for"
 
     @property
     def sentence(self) -> str:
-        """The audit in a line."""
-        violated = [finding.check for finding in self.findings if finding.verdict == "violated"]
-        if violated:
-            return f"{self.method} on {self.model}: violated ({', '.join(violated)})"
-        unclear = [finding.check for finding in self.findings if finding.verdict == "cannot tell"]
-        told = f"; cannot tell: {', '.join(unclear)}" if unclear else ""
-        return f"{self.method} on {self.model}: nothing violated{told}"
+        """The audit in a line: what is violated, else what is not established, else what holds."""
+        state = {True: "holds", False: "VIOLATED", None: "NOT ESTABLISHED"}[self.holds]
+        parts = [self.told(principle) for principle in DECIDING]
+        unclear = [each.check for each in self.findings if each.verdict == "cannot tell"]
+        if unclear:
+            parts.append(f"cannot tell: {', '.join(unclear)}")
+        return f"{self.method} on {self.model}: {state}: {'; '.join(parts)}"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, as audit.json has them."""
-        return {**asdict(self), "holds": self.holds, "schema": 1}
+        states = {
+            str(principle): {"state": self.verdict(principle), "reason": self.reason(principle)}
+            for principle in DECIDING
+        }
+        return {**asdict(self), "holds": self.holds, "principles": states, "schema": 2}
 
     def save(self, folder: str | Path) -> Path:
         """Write audit.json and audit.html into `folder`; returns the path of the page."""
@@ -80,6 +182,7 @@ def from_json(stored: dict[str, Any]) -> Audit:
         **{key: stored[key] for key in Audit.__dataclass_fields__ if key in stored},
         "findings": tuple(_finding(finding) for finding in stored["findings"]),
         "notices": tuple(stored.get("notices", ())),
+        "unmeasured": {int(key): why for key, why in stored.get("unmeasured", {}).items()},
     }
     return Audit(**known)
 
@@ -87,12 +190,20 @@ def from_json(stored: dict[str, Any]) -> Audit:
 def league_rows(audits: Sequence[Audit]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the league table: a line a method, a column a check, one-line reasons."""
     checks = list(dict.fromkeys(f.check for audit in audits for f in audit.findings))
+
+    def rank(audit: Audit) -> tuple[int, int, int, str]:
+        """Fewest violations first, then most checks that hold. A method that was asked less than
+        the others comes after them all: what nobody asked it cannot be compared."""
+        verdicts = [finding.verdict for finding in audit.findings]
+        unasked = len(set(checks) - {finding.check for finding in audit.findings})
+        return unasked, verdicts.count("violated"), -verdicts.count("holds"), audit.method
+
     rows: list[list[str]] = []
-    for audit in sorted(audits, key=_rank):
+    for audit in sorted(audits, key=rank):
         by_name = {finding.check: finding.verdict for finding in audit.findings}
         marks = [SIGNS[by_name[check]] if check in by_name else UNASKED for check in checks]
         rows.append([audit.method, *marks, reason(audit)])
-    return ["method", *checks, "first violation"], rows
+    return ["method", *checks, "first violation, or what is not measured"], rows
 
 
 SIGNS: dict[str, str] = {
@@ -107,14 +218,7 @@ UNASKED = "not asked"
 
 
 def reason(audit: Audit) -> str:
-    """The first violation in one line, else what was not asked; empty where there is neither."""
-    found = [f for f in audit.findings if f.verdict == "violated"]
-    if found:
-        return f"{found[0].check}: {found[0].evidence}"
-    return next((told for told in audit.notices if "was not measured" in told), "")
-
-
-def _rank(audit: Audit) -> tuple[int, int, str]:
-    """Fewest violations first, then most checks that hold: what was not asked earns nothing."""
-    verdicts = [finding.verdict for finding in audit.findings]
-    return verdicts.count("violated"), -verdicts.count("holds"), audit.method
+    """The first violation in one line, and what was not measured; empty where there is neither."""
+    parts = [f"{f.check}: {f.evidence}" for f in audit.findings if f.verdict == "violated"][:1]
+    parts += [f"principle {number} not measured: {why}" for number, why in audit.unmeasured.items()]
+    return "; ".join(parts)

@@ -12,6 +12,7 @@ from heatproof import methods
 from heatproof.explaining import explain
 from heatproof.methods import Method
 from heatproof.models import Model
+from heatproof.user_code import method_of
 
 Auditable = str | Method | Callable[[Any, str], Any]
 
@@ -29,6 +30,10 @@ class Subject:
         if isinstance(auditable, str):
             return cls(methods.create(auditable, **settings))
         return cls(auditable if isinstance(auditable, Method) else methods.Foreign(auditable))
+
+    def on(self, model: Model) -> "Subject":
+        """The same for this model: what a function of the model makes of it."""
+        return Subject(method_of(self.method, model))
 
     @property
     def name(self) -> str:

@@ -26,6 +26,14 @@ class Variant:
     enter: Callable[[], AbstractContextManager[None]]
 
 
+@dataclass(frozen=True)
+class Usable:
+    """Variants, and the reason by name for each that was left out."""
+
+    variants: tuple[Variant, ...]
+    left_out: Mapping[str, str]
+
+
 UNTOUCHED = Variant("as it is", nullcontext)
 
 
@@ -64,6 +72,21 @@ def interventions(model: Model, sites: Sequence[Site], *, seed: int = 0) -> tupl
         knocked_out(model, sites, _depths(sites)[0]),
         noised(model, 0.25, seed=seed),
     )
+
+
+def usable(variants: Sequence[Variant], run: Callable[[Variant], object]) -> Usable:
+    """The variants that this model's layers allow, and why each of the others is left out (one
+    head where a layer has a mask for each, say)."""
+    made: list[Variant] = []
+    left_out: dict[str, str] = {}
+    for variant in variants:
+        try:
+            run(variant)
+        except ReadingError as error:
+            left_out[variant.name] = str(error)
+        else:
+            made.append(variant)
+    return Usable(tuple(made), left_out)
 
 
 def _depths(sites: Sequence[Site]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from heatproof.errors import InputError
 if TYPE_CHECKING:
     from heatproof.benchmarking.measuring import Progress
 
+NOTHING_MEASURED = 3
 EVERY = 30.0  # seconds between two lines of progress, where nobody watches
 
 
@@ -53,8 +54,8 @@ def benchmark(
         list[str] | None,
         typer.Option(
             metavar="FILE.py:NAME",
-            help="Your own: a callable (picture, prompt) -> map, a method object, or a function "
-            "that makes one from the model; repeatable. The file is run.",
+            help="Your own: a function (image, prompt) -> map, a function of the model that "
+            "returns one, or a Method; repeatable. The file is run.",
         ),
     ] = None,
     out: Annotated[
@@ -64,19 +65,20 @@ def benchmark(
     """Measure methods by metrics on a model, from one pass over the pictures.
 
     Writes report.html, table.md, table.tex, benchmark.json, values.parquet and curves.parquet. What
-    is measured is kept in OUT/parts: a run that was stopped goes on.
+    is measured is kept in OUT/parts: a run that was stopped goes on. Exit codes: 0 measured, 3 no
+    method has a value in any metric, 2 bad input.
     """
     from heatproof.report.folder import check_folder
 
     check_folder(out)
     set_to = terminal.switches(switches)
     with terminal.working(f"loading {model}") as say:
-        from heatproof.benchmarking.entry import load_entry
         from heatproof.benchmarking.result import benchmark as run
         from heatproof.models import load
+        from heatproof.user_code import load as load_code
 
         loaded = load(model, device=device)
-        own = {name: load_entry(name, loaded) for name in entry or []}
+        own = {name: load_code(name, loaded) for name in entry or []}
         chosen = _chosen(methods, own)
         with terminal.kept(out / "parts"):
             result = run(
@@ -92,6 +94,17 @@ def benchmark(
                 progress=_told(say),
             )
     _summarise(result.summary, out)
+    if not _measured(result.summary):
+        typer.echo("nothing was measured: no method has a value in any metric; see the notices")
+        raise typer.Exit(NOTHING_MEASURED)
+
+
+def _measured(summary: dict[str, Any]) -> bool:
+    """Whether a method that is no control has a value in some metric."""
+    controls = {each["label"] for each in summary["methods"] if each["control"]}
+    tables = [table for metric in summary["metrics"] for table in metric["tables"].values()]
+    rows = [row for table in tables for row in table if row["method"] not in controls]
+    return any(row["mean"]["value"] is not None for row in rows)
 
 
 def _chosen(methods: str, own: dict[str, Any]) -> Any:

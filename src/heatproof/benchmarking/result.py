@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from heatproof.metrics.base import Metric
 from heatproof.models import Model
 from heatproof.models import load as load_model
 from heatproof.report.folder import check_folder
+from heatproof.user_code import method_of
 
 SCENES = 500
 
@@ -93,9 +94,9 @@ def benchmark(
     """Measure methods by metrics on a model, from one pass over the pictures.
 
     Args:
-        methods: "all", names ("gae,rollout"), a method object, any callable
-            (PIL image, prompt) -> map, a list of these, or a dict of them by the name that they
-            get in the table. The controls are always there.
+        methods: "all", names ("gae,rollout"), a method object, a function (PIL image, prompt) ->
+            map, a function of the model that returns one, a list of these, or a dict of them by the
+            name that they get in the table. The controls are always there.
         model: a model, or what `load` takes; `device` is where that one goes.
         data: "scenes" (the default for the embedded model), a folder, KIND:PATH (see
             `heatproof.data`), or pictures with their objects.
@@ -115,6 +116,7 @@ def benchmark(
     _positive("batch size", batch_size)
     chosen, wanted = entrants(methods, switches), measures(metrics)
     loaded = load_model(model, device=device) if isinstance(model, str) else model
+    chosen = [replace(each, method=method_of(each.method, loaded)) for each in chosen]
     pictures = _data(loaded, data, images, seed)
     bench = Bench.of(loaded, pictures, seed=seed, batch_size=batch_size)
     count = len(pictures)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.errors import InputError
+from heatproof.errors import HeatproofError, InputError, UserCodeError
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.reading import Site
 
@@ -57,9 +57,17 @@ class Foreign(Method):
         with torch.inference_mode(False), torch.enable_grad():
             for item, picture in enumerate(pictures):
                 for target, label in enumerate(read.labels):
-                    made = on_grid(self.call(picture, label), read.grid, self.name)
+                    made = on_grid(self._map(picture, label), read.grid, self.name)
                     values[item, target, read.content] = made.flatten()
         return values
+
+    def _map(self, picture: Any, prompt: str) -> Any:
+        try:
+            return self.call(picture, prompt)
+        except HeatproofError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise UserCodeError(self.name, error) from error
 
     def _pictures(self, read: ReadPass) -> Sequence[Any]:
         if self.takes == "pixels":

@@ -8,6 +8,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from heatproof.auditing.finding import Finding
+from heatproof.errors import HeatproofError
 from heatproof.report.chart import (
     INK,
     LIMIT,
@@ -41,8 +42,16 @@ FLOOR = 1e-17
 """Where an exact zero is drawn on a log axis: below every rounding."""
 
 
+class Undrawn(HeatproofError):
+    """A figure that cannot be drawn from its numbers; the text says why."""
+
+
 def drawn(finding: Finding) -> str:
-    """SVG; nothing where the check has no picture, or its numbers hold none."""
+    """SVG; nothing where the check has no figure, or its numbers hold none.
+
+    Raises:
+        Undrawn: the numbers are of another layout (another version's, say), or hold nothing.
+    """
     draw = FIGURES.get(finding.check)
     if draw is None or not finding.numbers:
         return ""
@@ -50,12 +59,12 @@ def drawn(finding: Finding) -> str:
         with mpl.rc_context(STYLE):
             figure = draw(finding.numbers)
         if figure is None:
-            return ""
+            raise Undrawn("nothing in its numbers can be drawn")
         name = "".join(c if c.isalnum() else "-" for c in finding.check)
         return svg(figure, name, escape(f"{finding.check}: {finding.verdict}"))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        # Another version's numbers: the page has them in words and as they are.
-        return ""
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        told = f"its numbers have another layout ({type(error).__name__}: {error})"
+        raise Undrawn(told) from error
 
 
 _ELSE = " (function moves)"

@@ -9,7 +9,7 @@ from heatproof import __version__
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.result import UNASKED, Audit, league_rows
 from heatproof.report import html
-from heatproof.report.audit_figures import drawn
+from heatproof.report.audit_figures import Undrawn, drawn
 
 PRINCIPLES = {
     1: ("Explain the model itself", "Is every quantity of the map one that the model computes?"),
@@ -74,15 +74,15 @@ def league_markdown(audits: Sequence[Audit]) -> str:
     return "\n".join("| " + " | ".join(c.replace("|", "/") for c in line) + " |" for line in lines)
 
 
+KINDS = {True: "holds", False: "fails", None: "unproven"}
+
+
 def _verdict(audit: Audit) -> str:
-    violated = not audit.holds
-    kind = "fails" if violated else "holds"
-    title = "At least one principle is violated" if violated else "No principle is violated here"
-    asked = [n for n in PRINCIPLES if any(f.principle == n for f in audit.findings)]
-    principles = " · ".join(f"Principle {n}: {audit.verdict(n)}" for n in asked)
+    told = audit.told
+    principles = "<br>".join(escape(f"{told(n)[:1].upper()}{told(n)[1:]}") for n in PRINCIPLES)
     return (
-        f'<div class="verdict {kind}" role="note"><strong>{title}</strong>'
-        f"{escape(audit.sentence)}<br>{principles}</div>"
+        f'<div class="verdict {KINDS[audit.holds]}" role="note">'
+        f"<strong>{escape(audit.headline)}</strong>{principles}</div>"
     )
 
 
@@ -106,16 +106,15 @@ def _summary(findings: Sequence[Finding]) -> str:
 
 def _principle(audit: Audit, number: int) -> str:
     found = [finding for finding in audit.findings if finding.principle == number]
-    if not found:
-        return ""
     name, question = PRINCIPLES[number]
     heading = f"<h2>Principle {number}: {name}</h2><p>{question}</p>"
+    if not found:
+        return heading + f"<p>Not measured: {escape(audit.reason(number))}.</p>"
     return heading + "".join(map(_finding, found))
 
 
 def _finding(finding: Finding) -> str:
-    picture = drawn(finding)
-    figure = f'<figure class="chart">{picture}</figure>' if picture else ""
+    figure = _figure(finding)
     code = f"<p>Look at: <code>{escape(finding.code)}</code></p>" if finding.code else ""
     numbers = escape(json.dumps(finding.numbers, indent=1))
     return (
@@ -125,6 +124,14 @@ def _finding(finding: Finding) -> str:
         f"{code}<details><summary>Numbers</summary><pre>{numbers}</pre></details></div>"
         f"{figure}</section>"
     )
+
+
+def _figure(finding: Finding) -> str:
+    try:
+        picture = drawn(finding)
+    except Undrawn as error:  # the numbers stand below as they are
+        return f'<p class="faint">No figure: {escape(str(error))}.</p>'
+    return f'<figure class="chart">{picture}</figure>' if picture else ""
 
 
 def _anchor(finding: Finding) -> str:

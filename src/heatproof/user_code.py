@@ -1,0 +1,159 @@
+"""Code of the user's own: what is taken as a method, from `FILE.py:NAME` and in Python alike.
+
+Three kinds are taken:
+
+- a function `(image, prompt) -> map`: it needs two arguments;
+- a function of the model, which returns such a function or a `Method`: it needs one argument;
+- a `Method`, or a class of methods, which is made with its defaults.
+
+The number of parameters without a default tells the first two apart. A class is made first (with
+the model, where it needs one argument), and what comes out has to be one of these. No torch is
+imported until a method is made.
+"""
+
+import importlib
+import importlib.util
+import inspect
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+from heatproof.errors import HeatproofError, InputError, UserCodeError
+
+if TYPE_CHECKING:
+    from heatproof.methods import Method
+    from heatproof.models import Model
+
+CONTRACT = (
+    "expected a function (image, prompt) -> map, a function of the model (one argument) that "
+    "returns one, or a Method"
+)
+
+
+def is_user_code(text: str) -> bool:
+    """Whether `text` says where code is (`FILE.py:NAME`, `PACKAGE.MODULE:NAME`), and is no
+    catalogue name with switches."""
+    place, colon, name = text.rpartition(":")
+    return bool(colon) and name.isidentifier() and (place.endswith(".py") or "." in place)
+
+
+def load(text: str, model: "Model") -> "Method":
+    """The method behind `FILE.py:NAME` or `PACKAGE.MODULE:NAME`, for this model. The file is run.
+
+    Raises:
+        InputError: no such file, module or name; it fails, or is nothing that is taken.
+    """
+    if not is_user_code(text):
+        raise InputError(f"got {text!r}, expected FILE.py:NAME")
+    place, _, name = text.rpartition(":")
+    module = _module(place)
+    if not hasattr(module, name):
+        raise InputError(f"{place} has no {name!r}; {CONTRACT}")
+    return method_of(getattr(module, name), model, name=name, source=text)
+
+
+def method_of(
+    entry: Any, model: "Model", *, name: str | None = None, source: str | None = None
+) -> "Method":
+    """The method that `entry` is, or makes, for this model.
+
+    Args:
+        entry: one of the three kinds above.
+        name: what it is called; by default its own name.
+        source: where it comes from, for messages.
+
+    Raises:
+        InputError: it is none of the three, it fails, or what it makes is none of them.
+    """
+    from heatproof.methods import Foreign, Method
+
+    takes: Literal["photo", "pixels"] = "photo"
+    if isinstance(entry, Foreign):
+        if _needed(entry.call) == 2:
+            return entry
+        entry, name, takes = entry.call, entry.name, entry.takes
+    if isinstance(entry, Method):
+        return entry
+    name = name or str(getattr(entry, "__name__", type(entry).__name__))
+    source = source or name
+    if not callable(entry):
+        raise InputError(f"{source} is a {type(entry).__name__}; {CONTRACT}")
+    needed = _needed(entry)
+    if needed > 2:
+        raise InputError(f"{source} needs {needed} arguments; {CONTRACT}")
+    if needed == 2 and not inspect.isclass(entry):
+        return Foreign(entry, takes=takes, name=name)
+    result = _made(entry, needed, model, source)
+    if isinstance(result, Method):
+        return result
+    if not callable(result) or inspect.isclass(result) or _needed(result) != 2:
+        raise InputError(f"{source} was given the model and returned {_told(result)}; {CONTRACT}")
+    return Foreign(result, takes=takes, name=name)
+
+
+def _made(entry: Any, needed: int, model: "Model", source: str) -> Any:
+    """What a function of the model, or a class, makes."""
+    if needed > 1:
+        raise InputError(f"class {source} needs {needed} arguments; {CONTRACT}")
+    try:
+        return entry(model) if needed else entry()
+    except HeatproofError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserCodeError(source, error, f"; {CONTRACT}") from error
+
+
+def _needed(call: Any) -> int:
+    """How many arguments it needs. Two where Python cannot say, and where all that it takes may be
+    left out but two fit: `(*arguments)`, `(image=None, prompt=None)`."""
+    try:
+        signature = inspect.signature(call)
+    except (TypeError, ValueError):
+        return 2
+    needed = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if needed or inspect.isclass(call):
+        return len(needed)
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        return 0
+    return 2
+
+
+def _told(result: Any) -> str:
+    if callable(result) and not inspect.isclass(result):
+        return f"a callable that needs {_needed(result)} argument(s)"
+    return f"a {type(result).__name__}" if result is not None else "nothing"
+
+
+def _module(place: str) -> ModuleType:
+    """The module at `FILE.py` or `PACKAGE.MODULE`; it is run.
+
+    Raises:
+        InputError: there is none, or it fails.
+    """
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        path = Path(place)
+        if not path.is_file():
+            raise InputError(f"{place}: no such file, expected FILE.py:NAME")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except HeatproofError:
+        raise
+    except ModuleNotFoundError as error:
+        if not place.endswith(".py") and error.name and f"{place}.".startswith(f"{error.name}."):
+            raise InputError(f"cannot import {place!r} ({error}); expected FILE.py:NAME") from None
+        raise UserCodeError(place, error) from error
+    except (Exception, SystemExit) as error:
+        raise UserCodeError(place, error) from error
+    return module
