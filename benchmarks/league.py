@@ -44,7 +44,7 @@ def main() -> None:
     principles = ["--principle", "1", *(["--principle", "2"] if own else [])]
     fewer = [] if own else _fewer(asked.methods)
     started = time.monotonic()
-    options = ["--pictures", str(asked.pictures), "--budget", "300", "-o", str(folder)]
+    options = ["--pictures", str(asked.pictures), "--budget", "50000", "-o", str(folder)]
     cli.run(["audit", asked.methods, "--model", asked.model, *principles, *fewer, *options])
     found = {}
     for path in sorted(folder.glob("*/audit.json")):
@@ -53,6 +53,7 @@ def main() -> None:
             "settings": {k: v for k, v in audit["settings"].items() if v is not None},
             "seconds": audit["seconds"],
             "notices": audit["notices"],
+            "unmeasured": audit["unmeasured"],
             "findings": [
                 {k: f[k] for k in ("check", "principle", "verdict", "evidence")}
                 for f in audit["findings"]

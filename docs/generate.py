@@ -410,7 +410,8 @@ def league() -> str:
         "`heatproof audit all`, by `benchmarks/league.py`: every method of the catalogue as its "
         "bare name runs, held to the checks of [principle 1](audit_principle_1.md) and "
         "[principle 2](audit_principle_2.md). A dash: the question does not arise. A question "
-        "mark: cannot tell here. Not asked: the method is too slow for the time that was given.\n"
+        "mark: cannot tell here. Not asked: the method's maps take more than the audit's budget. "
+        "Such methods come last: what nobody asked them cannot be compared.\n"
     )
     for path in sorted(RESULTS.glob("league_*.json")):
         text += _league(json.loads(path.read_text()))
@@ -434,6 +435,8 @@ def _league(found: dict[str, Any]) -> str:
         for finding in audit.findings:
             if finding.verdict == "violated":
                 text += f"- `{audit.method}`, {finding.check}: {finding.evidence}\n"
+        for number, why in audit.unmeasured.items():
+            text += f"- `{audit.method}`: principle {number} was not measured: {why}\n"
         for notice in audit.notices:
             if notice.startswith("principle 2 was"):
                 text += f"- `{audit.method}`: {notice}\n"

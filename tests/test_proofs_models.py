@@ -15,6 +15,7 @@ from heatproof.models import Model
 from heatproof.models.specimens import FAMILIES, SPECIMENS
 from heatproof.proofs import cost, on_models
 from heatproof.proofs.on_models import compare, specimen
+from heatproof.proofs.proving import _models_level
 from heatproof.reading import Site
 
 
@@ -40,6 +41,16 @@ class Planted(Method):
 class Refusing(Planted):
     def attribute(self, read: ReadPass) -> Tensor:
         raise ReadingError(f"no map of {len(read.scores)} items today")
+
+
+@dataclass(frozen=True)
+class Constant(Planted):
+    """One value everywhere."""
+
+    value: float = 0.0
+
+    def attribute(self, read: ReadPass) -> Tensor:
+        return torch.full_like(methods.RawAttention().attribute(read), self.value)
 
 
 RAW = methods.RawAttention()
@@ -86,6 +97,17 @@ def test_what_is_no_number_differs(planted: float) -> None:
     assert run.differing == 1
     assert run.largest is not None
     assert run.largest.token == 3
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_maps_of_nothing_are_no_evidence(value: float) -> None:
+    """Before: "equal", and "proved" where the algebra says so."""
+    empty = Constant(value=value)
+    run = compare([(empty, empty)], iter([specimen("open_clip vit")]))
+    assert (run.compared, run.empty, run.differing, run.equal) == (2, 2, 0, False)
+    level = _models_level(run, None)
+    assert level.verdict == "open"
+    assert "which shows nothing" in level.evidence
 
 
 def test_the_smallest_model_is_kept() -> None:

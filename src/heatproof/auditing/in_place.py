@@ -1,4 +1,4 @@
-"""Weights changed in place, so that a stranger who holds the same module sees it, and put back."""
+"""Weights changed in place, so that user code on the same module sees it, and put back."""
 
 import hashlib
 import itertools

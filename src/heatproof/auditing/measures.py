@@ -90,7 +90,7 @@ def percent(share: float) -> str:
 
 
 def code_of(method: Method, part: str) -> str:
-    """module:line of the function that causes what was found: a stranger's own, or a part of ours.
+    """module:line of the function that causes what was found: user code, or a part of ours.
 
     No machine's paths: a module's name is the same everywhere.
     """

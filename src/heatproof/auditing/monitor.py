@@ -78,7 +78,7 @@ def check(
 ) -> Finding:
     """Watch one picture with the first prompt, then run again what was run, untouched.
 
-    What a stranger leaves changed in the weights is noted, and put back.
+    What user code leaves changed in the weights is noted, and put back.
     """
     with restored(model.module) if subject.method.foreign else nullcontext():
         return judge(subject, _watch(subject, model, images, prompts, seed))
@@ -270,7 +270,7 @@ def _own_pass(
 def _reference_of(
     model: Model, event: Event, pixels: Tensor, known: dict[int, Reference | None]
 ) -> Reference | None:
-    """The untouched pass over what the stranger fed last: pixels, or token ids below the text."""
+    """The untouched pass over what user code fed last: pixels, or token ids below the text."""
     below_text = model.text is not None and _holds(model.text.path, event.path)
     if below_text and not _holds(model.image.path, event.path):
         fed = event.ids

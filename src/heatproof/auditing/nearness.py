@@ -70,9 +70,9 @@ def nearness(given: Tensor, image: Pixels) -> Nearness:
         return Nearness("image", "the image", distance, noise)
     if _is_with_noise(given, image):
         return Nearness("noise", "the image with noise", distance, noise)
-    for name, moved in _moves(given, image):
-        near = float((given - moved).norm()) / unit <= NEAR
-        if near or _is_with_noise(given, moved):
+    for name, seen, moved in _moves(given, image):
+        near = (seen - moved).norm() <= NEAR * _centred(moved).norm()
+        if near or _is_with_noise(seen, moved):
             return Nearness("moved", name, distance, noise)
     contrast = float((_centred(given) * _centred(image)).sum()) / unit**2
     if float((_centred(given) - contrast * _centred(image)).norm()) / unit <= NEAR / 10:
@@ -105,33 +105,44 @@ def _is_with_noise(given: Pixels, image: Pixels) -> bool:
     return error <= SURE and abs(weight - 1) <= max(NEAR, 4 * error)
 
 
-def _moves(given: Pixels, image: Pixels) -> Iterator[tuple[str, Pixels]]:
-    """The image as it is often moved, by name; the shift is the likeliest one."""
-    yield "the image mirrored left to right", image.flip(2)
-    yield "the image upside down", image.flip(1)
-    yield "the image turned by 180 degrees", image.flip((1, 2))
+def _moves(given: Pixels, image: Pixels) -> Iterator[tuple[str, Pixels, Pixels]]:
+    """What is often done to an image, by name: the input, and what it then would be."""
+    moved = {
+        "the image mirrored left to right": image.flip(2),
+        "the image upside down": image.flip(1),
+        "the image turned by 180 degrees": image.flip((1, 2)),
+        "the image with red and blue exchanged": image.flip(0),
+        "the image with its colours inverted": 2 * image.mean((1, 2), keepdim=True) - image,
+    }
     if image.shape[1] == image.shape[2]:
-        yield "the image turned by 90 degrees", image.rot90(1, (1, 2))
-        yield "the image turned by 270 degrees", image.rot90(3, (1, 2))
-    yield "the image with red and blue exchanged", image.flip(0)
-    yield "the image with its colours inverted", 2 * image.mean((1, 2), keepdim=True) - image
-    spectra = [torch.fft.rfft2(_centred(each)) for each in (given, image)]
-    likeness = torch.fft.irfft2((spectra[0] * spectra[1].conj()).sum(0), s=image.shape[1:])
-    row, col = divmod(int(likeness.argmax()), image.shape[2])
-    if row or col:
-        down = row - image.shape[1] if row > image.shape[1] // 2 else row
-        right = col - image.shape[2] if col > image.shape[2] // 2 else col
-        shifted = image.roll((row, col), (1, 2))
-        # What came in at the border is whatever the shift filled it with.
-        inside = torch.zeros(image.shape[1:], dtype=torch.bool)
-        inside[_kept(down, image.shape[1]), _kept(right, image.shape[2])] = True
-        yield (
-            f"the image shifted by {abs(right)} pixel(s) to the {'right' if right > 0 else 'left'} "
-            f"and {abs(down)} {'down' if down > 0 else 'up'}",
-            torch.where(inside, shifted, given),
+        moved["the image turned by 90 degrees"] = image.rot90(1, (1, 2))
+        moved["the image turned by 270 degrees"] = image.rot90(3, (1, 2))
+    yield from ((name, given, each) for name, each in moved.items())
+    down, right = _likeliest_shift(given, image)
+    # What came in at the border is whatever the shift filled it with: it is left out.
+    if max(abs(down) / image.shape[1], abs(right) / image.shape[2]) <= FARTHEST and (down or right):
+        name = (
+            f"the image shifted by {abs(right)} px to the {'right' if right > 0 else 'left'} and "
+            f"{abs(down)} px {'down' if down > 0 else 'up'}"
         )
+        inside = (slice(None), _overlap(down), _overlap(right))
+        before = (slice(None), _overlap(-down), _overlap(-right))
+        yield name, given[inside], image[before]
 
 
-def _kept(by: int, size: int) -> slice:
-    """Rows, or columns, of the image that are still inside after a shift."""
-    return slice(by, size) if by >= 0 else slice(0, size + by)
+FARTHEST = 0.25
+"""Of a side: the farthest shift that is looked for."""
+
+
+def _likeliest_shift(given: Pixels, image: Pixels) -> tuple[int, int]:
+    """Rows and columns by which `image` is most like `given`, by cross-correlation."""
+    rows, cols = image.shape[1:]
+    spectra = [torch.fft.rfft2(_centred(each)) for each in (given, image)]
+    likeness = torch.fft.irfft2((spectra[0] * spectra[1].conj()).sum(0), s=(rows, cols))
+    down, right = divmod(int(likeness.argmax()), cols)
+    return (down + rows // 2) % rows - rows // 2, (right + cols // 2) % cols - cols // 2
+
+
+def _overlap(by: int) -> slice:
+    """Rows, or columns, that hold the image after a shift."""
+    return slice(by, None) if by >= 0 else slice(0, by)

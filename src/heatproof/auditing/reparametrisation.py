@@ -184,7 +184,7 @@ class _Bench:
         with torch.no_grad():
             embedding = self.model.image.encode(pixels)
         with torch.random.fork_rng():
-            torch.manual_seed(self.seed)  # a stranger's own chance, as far as torch's goes
+            torch.manual_seed(self.seed)  # user code's own chance, as far as torch's goes
             return embedding, self.subject.maps(
                 self.model, self.images, self.prompts, seed=self.seed
             )

@@ -63,7 +63,7 @@ class Seen:
 
     @property
     def skipped(self) -> list[str]:
-        """Attention modules that the stranger's own pass went around, while it ran their block."""
+        """Attention modules that user code's own pass went around, while it ran their block."""
         ran = {event.path for top in self.own_calls for event in top.events}
         paths = dict.fromkeys(site.path.split("#")[0] for site in self.sites)
         return [path for path in paths if path not in ran and _siblings(path) & ran]

@@ -20,7 +20,7 @@ Auditable = str | Method | Callable[[Any, str], Any]
 @dataclass(frozen=True)
 class Subject:
     """A method under audit. Its maps are always made anew from the model as it now is: checks
-    change `model.module` in place and put it back, so that a stranger's code sees it too."""
+    change `model.module` in place and put it back, so that user code sees it too."""
 
     method: Method
 

@@ -2,7 +2,7 @@
 
 A call that no other module of the model makes is a *top* call. What an untouched pass calls at the
 top (its *entries*: the image tower, a projection), code from outside may call as well: below it,
-the model runs itself. Any other top call is the stranger's own pass, layer by layer.
+the model runs itself. Any other top call is user code's own pass, layer by layer.
 """
 
 import threading
@@ -21,7 +21,7 @@ from heatproof.reading.compiled import as_python
 
 SAMPLE = 4096
 OWN_BYTES = 1 << 28
-"""How much of a stranger's own pass is kept whole; what comes after is not compared."""
+"""How much of user code's own pass is kept whole; what comes after is not compared."""
 KEPT = 8
 """Of how many calls of one entry the input is kept, to run it again: the 1st, 2nd, 3rd, 5th, ..."""
 
@@ -43,7 +43,7 @@ class Sketch:
 @dataclass(frozen=True)
 class Event:
     """One module call. `sketch` is None where it returned no tensor of numbers; `whole` is kept of
-    a stranger's own pass. `pixels` and `ids` are the latest that any top call was given."""
+    user code's own pass. `pixels` and `ids` are the latest that any top call was given."""
 
     path: str
     sketch: Sketch | None

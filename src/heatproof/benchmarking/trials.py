@@ -252,7 +252,7 @@ def words_of(asked: Asked, method: Method) -> dict[str, Any]:
 
 
 def attempt(make: Callable[[], Any], name: str) -> Any:
-    """What `make` gives; whatever a stranger's code raises is told in one line.
+    """What `make` gives; whatever user code raises is told in one line.
 
     Raises:
         InputError: it failed. Errors of heatproof's own go through.

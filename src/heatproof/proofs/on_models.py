@@ -97,11 +97,15 @@ class Place:
 
 @dataclass
 class ModelRun:
-    """What was compared. `by_model`: largest relative difference; `refused`: why, how often."""
+    """What was compared. `by_model`: largest relative difference; `refused`: why, how often.
+
+    `empty` counts the runs where both maps hold zeros or no numbers: they show nothing.
+    """
 
     settings: int
     compared: int = 0
     differing: int = 0
+    empty: int = 0
     largest: Place | None = None
     smallest: "Found | None" = None
     by_model: dict[str, float] = field(default_factory=dict[str, float])
@@ -109,7 +113,7 @@ class ModelRun:
 
     @property
     def equal(self) -> bool:
-        return self.compared > 0 and self.differing == 0
+        return self.compared > self.empty and self.differing == 0
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,7 @@ def _compare_one(run: ModelRun, subject: Subject, side: Side, pair: tuple[Method
         run.refused[f"{' and '.join(refusals)}: {next(iter(refusals.values()))}"] += 1
         return
     run.compared += 1
+    run.empty += not any(each.nan_to_num(0, 0, 0).any() for each in maps)
     place = differ(subject.name, side, pair, maps[0], maps[1])
     known = run.by_model.get(subject.name, 0.0)
     run.by_model[subject.name] = max(known, place.relative)

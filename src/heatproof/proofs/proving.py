@@ -310,6 +310,10 @@ def _models_level(run: ModelRun, derived: SymbolicRun | None) -> Level:
     )
     if run.differing:
         return Level("models", "refuted", f"{run.differing:,} of {count} differ, by up to {where}")
+    if run.empty == run.compared:
+        return Level(
+            "models", "open", f"{count}: every map is zero or holds no numbers, which shows nothing"
+        )
     proved = derived is not None and derived.equal
     return Level(
         "models",

@@ -241,6 +241,7 @@ def as_json(proof: Proof) -> str:
         "models": {
             "compared": run.compared,
             "differing": run.differing,
+            "zero_or_no_numbers": run.empty,
             "tolerance": TOLERANCE,
             "largest": None if run.largest is None else vars(run.largest),
             "by_model": run.by_model,
