@@ -413,26 +413,38 @@ def test_audit_json_is_read_back_as_it_was(tmp_path):
 
 
 def league() -> list[Audit]:
-    worst = [finding("parity", "violated", evidence="a | gap"), finding("sign", "violated")]
-    unsure = [finding("parity"), finding("sign", "cannot tell")]
+    def of(name: str, *findings: Finding) -> Audit:
+        return audit(name, *findings, question={"principles": [1]})
+
+    gap = finding("parity", "violated", evidence="a | gap")
+    wrong = finding("sign", "violated", evidence="it is wrong")
     return [
-        audit("worst", *worst),
-        audit("b-good", finding("parity"), finding("sign")),
-        audit("one", finding("parity"), finding("sign", "violated", evidence="it is wrong")),
-        audit("unsure", *unsure),
-        audit("a-good", finding("parity"), unmeasured={2: "too slow"}),
+        of("worst", gap, *held(1)[1:], wrong),
+        of("b-good", *held(1, sign="holds")),
+        of("one", *held(1), wrong),
+        of("unsure", *held(1, sign="cannot tell")),
+        audit("a-good", *held(1), question={"principles": [1, 2]}, unmeasured={2: "too slow"}),
     ]
+
+
+def test_the_league_says_what_is_not_established():
+    open_question = audit("m", *held(1, readout="cannot tell"))
+    assert league_rows([open_question])[1][0][-1] == (
+        "principle 1 not established (is it the model's own output? (readout: cannot tell))"
+    )
 
 
 def test_the_league_is_ordered_by_violations_and_what_was_not_asked_earns_nothing():
     head, rows = league_rows(league())
-    assert head == ["method", "parity", "sign", "first violation, or what is not measured"]
+    checks = ["parity", "forward monitor", "reparametrisation", "readout", "sign"]
+    held_too = ["holds"] * 3
+    assert head == ["method", *checks, "first violation, or what is not established"]
     assert rows == [
-        ["b-good", "holds", "holds", ""],
-        ["unsure", "holds", "?", ""],
-        ["one", "holds", "VIOLATED", "sign: it is wrong"],
-        ["worst", "VIOLATED", "VIOLATED", "parity: a | gap"],
-        ["a-good", "holds", "not asked", "principle 2 not measured: too slow"],
+        ["b-good", "holds", *held_too, "holds", ""],
+        ["unsure", "holds", *held_too, "?", ""],
+        ["one", "holds", *held_too, "VIOLATED", "sign: it is wrong"],
+        ["worst", "VIOLATED", *held_too, "VIOLATED", "parity: a | gap"],
+        ["a-good", "holds", *held_too, "not asked", "principle 2 not measured (too slow)"],
     ]
 
 
@@ -440,14 +452,16 @@ def test_the_league_page_marks_verdicts_and_leads_to_the_methods(tmp_path):
     page = save_league(league(), tmp_path).read_text(encoding="utf-8")
     rows = re.findall(r"<tr>(.*?)</tr>", page)[1:]
     shapes = [re.findall(r'class="(\w+)" role="img" aria-label="([^"]+)"', row) for row in rows]
-    assert shapes[0] == [("ok", "holds"), ("ok", "holds")]
-    assert shapes[1] == [("ok", "holds"), ("faint", "cannot tell")]
-    assert shapes[3] == [("bad", "violated"), ("bad", "violated")]
-    assert shapes[4] == [("ok", "holds"), ("faint", "not asked")]
+    assert shapes[0] == [("ok", "holds")] * 5
+    assert shapes[1][4] == ("faint", "cannot tell")
+    assert shapes[3] == [("bad", "violated"), *[("ok", "holds")] * 3, ("bad", "violated")]
+    assert shapes[4][4] == ("faint", "not asked")
     assert '<a href="worst/audit.html">worst</a>' in rows[3]
     assert '<span title="sign: it is wrong">sign: it is wrong</span>' in rows[2]
     lines = (tmp_path / "league.md").read_text().splitlines()
-    assert lines[-2] == "| `worst` | VIOLATED | VIOLATED | parity: a / gap |"
+    assert lines[-2] == (
+        "| `worst` | VIOLATED | holds | holds | holds | VIOLATED | parity: a / gap |"
+    )
 
 
 def test_ctrl_c_says_where_finished_methods_are(tmp_path, monkeypatch, capsys) -> None:

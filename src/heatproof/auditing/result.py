@@ -30,8 +30,9 @@ class Question:
 
     def open(self, verdicts: dict[str, Verdict]) -> str:
         """Say that it is open, and what its checks say."""
-        told = ", ".join(f"{check}: {verdicts.get(check, 'not run')}" for check in self.checks)
-        return f"{self.text} ({told})"
+        given = {check: verdicts.get(check, "not run") for check in self.checks}
+        told = [f"{check}: {each}" for check, each in given.items() if each != "not applicable"]
+        return f"{self.text} ({', '.join(told) or 'no check applies'})"
 
 
 # The other checks (implied model, sign, attribution error) can violate a principle, and cannot
@@ -143,7 +144,12 @@ class Audit:
         """The audit in a line: what is violated, else what is not established, else what holds."""
         state = {True: "holds", False: "VIOLATED", None: "NOT ESTABLISHED"}[self.holds]
         parts = [self.told(principle) for principle in DECIDING]
-        unclear = [each.check for each in self.findings if each.verdict == "cannot tell"]
+        # Where a principle is not established, its reason names them.
+        unclear = [
+            each.check
+            for each in self.findings
+            if each.verdict == "cannot tell" and self.verdict(each.principle) != "not established"
+        ]
         if unclear:
             parts.append(f"cannot tell: {', '.join(unclear)}")
         return f"{self.method} on {self.model}: {state}: {'; '.join(parts)}"
@@ -203,7 +209,7 @@ def league_rows(audits: Sequence[Audit]) -> tuple[list[str], list[list[str]]]:
         by_name = {finding.check: finding.verdict for finding in audit.findings}
         marks = [SIGNS[by_name[check]] if check in by_name else UNASKED for check in checks]
         rows.append([audit.method, *marks, reason(audit)])
-    return ["method", *checks, "first violation, or what is not measured"], rows
+    return ["method", *checks, "first violation, or what is not established"], rows
 
 
 SIGNS: dict[str, str] = {
@@ -218,7 +224,8 @@ UNASKED = "not asked"
 
 
 def reason(audit: Audit) -> str:
-    """The first violation in one line, and what was not measured; empty where there is neither."""
+    """The first violation in one line, and which principle is not established, and why."""
     parts = [f"{f.check}: {f.evidence}" for f in audit.findings if f.verdict == "violated"][:1]
-    parts += [f"principle {number} not measured: {why}" for number, why in audit.unmeasured.items()]
+    states = {principle: audit.verdict(principle) for principle in audit.principles}
+    parts += [audit.told(n) for n, state in states.items() if state.startswith("not ")]
     return "; ".join(parts)
