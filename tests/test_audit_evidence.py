@@ -188,6 +188,26 @@ def test_rounding_that_hides_a_change_is_named(inner: bool) -> None:
     assert ("must have the same dtype" in found.evidence) is not inner
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_monitor_does_not_hold_where_rounding_hides_one_head(dtype: torch.dtype) -> None:
+    """Before: holds, with a limit of 20 %."""
+    model = tiny.open_clip_vit(dtype)
+    subject = Subject(Foreign(at(model.module, change=lambda x: x), takes="pixels"))
+    found = monitor.check(subject, model, smooth(model), texts().to(dtype))
+    coarse = dtype == torch.bfloat16
+    assert found.verdict == ("cannot tell" if coarse else "holds")
+    assert ("Rounding hides the changes" in found.evidence) is coarse
+
+
+def test_a_score_in_bfloat16_is_known_as_the_models_own() -> None:
+    model = tiny.open_clip_vit(torch.bfloat16)
+    for change, verdict in ((lambda x: x, "holds"), (lambda x: x.flip(-1), "cannot tell")):
+        subject = Subject(Foreign(at(model.module, change=change), takes="pixels"))
+        found = readout.check(subject, model, smooth(model), texts().to(torch.bfloat16))
+        assert found.verdict == verdict, found.evidence
+        assert "are the model's own score of" in found.evidence
+
+
 def test_a_map_of_nothing_is_not_called_rounding(vit: Model) -> None:
     found = reparametrisation.check(Subject.of("center"), vit, picture(vit), texts())
     assert "It depends on nothing that the changes touch" in found.evidence

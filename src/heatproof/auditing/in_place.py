@@ -3,10 +3,14 @@
 import hashlib
 import itertools
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from heatproof.models import Model
+from heatproof.reading.compiled import as_python
 
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:
@@ -57,6 +61,29 @@ def in_dtype(module: nn.Module, dtype: torch.dtype) -> Generator[None]:
             if tensor.is_floating_point():
                 tensor.data = tensor.data.to(dtype)
         yield
+
+
+@contextmanager
+def formats(model: Model) -> Generator[set[torch.dtype]]:
+    """The number formats that the model's modules compute in meanwhile: autocast, which the code
+    may turn on by itself, leaves the weights as they are and rounds all the same."""
+    dtypes = {model.dtype}
+
+    def note(module: Any, args: Any, output: Any) -> None:
+        del module, args
+        if isinstance(output, Tensor) and output.is_floating_point():
+            dtypes.add(output.dtype)
+
+    with ExitStack() as stack:
+        stack.enter_context(as_python(model.module))
+        for module in model.module.modules():
+            stack.callback(module.register_forward_hook(note).remove)
+        yield dtypes
+
+
+def coarsest(dtypes: set[torch.dtype]) -> torch.dtype:
+    """The one that rounds most."""
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def fingerprint(module: nn.Module) -> str:

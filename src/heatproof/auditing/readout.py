@@ -19,7 +19,7 @@ from heatproof import inputs
 from heatproof import scores as score_pairs
 from heatproof.agreement import TOLERANCE
 from heatproof.auditing.finding import Finding, Verdict
-from heatproof.auditing.in_place import in_dtype
+from heatproof.auditing.in_place import coarsest, formats, in_dtype
 from heatproof.auditing.measures import code_of, unless_refused
 from heatproof.auditing.nearness import Nearness, nearness
 from heatproof.auditing.subject import Subject
@@ -32,6 +32,8 @@ from heatproof.reading import Site
 QUESTION = "Is the explained quantity the model's own output, or a surrogate?"
 FOREIGN_TOLERANCE = 1e-3
 """Code from outside works in the model's own dtype, on a picture that it preprocesses itself."""
+ROUNDINGS = 4
+"""How many roundings of the coarsest number format a score may be off."""
 
 
 class Noted(Wrapped):
@@ -300,11 +302,14 @@ def _of_user_code(
     method: Foreign, model: Model, shown: Any, prompts: Any, seed: int
 ) -> dict[str, Any]:
     values: list[float] = []
-    fed = _Fed(model)
+    fed, dtypes = _Fed(model), {model.dtype}
 
     def call(picture: Any, prompt: str) -> Any:
-        with _noting(values), fed.noted():
-            return method.call(picture, prompt)
+        with _noting(values), fed.noted(), formats(model) as seen:
+            try:
+                return method.call(picture, prompt)
+            finally:
+                dtypes.update(seen)
 
     asked = inputs.prompts(model, prompts if isinstance(prompts, Tensor) else list(prompts))
     watched = Subject(Foreign(call, takes=method.takes, name=method.name))
@@ -312,11 +317,10 @@ def _of_user_code(
     pixels = inputs.pictures(model, shown, None).pixels
     known = [_scores_at(model, batch, asked.embeddings) for batch in fed.batches]
     own = _scores_of(model, pixels, asked.embeddings)
-    places = [_place_of(value, known) for value in values]
-    matched = sorted({place for place in places if place is not None})
-    described = {
-        place: [nearness(each, pixels[0]) for each in fed.batches[place]] for place in matched
-    }
+    tolerance = max(FOREIGN_TOLERANCE, ROUNDINGS * torch.finfo(coarsest(dtypes)).eps)
+    described = [[nearness(each, pixels[0]) for each in batch] for batch in fed.batches]
+    far = [not all(one.near or one.on_the_way for one in each) for each in described]
+    places = [_place_of(value, known, far, tolerance) for value in values]
     blind = [value for value, place in zip(values, places, strict=True) if place is None]
     return {
         "scores": own.flatten().tolist(),
@@ -324,19 +328,20 @@ def _of_user_code(
         "differentiated": len(values),
         "equal to a score of the model": len(values) - len(blind),
         "equal to a score of this image, which the model was not seen to be given": sum(
-            _equals(value, own) for value in blind
+            _equals(value, own, tolerance) for value in blind
         ),
         "inputs given": fed.count,
         "inputs differentiated at": [
             {
                 "quantities": places.count(place),
                 "inputs": _gathered(each),
-                "near": all(one.near or one.on_the_way for one in each),
+                "near": not far[place],
                 "reaches the image": any(one.near for one in each),
             }
-            for place, each in described.items()
+            for place, each in enumerate(described)
+            if place in places
         ],
-        "tolerance": FOREIGN_TOLERANCE,
+        "tolerance": tolerance,
     }
 
 
@@ -357,20 +362,23 @@ def _scores_at(model: Model, pixels: Tensor, texts: Tensor) -> Tensor | None:
     return unless_refused(lambda: _scores_of(model, pixels, texts))
 
 
-def _place_of(value: float, known: Sequence[Tensor | None]) -> int | None:
+def _place_of(
+    value: float, known: Sequence[Tensor | None], far: Sequence[bool], tolerance: float
+) -> int | None:
     """The number of the batch of inputs whose score was differentiated: one input's, or the sum or
-    mean of all."""
-    for place, scores in enumerate(known):
-        if scores is None:
-            continue
-        if any(_equals(value, each) for each in (scores, scores.sum(1), scores.mean(1))):
-            return place
-    return None
+    mean of all. Where several have this score, one that is far from the image."""
+    matches = [
+        place
+        for place, scores in enumerate(known)
+        if scores is not None
+        and any(_equals(value, each, tolerance) for each in (scores, scores.sum(1), scores.mean(1)))
+    ]
+    return max(matches, key=lambda place: far[place], default=None)
 
 
-def _equals(value: float, scores: Tensor) -> bool:
+def _equals(value: float, scores: Tensor, tolerance: float) -> bool:
     gaps = (value - scores).abs()
-    return bool((gaps <= FOREIGN_TOLERANCE * scores.abs().clamp(min=0.1)).any())
+    return bool((gaps <= tolerance * scores.abs().clamp(min=0.1)).any())
 
 
 def _gathered(described: Sequence[Nearness]) -> list[dict[str, Any]]:

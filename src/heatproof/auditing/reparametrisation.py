@@ -11,8 +11,7 @@ What a map makes of them beyond rounding is no property of the function that the
 """
 
 import re
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from heatproof import inputs
 from heatproof.auditing.finding import Finding
-from heatproof.auditing.in_place import in_dtype, kept
+from heatproof.auditing.in_place import coarsest, formats, in_dtype, kept
 from heatproof.auditing.measures import EPSILON, code_of, percent, relative_change
 from heatproof.auditing.subject import Subject
 from heatproof.auditing.weights import WeightView, weight_views
@@ -30,7 +29,6 @@ from heatproof.errors import UserCodeError
 from heatproof.methods import Foreign
 from heatproof.models import Model
 from heatproof.passes import sites_of
-from heatproof.reading.compiled import as_python
 
 QUESTION = (
     "Does the map stay the same when the weights change so that the model's function does not?"
@@ -135,24 +133,6 @@ class _Measured:
     map: float
 
 
-@contextmanager
-def _coarsest(model: Model) -> Generator[set[torch.dtype]]:
-    """The number formats that the model's modules compute in meanwhile: autocast, which the code
-    may turn on by itself, leaves the weights as they are and rounds all the same."""
-    dtypes = {model.dtype}
-
-    def note(module: Any, args: Any, output: Any) -> None:
-        del module, args
-        if isinstance(output, Tensor) and output.is_floating_point():
-            dtypes.add(output.dtype)
-
-    with ExitStack() as stack:
-        stack.enter_context(as_python(model.module))
-        for module in model.module.modules():
-            stack.callback(module.register_forward_hook(note).remove)
-        yield dtypes
-
-
 class _Bench:
     """The method and the model's embedding, measured again after each change.
 
@@ -174,9 +154,9 @@ class _Bench:
             asked = prompts if isinstance(prompts, Tensor) else list(prompts)
             self.prompts = inputs.prompts(model, asked).embeddings
         self.views, self.seed = views, seed
-        with _coarsest(model) as dtypes:
+        with formats(model) as dtypes:
             self.embedding, self.maps = self._run()
-        self.dtype = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+        self.dtype = coarsest(dtypes)
 
     def _run(self) -> tuple[Tensor, Tensor]:
         shown = self.images if isinstance(self.images, Tensor) else list(self.images)

@@ -15,6 +15,10 @@ from heatproof.reading import Site
 
 QUESTION = "While it runs, do the model's modules give what they give in an untouched pass?"
 
+COARSE = 0.01
+"""A limit above which the monitor would miss what it looks for: one head in place of the model's
+moves an attention's output by 17 % to 39 %, other known changes by half of a percent and more."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -141,6 +145,11 @@ def _verdict(subject: Subject, seen: Seen) -> tuple[Verdict, str]:
     if seen.unfollowed:
         text = f"It computes with weights of {', '.join(seen.unfollowed)} by itself, and runs no"
         return "cannot tell", f"{text} module after that whose output could be compared."
+    if seen.limit > COARSE:
+        return "cannot tell", (
+            f"Rounding hides the changes: in this number format a module may differ by "
+            f"{percent(seen.limit)} and nothing is changed. Audit a model in float32."
+        )
     return "holds", _holds_text(seen)
 
 
