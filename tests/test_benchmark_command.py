@@ -53,7 +53,7 @@ def test_what_is_nothing_to_call_is_said(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "own.py").write_text(MINE)
     assert cli.run([*SMALL, "--entry", f"{tmp_path / 'own.py'}:number", "-o", str(tmp_path)]) == 2
     (line,) = said(capsys)
-    assert "is a int; expected a method object, a callable" in line
+    assert "is of type int; expected a function (image, prompt) -> map" in line
 
 
 @pytest.mark.parametrize(

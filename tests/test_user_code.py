@@ -129,7 +129,7 @@ def test_a_module_that_can_be_imported(model, tmp_path, monkeypatch):
 ERRORS = [
     ("{folder}/none.py:good", r"none\.py: no such file, expected FILE\.py:NAME"),
     ("{folder}/mine.py:absent", r"mine\.py has no 'absent'; expected a function"),
-    ("{folder}/mine.py:number", r"mine\.py:number is a int; expected a function"),
+    ("{folder}/mine.py:number", r"mine\.py:number is of type int; expected a function"),
     (
         "{folder}/mine.py:fails",
         r"failed with KeyError: 'no such layer' \(mine\.py, line \d+\); exp",

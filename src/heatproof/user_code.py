@@ -77,7 +77,7 @@ def method_of(
     name = name or str(getattr(entry, "__name__", type(entry).__name__))
     source = source or name
     if not callable(entry):
-        raise InputError(f"{source} is a {type(entry).__name__}; {CONTRACT}")
+        raise InputError(f"{source} is of type {type(entry).__name__}; {CONTRACT}")
     needed = _needed(entry)
     if needed > 2:
         raise InputError(f"{source} needs {needed} arguments; {CONTRACT}")
