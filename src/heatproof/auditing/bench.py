@@ -191,7 +191,7 @@ class Bench:
         if self.model.text is None:
             constant = ()
         elif isinstance(subject, Subject) and subject.method.foreign:
-            constant = constant[1:]  # code from outside is handed texts, and an empty one is none
+            constant = constant[1:]  # user code is handed texts, and an empty one is none
         some: tuple[Kind, ...] = ("other", "absent")
         return (*(kind for kind in some if (self.label(kind) >= 0).any()), *constant)
 

@@ -35,7 +35,7 @@ def check(
 ) -> Finding:
     """Embedding, ranking of prompts and accuracy of every model that the method implies."""
     if subject.method.foreign:
-        text = "what code from outside puts in the model's place is not known"
+        text = "what user code puts in the model's place is not known"
         return Finding("implied model", 1, QUESTION, "not applicable", text)
     shown = images if isinstance(images, Tensor) else list(images)
     pixels = inputs.pictures(model, shown, None).pixels

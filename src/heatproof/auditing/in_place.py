@@ -33,7 +33,7 @@ def kept(module: nn.Module) -> Generator[None]:
 
 @contextmanager
 def restored(module: nn.Module) -> Generator[None]:
-    """As `kept`, against code from outside that writes into the very memory of the weights."""
+    """As `kept`, against user code that writes into the very memory of the weights."""
     before = [(tensor, tensor.data, tensor.data.clone()) for tensor in tensors_of(module)]
     try:
         yield

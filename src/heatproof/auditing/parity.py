@@ -71,7 +71,7 @@ def check(
     The weights are cast in place and put back. The tolerance is the certificate's.
     """
     if subject.method.foreign:
-        text = "code from outside makes its own passes; the forward monitor watches them"
+        text = "user code makes its own passes; the forward monitor watches them"
         return Finding("parity", 1, QUESTION, "not applicable", text)
     numbers: dict[str, Any] = {"sides": {}, "left out": {}}
     for side in subject.method.card.sides:

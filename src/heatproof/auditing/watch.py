@@ -1,7 +1,7 @@
 """Hooks on a model's own modules while somebody's code runs: which ran, on what, and what came out.
 
 A call that no other module of the model makes is a *top* call. What an untouched pass calls at the
-top (its *entries*: the image tower, a projection), code from outside may call as well: below it,
+top (its *entries*: the image tower, a projection), user code may call as well: below it,
 the model runs itself. Any other top call is user code's own pass, layer by layer.
 """
 

@@ -40,7 +40,7 @@ class Entrant:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to go on; of code from outside, its text."""
+        """What must be the same for a run to go on; of user code, its text."""
         told = {"name": self.method.card.name, "settings": plain(self.method.settings())}
         if isinstance(self.method, Foreign):
             told["code"] = _text(self.method.call)

@@ -15,7 +15,7 @@ from heatproof.reading import Site
 
 
 class Foreign(Method):
-    """Maps that code from outside makes; nothing is known of the pass that they explain.
+    """Maps that user code makes; nothing is known of the pass that they explain.
 
     call: (picture, prompt) -> map. The map has two axes of any size, rows first: a tensor, an array
         or nested lists; it is averaged over each patch (or interpolated where it is coarser).
