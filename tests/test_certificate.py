@@ -319,6 +319,20 @@ def test_a_map_half_of_saturation_is_warned_of(scenes: Model) -> None:
     assert f"{share} of it is the same for every prompt" in half.sentence
 
 
+@pytest.mark.parametrize("score", ["margin", "contrast:a blue moon"])
+def test_a_score_that_compares_prompts_is_not_blamed_for_it(scenes: Model, score: str) -> None:
+    """The other prompt is in every map, null prompts' too, because it was asked for."""
+    found = heatproof.explain(scenes, scene(), PROMPTS, score=score).certificate
+    assert (found.common_share, found.warnings) == (None, ())
+    assert found.lights[2].state == "yes"
+    assert (
+        heatproof.explain(scenes, scene(), PROMPTS, score=score, method="rollout")
+        .certificate.lights[2]
+        .state
+        == "no"
+    )
+
+
 def test_prompts_of_unknown_words_alone_do_not_count_as_followed(scenes: Model) -> None:
     prompts = ["a dog", "a photo of a cat", "a spaceship", "a red circle"]
     found = heatproof.explain(scenes, scene(), prompts)

@@ -124,7 +124,9 @@ class Question:
             "image",
             (names_of(shown), self.prompts.labels),
             gathered.evidence(count),
-            following.measured(values, self.prompts, self.nulls, factors, self.unmeasured),
+            following.measured(
+                values, self.prompts, self.nulls, factors, self.score, self.unmeasured
+            ),
             _drift(self.model, shown, job, self.batch_size),
             self.seed,
             input_checks(shown),

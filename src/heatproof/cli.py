@@ -453,6 +453,8 @@ def _describe(entry: Any) -> None:
     keys = ("name", "summary", "source", "reads", "changes", "values", "cost", "notes")
     for key in (key for key in keys if getattr(entry, key)):
         typer.echo(f"{key + ':':<9} {getattr(entry, key)}")
+    low, high = entry.signs or ("low", "high")
+    typer.echo(f"{'legend:':<9} negative: {low}; positive: {high}")
     typer.echo(f"{'explains:':<9} {' and '.join(entry.sides)} side")
     for key, switch in entry.switches.items():
         typer.echo(f"{'switch:':<9} {key}={_allowed(switch)}")

@@ -19,6 +19,7 @@ from heatproof.certificate import Light, State
 from heatproof.certify import NULL_PROMPTS, UNCHANGED, Following, change
 from heatproof.inputs import Prompts
 from heatproof.methods.base import Factors, Side
+from heatproof.scores import Margin, Score
 from heatproof.words import segments
 
 COMMON = 1 / 3
@@ -39,12 +40,15 @@ def measured(
     asked: Prompts,
     nulls: Prompts | None,
     factors: Factors,
+    score: Score,
     reason: str,
 ) -> Following:
     """How maps follow their prompts; prompts that say nothing to the model are left out.
 
-    Behind the targets that were asked stand the null prompts and the `references` beside the last
-    of them, if there are any; `reason` says why there are none.
+    A score that compares prompts (a margin, a contrast) puts the same other prompts into every
+    map, because that was asked for: there, no common share is measured. Behind the targets that
+    were asked stand the null prompts and the `references` beside the last of them, if there are
+    any; `reason` says why there are none.
     """
     known = declared(asked, factors, "image")
     telling = [n for n, text in enumerate(asked.labels) if text not in known.says_nothing]
@@ -55,10 +59,11 @@ def measured(
         changes = {
             kind: float(change(maps, null[:, n]).mean()) for n, kind in enumerate(NULL_PROMPTS)
         }
-        share = float(common_share(maps, null[:, len(NULL_PROMPTS) - 1 :]).mean())
+        if not (isinstance(score, Margin) or score.against):
+            share = float(common_share(maps, null[:, len(NULL_PROMPTS) - 1 :]).mean())
     light = known.light
-    if light.state == "not established":
-        light = _of_measures(changes, share) if share is not None else _between(maps, reason)
+    if light.state == "not established" and telling:
+        light = _of_measures(changes, share) if changes else _between(maps, reason)
     partly = _partly_unknown(asked, known.says_nothing)
     if partly and light.state == "yes":
         light = _follows("limited", f"{'; '.join(partly)}; {light.evidence}")
@@ -115,13 +120,15 @@ def says_nothing(text: str, unknown: Sequence[str]) -> bool:
     return bool(unknown) and all(word in dark for word in words if any(map(str.isalnum, word)))
 
 
-def _of_measures(changes: Mapping[str, float], share: float) -> Light:
+def _of_measures(changes: Mapping[str, float], share: float | None) -> Light:
     low, high = min(changes.values()), max(changes.values())
     if high < UNCHANGED:
         return _follows("no", "the map is the same for every prompt")
+    text = f"changes by {low:.2f} to {high:.2f} under null prompts"
+    if share is None:
+        return _follows("limited" if low < UNCHANGED else "yes", text)
     alike = low < UNCHANGED or sum(changes.values()) < SMALL * len(changes)
     state: State = "limited" if alike or share > COMMON else "yes"
-    text = f"changes by {low:.2f} to {high:.2f} under null prompts"
     return _follows(state, f"{text}; {share:.0%} of it is the same for every prompt")
 
 
@@ -163,11 +170,13 @@ def _warnings(changes: Mapping[str, float], share: float | None) -> tuple[str, .
             f"This map is almost the same for the {' and the '.join(blind)} prompt (change below "
             f"{UNCHANGED}).",
         )
+    if share is None:
+        return ()
     advice = "look at how maps differ between prompts, or explain a difference (--score margin)."
-    if share is not None and share > COMMON:
+    if share > COMMON:
         text = f"{share:.0%} of this map is the same for every prompt (more than {COMMON:.0%})"
         return (f"{text}: {advice}",)
-    if changes and sum(changes.values()) < SMALL * len(changes):
+    if sum(changes.values()) < SMALL * len(changes):
         mean = sum(changes.values()) / len(changes)
         text = f"This map is much like those of null prompts (mean change {mean:.2f}, below"
         return (f"{text} {SMALL:.2f}): {advice}",)
