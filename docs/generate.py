@@ -11,6 +11,7 @@ from typing import Any
 
 import heatproof
 from heatproof import data as sets
+from heatproof import statistics
 from heatproof.auditing.result import from_json, league_rows
 from heatproof.metrics import Entry as MetricEntry
 from heatproof.metrics import catalogue, imputers
@@ -170,6 +171,7 @@ def _card(entry: MetricEntry) -> list[tuple[str, str]]:
         ("imputer", entry.imputer),
         ("steps", entry.steps),
         ("score", entry.space),
+        ("ties", entry.ties),
         ("switches", switches(entry.switches)),
         ("needs of a trial", ", ".join(map(_code, entry.needs)) or "the maps alone"),
         ("variants", "; ".join(entry.variants)),
@@ -411,7 +413,8 @@ def league() -> str:
         "bare name runs, held to the checks of [principle 1](audit_principle_1.md) and "
         "[principle 2](audit_principle_2.md). A dash: the question does not arise. A question "
         "mark: cannot tell here. Not asked: the method's maps take more than the audit's budget. "
-        "Such methods come last: what nobody asked them cannot be compared.\n"
+        "Such methods come last: what nobody asked them cannot be compared. "
+        "The verdicts of principle 2 were computed before the [intervals](coverage.md) of today.\n"
     )
     for path in sorted(RESULTS.glob("league_*.json")):
         text += _league(json.loads(path.read_text()))
@@ -463,7 +466,8 @@ def reproduced() -> str:
         f"# The paper's claims on `scenes`\n\n`{found['command']}`, by `benchmarks/reproduce.py`: "
         f"{found['machine']}.{took} How each is measured: [reproduce](reproduce.md). A claim is "
         "shown where the 95 % interval lies on its side of zero, contradicted where it lies on the "
-        "other, not shown where it holds zero.\n\n"
+        "other, not shown where it holds zero. These intervals were computed before those of today "
+        "(see [coverage](coverage.md)).\n\n"
     )
     rows = [
         [f"({each['section']})", each["claim"], each["verdict"], each["evidence"]]
@@ -527,6 +531,52 @@ def _what_masks_mean() -> str:
     )
 
 
+def coverage() -> str:
+    """What intervals cover and how many claims are false, by `benchmarks/coverage.py`."""
+    found = json.loads((RESULTS / "coverage.json").read_text())
+    counts = list(next(iter(found["alone"].values())))
+    few = f"below {statistics.FEWEST}"
+
+    def rows(part: str, key: str) -> list[list[str]]:
+        return [
+            [name if found["promised"][name] else f"{name} *"]
+            + [f"{100 * each[n][key]:.1f}" for n in counts]
+            for name, each in found[part].items()
+        ]
+
+    head = ["values", *(f"n = {n}" for n in counts)]
+    text = (
+        "# What the intervals cover\n\n"
+        "`python benchmarks/coverage.py` draws values whose mean is known, and counts. "
+        f"{found['draws']} samples per cell; {found['tables per cell']} tables per cell, of 8 "
+        "methods and the 4 controls. All numbers are percent. A share of 95 % is known to "
+        f"{100 * 2 * (0.95 * 0.05 / found['draws']) ** 0.5:.1f} points. How intervals are made: "
+        "[the rule](benchmark.md#the-rule-of-claims).\n\n"
+        "Values marked * are more skewed than the intervals are meant for.\n\n"
+        "## 95 % intervals of a mean that hold the true mean\n\n"
+        + table(head, rows("alone", "coverage"))
+        + "\nThe percentile bootstrap, which made the intervals of earlier versions:\n\n"
+        + table(head, rows("alone", "before"))
+        + "\n## 95 % intervals of a paired difference that hold 0, where two methods do not differ"
+        "\n\n"
+        + table(head, rows("paired", "coverage"))
+        + "\n## Comparisons of two methods that do not differ, marked as better or worse\n\n"
+        f"None {few} pictures.\n\n"
+        + table(head, rows("paired", "marks"))
+        + "\nThe percentile bootstrap:\n\n"
+        + table(head, rows("paired", "before"))
+        + "\n## Tables in which no method differs\n\n"
+    )
+    kinds = {
+        "marks": "Methods that are marked as better than every control, or worse than one",
+        "next": 'Tables with a false "better than the next one"',
+        "first": 'Tables with a false "first"',
+    }
+    for key, title in kinds.items():
+        text += f"{title}:\n\n{table(head, rows('tables', key))}\n"
+    return text.rstrip() + "\n"
+
+
 def data() -> str:
     text = (
         "# Data\n\n"
@@ -561,7 +611,7 @@ def data() -> str:
 
 
 def main() -> None:
-    for page in (methods, families, cost, league, reproduced, data, metrics, speed):
+    for page in (methods, families, cost, league, reproduced, data, metrics, speed, coverage):
         (DOCS / f"{page.__name__}.md").write_text(page())
 
 

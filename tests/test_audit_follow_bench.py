@@ -23,10 +23,10 @@ from heatproof.data.asked import FIRST, Asked, asked, drawn
 from heatproof.data.pictured import Pictured, Thing
 from heatproof.data.scenes import HELD_OUT, UNSEEN, SceneDataset, write
 from heatproof.errors import InputError
-from heatproof.metrics.intervals import Interval
 from heatproof.models import Model
 from heatproof.reading import reading
 from heatproof.reading.interventions import one_head
+from heatproof.statistics import Interval
 
 # --- scenes that ask for one attribute --------------------------------------------------------
 

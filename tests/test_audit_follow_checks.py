@@ -9,6 +9,7 @@ from torch import Tensor
 
 import heatproof
 import planted_maps as planted
+from heatproof import statistics
 from heatproof.auditing import principle2
 from heatproof.auditing.attribution_error import attribution_error
 from heatproof.auditing.bench import CONTROLS, Bench, Follower
@@ -21,7 +22,6 @@ from heatproof.auditing.right_wrong import difference, right_wrong
 from heatproof.auditing.sign import most, sign
 from heatproof.auditing.subject import Subject
 from heatproof.methods import ReadPass
-from heatproof.metrics import intervals
 from planted_maps import Planted
 
 NATIVE = F.scaled_dot_product_attention
@@ -205,7 +205,8 @@ def test_true_signs_hold_and_false_ones_do_not(
 
 def test_the_most_are_as_many_as_asked_for() -> None:
     chosen = most(torch.tensor([[[1.0, 3.0], [3.0, 3.0]]]), 2)
-    assert chosen.tolist() == [[[False, True], [True, False]]]
+    assert int(chosen.sum()) == 2
+    assert not chosen[0, 0, 0]
 
 
 def test_hidden_tokens_are_hidden_and_no_others(bench: Bench) -> None:
@@ -299,7 +300,7 @@ def test_a_strangers_code_sees_every_changed_model(bench: Bench) -> None:
 
 def test_the_model_is_put_back_to_the_bit_even_after_an_error(bench: Bench) -> None:
     before = {k: v.clone() for k, v in bench.model.module.state_dict().items()}
-    small = Bench(bench.model, bench.data.first(6))
+    small = Bench(bench.model, bench.data.first(30))
     ordered(small)
     costing(small)
 
@@ -329,4 +330,13 @@ def test_all_checks_run_in_their_order(few: Bench) -> None:
 def test_the_map_that_follows_does_so(bench: Bench) -> None:
     quality = [float(bench.gain(Follower(), each).nanmean()) for each in ordered(bench)]
     accuracy = [float(bench.beaten(each).mean()) for each in ordered(bench)]
-    assert float(intervals.correlation(torch.tensor(quality), torch.tensor(accuracy))) > 0.8
+    assert float(statistics.spearman(torch.tensor(quality), torch.tensor(accuracy))) > 0.8
+
+
+def test_of_equal_patches_none_is_favoured() -> None:
+    """Break: the first ones where they tie: a constant map hides the upper left corner."""
+    chosen = most(torch.zeros(200, 4, 5), 4)
+    assert chosen.sum((1, 2)).tolist() == [4] * 200
+    share = chosen.double().mean(0)
+    assert float(share.min()) > 0.1
+    assert float(share.max()) < 0.3

@@ -1,7 +1,6 @@
 """Parity, readout and implied model, both verdicts of each; and all five checks in one call."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,7 +18,6 @@ from heatproof.auditing import implied_model, in_place, labelled, measures, pari
 from heatproof.auditing.principle1 import explain_the_model_itself
 from heatproof.auditing.subject import Subject
 from heatproof.methods import Card, Factors, Foreign, Method, Plan, ReadPass, Side, Tower
-from heatproof.metrics import intervals
 from heatproof.models import Model
 from heatproof.passes import sites_of
 from heatproof.reading import Site, reading
@@ -234,19 +232,15 @@ def test_scenes_are_labelled_rightly() -> None:
 def test_measures_against_known_values() -> None:
     rising, falling = torch.arange(5.0), -torch.arange(5.0)
     for other, agreement in ((rising, 1), (falling, -1)):
-        assert measures.kendall(rising, other) == agreement
-        assert measures.spearman(rising, other) == pytest.approx(agreement)
-    assert measures.spearman(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 3, 2])) == pytest.approx(
-        0.5
-    )
-    assert math.isnan(measures.spearman(rising, torch.ones(5)))
-    interval = intervals.wilson(8, 10)
-    assert (interval.low, interval.high) == (
-        pytest.approx(0.4902, abs=1e-4),
-        pytest.approx(0.9433, abs=1e-4),
-    )
-    assert measures.sign_test(0, 5) == 2 / 32
-    assert measures.sign_test(3, 3) == 1
+        found = measures.ranking(rising[None], other[None])
+        assert (found["spearman"], found["kendall"]) == pytest.approx((agreement, agreement))
+    constant = measures.ranking(rising[None], torch.ones(1, 5))
+    assert (constant["spearman"], constant["kendall"]) == (None, None)
+    # With ties: tau-b, as scipy has it, where tau-a is 0.667.
+    tied = torch.tensor([[1.0, 2, 2, 3]])
+    assert measures.ranking(tied, torch.tensor([[1.0, 2, 2, 3]]))["kendall"] == pytest.approx(1)
+    partly = measures.ranking(torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([[1.0, 1, 2, 2]]))
+    assert partly["kendall"] == pytest.approx(0.8165, abs=1e-4)
     assert measures.relative_change(torch.ones(2), torch.zeros(2)) == 1
 
 

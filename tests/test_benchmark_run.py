@@ -10,10 +10,11 @@ import torch
 
 import heatproof
 from heatproof import cli
+from heatproof.benchmarking import files, words
 from heatproof.benchmarking.measuring import Progress
-from heatproof.benchmarking.tables import Values, intervals_of, kendall, ranked, verdict
+from heatproof.benchmarking.tables import Values, comparisons, ranked, verdict
 from heatproof.errors import InputError
-from heatproof.metrics import intervals
+from heatproof.statistics import Interval
 
 pytest.importorskip("pyarrow")
 ORDER: dict[str, Any] = {"images": 6, "batch_size": 2, "metrics": "pointing,srg:steps=2"}
@@ -43,6 +44,13 @@ def test_killed_and_resumed_is_as_uninterrupted(tmp_path: Path) -> None:
     rows = (tmp_path / "part" / "table.md").read_text().splitlines()
     assert all(line.endswith("|") for line in rows if line.startswith("|"))
     tex = (tmp_path / "part" / "table.tex").read_text()
+    page = (tmp_path / "part" / "report.html").read_text()
+    # Six pictures bear no claim, and every file says how many comparisons its marks rest on.
+    for text in ("\n".join(rows), tex, page):
+        assert "Comparisons: 0 with the controls" in text
+        assert "too few for marks (at least 10)" in text
+    assert again.summary["comparisons"]["over_control"] == 0
+    assert "▲" not in "".join(line for line in rows if line.startswith("|"))
     assert tex.count("\\begin{longtable}") == tex.count("\\end{longtable}") > 0
 
 
@@ -65,29 +73,103 @@ def test_planted_differences_are_known_and_answers_kept_apart() -> None:
     assert same.over_control.verdict == "no difference"
 
 
-def test_intervals_are_those_of_one_column_alone() -> None:
-    columns = torch.rand(30, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    columns[4, 1] = math.nan
-    for n, found in enumerate(intervals_of(columns)):
-        alone = intervals.mean(columns[:, n])
-        assert found.count == alone.count
-        assert found.low == pytest.approx(alone.low, abs=1e-12)
-        assert found.high == pytest.approx(alone.high, abs=1e-12)
-
-
-def test_kendall_of_known_orders() -> None:
-    x = torch.arange(5, dtype=torch.float64)
-    assert float(kendall(x, x)) == pytest.approx(1)
-    assert float(kendall(x, -x)) == pytest.approx(-1)
-    assert float(kendall(x, torch.zeros_like(x))) == 0
-
-
 def test_direction_decides_what_is_better() -> None:
-    above = intervals.Interval(0.2, 0.1, 0.3, 9)
-    assert verdict(above, "higher") == "better"
-    assert verdict(above, "lower") == "worse"
-    assert verdict(above, "neither") == "not ranked"
-    assert verdict(intervals.Interval(0.2, -0.1, 0.3, 9), "higher") == "no difference"
+    above = Interval(0.2, 0.1, 0.3, 12)
+    assert verdict(above, "higher", 0.01) == "better"
+    assert verdict(above, "lower", 0.01) == "worse"
+    assert verdict(above, "neither", 0.01) == "not ranked"
+    assert verdict(Interval(0.2, -0.1, 0.3, 12), "higher", 0.01) == "no difference"
+    assert verdict(above, "higher", 0.06) == "no difference"
+    assert verdict(Interval(0.2, 0.1, 0.3, 9), "higher", 0.001) == "too few"
+
+
+CONTROLS = ("random", "blurred-random", "center", "edges")
+
+
+def drawn(count: int, methods: int, seed: int) -> Values:
+    """Values of methods that do not differ, from 0 to 1, with what they share by item."""
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.rand(count, 1, generator=generator, dtype=torch.float64)
+    own = torch.rand(count, methods + 4, generator=generator, dtype=torch.float64)
+    names = (*(f"m{n}" for n in range(methods)), *CONTROLS)
+    return Values(names, (shared + own) / 2, torch.ones(count, dtype=torch.int8))
+
+
+def test_no_mark_stands_on_too_few_pictures() -> None:
+    """The percentile bootstrap marks half of the comparisons at two pictures."""
+    for count in (2, 3, 5, 8, 9):
+        for seed in range(10):
+            rows = ranked(drawn(count, 3, seed), "right", "higher", bounds=(0, 1))
+            kinds = [each for r in rows for each in (r.over_control, r.over_next, r.over_first)]
+            assert {each.verdict for each in kinds if each is not None} == {"too few"}
+
+
+@pytest.mark.parametrize("count", [10, 30])
+def test_where_nothing_differs_few_marks_stand(count: int) -> None:
+    """Marks at most in 5 % of comparisons, "next" and "first" in 5 % of tables (200 tables, 6
+    methods and 4 controls, with three standard errors); uncorrected, most tables hold one."""
+    marks, told, next_ones, firsts = 0, 0, 0, 0
+    for seed in range(200):
+        rows = ranked(drawn(count, 6, seed), "right", "higher", bounds=(0, 1))
+        controlled = [r.over_control for r in rows if r.method not in CONTROLS]
+        marks += sum(each is not None and each.verdict != "no difference" for each in controlled)
+        told += len(controlled)
+        next_ones += any(r.over_next and r.over_next.verdict == "better" for r in rows)
+        firsts += any(r.over_first and r.over_first.verdict == "worse" for r in rows)
+    assert marks / told <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+    assert next_ones / 200 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+    assert firsts / 200 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+
+
+def test_better_means_better_than_every_control() -> None:
+    """One control is 0.1 better than the method at every item, the others 0.2 worse."""
+    generator = torch.Generator().manual_seed(2)
+    noise = 0.01 * torch.rand(20, 5, generator=generator, dtype=torch.float64)
+    columns = noise + torch.tensor([0.5, 0.6, 0.3, 0.3, 0.3], dtype=torch.float64)
+    values = Values(("mine", *CONTROLS), columns, torch.ones(20, dtype=torch.int8))
+    rows = {row.method: row for row in ranked(values, "right", "higher")}
+    assert rows["mine"].over_control is not None
+    assert (rows["mine"].over_control.against, rows["mine"].over_control.verdict) == (
+        "random",
+        "worse",
+    )
+    assert rows["random"].over_control is None
+    lifted = columns + torch.tensor([0.2, 0, 0, 0, 0], dtype=torch.float64)
+    rows_then = ranked(Values(values.methods, lifted, values.answers), "right", "higher")
+    assert rows_then[0].method == "mine"
+    assert rows_then[0].over_control is not None
+    assert rows_then[0].over_control.verdict == "better"
+    assert rows_then[1].over_first is not None
+    assert (rows_then[1].over_first.against, rows_then[1].over_first.verdict) == ("mine", "worse")
+    assert comparisons([rows_then]) == {"over_control": 4, "over_next": 4, "over_first": 4}
+
+
+def test_what_was_not_measured_is_called_so_in_every_table() -> None:
+    """A method without any value is neither 0 nor an empty cell, and is compared with none."""
+    columns = torch.rand(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    columns[:, 0] = math.nan
+    values = Values(("mine", *CONTROLS), columns, torch.ones(12, dtype=torch.int8))
+    rows = ranked(values, "right", "higher")
+    assert rows[-1].method == "mine"
+    metric = {
+        "label": "pointing",
+        "better": "higher",
+        "chance": "",
+        "tables": {"right": [row.plain for row in rows]},
+    }
+    grid = files.detail(metric, "right")
+    last = next(row for row in grid.rows if row[0] == "mine")
+    assert last == [
+        "mine",
+        *["not measured", "not measured", ""],
+        *["not measured", ""] * 2,
+        "0",
+        "12",
+    ]
+    assert "" not in [cell for row in grid.rows for cell in (row[1], row[2], row[4], row[6])]
+    assert words.row_of(metric, "right", "mine")["mean"]["value"] is None
+    assert comparisons([rows])["over_next"] == 3
+    assert words.interval({"value": 0.5, "low": None, "high": None}) == "0.500 [no interval]"
 
 
 @pytest.mark.parametrize(

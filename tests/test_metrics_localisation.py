@@ -1,15 +1,12 @@
-"""Localisation metrics and intervals: planted truths, slow twins, peers."""
+"""Localisation metrics: planted truths, slow twins, peers."""
 
 import itertools
-import math
-import random
 
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor
 
-from heatproof.metrics import intervals, localisation
+from heatproof.metrics import localisation
 from heatproof.metrics.localisation import (
     average_precision,
     chance_of_choice,
@@ -186,77 +183,6 @@ def test_a_map_that_knows_no_prompt_has_chance_in_choice() -> None:
 def test_a_map_without_numbers_chooses_nothing() -> None:
     objects, named = three_objects()
     assert choice(torch.full((1, 4, 4, 2), torch.inf), objects, named).isnan().all()
-
-
-# --- intervals --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("hits", "count"), [(0, 7), (3, 11), (170, 200), (5, 5)])
-def test_wilson_is_scipys(hits: int, count: int) -> None:
-    theirs = stats.binomtest(hits, count).proportion_ci(method="wilson")
-    found = intervals.wilson(hits, count)
-    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
-
-
-def test_nothing_seen_is_nothing_known() -> None:
-    nothing = intervals.wilson(0, 0)
-    assert (nothing.low, nothing.high, nothing.plain["value"]) == (0, 1, None)
-    assert intervals.mean(torch.full((3,), torch.nan)).count == 0
-
-
-def test_the_bootstrap_of_a_mean_covers_the_truth_as_often_as_it_says() -> None:
-    inside = 0
-    for trial in range(200):
-        sample = torch.randn(60, generator=torch.Generator().manual_seed(trial))
-        found = intervals.mean(sample, seed=trial)
-        inside += found.low <= 0 <= found.high
-    assert 180 <= inside <= 198  # 95 % of 200, less what the percentile method is known to lose
-
-
-def test_the_bootstrap_is_as_wide_as_the_standard_error_says() -> None:
-    sample = torch.randn(400, generator=generator())
-    found = intervals.mean(sample)
-    half = intervals.Z * float(sample.std()) / 20
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.08)
-
-
-def test_pairs_take_out_what_they_share() -> None:
-    shared = 10 * torch.randn(100, generator=generator())
-    noise = 0.1 * torch.randn(100, generator=torch.Generator().manual_seed(3))
-    found = intervals.paired(shared + 1 + noise, shared)
-    assert found.low < 1 < found.high
-    assert found.high - found.low < 0.1
-
-
-def test_units_without_a_number_are_left_out() -> None:
-    found = intervals.mean(torch.tensor([1.0, torch.nan, 3.0]))
-    assert (found.value, found.count) == (2.0, 2)
-
-
-def test_a_seed_gives_the_same_interval_again() -> None:
-    sample = torch.randn(30, generator=generator())
-    assert intervals.mean(sample, seed=4) == intervals.mean(sample, seed=4)
-    assert intervals.mean(sample, seed=4) != intervals.mean(sample, seed=5)
-
-
-def test_rank_correlation_is_scipys_ties_included() -> None:
-    chance = random.Random(2)
-    x = torch.tensor([float(chance.randint(0, 9)) for _ in range(50)])
-    y = x + torch.tensor([float(chance.randint(0, 9)) for _ in range(50)])
-    found = intervals.spearman(x, y)
-    assert found.value == pytest.approx(float(stats.spearmanr(x, y).statistic), abs=1e-9)
-    assert found.low < found.value < found.high
-
-
-def test_rank_correlation_of_a_constant_is_none() -> None:
-    assert float(intervals.correlation(torch.ones(5), torch.arange(5.0))) == 0
-    assert intervals.spearman(torch.arange(9.0), -torch.arange(9.0)).value == pytest.approx(-1)
-
-
-def test_few_units_say_nothing() -> None:
-    found = intervals.spearman(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0]))
-    assert math.isnan(found.value)
-    assert (found.low, found.high) == (-1, 1)
 
 
 def test_every_metric_is_in_the_card() -> None:

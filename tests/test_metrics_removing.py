@@ -97,19 +97,87 @@ def test_steps_of_several_patches_are_the_trapezoid_of_their_sums() -> None:
     assert metric.curves(ramp())[1].tolist() == pytest.approx(left)  # type: ignore[attr-defined]
 
 
-def test_a_random_map_gets_half_on_average_and_so_does_a_constant_one() -> None:
-    """Break: ties by place (`ties` the identity): a constant map gets the first patches' area."""
+def test_a_random_map_gets_half_on_average() -> None:
     trial = ramp()
-    drawn, constant = [], []
+    drawn = []
     for seed in range(150):
         generator = torch.Generator().manual_seed(seed)
         maps = torch.rand(3, ROWS, COLS, generator=generator, dtype=torch.float64)
         drawn += value("deletion", replace(trial, maps=maps))
-        flat = replace(trial, maps=torch.ones_like(maps), seed=seed)
-        constant += value("deletion", flat)[:1]
     assert np.mean(drawn) == pytest.approx(TOTAL / 2, rel=0.02)
-    assert np.mean(constant) == pytest.approx(TOTAL / 2, rel=0.02)
-    assert np.std(constant) > 5
+
+
+ITEMS = 240
+
+
+def alike(maps: Tensor, **changed: Any) -> Trial:
+    """Many white pictures of one ramp and one map: what differs between them is chance alone."""
+    weights = torch.arange(1.0, CELLS + 1).expand(ITEMS, -1)
+    pixels = torch.ones(ITEMS, 3, *SIZE, dtype=torch.float64)
+    model = SumOfPatches(weights, pixels)
+    whole = maps.double().expand(ITEMS, ROWS, COLS)
+    return replace(Trial(whole, pixels, score=model.score, tokens=model.tokens), **changed)
+
+
+TIED = {
+    "constant": torch.zeros(ROWS, COLS),
+    "mostly zero": torch.cat([torch.arange(CELLS - 6) * 0, torch.arange(6)]).view(ROWS, COLS),
+    "two levels": (torch.arange(CELLS) % 3 == 0).view(ROWS, COLS),
+}
+
+
+@pytest.mark.parametrize("kind", TIED)
+@pytest.mark.parametrize("imputer", ["zero", "tokens"])
+def test_ties_are_worth_their_expected_value(kind: str, imputer: str) -> None:
+    """Planted: the score is a sum, so over all orders of equal cells each of them is worth their
+    mean. Break: one order for all items, or ties by place."""
+    flat = TIED[kind].flatten().double()
+    weights = torch.arange(1.0, CELLS + 1).double()
+    for level in flat.unique():
+        weights[flat == level] = weights[flat == level].mean()
+    gone = weights[flat.argsort(descending=True)].cumsum(0)
+    left = weights.sum() - torch.cat([torch.zeros(1).double(), gone])
+    expected = float(torch.trapezoid(left, torch.linspace(0, 1, CELLS + 1).double()))
+    for seed in (0, 1, 2):
+        trial = alike(TIED[kind], seed=seed)
+        found = value("deletion", trial, steps=CELLS, imputer=imputer)
+        error = float(np.std(found)) / ITEMS**0.5
+        assert abs(np.mean(found) - expected) < 3.5 * error
+        assert error < 0.02 * expected
+        assert np.mean(value("srg", trial, steps=4)) == pytest.approx(
+            np.mean(value("lif", trial, steps=4)) - np.mean(value("mif", trial, steps=4))
+        )
+
+
+def test_the_order_of_ties_is_the_items_own_whatever_goes_with_it() -> None:
+    """Break: `shuffled` by the place in the trial: the second part gets the first part's orders."""
+    trial = alike(TIED["constant"])
+    for unit in ("patches", "pixels"):
+        few = trial.take(torch.arange(6))
+        whole = value("deletion", few, steps=4, unit=unit)
+        assert len(set(whole)) == 6
+        parts = [few.take(torch.tensor(rows)) for rows in ([0, 1], [2, 3, 4, 5])]
+        assert [n for part in parts for n in value("deletion", part, steps=4, unit=unit)] == whole
+        turned = few.take(torch.tensor([5, 0])).take(torch.tensor([1, 0]))
+        assert value("deletion", turned, steps=4, unit=unit) == [whole[0], whole[5]]
+
+
+def test_equal_words_go_in_any_order() -> None:
+    """A constant map over three words that count 4, 2 and 0: half of 6 on average, where the
+    earlier word first gives 2. Break: `ranked` without ties."""
+    worth = torch.tensor([4.0, 2.0, 0.0, 9.0], dtype=torch.float64)
+    words = torch.zeros(ITEMS, 4).double()
+    words[:, 3] = torch.nan
+
+    def score(keep: Tensor, item: Tensor) -> Tensor:
+        del item
+        return (keep.double() * worth[: keep.shape[1]]).sum(1)
+
+    trial = alike(TIED["constant"], words=words, word_score=score)
+    found = value("text-deletion", trial)
+    assert np.mean(found) == pytest.approx(3, abs=0.2)
+    narrow = replace(trial, words=words[:, :3])
+    assert value("text-deletion", narrow) == found
 
 
 def test_every_variant_is_scored_once_and_never_more_than_a_batch_is_made() -> None:

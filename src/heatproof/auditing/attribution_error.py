@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from heatproof import statistics
 from heatproof.agreement import TOLERANCE
 from heatproof.auditing.bench import Bench
 from heatproof.auditing.finding import Finding
@@ -17,8 +18,8 @@ from heatproof.auditing.hiding import fills
 from heatproof.auditing.subject import Subject
 from heatproof.auditing.wrapped import Wrapped
 from heatproof.methods import Method, ReadPass
-from heatproof.metrics import intervals
 from heatproof.reading.interventions import knock_out, masked_keys
+from heatproof.statistics import FEWEST
 
 CHECK = "attribution error"
 QUESTION = "Does the map add up to the score's change from the baseline?"
@@ -41,14 +42,15 @@ def attribution_error(subject: Subject, bench: Bench, *, scenes: int = 64) -> Fi
     change = changes[name]
     unit = float(change.abs().mean())
     missed = (sums - change).abs()
-    error = intervals.mean(missed / unit)
-    other = intervals.mean((sums.roll(1) - change).abs() / unit)
-    closer = {
-        "than a map of zeros": intervals.paired(change.abs() / unit, missed / unit),
-        "than another picture's": intervals.paired(
-            (sums.roll(1) - change).abs() / unit, missed / unit
-        ),
+    error = statistics.mean(missed / unit)
+    other = statistics.mean((sums.roll(1) - change).abs() / unit)
+    gains = {
+        "than a map of zeros": (change.abs() - missed) / unit,
+        "than another picture's": ((sums.roll(1) - change).abs() - missed) / unit,
     }
+    closer = {key: statistics.mean(values) for key, values in gains.items()}
+    # Of gains that are all 0 no spread can be measured, and none is needed to see that none is one.
+    none = len(rows) >= FEWEST and any(bool((values <= 0).all()) for values in gains.values())
     kept = float((sums - total).abs().max())
     exact = TOLERANCE[bench.model.dtype] * max(1.0, float(total.abs().max()))
     numbers: dict[str, Any] = {
@@ -71,7 +73,7 @@ def attribution_error(subject: Subject, bench: Bench, *, scenes: int = 64) -> Fi
     )
     if all(each.low > 0 for each in closer.values()) or float(missed.max()) <= exact:
         return Finding(CHECK, 2, QUESTION, "holds", f"The sum tells the change: {seen}.", numbers)
-    if any(each.high <= 0 for each in closer.values()):
+    if none or any(each.high <= 0 for each in closer.values()):
         text = f"The sum does not tell the change: {seen}."
         return Finding(CHECK, 2, QUESTION, "violated", text, numbers)
     return Finding(CHECK, 2, QUESTION, "cannot tell", f"Too few pictures: {seen}.", numbers)

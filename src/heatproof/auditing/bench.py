@@ -26,10 +26,13 @@ from heatproof.models import Model
 from heatproof.passes import sites_of
 from heatproof.questions import beaten, drawn, present, seen
 from heatproof.reading import Site
+from heatproof.statistics import Bounds
 
 Kind = Literal["named", "other", "absent", "empty", "gibberish", "unrelated"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 T = TypeVar("T")
+GAIN: Bounds = (-1.0, 1.0)
+"""The bounds of `Bench.gain`."""
 
 CONTROLS = ("random", "center", "raw-attention")
 """Maps that must pass no check: noise, a map of no picture, a map of no prompt."""

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatproof.auditing.bench import Bench, Mapped
+from heatproof import statistics
+from heatproof.auditing.bench import GAIN, Bench, Mapped
 from heatproof.auditing.finding import Finding, Verdict
 from heatproof.auditing.judging import LEVEL, Judged, held
 from heatproof.auditing.subject import Subject
 from heatproof.auditing.variants import Usable, Variant, family, usable
-from heatproof.metrics import intervals
-from heatproof.metrics.intervals import Interval
+from heatproof.statistics import SHARE, Interval
 
 CHECK = "graded family"
 QUESTION = "Over models from chance to trained, do maps become better as the model does?"
@@ -33,11 +33,16 @@ def graded(subject: Subject, bench: Bench) -> Finding:
         bench,
         subject,
         f"{CHECK}: rise",
-        lambda s: intervals.paired(_gain(bench, s, best), _gain(bench, s, worst), level=LEVEL),
+        lambda s: statistics.paired(
+            _gain(bench, s, best), _gain(bench, s, worst), bounds=SHARE, level=LEVEL
+        ),
     )
     over = {
-        name: intervals.paired(
-            _gain(bench, subject, worst), _gain(bench, other, worst), level=LEVEL
+        name: statistics.paired(
+            _gain(bench, subject, worst),
+            _gain(bench, other, worst),
+            bounds=SHARE,
+            level=LEVEL,
         )
         for name, other in _rivals(bench).items()
         if other != subject
@@ -48,9 +53,9 @@ def graded(subject: Subject, bench: Bench) -> Finding:
             {
                 "model": each.name,
                 "accuracy": accuracy(bench, each).plain,
-                "quality": intervals.mean(_gain(bench, subject, each)).plain,
+                "quality": statistics.mean(_gain(bench, subject, each), bounds=GAIN).plain,
                 "controls": {
-                    name: intervals.mean(_gain(bench, other, each)).plain
+                    name: statistics.mean(_gain(bench, other, each), bounds=GAIN).plain
                     for name, other in _rivals(bench).items()
                 },
             }
@@ -122,7 +127,7 @@ def _family(bench: Bench) -> Usable:
 
 
 def accuracy(bench: Bench, variant: Variant) -> Interval:
-    return intervals.mean(bench.beaten(variant))
+    return statistics.mean(bench.beaten(variant), bounds=SHARE)
 
 
 def _contains_chance(found: Interval) -> bool:
@@ -152,6 +157,7 @@ def correlation(bench: Bench, subject: Mapped, models: Sequence[Variant]) -> Int
     a, q = accuracies[both], qualities[both]
 
     def statistic(rows: Tensor) -> Tensor:
-        return intervals.correlation(a[rows].mean(1), q[rows].mean(1))
+        # A constant follows nothing: 0, where the correlation has no value.
+        return statistics.spearman(a[rows].mean(1), q[rows].mean(1)).nan_to_num(0)
 
-    return intervals.resampled(statistic, len(a), seed=bench.seed)
+    return statistics.bootstrap(statistic, len(a), seed=bench.seed)

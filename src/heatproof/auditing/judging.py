@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from heatproof.auditing.bench import Bench, Mapped
-from heatproof.metrics.intervals import Interval
+from heatproof.statistics import Interval
 
 LEVEL = 0.99
 Outcome = Literal["passes", "fails", "unclear", "broken", "blunt"]

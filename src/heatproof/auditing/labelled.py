@@ -10,10 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from heatproof import inputs, scores
-from heatproof.auditing.measures import sign_test
 from heatproof.data.scenes import UNSEEN, Caption, combinations, render, sample, singles, truths
-from heatproof.metrics.intervals import wilson
 from heatproof.models import Model
+from heatproof.statistics import sign_test, wilson
 
 SCENES_FIRST = UNSEEN + (7 << 40)
 """Scenes of the audit's own: training and the model's card draw others."""

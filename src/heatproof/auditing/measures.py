@@ -1,17 +1,17 @@
-"""Small measures that several checks share: relative changes, rank agreement, intervals, places."""
+"""Small measures that several checks share: relative changes, rank agreement, places in code."""
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from heatproof import statistics
 from heatproof.errors import HeatproofError
 from heatproof.methods import Foreign, Method
-from heatproof.metrics import intervals
 
 T = TypeVar("T")
 EPSILON = float(torch.finfo(torch.float32).eps)
@@ -41,46 +41,24 @@ def relative_change(new: Tensor, old: Tensor) -> float:
     return gap / length if length else 1.0
 
 
-def kendall(one: Float[Tensor, " item"], other: Float[Tensor, " item"]) -> float:
-    """Kendall's tau-a: agreeing less disagreeing pairs, of all pairs; nan for fewer than two."""
-    rows, cols = torch.triu_indices(len(one), len(one), 1)
-    if not len(rows):
-        return math.nan
-    signs = torch.sign(one[rows] - one[cols]) * torch.sign(other[rows] - other[cols])
-    return float(signs.double().mean())
-
-
-def spearman(one: Float[Tensor, " item"], other: Float[Tensor, " item"]) -> float:
-    """Correlation of ranks, tied values sharing theirs; nan where either side is constant."""
-    if any(len(side.unique()) < 2 for side in (one, other)):
-        return math.nan
-    return float(intervals.correlation(one.double(), other.double()))
-
-
 def ranking(
     yours: Float[Tensor, "image prompt"], theirs: Float[Tensor, "image prompt"]
 ) -> dict[str, Any]:
     """How prompts rank by `theirs` against by `yours`: mean over images, and changed winners."""
-    pairs = list(zip(yours.double(), theirs.double(), strict=True))
+    yours, theirs = yours.double(), theirs.double()
     return {
-        "spearman": _mean([spearman(a, b) for a, b in pairs]),
-        "kendall": _mean([kendall(a, b) for a, b in pairs]),
+        "spearman": _mean(statistics.spearman(yours, theirs)),
+        "kendall": _mean(statistics.kendall(yours, theirs)),
         "best prompt flips": int((yours.argmax(1) != theirs.argmax(1)).sum()),
-        "images": len(pairs),
+        "images": len(yours),
         "prompts": yours.shape[1],
     }
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else None
-
-
-def sign_test(one: int, other: int) -> float:
-    """Exact two-sided p of a split of one + other fair coins at least as uneven."""
-    count, fewer = one + other, min(one, other)
-    tail = sum(math.comb(count, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**count)
+def _mean(values: Float[Tensor, " image"]) -> float | None:
+    """Over the images where the correlation has a value; None where it has none."""
+    mean = float(values.nanmean())
+    return None if math.isnan(mean) else mean
 
 
 def percent(share: float) -> str:

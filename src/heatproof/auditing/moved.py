@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatproof.auditing.bench import Bench, Mapped
+from heatproof import statistics
+from heatproof.auditing.bench import GAIN, Bench, Mapped
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.judging import LEVEL, held
 from heatproof.auditing.subject import Subject
 from heatproof.auditing.variants import UNTOUCHED, Usable, Variant, interventions, usable
 from heatproof.certify import change
-from heatproof.metrics import intervals
-from heatproof.metrics.intervals import Interval
+from heatproof.statistics import SHARE, Interval
 
 CHECK = "moved model, unmoved map"
 QUESTION = "Where an intervention costs the model performance, does the map lose quality with it?"
@@ -32,7 +32,10 @@ def moved(subject: Subject, bench: Bench) -> Finding:
         text = f"No intervention costs this model accuracy measurably here (at most {most:.3f})."
         return Finding(CHECK, 2, QUESTION, "cannot tell", text)
     judged = held(
-        bench, subject, CHECK, lambda s: intervals.mean(_drop(bench, s, costly), level=LEVEL)
+        bench,
+        subject,
+        CHECK,
+        lambda s: statistics.mean(_drop(bench, s, costly), bounds=GAIN, level=LEVEL),
     )
     changes = {each.name: _map_change(bench, subject, each) for each in tried}
     unmoved = [each for each in costly if changes[each.name] < UNMOVED]
@@ -43,9 +46,9 @@ def moved(subject: Subject, bench: Bench) -> Finding:
                 "model": each.name,
                 "costs accuracy": each in costly,
                 "accuracy lost": loss(bench, each).plain,
-                "quality lost": intervals.mean(_drop(bench, subject, (each,))).plain,
-                "quality lost by a map that follows": intervals.mean(
-                    _drop(bench, bench.follower, (each,))
+                "quality lost": statistics.mean(_drop(bench, subject, (each,)), bounds=GAIN).plain,
+                "quality lost by a map that follows": statistics.mean(
+                    _drop(bench, bench.follower, (each,)), bounds=GAIN
                 ).plain,
                 "map changed": changes[each.name],
             }
@@ -90,7 +93,7 @@ def _interventions(bench: Bench) -> Usable:
 
 def loss(bench: Bench, variant: Variant) -> Interval:
     """Accuracy (share of absent prompts beaten) lost, paired over pictures."""
-    return intervals.paired(bench.beaten(), bench.beaten(variant))
+    return statistics.paired(bench.beaten(), bench.beaten(variant), bounds=SHARE)
 
 
 def costing(bench: Bench) -> tuple[Variant, ...]:

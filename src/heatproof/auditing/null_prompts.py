@@ -4,15 +4,17 @@ from typing import Any
 
 from torch import Tensor
 
+from heatproof import statistics
 from heatproof.auditing.bench import Bench, Kind, Mapped
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.judging import LEVEL, Judged, held
 from heatproof.auditing.subject import Subject
 from heatproof.certify import change
-from heatproof.metrics import intervals, localisation
-from heatproof.metrics.intervals import Interval
+from heatproof.metrics import localisation
+from heatproof.statistics import SHARE, Interval
 
 CHECK = "null prompts"
+DISTANCE = (0.0, 2.0)
 QUESTION = "Does the map change under an empty, gibberish, absent, unrelated or another prompt?"
 
 
@@ -27,10 +29,10 @@ def null_prompts(subject: Subject, bench: Bench) -> Finding:
     if not judged:
         text = "There is no other prompt to ask: one label, and no text tower."
         return Finding(CHECK, 2, QUESTION, "not applicable", text)
-    floor = intervals.mean(_floor(bench, subject))
-    changes = {k: intervals.mean(_change(bench, subject, k)) for k in kinds}
+    floor = statistics.mean(_floor(bench, subject), bounds=DISTANCE)
+    changes = {k: statistics.mean(_change(bench, subject, k), bounds=DISTANCE) for k in kinds}
     every: tuple[Kind, ...] = ("named", *kinds)
-    on = {k: intervals.mean(_on_objects(bench, subject, k)) for k in every}
+    on = {k: statistics.mean(_on_objects(bench, subject, k), bounds=SHARE) for k in every}
     numbers: dict[str, Any] = {
         "change": {kind: each.plain for kind, each in changes.items()},
         "scale": "1 - cosine of the signed maps: 0 the same, 1 unrelated, 2 opposite",
@@ -73,7 +75,7 @@ def _judged(bench: Bench, subject: Subject, kind: Kind) -> Judged:
 
 
 def _over(changes: Tensor, floor: Tensor) -> Interval:
-    return intervals.paired(changes, floor, level=LEVEL)
+    return statistics.paired(changes, floor, bounds=DISTANCE, level=LEVEL)
 
 
 def _change(bench: Bench, subject: Mapped, kind: Kind) -> Tensor:

@@ -1,17 +1,18 @@
 """Right and wrong: does the map lie on the object where the model is wrong, too?"""
 
+import math
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from heatproof.auditing.bench import Bench, Kind, Mapped
+from heatproof import statistics
+from heatproof.auditing.bench import GAIN, Bench, Kind, Mapped
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.judging import LEVEL, held
 from heatproof.auditing.subject import Subject
-from heatproof.metrics import intervals
-from heatproof.metrics.intervals import Interval
+from heatproof.statistics import Interval
 
 CHECK = "right and wrong"
 QUESTION = "Is the map better where the model is right than where it is wrong?"
@@ -27,25 +28,21 @@ def right_wrong(subject: Subject, bench: Bench) -> Finding:
     than half of them, which is chance; what lies between tells nothing of either. Questions are
     matched by the number of objects and by thirds of the object's size, for both move the score of
     any map and of the model; strata weigh by their wrong questions. Intervals of the difference
-    resample pictures.
+    leave out one picture at a time.
     """
     (right, wrong), gain = _sides(bench), _gain(bench, subject)
     judged = held(bench, subject, CHECK, lambda s: _matched(bench, s))
     known = ~gain.isnan()
     sides = {"right": right, "between": ~right & ~wrong, "wrong": wrong}
     cells = {f"model {k}": _cell(bench, subject, known & side) for k, side in sides.items()}
-    unmatched = intervals.resampled(
-        lambda rows: difference(rows, gain, right, wrong, torch.zeros_like(strata(bench))),
-        len(bench),
-        seed=bench.seed,
-    )
+    unmatched = _interval(gain, right, wrong, torch.zeros_like(strata(bench)), statistics.LEVEL)
     numbers: dict[str, Any] = {
         "cells": cells,
         "matched difference": judged.numbers,
         "unmatched difference": unmatched.plain,
         "matched by": f"number of objects, {SIZES} sizes of the object",
     }
-    on, off = (intervals.mean(gain[known & side]) for side in (right, wrong))
+    on, off = (statistics.mean(gain[known & side], bounds=GAIN) for side in (right, wrong))
     seen = (
         f"choice above chance is {on} where the model is right ({on.count} questions) and {off} "
         f"where it is wrong ({off.count}); matched by size and number of objects they differ by "
@@ -71,12 +68,12 @@ def _cell(bench: Bench, subject: Mapped, among: Bool[Tensor, "image asked"]) -> 
         "questions": int(among.sum()),
         "map chooses the object": _share(chosen, among).plain,
         "map points at it": _share(pointed, among).plain,
-        "choice above chance": intervals.mean(gain[among]).plain,
+        "choice above chance": statistics.mean(gain[among], bounds=GAIN).plain,
     }
 
 
 def _share(hits: Tensor, among: Tensor) -> Interval:
-    return intervals.wilson(int((hits & among).sum()), int(among.sum()))
+    return statistics.wilson(int((hits & among).sum()), int(among.sum()))
 
 
 def _chance(bench: Bench) -> Float[Tensor, " image"]:
@@ -104,16 +101,22 @@ def strata(bench: Bench) -> Int64[Tensor, "image asked"]:
 
 def _matched(bench: Bench, subject: Mapped) -> Interval:
     (right, wrong), gain, alike = _sides(bench), _gain(bench, subject), strata(bench)
-    return intervals.resampled(
-        lambda rows: difference(rows, gain, right, wrong, alike),
-        len(bench),
-        seed=bench.seed,
-        level=LEVEL,
+    return _interval(gain, right, wrong, alike, LEVEL)
+
+
+def _interval(gain: Tensor, right: Tensor, wrong: Tensor, alike: Tensor, level: float) -> Interval:
+    """Of `difference`; none where either side has fewer questions than bear a verdict."""
+    found = statistics.jackknife(
+        lambda rows: difference(rows, gain, right, wrong, alike), len(gain), level=level
     )
+    sides = [int((side & ~gain.isnan()).sum()) for side in (right, wrong)]
+    if min(sides) < statistics.FEWEST and not math.isnan(found.value):
+        return Interval(found.value, -math.inf, math.inf, found.count)
+    return found
 
 
 def difference(
-    rows: Int64[Tensor, "draw image"],
+    rows: Int64[Tensor, "draw drawn"],
     gain: Float[Tensor, "image asked"],
     right: Bool[Tensor, "image asked"],
     wrong: Bool[Tensor, "image asked"],

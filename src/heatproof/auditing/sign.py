@@ -6,13 +6,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from heatproof import statistics
 from heatproof.auditing.bench import Bench, Kind, Mapped
 from heatproof.auditing.finding import Finding
 from heatproof.auditing.hiding import scores_without
 from heatproof.auditing.judging import LEVEL, Judged, held
 from heatproof.auditing.subject import Subject
-from heatproof.metrics import intervals
-from heatproof.metrics.intervals import Interval
+from heatproof.metrics.perturbation import ranked, shuffled
+from heatproof.statistics import Interval
 
 CHECK = "sign"
 QUESTION = "When patches are hidden, does the score move as the map's signs say?"
@@ -38,7 +39,7 @@ def sign(subject: Subject, bench: Bench, *, scenes: int = 100, share: int = 16) 
         bench, subject, f"{CHECK} {scenes} {share}", lambda s: _specific(bench, s, rows, count)
     )
     effects = _effects(bench, subject, rows, count)
-    pooled = {name: intervals.mean(_pooled(ways)) for name, ways in effects.items()}
+    pooled = {name: statistics.mean(_pooled(ways)) for name, ways in effects.items()}
     numbers: dict[str, Any] = {
         "pictures": len(rows),
         "patches hidden": count,
@@ -46,7 +47,7 @@ def sign(subject: Subject, bench: Bench, *, scenes: int = 100, share: int = 16) 
         "effects": {
             name: {
                 "all ways": pooled[name].plain,
-                **{way: intervals.mean(values).plain for way, values in ways.items()},
+                **{way: statistics.mean(values).plain for way, values in ways.items()},
             }
             for name, ways in effects.items()
         },
@@ -86,7 +87,7 @@ def _found(judged: Judged, pooled: dict[str, Interval], numbers: dict[str, Any])
 
 
 def _specific(bench: Bench, subject: Mapped, rows: Tensor, count: int) -> Interval:
-    return intervals.mean(
+    return statistics.mean(
         _pooled(_effects(bench, subject, rows, count)["positive, specific"]), level=LEVEL
     )
 
@@ -103,10 +104,10 @@ def _measured(bench: Bench, subject: Mapped, rows: Tensor, count: int) -> dict[s
     enough = ((here < 0).sum((1, 2)) >= count).double()
     enough = enough.masked_fill(enough == 0, torch.nan)
     sets = {
-        "positive": most(here, count),
-        "negative": most(-here, count),
-        "least": most(-here.abs(), count),
-        "other's positive": most(there, count),
+        "positive": most(here, count, bench.seed),
+        "negative": most(-here, count, bench.seed),
+        "least": most(-here.abs(), count, bench.seed),
+        "other's positive": most(there, count, bench.seed),
     }
     after = {name: _without(bench, rows, hidden) for name, hidden in sets.items()}
     chance = _random(bench, rows, count)
@@ -129,10 +130,13 @@ def _measured(bench: Bench, subject: Mapped, rows: Tensor, count: int) -> dict[s
 _KINDS: tuple[Kind, Kind] = ("named", "other")
 
 
-def most(maps: Float[Tensor, "image row col"], count: int) -> Bool[Tensor, "image row col"]:
-    """The `count` highest patches of each map, the first ones where they tie."""
+def most(
+    maps: Float[Tensor, "image row col"], count: int, seed: int = 0
+) -> Bool[Tensor, "image row col"]:
+    """The `count` highest patches of each map; where they tie, an order drawn for each image."""
     flat = maps.flatten(1)
-    order = flat.argsort(dim=1, descending=True, stable=True)[:, :count]
+    ties = shuffled(torch.arange(len(flat)), flat.shape[1], seed).to(flat.device)
+    order = ranked(flat, ties)[:, :count]
     chosen = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, order, True)
     return chosen.view_as(maps)
 

@@ -34,6 +34,8 @@ def means(summary: Summary, metric: Summary, splits: Sequence[str], name: str) -
                 control = method in controls
                 colour = chart.RIVAL if control else chart.OURS
                 chart.dot(axes, spot, at, colour, "s" if control else "o", split)
+            else:
+                chart.note(axes, at, words.UNMEASURED)
         count = max((r["mean"]["count"] for r in metric["tables"][split]), default=0)
         axes.set_title(f"{_where(split)} (n = {count})", fontsize=10, loc="left")
         axes.tick_params(axis="y", labelsize=8)

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from heatproof.benchmarking import words
-from heatproof.benchmarking.words import Summary
+from heatproof.benchmarking.order import CONTROLS
+from heatproof.benchmarking.words import UNMEASURED, Summary
+from heatproof.statistics import FEWEST
 
 ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
 LEGEND = (
-    "Means with bootstrap intervals of 95 % over pictures. ▲ better, ▼ worse than the best control "
-    "of that column: the interval of the paired difference excludes 0. No mark: no difference can "
-    "be claimed."
+    "Means with 95 % intervals over pictures. ▲ better than every control of that column, ▼ worse "
+    f"than at least one. No mark: no difference can be claimed; below {FEWEST} pictures none is."
 )
 
 
@@ -67,24 +68,39 @@ def overview(summary: Summary, split: str) -> Grid:
         cells = [words.row_of(metric, split, method) for metric in metrics]
         if any(cells):
             rows.append([method, *(_cell(cell) for cell in cells)])
-    return Grid(f"{where(split)}: {summary[split]} pictures", head, rows)
+    few = summary[split] < summary["fewest"]
+    marks = f", too few for marks (at least {summary['fewest']})" if few else ""
+    return Grid(f"{where(split)}: {summary[split]} pictures{marks}", head, rows)
 
 
 def _cell(row: Any) -> str:
-    return "-" if row is None else f"{words.interval(row['mean'])} {words.mark(row)}".strip()
+    return UNMEASURED if row is None else f"{words.interval(row['mean'])} {words.mark(row)}".strip()
 
 
 def detail(metric: Summary, split: str) -> Grid:
     """One metric: mean, against the best control, against the next one, how many, how many NaN."""
     rows = metric["tables"][split]
-    control = next((r["over_control"]["against"] for r in rows if r["over_control"]), "control")
-    head = ["method", "mean", f"minus {control}", "", "minus the next one", "", "n", "NaN"]
+    control = next((r["over_control"]["against"] for r in rows if r["over_control"]), None)
+    measured = [row["method"] for row in rows if row["mean"]["value"] is not None]
+    unranked = metric["better"] == "neither"
+    last, first = ([], []) if unranked else (measured[-1:], measured[:1])
+    best = control or next((m for m in measured if m in CONTROLS), None)
+    head = ["method", "mean", f"minus {best or 'control'}", "", "minus the next one", "",
+            "minus the first one", "", "n", "NaN"]  # fmt: skip
+
+    def why(row: Any, own: Sequence[str | None], said: str) -> str:
+        """Why there is no difference in a cell."""
+        if row["mean"]["value"] is None:
+            return UNMEASURED
+        return said if row["method"] in own else ("not ranked" if unranked else UNMEASURED)
+
     body = [
         [
             row["method"],
             words.interval(row["mean"]),
-            *_difference(row["over_control"]),
-            *_difference(row["over_next"]),
+            *_difference(row["over_control"], why(row, [best], "the best control")),
+            *_difference(row["over_next"], why(row, last, "the last one")),
+            *_difference(row["over_first"], why(row, first, "the first one")),
             str(row["mean"]["count"]),
             str(row["nan"]),
         ]
@@ -95,8 +111,10 @@ def detail(metric: Summary, split: str) -> Grid:
     return Grid(f"{metric['label']}, {where(split)} ({better}{chance})", head, body)
 
 
-def _difference(found: Any) -> tuple[str, str]:
-    return ("", "") if found is None else (words.interval(found), words.MARKS[found["verdict"]])
+def _difference(found: Any, otherwise: str) -> tuple[str, str]:
+    if found is None:
+        return otherwise, ""
+    return words.interval(found), words.MARKS[found["verdict"]]
 
 
 def agreement(summary: Summary) -> Grid:
@@ -110,7 +128,7 @@ def agreement(summary: Summary) -> Grid:
             for e in summary["stability"]
             if (e["metric"], e["one"], e["other"]) == (metric, one, other)
         }
-        cells = [words.interval(found[s]) if s in found else "-" for s in shown]
+        cells = [words.interval(found[s]) if s in found else UNMEASURED for s in shown]
         rows.append([metric, f"{one} / {other}", *cells])
     head = ["metric", "imputers", *(f"Kendall's tau, {where(split)}" for split in shown)]
     return Grid("Do rankings hold across imputers?", head, rows)
@@ -121,7 +139,7 @@ def times(summary: Summary) -> Grid:
     rows = [
         [
             each["label"],
-            "-" if each["seconds_per_map"] is None else f"{1000 * each['seconds_per_map']:.1f}",
+            _milliseconds(each["seconds_per_map"]),
             each["changes"],
         ]
         for each in summary["methods"]
@@ -129,10 +147,14 @@ def times(summary: Summary) -> Grid:
     return Grid("What a map costs", ["method", "ms a map", "what it changes in the model"], rows)
 
 
+def _milliseconds(seconds: float | None) -> str:
+    return UNMEASURED if seconds is None else f"{1000 * seconds:.1f}"
+
+
 def markdown(summary: Summary) -> str:
     """table.md."""
     lines = [*words.headline(summary), *words.stable(summary)]
-    parts = ["\n".join(f"- {_pipe(line)}" for line in lines), LEGEND]
+    parts = ["\n".join(f"- {_pipe(line)}" for line in lines), f"{LEGEND} {words.compared(summary)}"]
     for grid in grids(summary):
         rows = [grid.head, ["---"] * len(grid.head), *grid.rows]
         body = "\n".join("| " + " | ".join(map(_pipe, row)) + " |" for row in rows)
@@ -170,7 +192,7 @@ def escaped(text: str) -> str:
 def latex(summary: Summary) -> str:
     """table.tex: needs booktabs and longtable."""
     tell: Callable[[str], str] = escaped
-    lines = [*words.headline(summary), *words.stable(summary), LEGEND]
+    lines = [*words.headline(summary), *words.stable(summary), LEGEND, words.compared(summary)]
     parts = ["% \\usepackage{booktabs,longtable}", *(f"% {_ascii(line)}" for line in lines)]
     for grid in grids(summary):
         columns = "l" + "r" * (len(grid.head) - 1)

@@ -12,8 +12,7 @@ from heatproof.report import html
 READ = (
     "Where the model is wrong, a map that lies on the object flatters it: there, high localisation "
     "is no merit. So both are shown, and never put together. Controls know nothing of the model: "
-    "what is not better than the best of them shows nothing in that column. Intervals are of one "
-    "comparison each: of twenty, one misses by chance."
+    "what is not better than all of them shows nothing in that column."
 )
 CLASSES = {"▲": '<span class="ok">▲</span>', "▼": '<span class="down">▼</span>'}
 
@@ -28,7 +27,7 @@ def page(summary: Summary) -> str:
         f"one prompt each · seed {summary['seed']} · heatproof {__version__}</p></header>",
         _verdict(summary),
         _notices(summary),
-        f"<p>{LEGEND} {READ}</p>",
+        f"<p>{LEGEND} {escape(words.compared(summary))} {READ}</p>",
         *(_overview(summary, split) for split in splits),
         _agreement(summary),
         *(
@@ -112,8 +111,8 @@ def _agreement(summary: Summary) -> str:
 
 
 def _metric(summary: Summary, metric: Summary, splits: Sequence[str], name: str) -> str:
-    keys = ("formula", "chance", "undefined", "endpoints", "imputer", "steps", "space", "source",
-            "differs")  # fmt: skip
+    keys = ("formula", "chance", "undefined", "endpoints", "imputer", "steps", "space", "ties",
+            "source", "differs")  # fmt: skip
     facts = {key: metric[key] for key in keys if metric[key]}
     set_to = ", ".join(f"{k}={v}" for k, v in metric["settings"].items())
     facts = {**facts, **({"settings": set_to} if set_to else {})}

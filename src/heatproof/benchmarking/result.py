@@ -23,7 +23,17 @@ from heatproof.benchmarking.order import (
     plain,
 )
 from heatproof.benchmarking.store import KINDS, Store, Table
-from heatproof.benchmarking.tables import SPLITS, Curves, Values, collect, ranked, stability
+from heatproof.benchmarking.tables import (
+    SPLITS,
+    Curves,
+    Row,
+    Split,
+    Values,
+    collect,
+    comparisons,
+    ranked,
+    stability,
+)
 from heatproof.certify import environment
 from heatproof.data import open as opened
 from heatproof.data.pictured import Pictured
@@ -32,6 +42,7 @@ from heatproof.metrics.base import Metric
 from heatproof.models import Model
 from heatproof.models import load as load_model
 from heatproof.report.folder import check_folder
+from heatproof.statistics import FEWEST
 from heatproof.user_code import method_of
 
 SCENES = 500
@@ -156,6 +167,9 @@ def summarised(job: Job) -> dict[str, Any]:
     answers = next(iter(values.values())).answers
     asked = {split: int((answers == number).sum()) for split, number in SPLITS.items()}
     items = {"pictures": job.count, "items": len(answers), **asked}
+    tables = {each.label: _tables(each, values[each.label]) for each in job.measures
+              if each.label in values}  # fmt: skip
+    every = [rows for splits in tables.values() for rows in splits.values()]
     return {
         "model": bench.model.spec,
         "data": bench.data.name,
@@ -165,19 +179,21 @@ def summarised(job: Job) -> dict[str, Any]:
         "methods": [_method(each, seconds, items["items"]) for each in job.entrants],
         "metrics": [
             {
-                **_metric(each, values[each.label], seed),
+                **_metric(each, tables[each.label]),
                 "curve": curves.of(each.label),
                 "seconds": round(seconds.get(f"metric {each.label}", 0.0), 2),
             }
             for each in job.measures
-            if each.label in values
+            if each.label in tables
         ],
+        "comparisons": comparisons(every),
+        "fewest": FEWEST,
         "left_out": _left_out(job),
         "stability": [each.plain for each in stability(values, _imputers(job), seed=seed)],
         "seconds": round(sum(seconds.values()), 1),
         "environment": environment(bench.model, seed),
         "order": job.store.order,
-        "schema": 1,
+        "schema": 2,
     }
 
 
@@ -193,18 +209,22 @@ def _method(each: Entrant, seconds: dict[str, float], items: int) -> dict[str, A
     }
 
 
-def _metric(each: Measure, values: Values, seed: int) -> dict[str, Any]:
+def _tables(each: Measure, values: Values) -> dict[Split, list[Row]]:
+    card = each.metric.card
+    return {
+        split: ranked(values, split, card.better, bounds=card.bounds) for split in values.splits
+    }
+
+
+def _metric(each: Measure, tables: Mapping[Split, list[Row]]) -> dict[str, Any]:
     card = each.metric.card
     told = ("name", "summary", "formula", "better", "chance", "source", "endpoints", "imputer",
-            "steps", "space", "undefined", "differs")  # fmt: skip
+            "steps", "space", "ties", "undefined", "differs")  # fmt: skip
     return {
         "label": each.label,
         **{key: getattr(card, key) for key in told},
         "settings": plain(each.metric.settings()),
-        "tables": {
-            split: [row.plain for row in ranked(values, split, card.better, seed=seed)]
-            for split in values.splits
-        },
+        "tables": {split: [row.plain for row in rows] for split, rows in tables.items()},
     }
 
 

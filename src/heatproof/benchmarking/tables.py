@@ -1,9 +1,16 @@
 """From single values to what may be said of them: means, paired differences, ranks, stability.
 
 Items where the model is right and those where it is wrong are never put together: a map of a
-wrong answer is good where it shows what the model saw, not where the object is. A method is
-"better" than another only where the interval of their paired difference lies on the better side of
-0. Intervals are of one comparison each: of twenty, one misses by chance.
+wrong answer is good where it shows what the model saw, not where the object is. The rule of
+claims, which docs/benchmark.md states:
+
+- fewer than `statistics.FEWEST` items bear no claim;
+- "better than the controls" is claimed where the paired test says so of every control, "worse"
+  where it says so of one of them, corrected for their number (Holm). These claims are of one method
+  each: of twenty methods that are no better and no worse, one is marked by chance;
+- "better than the next one" is corrected for all neighbours in the table, "first" and "worse than
+  the first" for all pairs (Holm): at most one table in twenty holds a false one of a kind;
+- a claim never stands on an interval that holds 0.
 """
 
 import itertools
@@ -18,39 +25,45 @@ import torch
 from jaxtyping import Float64, Int8
 from torch import Tensor
 
+from heatproof import statistics
 from heatproof.benchmarking.order import CONTROLS
 from heatproof.benchmarking.store import Table
-from heatproof.metrics import intervals
 from heatproof.metrics.base import Better
-from heatproof.metrics.intervals import Interval
+from heatproof.statistics import FEWEST, Bounds, Interval
 
 Split = Literal["right", "wrong", "unknown"]
 SPLITS: dict[Split, int] = {"right": 1, "wrong": 0, "unknown": -1}
 """The model's answer to the item's prompt, and the number that stands for it; unknown where the
 data do not say which prompts are absent."""
-Verdict = Literal["better", "worse", "no difference", "not ranked"]
-FEWEST = 2  # of fewer units there is no interval
+Verdict = Literal["better", "worse", "no difference", "too few", "not ranked"]
+ERROR = 1 - statistics.LEVEL
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A method's values minus those of `against`, item by item."""
+    """A method's values minus those of `against`, item by item.
+
+    p: what the verdict goes by, adjusted where several comparisons share a claim.
+    """
 
     against: str
     interval: Interval
+    p: float
     verdict: Verdict
 
     @property
     def plain(self) -> dict[str, Any]:
-        return {"against": self.against, **self.interval.plain, "verdict": self.verdict}
+        p = None if math.isnan(self.p) else float(f"{self.p:.3g}")
+        return {"against": self.against, **self.interval.plain, "p": p, "verdict": self.verdict}
 
 
 @dataclass(frozen=True)
 class Row:
     """A method in a metric's table. `missing` counts the items without a value.
 
-    over_control: against the control that is best in this metric; of the best control itself,
-    and of other controls, likewise (None for itself). over_next: against the method below.
+    over_control: against the control that is best in this metric; the verdict is on all controls.
+    None for the best control itself, and where a method or all controls have no value.
+    over_next: against the method below. over_first: against the method at the top.
     """
 
     method: str
@@ -58,10 +71,15 @@ class Row:
     missing: int
     over_control: Difference | None
     over_next: Difference | None
+    over_first: Difference | None
 
     @property
     def plain(self) -> dict[str, Any]:
-        pairs = {"over_control": self.over_control, "over_next": self.over_next}
+        pairs = {
+            "over_control": self.over_control,
+            "over_next": self.over_next,
+            "over_first": self.over_first,
+        }
         differences = {k: None if d is None else d.plain for k, d in pairs.items()}
         return {
             "method": self.method,
@@ -126,80 +144,119 @@ def _answers(table: Table) -> np.ndarray:
     return table.column("right").cast(pa.int8()).fill_null(-1).to_numpy()
 
 
-def ranked(values: Values, split: Split, better: Better, *, seed: int = 0) -> list[Row]:
-    """The methods by their mean, best first; where no direction is better, in the given order."""
+def ranked(
+    values: Values, split: Split, better: Better, *, bounds: Bounds | None = None
+) -> list[Row]:
+    """The methods by their mean, best first; where no direction is better, in the given order.
+
+    bounds: the least and the largest value that an item can have.
+    """
     part = values.part(split)
-    means = intervals_of(part, seed=seed)
+    means = statistics.means(part, bounds=bounds)
     order = _order([each.value for each in means], better)
-    best = _best_control(values.methods, order)
-    nexts = dict(itertools.pairwise(order))
-    rows: list[Row] = []
-    against_best = _minus(part, [best] * part.shape[1], seed) if best is not None else None
-    against_next = _minus(part, [nexts.get(n, n) for n in range(part.shape[1])], seed)
-    for n in order:
-        over = None
-        if best is not None and against_best is not None and n != best:
-            found = against_best[n]
-            over = Difference(values.methods[best], found, verdict(found, better))
-        after = None
-        if n in nexts and better != "neither":
-            found = against_next[n]
-            after = Difference(values.methods[nexts[n]], found, verdict(found, better))
-        missing = int(part[:, n].isnan().sum())
-        rows.append(Row(values.methods[n], means[n], missing, over, after))
-    return rows
+    measured = [n for n in order if means[n].count]
+    compared = _Compared(values.methods, part, better, bounds)
+    over_control = compared.with_controls(measured)
+    over_next = compared.together(list(itertools.pairwise(measured)))
+    # Which method is first was read off the same items: any two could have been compared.
+    pairs = len(measured) * (len(measured) - 1) // 2
+    over_first = compared.together([(n, measured[0]) for n in measured[1:]], pairs)
+    return [
+        Row(
+            values.methods[n],
+            means[n],
+            int(part[:, n].isnan().sum()),
+            over_control.get(n),
+            over_next.get(n) if better != "neither" else None,
+            over_first.get(n) if better != "neither" else None,
+        )
+        for n in order
+    ]
 
 
-def verdict(difference: Interval, better: Better) -> Verdict:
-    """What the interval of a paired difference allows to be said."""
+class _Compared:
+    """Methods against methods, in one table."""
+
+    def __init__(
+        self,
+        methods: Sequence[str],
+        part: Float64[Tensor, "item method"],
+        better: Better,
+        bounds: Bounds | None,
+    ) -> None:
+        self.methods, self.part = methods, part
+        self.better: Better = better
+        self.bounds = statistics.of_differences(bounds)
+
+    def _minus(self, pairs: Sequence[tuple[int, int]]) -> list[Interval]:
+        if not pairs:
+            return []
+        ones, others = ([pair[side] for pair in pairs] for side in (0, 1))
+        return statistics.means(self.part[:, ones] - self.part[:, others], bounds=self.bounds)
+
+    def _told(self, other: int, found: Interval, p: float) -> Difference:
+        return Difference(self.methods[other], found, p, verdict(found, self.better, p))
+
+    def together(self, pairs: Sequence[tuple[int, int]], family: int = 0) -> dict[int, Difference]:
+        """By the first of each pair; corrected for all of the pairs, or for a larger family."""
+        found = self._minus(pairs)
+        adjusted = statistics.holm([each.p for each in found], family)
+        return {
+            one: self._told(other, difference, p)
+            for (one, other), difference, p in zip(pairs, found, adjusted, strict=True)
+        }
+
+    def with_controls(self, order: Sequence[int]) -> dict[int, Difference]:
+        """Of every method but the best control: the difference from that one, the verdict on all
+        controls."""
+        controls = [n for n in order if self.methods[n] in CONTROLS]
+        return {
+            n: self._with_controls(n, [c for c in controls if c != n])
+            for n in order
+            if controls and n != controls[0]
+        }
+
+    def _with_controls(self, one: int, controls: Sequence[int]) -> Difference:
+        found = self._minus([(one, control) for control in controls])
+        best = self._told(controls[0], found[0], found[0].p)
+        if best.verdict in ("too few", "not ranked"):
+            return best
+        alone = [verdict(each, self.better, each.p) for each in found]
+        if all(each == "better" for each in alone):
+            p = max(each.p for each in found)
+            return Difference(best.against, found[0], p, "better")
+        # Which control is the best was read off the same items: worse than one needs correction.
+        adjusted = statistics.holm([each.p for each in found])
+        worse = [
+            p
+            for each, p in zip(found, adjusted, strict=True)
+            if verdict(each, self.better, p) == "worse"
+        ]
+        p = min(worse, default=max(each.p for each in found))
+        return Difference(best.against, found[0], p, "worse" if worse else "no difference")
+
+
+def verdict(difference: Interval, better: Better, p: float) -> Verdict:
+    """What a paired difference and its p, adjusted where it has to be, allow to be said."""
     if better == "neither":
         return "not ranked"
     low, high = difference.low, difference.high
-    if math.isnan(low) or difference.count < FEWEST or low <= 0 <= high:
+    if difference.count < FEWEST:
+        return "too few"
+    if not p <= ERROR or not (low > 0 or high < 0):
         return "no difference"
     return "better" if (low > 0) == (better == "higher") else "worse"
 
 
-def intervals_of(columns: Float64[Tensor, "item column"], *, seed: int = 0) -> list[Interval]:
-    """`intervals.mean` of each column, NaN left out; columns with the same gaps go together."""
-    made: list[Interval | None] = [None] * columns.shape[1]
-    groups: dict[bytes, list[int]] = {}
-    for n in range(columns.shape[1]):
-        groups.setdefault(columns[:, n].isnan().numpy().tobytes(), []).append(n)
-    for where in groups.values():
-        kept = columns[:, where]
-        kept = kept[~kept[:, 0].isnan()]
-        if not len(kept):
-            found = [Interval(math.nan, math.nan, math.nan, 0)] * len(where)
-        else:
-            found = _bootstrapped(kept, seed)
-        for n, each in zip(where, found, strict=True):
-            made[n] = each
-    return [each for each in made if each is not None]
-
-
-def _bootstrapped(values: Float64[Tensor, "item column"], seed: int) -> list[Interval]:
-    """A draw is told by how often it takes each item, so that all columns share one product."""
-    count = len(values)
-    level = (1 - intervals.LEVEL) / 2
-    ends = torch.tensor([level, 1 - level], dtype=torch.float64)
-    parts: list[Tensor] = []
-    for rows in intervals.draws(count, seed).split(200):
-        taken = torch.zeros(len(rows), count, dtype=torch.float64)
-        taken.scatter_add_(1, rows, torch.ones(rows.shape, dtype=torch.float64))
-        parts.append(taken @ values / count)
-    low, high = torch.quantile(torch.cat(parts), ends, dim=0)
-    means = values.mean(0)
-    return [
-        Interval(float(mean), float(a), float(b), count)
-        for mean, a, b in zip(means, low, high, strict=True)
-    ]
-
-
-def _minus(
-    part: Float64[Tensor, "item method"], others: Sequence[int], seed: int
-) -> list[Interval]:
-    return intervals_of(part - part[:, list(others)], seed=seed)
+def comparisons(tables: Iterable[Sequence[Row]]) -> dict[str, int]:
+    """How many comparisons of each kind the tables hold."""
+    found = {"over_control": 0, "over_next": 0, "over_first": 0}
+    for row in itertools.chain.from_iterable(tables):
+        for kind in found:
+            difference: Difference | None = getattr(row, kind)
+            tested = difference is not None and difference.verdict not in ("too few", "not ranked")
+            found[kind] += tested
+    return found
 
 
 def _order(means: Sequence[float], better: Better) -> list[int]:
@@ -210,10 +267,6 @@ def _order(means: Sequence[float], better: Better) -> list[int]:
         range(len(means)),
         key=lambda n: (math.isnan(means[n]), 0.0 if math.isnan(means[n]) else sign * means[n]),
     )
-
-
-def _best_control(methods: Sequence[str], order: Sequence[int]) -> int | None:
-    return next((n for n in order if methods[n] in CONTROLS), None)
 
 
 # --- curves -------------------------------------------------------------------------------------
@@ -307,21 +360,10 @@ def _tau(one: Values, other: Values, split: Split, seed: int) -> tuple[int, Inte
     )
     kept = ~(x.isnan().any(1) | y.isnan().any(1))
     x, y = x[kept], y[kept]
-    if len(x) < FEWEST or len(methods) < FEWEST:
+    if not len(x) or len(methods) < 2:
         return len(methods), Interval(math.nan, math.nan, math.nan, len(x))
 
     def statistic(rows: Tensor) -> Tensor:
-        parts = [kendall(x[part].mean(1), y[part].mean(1)) for part in rows.split(20)]
-        return torch.cat(parts)
+        return statistics.kendall(x[rows].mean(1), y[rows].mean(1))
 
-    return len(methods), intervals.resampled(statistic, len(x), seed=seed)
-
-
-def kendall(
-    x: Float64[Tensor, "*batch unit"], y: Float64[Tensor, "*batch unit"]
-) -> Float64[Tensor, "*batch"]:
-    """Kendall's tau-b along the last axis: pairs in the same order less pairs in the opposite one,
-    over the geometric mean of the untied pairs; 0 where all are tied."""
-    a, b = ((t.unsqueeze(-1) - t.unsqueeze(-2)).sign() for t in (x, y))
-    scale = (a.square().sum((-1, -2)) * b.square().sum((-1, -2))).sqrt()
-    return (a * b).sum((-1, -2)) / scale.masked_fill(scale == 0, 1)
+    return len(methods), statistics.bootstrap(statistic, len(x), seed=seed)

@@ -230,6 +230,7 @@ def shared(asked: Asked, seed: int) -> Trial:
         tokens=asked.tokens if asked.removable else None,
         levels=bench.levels,
         models=Randomised(bench),
+        item=asked.picture,
         seed=seed,
         batch_size=bench.batch_size,
         device=bench.model.device,

@@ -1,9 +1,10 @@
-"""A benchmark in a few sentences, none of which says more than the intervals do."""
+"""A benchmark in a few sentences, none of which says more than the statistics do."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-MARKS = {"better": "▲", "worse": "▼", "no difference": "", "not ranked": ""}
+MARKS = {"better": "▲", "worse": "▼", "no difference": "", "too few": "", "not ranked": ""}
+UNMEASURED = "not measured"
 Summary = Mapping[str, Any]
 
 
@@ -29,7 +30,7 @@ def row_of(metric: Summary, split: str, method: str) -> Any:
 
 
 def wins(summary: Summary, method: str, split: str) -> int:
-    """In how many ranked metrics the method is better than the best control."""
+    """In how many ranked metrics the method is better than every control."""
     found = [row_of(metric, split, method) for metric in ranked(summary)]
     return sum(
         row is not None and row["over_control"] is not None
@@ -55,31 +56,58 @@ def headline(summary: Summary) -> list[str]:
         told += f", the model right on {summary['right']} and wrong on {summary['wrong']}"
     lines = [told]
     split, count = split_of(summary), len(ranked(summary))
+    if summary[split] < summary["fewest"]:
+        return [*lines, f"no claims: {too_few(summary, split)}"]
     mine = [m for m in own(summary) if any(row_of(e, split, m) for e in summary["metrics"])]
     all_won = [name for name in mine if count and wins(summary, name, split) == count]
     where = "" if split == "unknown" else " where the model is right"
     lines.append(
-        f"better than the best control in all {count} ranked metrics{where}: "
+        f"better than every control in all {count} ranked metrics{where}: "
         f"{len(all_won)} of {len(mine)} methods" + (f" ({_some(all_won)})" if all_won else "")
     )
     none_won = [name for name in mine if count and not wins(summary, name, split)]
     if none_won:
-        lines.append(f"better than the best control in none of them: {_some(none_won)}")
+        lines.append(f"better than every control in none of them: {_some(none_won)}")
     return lines
+
+
+def too_few(summary: Summary, split: str) -> str:
+    """Why a table has no marks."""
+    where = "" if split == "unknown" else f" where the model is {split}"
+    return (
+        f"{summary[split]} pictures{where}; at least {summary['fewest']} are needed to compare "
+        "methods"
+    )
+
+
+def compared(summary: Summary) -> str:
+    """How many comparisons the marks rest on, and what would stand by chance."""
+    made = summary["comparisons"]
+    chance = made["over_control"] / 20
+    return (
+        f"Comparisons: {made['over_control']} with the controls, each tested at 5 % for itself "
+        f"(were there no difference anywhere, up to {chance:.0f} would be marked by chance); "
+        f"{made['over_next']} with the next method and {made['over_first']} with the first one, "
+        "corrected within each table for all neighbours and for all pairs (Holm)."
+    )
 
 
 def best(metric: Summary, split: str) -> str:
     """The metric's first row in words."""
     rows = [row for row in metric["tables"].get(split, []) if row["mean"]["value"] is not None]
-    if not rows or metric["better"] == "neither":
+    if metric["better"] == "neither":
         return "not ranked: neither direction is better"
-    first, second = rows[0], rows[1] if len(rows) > 1 else None
+    if not rows:
+        return UNMEASURED
+    first, *others = rows
     told = f"first: {first['method']} {interval(first['mean'])}"
-    if second is None:
-        return told
-    over = first["over_next"]
-    sure = over is not None and over["verdict"] == "better"
-    return f"{told}, {'better than' if sure else 'not told apart from'} {second['method']}"
+    verdicts = {row["method"]: row["over_first"]["verdict"] for row in others}
+    if "too few" in verdicts.values():
+        return f"{told}; too few pictures to claim that it is"
+    like = [name for name, verdict in verdicts.items() if verdict != "worse"]
+    if like:
+        return f"{told}, no significant difference from {_some(like, 3)}"
+    return f"{told}, better than every other method" if others else told
 
 
 def stable(summary: Summary) -> list[str]:
@@ -109,16 +137,18 @@ def stable(summary: Summary) -> list[str]:
 
 
 def interval(found: Summary, digits: int = 3) -> str:
-    """0.123 [0.101, 0.145]; a dash where there is none."""
+    """0.123 [0.101, 0.145]"""
     if found["value"] is None:
-        return "-"
-    numbers = [found[k] for k in ("value", "low", "high")]
-    value, low, high = ("?" if n is None else f"{n + 0.0:.{digits}f}" for n in numbers)
+        return UNMEASURED
+    if found["low"] is None or found["high"] is None:
+        return f"{found['value'] + 0.0:.{digits}f} [no interval]"
+    numbers = (found[key] for key in ("value", "low", "high"))
+    value, low, high = (f"{number + 0.0:.{digits}f}" for number in numbers)
     return f"{value} [{low}, {high}]"
 
 
 def mark(row: Any) -> str:
-    """▲ where the method is better than the best control, ▼ where it is worse."""
+    """▲ where the method is better than every control, ▼ where it is worse than one."""
     over = None if row is None else row["over_control"]
     return "" if over is None else MARKS[over["verdict"]]
 

@@ -2,7 +2,8 @@
 
 A metric is a card and a function of a trial (`base`); importing a file here registers its metrics.
 `localisation`, `perturbation`, `protocols` and `text_deletion` hold what they are built on,
-`imputers` what stands for what is hidden. `intervals` turns values into figures with intervals.
+`imputers` what stands for what is hidden. `heatproof.statistics` turns values into figures with
+intervals.
 """
 
 from heatproof.metrics.base import Card, Curve, Metric, Trial

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from heatproof.errors import InputError
+from heatproof.metrics.perturbation import area
 
 Need = Literal[
     "mask",
@@ -45,7 +46,8 @@ class Card:
     `formula` in words or symbols; `better` is the direction that the code ranks by; `needs` names
     fields of `Trial`; `chance` is what a map gets that knows nothing; `undefined` says where the
     value is NaN, beside maps that hold a value that is no number; `endpoints`, `imputer`, `steps`
-    and `space` (of the score) are empty where there are none. `variants` are the published ones
+    and `space` (of the score) are empty where there are none; `ties` says what becomes of cells of
+    equal heat, where their order matters. `variants` are the published ones
     and how they differ; `differs` says where a library's implementation gives another value.
     """
 
@@ -63,6 +65,7 @@ class Card:
     imputer: str = ""
     steps: str = ""
     space: str = ""
+    ties: str = ""
     variants: tuple[str, ...] = ()
     differs: str = ""
 
@@ -136,6 +139,8 @@ class Trial:
     choose from, else 0, of any pictures. levels: what the model's preprocessing makes of black and
     of white. words: a value for each word of the item's prompt, NaN behind its last. total: what
     the map promises to add up to, from its explicit baseline.
+    item: the number of each item in the data, by which chance is drawn for it (default: its
+    place).
     batch_size: how many changed pictures are made and scored at once, which bounds the memory.
     device: where they are made; by default where `pixels` are.
     """
@@ -155,6 +160,7 @@ class Trial:
     explain: Explain | None = None
     models: Models | None = None
     total: Float[Tensor, " item"] | None = None
+    item: Int[Tensor, " item"] | None = None
     seed: int = 0
     batch_size: int = 64
     device: torch.device | None = None
@@ -162,19 +168,24 @@ class Trial:
     def __len__(self) -> int:
         return len(self.maps)
 
+    @property
+    def items(self) -> Int[Tensor, " item"]:
+        """The number of each item in the data."""
+        return torch.arange(len(self)) if self.item is None else self.item
+
     def lacks(self, needs: tuple[Need, ...]) -> tuple[Need, ...]:
         return tuple(need for need in needs if getattr(self, need) is None)
 
     def take(self, rows: Int[Tensor, " chosen"]) -> "Trial":
         """The trial of these items alone, in this order."""
-        chosen: dict[str, Any] = {}
+        chosen: dict[str, Any] = {"item": self.items[rows.to(self.items.device)]}
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
             if each.name in ("score", "hit", "tokens", "word_score"):
                 chosen[each.name] = None if value is None else _of_rows(value, rows, 1)
             elif each.name == "explain":
                 chosen[each.name] = None if value is None else _of_rows(value, rows, 0)
-            elif isinstance(value, Tensor) and each.name != "levels":
+            elif isinstance(value, Tensor) and each.name not in ("levels", "item"):
                 chosen[each.name] = value[rows.to(value.device)]
         return dataclasses.replace(self, **chosen)
 
@@ -235,5 +246,4 @@ class Curve(Metric):
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
         """The trapezoid rule over the span of the fractions: the mean height of the curve."""
-        at = self.fractions(trial)
-        return torch.trapezoid(self.curves(trial), at, dim=-1) / (at[-1] - at[0])
+        return area(self.curves(trial), self.fractions(trial).tolist())

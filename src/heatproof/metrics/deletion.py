@@ -6,7 +6,7 @@ from typing import ClassVar
 from heatproof.metrics.base import Card
 from heatproof.metrics.imputers import Imputer
 from heatproof.metrics.registry import register
-from heatproof.metrics.removing import Removing, even
+from heatproof.metrics.removing import TIES, Removing, even
 
 _SOURCE = "Petsiuk et al., BMVC 2018, arXiv 1806.07421; authors' evaluation.py"
 _SPACE = "what the trial scores with (cosine, logit, ...); the authors: softmax probability"
@@ -38,6 +38,7 @@ class Deletion(Removing):
         imputer="zero (as published: the preprocessing's mean colour); all others by `imputer`",
         steps="20, both ends scored",
         space=_SPACE,
+        ties=TIES,
         variants=(
             "as published: unit=pixels, steps=224, imputer=zero, softmax probability of the "
             "predicted class",
@@ -74,6 +75,7 @@ class Insertion(Removing):
         imputer="blur; all others by `imputer`",
         steps="20, both ends scored",
         space=_SPACE,
+        ties=TIES,
         variants=(
             "as published: unit=pixels, steps=224, from a blurred picture, softmax probability of "
             "the predicted class",

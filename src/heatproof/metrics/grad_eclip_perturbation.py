@@ -7,7 +7,7 @@ from heatproof.metrics.base import Card
 from heatproof.metrics.imputers import Imputer, Of
 from heatproof.metrics.protocols import AUTHORS
 from heatproof.metrics.registry import register
-from heatproof.metrics.removing import Removing, Unit
+from heatproof.metrics.removing import TIES, Removing, Unit
 
 _SOURCE = "Zhao et al., ICML 2024; authors' imagenet_eval_deletion.py"
 _CHANCE = "a random map's: the accuracy where random pixels are removed"
@@ -43,6 +43,7 @@ class GradECLIPDeletion(Removing):
         imputer="noise; the authors' colours had no seed",
         steps="11 points",
         space=_SPACE,
+        ties=TIES,
         variants=(
             "top-5 and top-10 accuracy: by the trial's `hit`",
             "the map of the predicted label instead of the true one: by the trial's prompts",
@@ -78,6 +79,7 @@ class GradECLIPInsertion(Removing):
         imputer="black",
         steps="10 points; the script's eleventh is the whole picture, which stands in no area",
         space=_SPACE,
+        ties=TIES,
         differs=_DIFFERS + " As released the script stops with a NameError.",
     )
 

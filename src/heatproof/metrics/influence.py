@@ -8,7 +8,7 @@ from torch import Tensor
 
 from heatproof.metrics.base import Card, Trial
 from heatproof.metrics.registry import register
-from heatproof.metrics.removing import Removing, even
+from heatproof.metrics.removing import TIES, Removing, even
 
 _SOURCE = "Bluecher et al., TMLR 2024, arXiv 2401.06654; Samek et al., TNNLS 2017, arXiv 1509.06321"
 _SPACE = "what the trial scores with"
@@ -47,6 +47,7 @@ class MIF(_Influence):
         imputer="mean; all others by `imputer`",
         steps="20, both ends scored",
         space=_SPACE,
+        ties=TIES,
         variants=("ROAD (arXiv 2202.00449): imputer=inpainting, unit=pixels",),
         differs=_DIFFERS,
     )
@@ -85,6 +86,7 @@ class SRG(_Influence):
         imputer="mean; all others by `imputer`",
         steps="20, both ends scored",
         space=_SPACE,
+        ties=TIES,
         variants=("ROADCombined: half of it, imputer=inpainting, unit=pixels",),
         differs=_DIFFERS,
     )

@@ -45,9 +45,29 @@ class Protocol:
             raise ValueError(f"fractions must lie in [0, 1], got {self.fractions}")
 
 
-def ranked(values: Float[Tensor, "item cell"]) -> Int[Tensor, "item cell"]:
-    """Cells from the highest value to the lowest; of equal ones, the earlier cell comes first."""
-    return values.argsort(dim=-1, descending=True, stable=True)
+def shuffled(items: Int[Tensor, " item"], cells: int, seed: int) -> Int[Tensor, "item cell"]:
+    """An order of the cells for each item, drawn by the seed and the item's number alone.
+
+    Equal values come in this order. One order for all items would be one draw, however many items
+    there are: a constant map's area would be as uncertain at 500 pictures as at one.
+    """
+    generator = torch.Generator()
+    orders = [
+        torch.randperm(cells, generator=generator.manual_seed((seed * 1_000_003 + item) % 2**63))
+        for item in items.tolist()
+    ]
+    return torch.stack(orders) if orders else torch.empty(0, cells, dtype=torch.long)
+
+
+def ranked(
+    values: Float[Tensor, "item cell"], ties: Int[Tensor, "item cell"] | None = None
+) -> Int[Tensor, "item cell"]:
+    """Cells from the highest value to the lowest; equal ones as they come in `ties` (by default the
+    earlier cell first)."""
+    if ties is None:
+        return values.argsort(dim=-1, descending=True, stable=True)
+    mixed = values.gather(1, ties).argsort(dim=-1, descending=True, stable=True)
+    return ties.gather(1, mixed)
 
 
 def shown(

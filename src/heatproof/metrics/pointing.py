@@ -39,6 +39,7 @@ class Pointing(Metric):
         variants=("the authors forgive 15 pixels around the mask; here nothing is forgiven",),
         differs=f"Quantus' PointingGame gives 1 where any of the largest pixels is hit, which a "
         f"constant map always gets; here ties count at their expected value. {_GRID}",
+        ties="at their expected value: the mean over the patches that are hottest",
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:

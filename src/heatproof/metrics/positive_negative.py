@@ -6,7 +6,7 @@ from typing import ClassVar
 from heatproof.metrics.base import Card
 from heatproof.metrics.imputers import Imputer, Of
 from heatproof.metrics.registry import register
-from heatproof.metrics.removing import Removing, Unit
+from heatproof.metrics.removing import TIES, Removing, Unit
 
 _SHARES = tuple(n / 10 for n in range(10))
 _SOURCE = (
@@ -56,6 +56,7 @@ class PositivePerturbation(_Perturbation):
         imputer="black (zero before normalisation)",
         steps="10 points",
         space=_SPACE,
+        ties=TIES,
         variants=_VARIANTS,
         differs=_DIFFERS,
     )

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from heatproof.metrics.perturbation import Direction, Protocol, noise, ranked
+from heatproof.metrics.perturbation import Direction, Protocol, noise, ranked, shuffled
 from heatproof.models.geometry import Preprocess
 
 FLAWS = (
@@ -56,11 +56,18 @@ def worked_on(photo: Image.Image) -> Image.Image:
 
 
 def pixel_order(
-    maps: Float[Tensor, "method row col"], photo: Image.Image
+    maps: Float[Tensor, "method row col"], photo: Image.Image, seed: int = 0
 ) -> Int[Tensor, "method cell"]:
-    """Pixels of the photograph by falling heat, the map stretched over all of it."""
+    """Pixels of the photograph by falling heat, the map stretched over all of it; equal ones in an
+    order that the seed draws, the same for all methods."""
     width, height = photo.size
-    return ranked(stretched(maps, (height, width)).flatten(1))
+    values = stretched(maps, (height, width)).flatten(1)
+    return ranked(values, one_shuffle(values, seed))
+
+
+def one_shuffle(values: Float[Tensor, "method cell"], seed: int) -> Int[Tensor, "method cell"]:
+    """One order for ties of all methods on one picture, so that they can be paired."""
+    return shuffled(torch.tensor([0]), values.shape[1], seed).expand(len(values), -1)
 
 
 def stretched(

@@ -11,8 +11,8 @@ from torch import Tensor
 from heatproof.errors import InputError
 from heatproof.metrics.base import Card, Curve, Metric, Trial
 from heatproof.metrics.explaining_again import made_again, own_maps
-from heatproof.metrics.intervals import correlation
 from heatproof.metrics.registry import register
+from heatproof.statistics import spearman
 
 _REVISITED = "Hedstroem et al., 2023, arXiv 2401.06465"
 _ORDER = (
@@ -170,10 +170,8 @@ class EfficientRandomisation(Metric):
 
 def _likeness(one: Float[Tensor, "item cell"], other: Float[Tensor, "item cell"]) -> Tensor:
     wrong = ~(one.isfinite().all(1) & other.isfinite().all(1))
-    found = torch.cat(
-        [correlation(a, b) for a, b in zip(one.split(16), other.split(16), strict=True)]
-    )
-    return found.masked_fill(wrong, torch.nan)
+    # A constant map is like nothing: 0, where the correlation has no value.
+    return spearman(one, other).nan_to_num(0).masked_fill(wrong, torch.nan)
 
 
 def _entropy(maps: Float[Tensor, "item cell"], bins: int) -> Float[Tensor, " item"]:

@@ -1,8 +1,8 @@
 """What insertion, deletion and their kin share: cells dealt with in the map's order, and scored.
 
 Cells are removed (or shown, starting from nothing) by falling or rising heat. Equal values come in
-an order that the trial's seed draws, the same for all items, so that a constant map is a random one
-and no corner of the picture is favoured.
+an order that is drawn for each item (see `perturbation.shuffled`), so that a constant map is a
+random one, no corner of the picture is favoured, and the mean over items is the mean over orders.
 """
 
 from abc import abstractmethod
@@ -16,11 +16,15 @@ from torch import Tensor
 from heatproof.errors import InputError
 from heatproof.metrics.base import Curve, Need, Trial
 from heatproof.metrics.imputers import Imputer, Of, device_of, needs_of, scored
-from heatproof.metrics.perturbation import Direction, places, ranked
+from heatproof.metrics.perturbation import Direction, places, ranked, shuffled
 from heatproof.metrics.protocols import stretched
 
 First = Literal["most", "least"]
 Unit = Literal["patches", "pixels"]
+TIES = (
+    "cells of equal heat come in an order that is drawn for each item: a constant map is a random "
+    "one, and its mean over items is the mean over orders"
+)
 
 
 @dataclass(frozen=True)
@@ -90,15 +94,14 @@ class _Dealt:
         self.size = (trial.pixels.shape[2], trial.pixels.shape[3])
         device = device_of(trial)
         self.maps = trial.maps.to(device) * (1 if first == "most" else -1)
+        self.items, self.seed = trial.items.cpu(), trial.seed
         cells = self.size[0] * self.size[1] if unit == "pixels" else self.maps[0].numel()
-        generator = torch.Generator().manual_seed(trial.seed)
-        self.ties = torch.randperm(cells, generator=generator).to(device)
         self.counts = torch.tensor([round(share * cells) for share in shares], device=device)
-        self.places = None if unit == "pixels" else self._places(self.maps.flatten(1))
+        self.places = None if unit == "pixels" else self._places(self.maps.flatten(1), slice(None))
 
-    def _places(self, values: Float[Tensor, "item cell"]) -> Int[Tensor, "item cell"]:
-        order = self.ties[ranked(values[:, self.ties])]
-        return places(order).to(torch.int32)
+    def _places(self, values: Float[Tensor, "item cell"], rows: slice) -> Int[Tensor, "item cell"]:
+        ties = shuffled(self.items[rows], values.shape[1], self.seed).to(values.device)
+        return places(ranked(values, ties)).to(torch.int32)
 
     def __call__(
         self, rows: slice, within: Int[Tensor, " variant"], point: Int[Tensor, " variant"]
@@ -106,7 +109,7 @@ class _Dealt:
         if self.places is not None:
             place = self.places[rows]
         else:
-            place = self._places(stretched(self.maps[rows], self.size).flatten(1))
+            place = self._places(stretched(self.maps[rows], self.size).flatten(1), rows)
         shown = self._shown(place[within], self.counts[point])
         return shown if self.unit == "patches" else shown.unflatten(1, (1, *self.size))
 

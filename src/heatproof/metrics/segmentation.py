@@ -138,6 +138,7 @@ class SegmentationAP(Metric):
         variants=("of the object alone, without scaling: `average-precision`",),
         differs=f"A map that is low everywhere but at one patch gets much for the background: see "
         f"`average-precision` for the object alone. {_GRID}",
+        ties="a threshold falls after all cells of equal heat, never between them",
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
@@ -171,6 +172,7 @@ class AveragePrecision(Metric):
         variants=("with the background in the same ranking: `segmentation-ap`",),
         differs="scikit-learn's average_precision_score on pixels gives the same value; it takes "
         "no masks that cover a patch in part.",
+        ties="a threshold falls after all cells of equal heat, never between them",
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:

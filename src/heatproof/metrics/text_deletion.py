@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from heatproof.metrics.perturbation import area, places, ranked
@@ -28,11 +28,15 @@ Removal = Literal["words", "masked keys"]
 
 
 def shortened(
-    values: Float[Tensor, " token"], *, reverse: bool = False
+    values: Float[Tensor, " token"],
+    *,
+    reverse: bool = False,
+    ties: Int[Tensor, " token"] | None = None,
 ) -> Bool[Tensor, "point token"]:
-    """Which tokens are left at each point, from all of them to none."""
+    """Which tokens are left at each point, from all of them to none; see `perturbation.ranked`."""
     count = len(values)
-    order = ranked(-values.unsqueeze(0) if reverse else values.unsqueeze(0))
+    signed = -values if reverse else values
+    order = ranked(signed[None], None if ties is None else ties[None])
     return places(order) >= torch.arange(count + 1).unsqueeze(1)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from heatproof.errors import InputError
 from heatproof.metrics.base import Card, Curve, Trial
-from heatproof.metrics.perturbation import places, ranked
+from heatproof.metrics.perturbation import places, ranked, shuffled
 from heatproof.metrics.registry import register
 
 POINTS = 21
@@ -18,7 +18,7 @@ POINTS = 21
 @register
 @dataclass(frozen=True)
 class TextDeletion(Curve):
-    """Of words of equal value the earlier one goes first."""
+    """Words of equal value go in an order that is drawn for each item."""
 
     card: ClassVar[Card] = Card(
         name="text-deletion",
@@ -36,6 +36,7 @@ class TextDeletion(Curve):
         imputer="none: the trial deletes words and reads the text anew, or masks them",
         steps="one word at a time; the curve that is kept is read off at 21 shares",
         space="what the trial scores with",
+        ties="words of equal heat go in an order that is drawn for each item",
     )
 
     def fractions(self, trial: Trial) -> Float[Tensor, " point"]:
@@ -64,7 +65,10 @@ class TextDeletion(Curve):
         words = trial.words.cpu().double()
         there = _before_nan(words)
         count = there.sum(1)
-        place = places(ranked(words.masked_fill(~there, -torch.inf)))
+        ties = torch.arange(words.shape[1]).expand_as(words).clone()
+        for n, (item, length) in enumerate(zip(trial.items, count.long().tolist(), strict=True)):
+            ties[n, :length] = shuffled(item[None], length, trial.seed)[0]
+        place = places(ranked(words.masked_fill(~there, -torch.inf), ties))
         item, gone = torch.cartesian_prod(
             torch.arange(len(words)), torch.arange(words.shape[1] + 1)
         ).unbind(1)

@@ -4,19 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from heatproof.metrics.intervals import correlation
 from heatproof.paper.catalogue import CONTROLS, compared
 from heatproof.paper.finding import QUALITIES, chances, qualities, views
 from heatproof.paper.material import Located
-from heatproof.paper.statistics import mean, paired, share, stratified, tensor
+from heatproof.paper.numbers import mean, paired, share, stratified, tensor
 from heatproof.paper.store import Part
 from heatproof.paper.study import Study
-
-STEPS = 200
-"""Resampled families for the interval of a rank correlation."""
+from heatproof.statistics import SHARE, bootstrap, spearman
 
 
 def measure(study: Study) -> Part | None:
@@ -36,9 +33,9 @@ def measure(study: Study) -> Part | None:
     return {
         "pictures": len(located.photos),
         "family is": study.material.family_is,
-        "chance": {q: mean(items["chance"][q], study.seed) for q in QUALITIES},
+        "chance": {q: mean(items["chance"][q], SHARE) for q in QUALITIES},
         "family": _family(grades, study.seed) if grades else None,
-        "split": _split(items, study.seed),
+        "split": _split(items),
     }
 
 
@@ -116,13 +113,13 @@ def _following(grades: Sequence[Part], name: str, quality: str, worst: int, seed
     right = torch.stack([torch.tensor(g["items"]["right"]).double() for g in grades])
     bottom = grades[worst]["items"]
     return {
-        "by grade": [mean(row, seed) for row in values],
+        "by grade": [mean(row, SHARE) for row in values],
         "rank correlation": _rank_correlation(right, values, seed),
         "phantom": {
-            "over chance": paired(bottom["maps"][name][quality], bottom["chance"][quality], seed),
+            "over chance": paired(bottom["maps"][name][quality], bottom["chance"][quality], SHARE),
             **{
                 f"over {control}": paired(
-                    bottom["maps"][name][quality], bottom["maps"][control][quality], seed
+                    bottom["maps"][name][quality], bottom["maps"][control][quality], SHARE
                 )
                 for control in CONTROLS
             },
@@ -133,20 +130,20 @@ def _following(grades: Sequence[Part], name: str, quality: str, worst: int, seed
 def _rank_correlation(right: Tensor, values: Tensor, seed: int) -> Part:
     """Over models, pictures resampled: the interval says what other pictures would give, not what
     other models would."""
-    generator = torch.Generator().manual_seed(seed)
-    point = correlation(right.mean(1), values.nanmean(1))
-    drawn: list[Tensor] = []
-    for _ in range(STEPS):
-        rows = torch.randint(right.shape[1], (right.shape[1],), generator=generator)
-        drawn.append(correlation(right[:, rows].mean(1), values[:, rows].nanmean(1)))
-    low, high = torch.quantile(torch.stack(drawn).double(), torch.tensor([0.025, 0.975]).double())
-    return {"value": float(point), "low": float(low), "high": float(high), "count": len(right)}
+
+    def statistic(rows: Int[Tensor, "draw item"]) -> Float[Tensor, " draw"]:
+        accuracy = right[:, rows].mean(-1).T
+        quality = values[:, rows].nanmean(-1).T
+        # A constant follows nothing: 0, where the correlation has no value.
+        return spearman(accuracy, quality).nan_to_num(0)
+
+    return bootstrap(statistic, right.shape[1], seed=seed).plain
 
 
 # --- right and wrong --------------------------------------------------------------------------
 
 
-def _split(items: Part, seed: int) -> Part:
+def _split(items: Part) -> Part:
     """Each map's quality where the model is right and where it is wrong; the difference within
     strata of as many objects and of like size, which move both."""
     right = torch.tensor(items["right"])
@@ -157,9 +154,9 @@ def _split(items: Part, seed: int) -> Part:
         for quality in QUALITIES:
             values = tensor(items["maps"][name][quality])
             rows[name][quality] = {
-                "right": mean(values[right], seed),
-                "wrong": mean(values[~right], seed),
-                "difference": stratified(values, right, strata, seed=seed).plain,
+                "right": mean(values[right], SHARE),
+                "wrong": mean(values[~right], SHARE),
+                "difference": stratified(values, right, strata).plain,
             }
     return {"accuracy": share(right), "strata": int(strata.max()) + 1, "methods": rows}
 

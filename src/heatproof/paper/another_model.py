@@ -7,17 +7,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from heatproof.metrics.intervals import correlation
 from heatproof.models import Model
 from heatproof.paper.maps import encode_pictures, image_sites, text_sites
 from heatproof.paper.material import Task
-from heatproof.paper.statistics import mean, share
+from heatproof.paper.numbers import mean, paired, share
 from heatproof.paper.store import Part
 from heatproof.paper.study import Study, native_pixels
 from heatproof.reading import Intervention, Site
 from heatproof.reading.interventions import one_head
+from heatproof.statistics import SHARE, of_differences, spearman
 
 PROMPTS = 6
+COSINE = of_differences(SHARE)
+"""The bounds of a cosine and of a correlation."""
 
 
 def measure(study: Study) -> Part | None:
@@ -57,7 +59,7 @@ def _measured(study: Study, task: Task) -> Part:
                 {
                     "layers": count,
                     "accuracy": share(hits),
-                    "embedding cosine": mean(cosine, study.seed),
+                    "embedding cosine": mean(cosine, COSINE),
                 }
             )
     study.watch(f"one head in place of many, {task.name}", 1, 1)
@@ -65,7 +67,7 @@ def _measured(study: Study, task: Task) -> Part:
     return {
         "pictures": len(labels),
         "sides": sides,
-        "forward": _forward(before, after, labels, study.seed),
+        "forward": _forward(before, after, labels),
         "example": _example(before, after, task),
     }
 
@@ -84,18 +86,17 @@ def _forward(
     before: Float[Tensor, "item class"],
     after: Float[Tensor, "item class"],
     labels: Int[Tensor, " item"],
-    seed: int,
 ) -> Part:
     gap = (after - before).abs()
     changed = before.argmax(1) != after.argmax(1)
     right = [(each.argmax(1) == labels) for each in (before, after)]
     return {
-        "mean gap": mean(gap.mean(1), seed),
+        "mean gap": mean(gap.mean(1)),
         "largest gap": float(gap.max()),
         "spread of the original": float(before.std(1).mean()),
-        "rank correlation": mean(correlation(before, after), seed),
+        "rank correlation": mean(spearman(before, after), COSINE),
         "best match changes": share(changed),
-        "accuracy change": mean(right[1].double() - right[0].double(), seed),
+        "accuracy change": paired(right[1].double(), right[0].double(), SHARE),
         "right to wrong": share(right[0] & ~right[1]),
         "wrong to right": share(~right[0] & right[1]),
     }

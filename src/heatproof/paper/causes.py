@@ -18,12 +18,14 @@ from heatproof.paper.alignment import joined, listed
 from heatproof.paper.finding import QUALITIES, View, answers, chances, qualities, views
 from heatproof.paper.maps import encode_pictures, encode_texts
 from heatproof.paper.material import Located
-from heatproof.paper.statistics import mean, paired, share, tensor
+from heatproof.paper.numbers import mean, paired, share, tensor
 from heatproof.paper.store import Part
 from heatproof.paper.study import Input, Study
 from heatproof.reading import Intervention
 from heatproof.reading.interventions import one_head
+from heatproof.statistics import SHARE, of_differences
 
+CHANGE = of_differences(SHARE)
 INPUTS: tuple[Input, ...] = ("native", "keep")
 WEIGHTS = (
     ("loosened", "output"),
@@ -46,17 +48,12 @@ def measure(study: Study) -> Part | None:
             f"c-{start}", lambda a=start, b=stop: _measured(study, located, a, b), stop=stop
         )
         items = joined(items, part)
-    cells = {
-        name: _cell(each, items["cells"][NONE], study.seed) for name, each in items["cells"].items()
-    }
+    cells = {name: _cell(each, items["cells"][NONE]) for name, each in items["cells"].items()}
     return {
         "pictures": len(located.photos),
-        "chance": {q: mean(items["chance"][q], study.seed) for q in QUALITIES},
+        "chance": {q: mean(items["chance"][q], SHARE) for q in QUALITIES},
         "cells": cells,
-        "moved": [
-            _moved(items["cells"], spatial, projection, study.seed)
-            for spatial, projection in WEIGHTS
-        ],
+        "moved": [_moved(items["cells"], spatial, projection) for spatial, projection in WEIGHTS],
         "alone": {
             "nothing": NONE,
             "one head": "one head, attention, native",
@@ -67,7 +64,7 @@ def measure(study: Study) -> Part | None:
     }
 
 
-def _moved(found: Part, spatial: str, projection: str, seed: int) -> Part:
+def _moved(found: Part, spatial: str, projection: str) -> Part:
     """One head moves the model: does the map with this weight move with it, and by how much less
     than the map with the model's own attention does? Native input."""
     name = _weight(spatial, projection)
@@ -82,10 +79,12 @@ def _moved(found: Part, spatial: str, projection: str, seed: int) -> Part:
     }
     return {
         "weight": name,
-        "accuracy": _lost(one, model, "explained right", seed),
-        **{quality: mean(moves[quality], seed) for quality in QUALITIES},
+        "accuracy": _lost(one, model, "explained right"),
+        **{quality: mean(moves[quality], CHANGE) for quality in QUALITIES},
         **{
-            f"{quality}, less than attention": paired(moves[quality], with_attention[quality], seed)
+            f"{quality}, less than attention": paired(
+                moves[quality], with_attention[quality], CHANGE
+            )
             for quality in QUALITIES
         },
     }
@@ -164,22 +163,22 @@ def _whole(implied: Mapping[str, dict[str, Intervention]]) -> dict[str, Interven
     return list(implied.values())[-1] if implied else {}
 
 
-def _cell(cell: Part, baseline: Part, seed: int) -> Part:
+def _cell(cell: Part, baseline: Part) -> Part:
     return {
-        "gap": mean(cell["gap"], seed),
+        "gap": mean(cell["gap"]),
         "explained right": share(torch.tensor(cell["explained right"])),
         "implied right": share(torch.tensor(cell["implied right"])),
-        "lost, explained": _lost(cell, baseline, "explained right", seed),
-        "lost, implied": _lost(cell, baseline, "implied right", seed),
-        **{quality: mean(cell[quality], seed) for quality in QUALITIES},
+        "lost, explained": _lost(cell, baseline, "explained right"),
+        "lost, implied": _lost(cell, baseline, "implied right"),
+        **{quality: mean(cell[quality], SHARE) for quality in QUALITIES},
         **{
-            f"{quality}, against none": paired(cell[quality], baseline[quality], seed)
+            f"{quality}, against none": paired(cell[quality], baseline[quality], SHARE)
             for quality in QUALITIES
         },
     }
 
 
-def _lost(cell: Part, baseline: Part, what: str, seed: int) -> Part:
+def _lost(cell: Part, baseline: Part, what: str) -> Part:
     """The change in how often it is right, picture by picture."""
     here, there = (tensor([float(x) for x in each[what]]) for each in (cell, baseline))
-    return paired(here, there, seed)
+    return paired(here, there, SHARE)

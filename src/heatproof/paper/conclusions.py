@@ -1,9 +1,10 @@
 """(f) Conclusions, from the numbers alone: what holds on this model, and what does not.
 
 A claim is `shown` where the 95 % interval lies on its side of zero, `contradicted` where it lies on
-the other, and `not shown` where it holds zero. No claim is that two things are equal: an interval
-that holds zero bounds a difference and proves nothing. No threshold was chosen by looking at
-results: the one tolerance, for equality in floating point, is the square root of the precision.
+the other, and `not shown` where it holds zero; fewer than `FEWEST` pictures are `not measured`. No
+claim is that two things are equal: an interval that holds zero bounds a difference and proves
+nothing. No threshold was chosen by looking at results: the one tolerance, for equality in floating
+point, is the square root of the precision.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,9 +13,9 @@ from typing import Any, Literal
 
 import torch
 
-from heatproof.metrics.intervals import correlation
 from heatproof.paper.catalogue import ON_UNTOUCHED
 from heatproof.paper.store import Part
+from heatproof.statistics import FEWEST, spearman
 
 Verdict = Literal["shown", "not shown", "contradicted", "not measured"]
 TOLERANCE = {"float32": torch.finfo(torch.float32).eps ** 0.5, "float64": 2.0**-26}
@@ -43,7 +44,7 @@ def conclude(sections: Mapping[str, Part | None]) -> list[Part]:
 def side_of_zero(interval: Part, claimed: Literal["below", "above"]) -> Verdict:
     """Where an interval lies: on the claimed side of zero, on the other, or across it."""
     low, high = interval["low"], interval["high"]
-    if low is None or high is None:
+    if low is None or high is None or interval["count"] < FEWEST:
         return "not measured"
     below, above = high < 0, low > 0
     if not (below or above):
@@ -67,6 +68,8 @@ def percent(interval: Part) -> str:
     """12.3 % [10.0 %, 14.1 %]"""
     if interval["value"] is None:
         return "no value"
+    if interval["low"] is None:
+        return f"{interval['value']:.1%} [no interval]"
     return f"{interval['value']:.1%} [{interval['low']:.1%}, {interval['high']:.1%}]"
 
 
@@ -269,7 +272,7 @@ def _agreement(data: Part) -> Iterator[Conclusion]:
             "The authors' protocol puts methods in another order than the corrected one does "
             f"({direction}).",
             "shown" if opposite else "not shown",
-            f"Rank correlation of the methods' areas {float(correlation(*areas)):.2f}; pairs of "
+            f"Rank correlation of the methods' areas {float(spearman(*areas)):.2f}; pairs of "
             f"methods that the two put in opposite order, both measurably: "
             f"{', '.join(opposite) if opposite else 'none'}.",
         )
@@ -305,7 +308,8 @@ def _pair(pairs: list[Part], one: str, other: str, kind: str) -> Part:
         if (each["one"], each["other"]) == (other, one):
             value = each[kind]
             turned = {k: None if value[k] is None else -value[k] for k in ("value", "low", "high")}
-            return {**turned, "low": turned["high"], "high": turned["low"]}
+            ends = {"low": turned["high"], "high": turned["low"]}
+            return {**turned, **ends, "count": value["count"]}
     raise KeyError((one, other))
 
 

@@ -15,6 +15,7 @@ from heatproof.metrics.protocols import (
     FLAWS,
     Photograph,
     Seen,
+    one_shuffle,
     pixel_order,
     worked_on,
 )
@@ -23,9 +24,10 @@ from heatproof.paper.alignment import joined
 from heatproof.paper.catalogue import PUBLISHED, readable
 from heatproof.paper.maps import encode_pictures, image_maps
 from heatproof.paper.material import Task
-from heatproof.paper.statistics import mean, paired
+from heatproof.paper.numbers import mean, paired
 from heatproof.paper.store import Part
 from heatproof.paper.study import Study, native_pixels, seen
+from heatproof.statistics import SHARE, Bounds
 
 Maps = Float[Tensor, "method item row col"]
 TOPS = (1, 5, 10)
@@ -48,7 +50,7 @@ def measure(study: Study) -> Part | None:
         "pictures": len(task.photos),
         "classes": len(task.names),
         "flaws": FLAWS,
-        "best match is the label": mean(items["right"], study.seed),
+        "best match is the label": mean(items["right"], SHARE),
         "protocols": [_protocol(name, each, study) for name, each in items["curves"].items()],
     }
 
@@ -76,14 +78,15 @@ def _measured(study: Study, task: Task, start: int, stop: int) -> Part:
         seed = (study.seed << 24) + start + n
         row: Part = {}
         score = _scorer(model, classifier, int(labels[n]))
-        order = pixel_order(published[n], photo)
+        order = pixel_order(published[n], photo, seed)
         for direction, protocol in AUTHORS.items():
             picture = Photograph(photo, model.image.preprocess, protocol, seed)
             row[f"authors', {direction}, {LABEL}"] = _by_kind(score, picture, order, protocol)
         for of, maps in seen_maps.items():
             target = int(labels[n] if of == LABEL else predicted[n])
             score = _scorer(model, classifier, target)
-            order = ranked(maps[:, n].flatten(1))
+            values = maps[:, n].flatten(1)
+            order = ranked(values, one_shuffle(values, seed))
             for direction, protocol in CORRECTED.items():
                 name = f"corrected, {direction}, {of}"
                 twin = f"corrected, {direction}, {LABEL}"
@@ -172,9 +175,9 @@ def _protocol(name: str, methods: Part, study: Study) -> Part:
         "methods": {
             method: {
                 kind: {
-                    "area": mean(areas[method][:, k], study.seed),
+                    "area": mean(areas[method][:, k], _bounds(kind)),
                     "against random": paired(
-                        areas[method][:, k], areas["random"][:, k], study.seed
+                        areas[method][:, k], areas["random"][:, k], _bounds(kind)
                     ),
                     "curve": stacked[method][:, :, k].mean(0).tolist(),
                 }
@@ -182,11 +185,16 @@ def _protocol(name: str, methods: Part, study: Study) -> Part:
             }
             for method in stacked
         },
-        "pairs": _pairs(areas, scored, study.seed),
+        "pairs": _pairs(areas, scored),
     }
 
 
-def _pairs(areas: dict[str, Tensor], scored: list[str], seed: int) -> list[Part]:
+def _bounds(kind: str) -> Bounds | None:
+    """The least and the largest area of this kind."""
+    return None if kind == "cosine" else SHARE
+
+
+def _pairs(areas: dict[str, Tensor], scored: list[str]) -> list[Part]:
     """Paired differences between methods, for the accuracy and for the probability."""
     wanted = [k for k, kind in enumerate(scored) if kind in ("top-1", "probability")]
     names = [name for name in areas if name not in PUBLISHED[1:]]
@@ -194,7 +202,7 @@ def _pairs(areas: dict[str, Tensor], scored: list[str], seed: int) -> list[Part]
         {
             "one": one,
             "other": other,
-            **{scored[k]: paired(areas[one][:, k], areas[other][:, k], seed) for k in wanted},
+            **{scored[k]: paired(areas[one][:, k], areas[other][:, k], SHARE) for k in wanted},
         }
         for one, other in combinations(names, 2)
     ]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from heatproof import inputs
 from heatproof.explaining import merge
+from heatproof.metrics.perturbation import shuffled
 from heatproof.metrics.text_deletion import curve_area, hidden_tokens, shortened, without
 from heatproof.models import Model
 from heatproof.models.model import Tokens
@@ -16,7 +17,7 @@ from heatproof.paper.alignment import joined
 from heatproof.paper.catalogue import readable
 from heatproof.paper.maps import encode_pictures, encode_texts, encode_tokens, text_maps, text_sites
 from heatproof.paper.material import Captioned
-from heatproof.paper.statistics import mean, paired
+from heatproof.paper.numbers import mean, paired
 from heatproof.paper.store import Part
 from heatproof.paper.study import Study, native_pixels
 
@@ -40,7 +41,7 @@ def measure(study: Study) -> Part | None:
             stop=stop,
         )
         items = joined(items, part)
-    ways = {way: _way(items["areas"][way], study.seed) for way in WAYS}
+    ways = {way: _way(items["areas"][way]) for way in WAYS}
     return {"captions": len(captioned.texts), "example": captioned.texts[0], "ways": ways}
 
 
@@ -66,21 +67,32 @@ def _measured(study: Study, captioned: Captioned, start: int, stop: int) -> Part
         [w.text for w in merge(text, each, torch.zeros(len(each)))]
         for text, each in zip(texts, tokens.pieces, strict=True)
     ]
+    first = (study.seed << 24) + start
     return {
         "areas": {
-            "words": _areas(words, _by_words(model, spoken, pictures)),
-            "masked keys": _areas(pieces, _by_keys(model, tokens, pictures)),
+            "words": _areas(words, _by_words(model, spoken, pictures), first),
+            "masked keys": _areas(pieces, _by_keys(model, tokens, pictures), first),
         }
     }
 
 
-def _areas(values: dict[str, list[Tensor]], score: Scorer) -> Part:
-    """For each method and order, one area a caption; captions of no word give None."""
+def _areas(values: dict[str, list[Tensor]], score: Scorer, first: int) -> Part:
+    """For each method and order, one area a caption; captions of no word give None.
+
+    first: the first caption's seed for ties, which are drawn for each caption.
+    """
     found: Part = {}
     for name, each in values.items():
         found[name] = {}
         for order in ORDERS:
-            left = [shortened(v, reverse=order == ORDERS[1]) for v in each]
+            left = [
+                shortened(
+                    v,
+                    reverse=order == ORDERS[1],
+                    ties=shuffled(torch.tensor([n]), len(v), first)[0],
+                )
+                for n, v in enumerate(each)
+            ]
             places = [n for n, points in enumerate(left) for _ in points]
             cosines = score(places, [row for points in left for row in points])
             split = cosines.split([len(points) for points in left])
@@ -138,16 +150,16 @@ def _picked(tokens: Tokens, rows: Sequence[int]) -> Tokens:
     )
 
 
-def _way(areas: Part, seed: int) -> Part:
+def _way(areas: Part) -> Part:
     found: Part = {}
     for name, orders in areas.items():
         highest, lowest = (orders[order] for order in ORDERS)
         found[name] = {
-            "area": mean(highest, seed),
-            "against random": paired(highest, areas["random"][ORDERS[0]], seed),
-            "against its reverse": paired(highest, lowest, seed),
+            "area": mean(highest),
+            "against random": paired(highest, areas["random"][ORDERS[0]]),
+            "against its reverse": paired(highest, lowest),
         }
     published = areas["grad-eclip"][ORDERS[0]]
     for name, orders in areas.items():
-        found[name]["against grad-eclip"] = paired(orders[ORDERS[0]], published, seed)
+        found[name]["against grad-eclip"] = paired(orders[ORDERS[0]], published)
     return found

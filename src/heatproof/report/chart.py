@@ -119,6 +119,12 @@ def bar(axes: Axes, row: Number, found: Spot, colour: str = OURS, height: float 
     )
 
 
+def note(axes: Axes, row: Number, text: str) -> None:
+    """Words in the middle of a row that has no point."""
+    across = axes.get_yaxis_transform()
+    axes.text(0.5, row, text, transform=across, ha="center", va="center", fontsize=8, color=FAINT)
+
+
 def tick(axes: Axes, x: float, row: Number, colour: str = LIMIT, name: str = "limit") -> None:
     """A short upright line across one row."""
     axes.plot([x, x], [row - 0.35, row + 0.35], color=colour, linewidth=2)[0].set_gid(kind_of(name))

@@ -31,8 +31,8 @@ from heatproof.data.scenes.dataset import UNSEEN
 from heatproof.data.scenes.renderer import render
 from heatproof.data.scenes.scene import Combinations, Scene, Scenes, sample
 from heatproof.data.scenes.vocabulary import ATTRIBUTES, INVERSE, SHAPES
-from heatproof.metrics.intervals import wilson
 from heatproof.models.scenes import SceneTokenizer
+from heatproof.statistics import wilson
 from heatproof.training.recipe import prepared
 
 

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from heatproof.metrics import intervals
+from heatproof import statistics
+from heatproof.statistics import FEWEST, Bounds, Interval
 
 Plain = dict[str, Any]
 Values = Sequence[float | None] | Float[Tensor, " item"]
@@ -15,17 +16,17 @@ Values = Sequence[float | None] | Float[Tensor, " item"]
 
 def share(hits: Bool[Tensor, " item"]) -> Plain:
     """A share with Wilson's interval."""
-    return intervals.wilson(int(hits.sum()), len(hits)).plain
+    return statistics.wilson(int(hits.sum()), len(hits)).plain
 
 
-def mean(values: Values, seed: int) -> Plain:
-    """A mean with the bootstrap's interval; None and NaN are left out."""
-    return intervals.mean(tensor(values), seed=seed).plain
+def mean(values: Values, bounds: Bounds | None = None) -> Plain:
+    """A mean with its interval; None and NaN are left out."""
+    return statistics.mean(tensor(values), bounds=bounds).plain
 
 
-def paired(one: Values, other: Values, seed: int) -> Plain:
-    """The mean of `one - other` within items."""
-    return intervals.paired(tensor(one), tensor(other), seed=seed).plain
+def paired(one: Values, other: Values, bounds: Bounds | None = None) -> Plain:
+    """The mean of `one - other` within items; `bounds` are those of either side."""
+    return statistics.paired(tensor(one), tensor(other), bounds=bounds).plain
 
 
 def tensor(values: Values) -> Float[Tensor, " item"]:
@@ -40,12 +41,11 @@ def stratified(
     values: Float[Tensor, " item"],
     right: Bool[Tensor, " item"],
     stratum: Int[Tensor, " item"],
-    *,
-    seed: int,
-) -> intervals.Interval:
+) -> Interval:
     """Mean where right less mean where wrong, within strata, weighted by their items.
 
     A stratum that holds only one kind says nothing and is left out; so is a value that is NaN.
+    Fewer than `FEWEST` values on either side give no interval.
     """
     known = ~values.isnan()
     value, flag, of = values[known].double(), right[known], stratum[known]
@@ -65,4 +65,7 @@ def stratified(
             weight += count
         return total / weight.masked_fill(weight == 0, torch.nan)
 
-    return intervals.resampled(statistic, len(value), seed=seed)
+    found = statistics.jackknife(statistic, len(value))
+    if min(int(flag.sum()), int((~flag).sum())) < FEWEST:
+        return Interval(found.value, -torch.inf, torch.inf, found.count)
+    return found
