@@ -1,13 +1,13 @@
 """What the benchmark's intervals cover, and how many false claims its tables make.
 
-    python benchmarks/coverage.py [--draws 4000] [--tables 1000]
+    python benchmarks/coverage.py [--draws 3000] [--tables 200]
 
 Values are drawn whose mean is known, from 2 units to 500: alone, and as differences of two methods
 that do not differ. `coverage` is the share of 95 % intervals that hold the true mean, `marks` the
 share of comparisons in which a verdict would be false. Tables are drawn of methods and controls
 that do not differ: how many of the marks against the controls are false, and how many tables hold
 a false "better than the next one" or "first". `before` is the percentile bootstrap that was here
-earlier. A quarter of an hour on one core; `python docs/generate.py` makes the tables of
+earlier. Some minutes on one core; `python docs/generate.py` makes the tables of
 docs/coverage.md of the results.
 """
 
@@ -170,8 +170,8 @@ def measured(counts: tuple[int, ...], draws: int, number: int) -> dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=4000)
-    parser.add_argument("--tables", type=int, default=400)
+    parser.add_argument("--draws", type=int, default=3000)
+    parser.add_argument("--tables", type=int, default=200)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     started = time.monotonic()

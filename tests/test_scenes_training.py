@@ -128,8 +128,8 @@ def test_another_recipe_is_refused_in_the_same_folder(tmp_path):
 
 def test_wilson_by_hand():
     figure = share(90, 100, 0.5)
-    # Agresti and Coull's worked formula, z = 1.96
-    assert (figure.low, figure.high) == pytest.approx((0.8256, 0.9448), abs=2e-4)
+    # Newcombe's formula of 1998 (his method 4), z = 1.96
+    assert (figure.low, figure.high) == pytest.approx((0.8196, 0.9484), abs=2e-4)
     assert share(0, 50, 0.5).low == 0.0
     assert share(50, 50, 0.5).high == pytest.approx(1.0)
 

@@ -31,6 +31,7 @@ Three rules make them hold for few units and for skewed values:
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -284,9 +285,10 @@ def jackknife(
     statistic: Callable[[Int64[Tensor, "draw unit"]], Float[Tensor, " draw"]],
     units: int,
     *,
+    bounds: Bounds | None = None,
     level: float = LEVEL,
 ) -> Interval:
-    """A smooth statistic of means, such as a difference within strata.
+    """A smooth statistic of means, such as a difference within strata; `bounds` are its own.
 
     `statistic(rows)` gives one number for each row of unit indices. There is no interval where
     leaving out one unit leaves no statistic.
@@ -304,7 +306,7 @@ def jackknife(
     if bool(without.isnan().any()):
         return Interval(value, -math.inf, math.inf, units, 1.0)
     pseudo = units * value - (units - 1) * without
-    found = mean(pseudo - pseudo.mean() + value, level=level)
+    found = mean(pseudo - pseudo.mean() + value, bounds=bounds, level=level)
     return Interval(value, found.low, found.high, units, found.p)
 
 
@@ -368,6 +370,7 @@ def kendall(
 # --- tests ----------------------------------------------------------------------------------------
 
 
+@cache
 def sign_test(one: int, other: int) -> float:
     """Exact two-sided p of a split of one + other fair coins at least as uneven."""
     count = one + other

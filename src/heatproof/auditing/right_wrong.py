@@ -107,7 +107,10 @@ def _matched(bench: Bench, subject: Mapped) -> Interval:
 def _interval(gain: Tensor, right: Tensor, wrong: Tensor, alike: Tensor, level: float) -> Interval:
     """Of `difference`; none where either side has fewer questions than bear a verdict."""
     found = statistics.jackknife(
-        lambda rows: difference(rows, gain, right, wrong, alike), len(gain), level=level
+        lambda rows: difference(rows, gain, right, wrong, alike),
+        len(gain),
+        bounds=GAIN,
+        level=level,
     )
     sides = [int((side & ~gain.isnan()).sum()) for side in (right, wrong)]
     if min(sides) < statistics.FEWEST and not math.isnan(found.value):

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from heatproof import statistics
-from heatproof.statistics import FEWEST, Bounds, Interval
+from heatproof.statistics import FEWEST, SHARE, Bounds, Interval
 
 Plain = dict[str, Any]
 Values = Sequence[float | None] | Float[Tensor, " item"]
@@ -65,7 +65,7 @@ def stratified(
             weight += count
         return total / weight.masked_fill(weight == 0, torch.nan)
 
-    found = statistics.jackknife(statistic, len(value))
+    found = statistics.jackknife(statistic, len(value), bounds=statistics.of_differences(SHARE))
     if min(int(flag.sum()), int((~flag).sum())) < FEWEST:
         return Interval(found.value, -torch.inf, torch.inf, found.count)
     return found

@@ -342,7 +342,7 @@ _TABLES: dict[str, Callable[[Part], str]] = {
 
 def _figure_of(interval: Part) -> str:
     if interval["value"] is None:
-        return "none"
+        return "not measured"
     if interval["low"] is None:
-        return f"{interval['value']:.3f}"
+        return f"{interval['value']:.3f} <small>[no interval]</small>"
     return f"{interval['value']:.3f} <small>[{interval['low']:.3f}, {interval['high']:.3f}]</small>"
