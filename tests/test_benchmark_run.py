@@ -10,7 +10,7 @@ import torch
 
 import heatproof
 from heatproof import cli
-from heatproof.benchmarking import files, words
+from heatproof.benchmarking import figures, files, words
 from heatproof.benchmarking.measuring import Progress
 from heatproof.benchmarking.tables import Values, comparisons, ranked, verdict
 from heatproof.errors import InputError
@@ -168,6 +168,8 @@ def test_what_was_not_measured_is_called_so_in_every_table() -> None:
     ]
     assert "" not in [cell for row in grid.rows for cell in (row[1], row[2], row[4], row[6])]
     assert words.row_of(metric, "right", "mine")["mean"]["value"] is None
+    labels = [{"label": name, "control": name != "mine"} for name in values.methods]
+    assert "not measured" in figures.means({"methods": labels}, metric, ["right"], "m0")
     assert comparisons([rows])["over_next"] == 3
     assert words.interval({"value": 0.5, "low": None, "high": None}) == "0.500 [no interval]"
 
