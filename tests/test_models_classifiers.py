@@ -281,6 +281,24 @@ def test_a_local_file_brings_its_own_number_of_classes(tmp_path: Path) -> None:
     assert model.weights_hash == classifiers.wrap(saved.eval()).weights_hash
 
 
+def test_a_file_whose_preprocessing_has_to_be_guessed_gets_a_notice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm's weights of ViT-B/16 differ in mean and deviation; here test_vit stands for it."""
+    file = tmp_path / "mine.safetensors"
+    safetensors.torch.save_file(timm.create_model("test_vit").state_dict(), file)
+    assert classifiers.load(f"test_vit/{file}").notices == ()  # there is one set of weights
+    tags = timm.list_pretrained("vit_base_patch16_224.*")
+    config = timm.get_pretrained_cfg
+    monkeypatch.setattr(timm, "list_pretrained", lambda _: tags)
+    monkeypatch.setattr(
+        timm, "get_pretrained_cfg", lambda name: config(name.replace("test_vit", "test_vit2"))
+    )
+    (notice,) = classifiers.load(f"test_vit/{file}").notices
+    assert "timm's weights of test_vit differ in mean, std, crop_pct; those of " in notice
+    assert f"(another: timm:test_vit.TAG/{file})" in notice
+
+
 def test_names_tags_and_files_that_are_not_there_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown timm model 'vit_base_patch16_24'; did you mean"):
         classifiers.load("vit_base_patch16_24")

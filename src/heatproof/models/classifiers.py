@@ -339,7 +339,8 @@ def load(name: str, *, allow_download: bool = True) -> Model:
     spec = f"timm:{name}"
     if file:
         path = Path(file).expanduser()
-        return wrap(_from_file(architecture, path), spec=spec, weights="loaded")
+        module, notices = _from_file(architecture, path), _unsaid(base, tag, path)
+        return wrap(module, spec=spec, weights="loaded", notices=notices)
     if tag:
         module = _from_hub(architecture, allow_download=allow_download)
         return wrap(module, spec=spec, weights="loaded")
@@ -347,6 +348,23 @@ def load(name: str, *, allow_download: bool = True) -> Model:
     hint = f"pretrained ones are timm:{base}.{default}" if default else f"weights: {spec}/FILE"
     notice = f"{spec} has random weights (seed {SEED}), so that its maps mean nothing; {hint}"
     return wrap(_built(architecture), spec=spec, weights="random", notices=(notice,))
+
+
+def _unsaid(base: str, tag: str, path: Path) -> tuple[str, ...]:
+    """What timm's own weights of an architecture differ in and a file of weights does not say."""
+    default = timm.get_pretrained_cfg(base)
+    if tag or default is None:
+        return ()
+    known = [timm.get_pretrained_cfg(name) for name in timm.list_pretrained(f"{base}.*")]
+    keys = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+    unlike = [key for key in keys if len({str(getattr(config, key)) for config in known}) > 1]
+    if not unlike:
+        return ()
+    return (
+        f"{path} does not say how pictures are preprocessed, and timm's weights of {base} differ "
+        f"in {', '.join(unlike)}; those of {base}.{default.tag} are taken (another: "
+        f"timm:{base}.TAG/{path})",
+    )
 
 
 def _check_names(base: str, tag: str) -> None:
