@@ -22,9 +22,11 @@ import heatproof
 import tiny_hf
 from families import FAMILIES, ids_for, picture, prompts_for, worded
 from heatproof import methods
+from heatproof.auditing.weights import weight_views
 from heatproof.errors import HeatproofError, InputError, ModelError, ReadingError
 from heatproof.models import Model, wrap
 from heatproof.models.model import affine_of
+from heatproof.passes import sites_of
 from test_methods import QUICK, REFUSES
 
 NAMES = list(methods.catalogue())
@@ -245,6 +247,19 @@ def test_a_model_with_adapters_is_explained_as_the_merged_one(family: str, targe
     _, _, run = next(runs(family, again(model, adapters), ["transformer-attribution"]))
     with pytest.raises(ReadingError, match=r"merge it first: model.merge_and_unload"):
         maps_of(*run)
+
+
+def test_an_audit_rotates_no_head_whose_output_an_adapter_adds_to() -> None:
+    """The adapter's share would not be rotated along: another function."""
+    model = described("open_clip vit")
+    adapters, merged = adapted(model.module, ["attn"])
+    for module, readable in ((merged, True), (adapters.get_base_model(), False)):
+        sites = sites_of(
+            again(model, module), "image", lambda m=module: m.encode_image(picture(model)[:1])
+        )
+        views, unknown = weight_views(module, sites)
+        assert bool(views) == readable
+        assert bool(unknown) != readable
 
 
 class MergingAttention(nn.MultiheadAttention):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from heatproof.auditing.in_place import write
 from heatproof.errors import ReadingError
-from heatproof.models.projection import output_projection
+from heatproof.models.projection import output_linear
 from heatproof.reading import Site
 
 
@@ -163,7 +163,7 @@ def _view(root: nn.Module, path: str, heads: int) -> WeightView:
         if weight is not None
     )
     width = value.weight.stop - value.weight.start
-    return WeightView(path, query, key, value, output_projection(root, path, width))
+    return WeightView(path, query, key, value, output_linear(root, path, width))
 
 
 def _slot(module: nn.Module, part: Part) -> Slot | None:

@@ -29,13 +29,29 @@ def output_projection(root: nn.Module, path: str, width: int) -> Affine:
     Raises:
         ReadingError: no linear map of `width` inputs stands there under a name that is known.
     """
+    return affine_of(_output_module(root, path, width))
+
+
+def output_linear(root: nn.Module, path: str, width: int) -> nn.Linear:
+    """W_O as torch's own module, whose weights may be written.
+
+    Raises:
+        ReadingError: another one stands there (with an adapter, quantised), or none.
+    """
+    found = _output_module(root, path, width)
+    if not isinstance(found, nn.Linear) or type(found).forward is not nn.Linear.forward:
+        raise ReadingError(f"the output projection beside {path!r} is a {type(found).__name__}")
+    return found
+
+
+def _output_module(root: nn.Module, path: str, width: int) -> nn.Module:
     for name in _candidates(path.split("#")[0]):
         try:
             found = root.get_submodule(name)
         except AttributeError:
             continue
         if is_linear(found) and found.in_features == width:
-            return affine_of(found)
+            return found
     raise ReadingError(
         f"no output projection of {width} inputs beside {path!r} (looked for {', '.join(NAMES)}); "
         "try projection=none"
