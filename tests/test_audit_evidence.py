@@ -16,17 +16,22 @@ import heatproof
 import strangers
 import tiny
 from families import picture
+from heatproof import cli
 from heatproof.auditing import auditor as auditing
 from heatproof.auditing import monitor, parity, readout, reparametrisation
 from heatproof.auditing.auditor import MAPS, Auditor
 from heatproof.auditing.bench import Bench
+from heatproof.auditing.commands import _code
 from heatproof.auditing.cost import forward_passes
+from heatproof.auditing.finding import Finding
 from heatproof.auditing.graded import graded
 from heatproof.auditing.measures import unless_refused
 from heatproof.auditing.moved import measured
 from heatproof.auditing.nearness import nearness
 from heatproof.auditing.principle2 import follow
+from heatproof.auditing.result import Audit
 from heatproof.auditing.subject import Subject
+from heatproof.benchmarking.commands import _measured
 from heatproof.data.asked import asked
 from heatproof.errors import InputError, PromptError, ReadingError, UserCodeError
 from heatproof.methods import Foreign
@@ -375,3 +380,75 @@ def test_variants_that_a_model_does_not_allow_are_named(monkeypatch: Any) -> Non
     assert numbers["left out"] == {name: "a mask for each head"}
     assert name not in [each["model"] for each in numbers["models"]]
     assert name not in [each.name for each in measured(bench)]
+
+
+# --- exit codes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("states", "allow", "code"),
+    [
+        ([True], False, 0),
+        ([None], False, 3),
+        ([False], False, 1),
+        ([False], True, 0),
+        ([None], True, 3),
+        ([True, None], False, 3),
+        ([True, None, False], False, 1),
+        ([True, None, False], True, 3),
+    ],
+)
+def test_the_worst_method_decides_the_exit_code(
+    states: list[bool | None], allow: bool, code: int
+) -> None:
+    assert _code(states, allow) == code
+
+
+def test_a_method_that_is_left_out_is_not_established(
+    tmp_path: Any, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before: exit code 0 with a notice."""
+
+    def audited(_: Any, method: Any, **__: Any) -> Audit:
+        if method.card.name == "rollout":
+            raise ReadingError("no rollout here")
+        checks = ("parity", "reparametrisation", "readout")
+        found = tuple(Finding(check, 1, "Is it so?", "holds", "it is so") for check in checks)
+        return Audit(method.card.name, {}, "scenes", found)
+
+    monkeypatch.setattr(Auditor, "audit", audited)
+    command = ["audit", "gae,rollout", "--principle", "1", "-o", str(tmp_path)]
+    assert cli.run(command) == 3
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "2 methods: 1 established, 0 violated, 1 not established (1 of them left out)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code", "last"),
+    [("not measured", 3, "1 claims: 1 not measured"), ("contradicted", 0, "1 claims: 1 contr")],
+)
+def test_a_reproduction_that_measured_nothing_says_so(
+    verdict: str,
+    code: int,
+    last: str,
+    tmp_path: Any,
+    monkeypatch: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    result = {"conclusions": [{"verdict": verdict, "section": "a", "claim": "It is so."}]}
+    monkeypatch.setattr("heatproof.paper.reproducing.reproduce", lambda *_: result)
+    assert cli.run(["reproduce", "-o", str(tmp_path)]) == code
+    assert capsys.readouterr().out.splitlines()[-1].startswith(last)
+
+
+def test_a_benchmark_that_measured_nothing_says_so() -> None:
+    def summary(value: float | None, method: str = "mine") -> dict[str, Any]:
+        rows = [{"method": method, "mean": {"value": value}}]
+        methods = [{"label": "mine", "control": False}, {"label": "random", "control": True}]
+        return {"methods": methods, "metrics": [{"tables": {"right": rows}}]}
+
+    assert _measured(summary(0.5))
+    assert not _measured(summary(None))
+    assert not _measured(summary(0.5, "random"))
+    assert not _measured({"methods": [], "metrics": []})
