@@ -15,7 +15,7 @@ from heatproof.paper.conclusions import conclude, side_of_zero
 from heatproof.paper.finding import answers
 from heatproof.paper.maps import encode_pictures, encode_texts, image_maps, text_maps
 from heatproof.paper.numbers import stratified
-from heatproof.paper.reproducing import Order, reproduce
+from heatproof.paper.reproducing import Order, run
 from heatproof.paper.store import Store
 
 
@@ -203,7 +203,7 @@ def test_joining_parts_puts_lists_one_behind_the_other():
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     out = tmp_path_factory.mktemp("reproduce")
-    return out, reproduce(Order(images=6, quick=True), out)
+    return out, run(Order(images=6, quick=True), out)
 
 
 @pytest.mark.slow
@@ -276,7 +276,7 @@ def test_a_second_run_makes_nothing_anew_and_says_the_same(ran, monkeypatch):
         reproducing, "EXPERIMENTS", {k: tuple((n, never) for n, _ in v) for k, v in
                                      reproducing.EXPERIMENTS.items()}
     )  # fmt: skip
-    again = reproduce(Order(images=6, quick=True), out)
+    again = run(Order(images=6, quick=True), out)
     assert again["sections"] == result["sections"]
     assert again["conclusions"] == result["conclusions"]
 
@@ -292,10 +292,10 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        reproduce(order, tmp_path, stopped)
+        run(order, tmp_path, stopped)
     assert len(list((tmp_path / "parts").glob("b-shape-*.json"))) == 1
     again: list[str] = []
-    result = reproduce(order, tmp_path, lambda doing, *_: again.append(doing))
+    result = run(order, tmp_path, lambda doing, *_: again.append(doing))
     assert not any(doing.endswith(", shape") for doing in again)
     assert list(result["sections"]) == ["b"]
     assert (tmp_path / "figures" / "b-accuracy.png").is_file()

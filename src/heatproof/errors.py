@@ -16,9 +16,25 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+LONGEST = 1000
+"""Characters of an error's line; what a user handed in may be longer than anybody reads."""
+LISTED = 40
+"""Names that are listed where none is near."""
+
+
+def shortened(text: str, longest: int = 80) -> str:
+    """Cut the middle out of a text that is longer than `longest` characters."""
+    if len(text) <= longest:
+        return text
+    tail = longest // 3
+    return f"{text[: longest - tail]}...{text[-tail:]}"
+
 
 class HeatproofError(Exception):
     """Every error that heatproof raises on purpose; its text is one line."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(shortened(" ".join(text.split()), LONGEST))
 
 
 class InputError(HeatproofError):
@@ -41,10 +57,33 @@ class UnknownName(InputError):
     """A name that is in no catalogue."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
-        super().__init__(f"unknown {kind} {name!r}; {hint}")
+        known = sorted(known)
+        near = nearest(name, known)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {_listed(known)}"
+        super().__init__(f"unknown {kind} {shortened(repr(name))}; {hint}")
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three known names like `name`: one that differs in case and marks alone, else similar
+    ones ("GradECLIP" is "grad-eclip")."""
+    names = list(known)
+    same = [each for each in names if _letters(each) == _letters(name)]
+    if same and _letters(name):
+        return [shortened(each) for each in same]
+    if len(name) > LISTED * 2:
+        return []
+    lower = {each.casefold(): each for each in names}
+    near = difflib.get_close_matches(name.casefold(), lower, n=3, cutoff=0.5)
+    return [shortened(lower[each]) for each in near]
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(shortened(each) for each in names[:LISTED])
+    return f"{shown} and {len(names) - LISTED} more" if len(names) > LISTED else shown
 
 
 class UserCodeError(InputError):

@@ -54,8 +54,7 @@ def reproduce(
 
     check_folder(out)
     with _watching() as watch:
-        from heatproof.paper.reproducing import Order
-        from heatproof.paper.reproducing import reproduce as run
+        from heatproof.paper.reproducing import Order, run
 
         letters = tuple(each.strip() for each in (only or "").split(",") if each.strip())
         order = Order(

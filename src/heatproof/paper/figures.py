@@ -1,6 +1,7 @@
 """The page's figures, each from the numbers of its section (and the pictures they are about)."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,19 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import RcKeyType
 from PIL import Image
 
 from heatproof.paper.catalogue import compared
 from heatproof.paper.material import Material
 from heatproof.paper.store import Part
 
-mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-mpl.rcParams["svg.hashsalt"] = "heatproof"
+STYLE: dict[RcKeyType, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "heatproof",
+}
 
 ABBREVIATED = {
     name: name.replace(", untouched model", "\n(untouched model)") for name in compared()
@@ -120,6 +126,11 @@ def spoken(setting: str) -> str:
 
 
 # --- drawing ----------------------------------------------------------------------------------
+
+
+def styled() -> AbstractContextManager[None]:
+    """Draw and save figures inside: the user's own matplotlib settings come back afterwards."""
+    return mpl.rc_context(STYLE)
 
 
 def save(figure: Figure, path: Path) -> None:

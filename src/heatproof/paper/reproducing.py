@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from heatproof import certify
+from heatproof import certify, checking
 from heatproof.code_hash import code_sha256
 from heatproof.errors import InputError, UnknownName
 from heatproof.models import Model, load
@@ -73,7 +73,56 @@ class Order:
         return " ".join(parts)
 
 
-def reproduce(order: Order, out: Path, watch: Watch | None = None) -> Part:
+def reproduce(
+    out: str | Path,
+    *,
+    model: str = "scenes",
+    imagenet: str | Path | None = None,
+    imagenet_s: str | Path | None = None,
+    coco: str | Path | None = None,
+    images: int | None = None,
+    quick: bool = False,
+    seed: int = 0,
+    only: Collection[str] = (),
+    device: str = "cpu",
+    progress: Watch | None = None,
+) -> Part:
+    """Run the claims of arXiv 2605.12952 on a model, as `heatproof reproduce` does.
+
+    Args:
+        out: folder for reproduce.html, reproduce.json and figures/*.png. A run that was stopped
+            continues in it.
+        model: what `load` takes; it must read text.
+        imagenet, imagenet_s, coco: folders of these data sets; rendered scenes without any.
+        images: how many images and captions of each kind, at least 4; by default 1000.
+        quick: 24 images, a smoke test and not evidence.
+        only: some of the experiments "a" to "e".
+        progress: called with what is being done, how much of it is done, and of how much.
+
+    Returns:
+        What reproduce.json holds.
+
+    Raises:
+        InputError: a model without a text side, a folder of another layout, an unknown experiment.
+    """
+    checking.text("model", model)
+    folders = {"imagenet": imagenet, "imagenet_s": imagenet_s, "coco": coco}
+    order = Order(
+        model=model,
+        **{
+            name: None if path is None else checking.path(name, path)
+            for name, path in folders.items()
+        },
+        images=None if images is None else checking.whole("images", images, least=4),
+        quick=checking.flag("quick", quick),
+        seed=checking.seed(seed),
+        only=tuple(checking.names("only", only)),
+        device=checking.device(device),
+    )
+    return run(order, checking.path("out", out), checking.progress(progress, "", 0, 1))
+
+
+def run(order: Order, out: Path, watch: Watch | None = None) -> Part:
     """Run what is not yet in `out`, and write reproduce.html, reproduce.json and figures/*.png.
 
     Raises `InputError` for a model without a text side, a folder of another layout, an unknown
@@ -114,16 +163,17 @@ def reproduce(order: Order, out: Path, watch: Watch | None = None) -> Part:
 
 def write(result: Part, material: Material, out: Path) -> None:
     """The page, its numbers and its figures."""
-    from heatproof.paper.figures import figures, save
+    from heatproof.paper.figures import figures, save, styled
     from heatproof.paper.page import page
 
     folder = out / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[tuple[str, str, bytes]] = []
-    for name, caption, figure in figures(result["sections"], material):
-        path = folder / f"{name}.png"
-        save(figure, path)
-        drawn.append((name, caption, path.read_bytes()))
+    with styled():
+        for name, caption, figure in figures(result["sections"], material):
+            path = folder / f"{name}.png"
+            save(figure, path)
+            drawn.append((name, caption, path.read_bytes()))
     (out / "reproduce.json").write_text(
         json.dumps(result, indent=1, allow_nan=False) + "\n", "utf-8"
     )

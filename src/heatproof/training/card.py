@@ -264,15 +264,13 @@ trains, and goes on where it was stopped; `heatproof scenes card` measures every
 
 def draw_curve(card: dict[str, Any], path: Path) -> None:
     """The training curve: difficulty and running accuracy on shapes, over steps."""
-    import matplotlib
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    matplotlib.rcParams["svg.hashsalt"] = "scenes"
     curve = card["training"]["curve"]
     steps = [point["step"] for point in curve]
-    figure, (upper, lower) = plt.subplots(2, 1, figsize=(7, 5), sharex=True, layout="constrained")
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
     upper.plot(
         steps, [p["shape"] for p in curve], color="C0", label="shape, training batches (running)"
     )
@@ -288,8 +286,8 @@ def draw_curve(card: dict[str, Any], path: Path) -> None:
     lower.set(ylabel="loss (running)", xlabel="step", yscale="log")
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    with rc_context({"svg.hashsalt": "scenes"}):
+        figure.savefig(path, metadata={"Date": None})
 
 
 def _family_points(card: dict[str, Any]) -> list[tuple[int, float]]:
