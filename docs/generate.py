@@ -1,10 +1,12 @@
-"""Write the pages that are tables: the methods from the catalogue, the others from results.
+"""Write the pages that are tables: the methods from the catalogue, the others from results; and
+`heatproof/index.json`, which the command line reads in place of the catalogues.
 
 python docs/generate.py
 """
 
 import ast
 import json
+from dataclasses import asdict, fields
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import heatproof
 from heatproof import data as sets
 from heatproof import statistics
 from heatproof.auditing.result import from_json, league_rows
+from heatproof.index import FILE
 from heatproof.metrics import Entry as MetricEntry
 from heatproof.metrics import catalogue, imputers
 from heatproof.switches import Switch
@@ -30,6 +33,26 @@ RESULTS = DOCS.parent / "benchmarks" / "results"
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+CARD = {"method": {each.name for each in fields(heatproof.methods.Card)}, "metric": {"name"}}
+"""Of each catalogue's cards, the fields that the command line shows."""
+
+
+def index() -> str:
+    """`heatproof.index` in plain values: what the command line checks before torch is imported."""
+    every = {"method": heatproof.methods.catalogue(), "metric": catalogue()}
+    plain = {
+        kind: {
+            name: {
+                "card": {k: v for k, v in vars(entry).items() if k in CARD[kind]},
+                "switches": {key: asdict(switch) for key, switch in entry.switches.items()},
+            }
+            for name, entry in entries.items()
+        }
+        for kind, entries in every.items()
+    }
+    return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
 
 
 def switches(of: dict[str, Switch]) -> str:
@@ -613,6 +636,7 @@ def data() -> str:
 def main() -> None:
     for page in (methods, families, cost, league, reproduced, data, metrics, speed, coverage):
         (DOCS / f"{page.__name__}.md").write_text(page())
+    FILE.write_text(index(), "utf-8")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from torch import Tensor
 import heatproof
 from families import FAMILIES, ids_for, model_of, picture, prompts_for
 from heatproof import inputs, ledger
+from heatproof.checking import size_in_bytes
 from heatproof.errors import InputError, ReadingError
 from heatproof.methods import base
 from heatproof.models import Model
@@ -26,13 +27,13 @@ def close(one: Tensor, other: Tensor, limit: float = 1e-5) -> None:
     [("2GiB", 2 * 2**30), ("500MB", 5 * 10**8), ("1.5 kib", 1536), (77, 77), ("12b", 12)],
 )
 def test_sizes(text: str | int, size: int) -> None:
-    assert ledger.parse(text) == size
+    assert size_in_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "lots", "-1GiB", "0", "2 TiB", "GiB"])
 def test_sizes_that_are_none(text: str) -> None:
     with pytest.raises(InputError, match="expected a size such as"):
-        ledger.parse(text)
+        size_in_bytes(text)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +74,9 @@ def test_a_budget_is_kept(method: str) -> None:
 
         return peak_of(model, (pixels, prompts), run)
 
-    assert peak("24MiB") <= ledger.parse("24MiB")
+    assert peak("24MiB") <= size_in_bytes("24MiB")
     if method == "gae":
-        assert peak(None) > ledger.parse("24MiB")
+        assert peak(None) > size_in_bytes("24MiB")
 
 
 # What one input takes with one target at a time, times this, is the budget: too little for all

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from heatproof.checking import size_in_bytes
 from heatproof.errors import InputError
-from heatproof.ledger import Ledger, own, parse
+from heatproof.ledger import Ledger, own
 from heatproof.methods.base import GRADIENTS_AT_ONCE
 from heatproof.models.model import Model
 from heatproof.passes import Chunk, Outcome
@@ -40,7 +41,7 @@ def fitted(
     """
     if memory is None:
         return Budget(most)
-    limit = parse(memory)
+    limit = size_in_bytes(memory)
     if most < 1:
         raise InputError(f"got batch_size={most}, expected at least 1")
     first = chunks(1)[0]

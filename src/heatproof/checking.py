@@ -60,7 +60,8 @@ def whole(name: str, value: object, *, least: int | None = None, most: int | Non
     """Check a whole number between `least` and `most`; True and 1.0 are none."""
     limits = [f"at least {least}"] if least is not None else []
     limits += [f"at most {most}"] if most is not None else []
-    expected = " and ".join(["a whole number", *limits])
+    limit = " and ".join(limits)
+    expected = f"a whole number, {limit}" if limits else "a whole number"
     if isinstance(value, bool) or not hasattr(value, "__index__") or isinstance(value, type):
         raise _refused(name, value, expected)
     try:
@@ -68,7 +69,7 @@ def whole(name: str, value: object, *, least: int | None = None, most: int | Non
     except TypeError:  # an array of several numbers
         raise _refused(name, value, expected) from None
     if (least is not None and number < least) or (most is not None and number > most):
-        raise _refused(name, value, expected)
+        raise _refused(name, value, limit)
     return number
 
 
@@ -149,10 +150,18 @@ def device(value: object) -> str:
     return value
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; no name is too long or too odd to ask."""
+    return os.path.exists(path)  # noqa: PTH110 (that of Path raises an error)
+
+
 def memory(value: object) -> int | None:
-    """Bytes of "2GiB", "500 MB" or a whole number; None where nothing is asked."""
-    if value is None:
-        return None
+    """Check a size of memory, or None; returns bytes."""
+    return None if value is None else size_in_bytes(value)
+
+
+def size_in_bytes(value: object) -> int:
+    """Bytes of "2GiB", "500 MB" or a whole number."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise InputError(f"got memory {shown(value)}, expected a size such as '2GiB' or '500MB'")
     given = str(value).lower() if isinstance(value, str) or value < 2**63 else ""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from heatproof import __version__, terminal
+from heatproof import __version__, checking, index, specs, terminal
 from heatproof.auditing.commands import audit
 from heatproof.benchmarking.commands import benchmark
-from heatproof.errors import HeatproofError, InputError, Interrupted, PromptError
+from heatproof.errors import HeatproofError, InputError, Interrupted
 from heatproof.paper.commands import reproduce
 from heatproof.proofs.commands import prove
 
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 DONE, FAILED, AT_FAULT, UNESTABLISHED, INTERRUPTED = 0, 1, 2, 3, 130
 
 DEFAULT_METHOD = "attention-x-gradient"
-ALL = "all"
-MODELS = {
-    "scenes": "the embedded reference model: small, offline, knows rendered scenes only",
-    "open_clip:NAME": "an open_clip architecture with random weights, to try things out",
-    "open_clip:NAME/PRETRAINED": "with open_clip's weights (downloaded once) or a local file",
-    "hf:ID": "Hugging Face id or local folder: CLIP, SigLIP, SigLIP 2, BLIP, ViT classifiers",
-    "timm:NAME": "a timm classifier: prompts are class names or indices",
-}
 
 UsageProblem = cast(type[Exception], typer.BadParameter.__mro__[2])
 """click's ClickException, which typer keeps elsewhere from one version to the next."""
@@ -126,7 +118,7 @@ class Order:
     model: str
     methods: tuple["Method", ...]
     score: str | None
-    image_size: tuple[int, int] | str
+    image_size: tuple[int, int] | str | None
     words: bool
     certify: bool
     seed: int
@@ -218,8 +210,13 @@ def explain(
     0, the certificate holds; 1, it fails; 3, nothing is established (with --no-certify, for
     example); 2, bad input. With several methods the worst counts.
     """
-    asked = _prompts(prompts)
-    size = _size(image_size)
+    asked = _prompts(prompts, photo)
+    size = checking.image_size(image_size)
+    checking.memory(memory)
+    given = terminal.switches(switches)
+    index.chosen_methods(method, given)
+    index.check_score(score or "cosine")
+    specs.check(model or "scenes")
     with terminal.working("checking the input"):
         from heatproof.images import open_image
         from heatproof.report.folder import check_folder
@@ -230,8 +227,8 @@ def explain(
             photo,
             asked,
             model or "scenes",
-            _methods(method, terminal.switches(switches)),
-            _score(score),
+            _methods(method, given),
+            score,
             size,
             words,
             certify,
@@ -253,57 +250,23 @@ def explain(
         raise typer.Exit(FAILED if outcome is False else UNESTABLISHED)
 
 
-def _prompts(given: list[str] | None) -> tuple[str, ...]:
-    if not given:
-        raise PromptError('got no prompt, expected at least one; try photo.jpg "a dog"')
-    for number, text in enumerate(given, 1):
-        if not text.strip():
-            raise PromptError(f'prompt {number} is empty, expected some words; try "a dog"')
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise PromptError(f"prompt {number} is not UTF-8; check the terminal's encoding")
-    return tuple(given)
-
-
-def _size(text: str) -> tuple[int, int] | str:
-    if text in ("native", "keep"):
-        return text
-    height, cross, width = text.lower().partition("x")
-    if cross and height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0:
-        return int(height), int(width)
-    raise InputError(
-        f"got --image-size {text!r}, expected HEIGHTxWIDTH such as 224x336, native or keep"
+def _prompts(given: list[str] | None, photo: Path) -> tuple[str, ...]:
+    texts = checking.prompts(given or [])
+    ending = photo.suffix or ".jpg"
+    checking.no_files(
+        texts,
+        f"one image is explained at a time; for many: for f in *{ending}; "
+        'do heatproof explain "$f" "a dog" -o "out/$f"; done',
     )
+    return tuple(texts)
 
 
 def _methods(names: str, switches: dict[str, str]) -> tuple["Method", ...]:
     """The methods of a comma list or of `all`; there, each takes the switches that it has."""
     from heatproof import methods
 
-    known = methods.catalogue()
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    if names == ALL:
-        chosen = [name for name, entry in known.items() if "image" in entry.sides]
-    if not chosen:
-        raise InputError("got no method; try --method attention-x-gradient")
-    if len(chosen) == 1:
-        return (methods.create(chosen[0], **switches),)
-    for name in chosen:
-        methods.create(name)
-    for key in switches:
-        if not any(key in known[name].switches for name in chosen):
-            raise InputError(f"none of these methods has a switch {key!r}; see heatproof methods")
-    return tuple(
-        methods.create(name, **{k: v for k, v in switches.items() if k in known[name].switches})
-        for name in dict.fromkeys(chosen)
-    )
-
-
-def _score(name: str | None) -> str | None:
-    if name is not None:
-        from heatproof import scores
-
-        scores.create(name)
-    return name
+    chosen = index.chosen_methods(names, switches)
+    return tuple(methods.create(name, **own) for name, own in chosen.items())
 
 
 def _explained(model: "Model", order: Order) -> list[Result]:
@@ -434,28 +397,26 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None,
 ) -> None:
     """List the methods: what each computes and what it changes in the model."""
-    from heatproof import methods as catalogue
-
-    entries = catalogue.catalogue()
+    entries = index.methods()
     if name is not None:
-        catalogue.create(name)
+        index.check("method", name, {})
         _describe(entries[name])
         return
     wide = max(map(len, entries))
-    for entry in entries.values():
-        typer.echo(f"{entry.name:<{wide}}  {entry.summary}")
-        typer.echo(f"{'':<{wide}}  changes: {entry.changes}")
+    for each, entry in entries.items():
+        typer.echo(f"{each:<{wide}}  {entry.card['summary']}")
+        typer.echo(f"{'':<{wide}}  changes: {entry.card['changes']}")
         for key, switch in entry.switches.items():
             typer.echo(f"{'':<{wide}}  --set {key}={_allowed(switch)}")
 
 
-def _describe(entry: Any) -> None:
+def _describe(entry: index.Listed) -> None:
     keys = ("name", "summary", "source", "reads", "changes", "values", "cost", "notes")
-    for key in (key for key in keys if getattr(entry, key)):
-        typer.echo(f"{key + ':':<9} {getattr(entry, key)}")
-    low, high = entry.signs or ("low", "high")
+    for key in (key for key in keys if entry.card[key]):
+        typer.echo(f"{key + ':':<9} {entry.card[key]}")
+    low, high = entry.card.get("signs") or ("low", "high")
     typer.echo(f"{'legend:':<9} negative: {low}; positive: {high}")
-    typer.echo(f"{'explains:':<9} {' and '.join(entry.sides)} side")
+    typer.echo(f"{'explains:':<9} {' and '.join(entry.card['sides'])} side")
     for key, switch in entry.switches.items():
         typer.echo(f"{'switch:':<9} {key}={_allowed(switch)}")
 
@@ -471,8 +432,8 @@ def models(
 ) -> None:
     """List what --model takes; with a WORD, the names that hold it."""
     if word is None:
-        wide = max(map(len, MODELS))
-        for spec, meaning in MODELS.items():
+        wide = max(map(len, specs.MODELS))
+        for spec, meaning in specs.MODELS.items():
             typer.echo(f"{spec:<{wide}}  {meaning}")
         typer.echo("heatproof models WORD lists names, such as: heatproof models vit-b-16")
         return

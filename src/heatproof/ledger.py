@@ -1,6 +1,5 @@
 """What tensors take while they live, and how many inputs fit a given memory on that evidence."""
 
-import re
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,23 +9,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from heatproof.errors import InputError
+from heatproof.checking import size_in_bytes
 from heatproof.models.model import Model
-
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-
-
-def parse(memory: int | str) -> int:
-    """Bytes of "2GiB", "500 MB" or a number.
-
-    Raises:
-        InputError: something else, or nothing at all.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", str(memory).lower())
-    size = 0 if found is None else int(float(found[1]) * UNITS[found[2] or ""])
-    if size <= 0:
-        raise InputError(f"got memory {memory!r}, expected a size such as '2GiB' or '500MB'")
-    return size
 
 
 def encoded_together(
@@ -37,7 +21,7 @@ def encoded_together(
         return most
     with torch.no_grad(), Ledger(own(model)) as ledger:
         encode()
-    return max(1, min(most, parse(memory) // max(1, ledger.peak)))
+    return max(1, min(most, size_in_bytes(memory) // max(1, ledger.peak)))
 
 
 def own(model: Model, *inputs: Tensor | None) -> list[Tensor]:

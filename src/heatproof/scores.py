@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import InputError, UnknownName
+from heatproof.index import SCORES
 from heatproof.models.model import Model
 from heatproof.reading.call import exact
 
@@ -174,7 +175,7 @@ def _cosine_slopes(image: Tensor, text: Tensor) -> Tensor:
     return (t - along) / image.norm(dim=-1)[:, None, None]
 
 
-NAMES = ("cosine", "logit", "margin", "contrast:OTHER", "sigmoid-logit", "class-logit")
+NAMES = SCORES
 
 
 def create(name: str) -> Score:

@@ -3,10 +3,11 @@
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+from heatproof.checking import shown
 from heatproof.errors import InputError, UnknownName
 
 T = TypeVar("T")
@@ -47,16 +48,37 @@ class Register(Generic[T]):
         Raises:
             UnknownName: no such name, switch or value; the nearest names are offered.
         """
-        if name not in self.classes:
-            raise UnknownName(self.kind, name, self.classes)
+        known(self.kind, name, self.classes)
         made = self.classes[name]
-        switches = switches_of(made)
-        for key in settings:
-            if key not in switches:
-                if not switches:
-                    raise InputError(f"{self.kind} {name} has no switches, got {key!r}")
-                raise UnknownName(f"switch of {name}", key, switches)
-        return made(**{k: _value(name, k, switches[k], value) for k, value in settings.items()})
+        return made(**values(self.kind, name, switches_of(made), settings))
+
+
+def known(kind: str, name: object, names: Collection[str]) -> None:
+    """Check that a class is called so.
+
+    Raises:
+        UnknownName: none is; InputError: it is no name.
+    """
+    if not isinstance(name, str):
+        raise InputError(f"got the {kind} {shown(name)}, expected a name such as {min(names)!r}")
+    if name not in names:
+        raise UnknownName(kind, name, names)
+
+
+def values(
+    kind: str, name: str, switches: Mapping[str, "Switch"], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings of a class, checked by its switches; texts become what they stand for.
+
+    Raises:
+        UnknownName: no such switch or value; InputError: a value of another kind.
+    """
+    for key in settings:
+        if not switches:
+            raise InputError(f"{kind} {name} has no switches, got {shown(key)}")
+        if key not in switches:
+            raise UnknownName(f"switch of {name}", key, switches)
+    return {key: _value(name, key, switches[key], value) for key, value in settings.items()}
 
 
 def switches_of(made: type) -> dict[str, Switch]:
@@ -78,16 +100,17 @@ def _switch(hint: Any, default: Any) -> Switch:
 
 def _value(owner: str, key: str, switch: Switch, value: Any) -> Any:
     if switch.allowed:
-        if value not in switch.allowed:
-            raise UnknownName(f"value of {owner}'s {key}", str(value), switch.allowed)
+        if not isinstance(value, str) or value not in switch.allowed:
+            told = value if isinstance(value, str) else shown(value)
+            raise UnknownName(f"value of {owner}'s {key}", told, switch.allowed)
         return value
-    text = str(value)
+    text = str(value) if isinstance(value, bool | int | float | str | None) else shown(value)
     if switch.optional and text == "None":
         return None
     try:
         return _READ[switch.kind](text)
     except (KeyError, ValueError):
-        raise InputError(f"got {key}={value!r} for {owner}, expected {switch.kind}") from None
+        raise InputError(f"got {key}={shown(value)} for {owner}, expected {switch.kind}") from None
 
 
 def _finite(text: str) -> float:

@@ -14,6 +14,7 @@ imported until a method is made.
 import importlib
 import importlib.util
 import inspect
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,14 +38,26 @@ def is_user_code(text: str) -> bool:
     return bool(colon) and name.isidentifier() and (place.endswith(".py") or "." in place)
 
 
+def check(text: str) -> None:
+    """Check that a text says where code is, and that its file is there; nothing is run.
+
+    Raises:
+        InputError: it does not, or there is none.
+    """
+    if not is_user_code(text):
+        raise InputError(f"got {text!r}, expected FILE.py:NAME")
+    place = text.rpartition(":")[0]
+    if place.endswith(".py") and not os.path.isfile(place):  # noqa: PTH113 (Path's raises on a long name)
+        raise InputError(f"{place}: no such file, expected FILE.py:NAME")
+
+
 def load(text: str, model: "Model") -> "Method":
     """The method behind `FILE.py:NAME` or `PACKAGE.MODULE:NAME`, for this model. The file is run.
 
     Raises:
         InputError: no such file, module or name; it fails, or is nothing that is taken.
     """
-    if not is_user_code(text):
-        raise InputError(f"got {text!r}, expected FILE.py:NAME")
+    check(text)
     place, _, name = text.rpartition(":")
     module = _module(place)
     if not hasattr(module, name):
@@ -141,8 +154,6 @@ def _module(place: str) -> ModuleType:
         if not place.endswith(".py"):
             return importlib.import_module(place)
         path = Path(place)
-        if not path.is_file():
-            raise InputError(f"{place}: no such file, expected FILE.py:NAME")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None
         assert spec.loader is not None

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heatproof import terminal
+from heatproof import index, specs, terminal, user_code
+from heatproof.data.opening import check as check_data
 from heatproof.errors import HeatproofError, InputError
+from heatproof.report.folder import check_folder
 
 if TYPE_CHECKING:
     from heatproof.auditing.auditor import Auditor
@@ -63,17 +65,20 @@ def audit(
     for the same model and settings, are not audited again.
     """
     given = terminal.switches(switches)
+    own, named = _asked(method, given)
+    specs.check(model)
+    if data is not None:
+        check_data(data)
+    check_folder(out)
     with terminal.working(f"loading {model}") as say:
         from heatproof.auditing.auditor import Auditor
         from heatproof.models import load
-        from heatproof.report.folder import check_folder
 
-        check_folder(out)
         loaded = load(model, device=device)
         auditor = Auditor(
             loaded, data, principles=principle or (1, 2), scenes=pictures, seed=seed, budget=budget
         )
-        chosen = _chosen(method, given, auditor)
+        chosen = _chosen(own, named, auditor)
         if len(chosen) == 1:
             audits, left_out = [auditor.audit(next(iter(chosen.values())), progress=say)], 0
             page = audits[0].save(out)
@@ -105,32 +110,30 @@ def _count(states: Sequence[bool | None], left_out: int) -> str:
     )
 
 
-def _chosen(given: str, switches: dict[str, str], auditor: "Auditor") -> dict[str, Any]:
-    """Method objects by the name of their folder."""
-    from heatproof import methods, user_code
-
-    known = methods.catalogue()
-    asked = [name.strip() for name in given.split(",") if name.strip()]
-    if given == "all":
-        asked = [name for name, entry in known.items() if "image" in entry.sides]
-    if not asked:
-        raise InputError("got no method; try: heatproof audit grad-eclip")
-    own = {name.rpartition(":")[2]: name for name in asked if user_code.is_user_code(name)}
-    named = [name for name in asked if not user_code.is_user_code(name)]
-    if len(own) + len(named) < len(asked) or set(own) & set(named):
+def _asked(given: str, switches: dict[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Code of the user's own by its name, and methods by theirs with their switches; all that can
+    be checked before torch is imported."""
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    own = {name.rpartition(":")[2]: name for name in names if user_code.is_user_code(name)}
+    named = [name for name in names if not user_code.is_user_code(name)]
+    if len(own) + len(named) < len(names) or set(own) & set(named):
         raise InputError("two methods have the same name; name them apart in their files")
+    for text in own.values():
+        user_code.check(text)
     if own and not named and switches:
         raise InputError("code of your own has no switches; leave --set out")
-    for name in named:
-        methods.create(name)
-    taken = {n: {k: v for k, v in switches.items() if k in known[n].switches} for n in named}
-    if len(asked) == 1 and named:
-        taken = {named[0]: switches}
-    elif any(not any(key in each for each in taken.values()) for key in switches):
-        raise InputError("none of these methods has such a switch; see heatproof methods")
+    return own, {} if own and not named else index.chosen_methods(",".join(named), switches)
+
+
+def _chosen(
+    own: dict[str, str], named: dict[str, Any], auditor: "Auditor"
+) -> dict[str, Any]:
+    """Method objects by the name of their folder."""
+    from heatproof import methods
+
     return {
         **{name: user_code.load(text, auditor.model) for name, text in own.items()},
-        **{name: methods.create(name, **taken[name]) for name in dict.fromkeys(named)},
+        **{name: methods.create(name, **switches) for name, switches in named.items()},
     }
 
 

@@ -2,14 +2,16 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heatproof import terminal
+from heatproof import index, specs, terminal, user_code
+from heatproof.data.opening import check as check_data
 from heatproof.errors import InputError
+from heatproof.report.folder import check_folder
 
 if TYPE_CHECKING:
     from heatproof.benchmarking.measuring import Progress
@@ -68,10 +70,12 @@ def benchmark(
     is measured is kept in OUT/parts: a run that was stopped goes on. Exit codes: 0 measured, 3 no
     method has a value in any metric, 2 bad input.
     """
-    from heatproof.report.folder import check_folder
-
-    check_folder(out)
     set_to = terminal.switches(switches)
+    _check(methods, metrics, set_to, entry or [])
+    specs.check(model)
+    if data is not None:
+        check_data(data)
+    check_folder(out)
     with terminal.working(f"loading {model}") as say:
         from heatproof.benchmarking.result import benchmark as run
         from heatproof.models import load
@@ -105,6 +109,22 @@ def _measured(summary: dict[str, Any]) -> bool:
     tables = [table for metric in summary["metrics"] for table in metric["tables"].values()]
     rows = [row for table in tables for row in table if row["method"] not in controls]
     return any(row["mean"]["value"] is not None for row in rows)
+
+
+def _check(methods: str, metrics: str, switches: dict[str, str], entries: Sequence[str]) -> None:
+    """Names, switches and files, before torch is imported."""
+    for name in _names(methods):
+        own = [key for key in switches if key.rpartition(".")[0] == name]
+        index.check("method", name, {key.rpartition(".")[2]: switches[key] for key in own})
+    for name in _names(metrics):
+        index.check("metric", *index.parse_metric(name))
+    for entry in entries:
+        user_code.check(entry)
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    return [name for name in names if name not in ("", "all", "main")]
 
 
 def _chosen(methods: str, own: dict[str, Any]) -> Any:

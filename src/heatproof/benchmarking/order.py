@@ -11,6 +11,7 @@ from heatproof.benchmarking.main_metrics import MAIN
 from heatproof.code_hash import code_sha256
 from heatproof.data.pictured import Pictured
 from heatproof.errors import InputError
+from heatproof.index import parse_metric
 from heatproof.methods import Foreign, Method
 from heatproof.metrics import registry
 from heatproof.metrics.base import Metric
@@ -188,13 +189,7 @@ def _metrics(text: str) -> list[Metric]:
 
 
 def _metric(text: str) -> Metric:
-    name, *pairs = text.split(":")
-    settings: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"got metric {text!r}, expected NAME or NAME:SWITCH=VALUE")
-        settings[key] = value
+    name, settings = parse_metric(text)
     return registry.create(name, **settings)
 
 

@@ -1,6 +1,6 @@
 """Pictures with known truth, and pictures that users bring.
 
-Nothing here knows a model: of heatproof only `errors` and `images`, which know nothing themselves.
+Nothing here knows a model: of heatproof only `errors`, `checking` and `images`.
 """
 
 from heatproof.data.opening import Kind, kinds, open

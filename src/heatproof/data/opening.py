@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from heatproof import checking
 from heatproof.errors import InputError, UnknownName
 
 if TYPE_CHECKING:
@@ -176,23 +177,40 @@ def open(
     Raises:
         InputError: no such kind or path, or files that are not laid out as the kind's; one line.
     """
-    if most is not None and most < 1:
-        raise InputError(f"got most={most}, expected at least 1 picture")
+    if most is not None:
+        checking.whole("most", most, least=1)
+    checking.seed(seed)
     if template is not None:
-        _expect_template(template)
+        _expect_template(checking.text("template", template))
+    found = _meant(spec)
+    if isinstance(found, str):
+        return _scenes(found, most or SCENES, seed)
+    return _opened(*found, most, seed, template)
+
+
+def check(spec: str | Path) -> None:
+    """Raise what `open` would raise for a name, a path or its layout; opens no file of a set."""
+    found = _meant(spec)
+    if not isinstance(found, str):
+        _expect(*found)
+
+
+def _meant(spec: object) -> str | tuple[Kind, Path]:
+    """The attribute of drawn scenes, or a kind and its path."""
+    checking.path("data", spec)
     text = str(spec)
     name, colon, rest = text.partition(":")
     if isinstance(spec, str) and name == "scenes" and (not colon or rest in ATTRIBUTES):
-        return _scenes(rest or "shape", most or SCENES, seed)
-    if isinstance(spec, Path) or not colon or Path(text).exists():
-        return _opened(kinds()["folder"], _path(text), most, seed, template)
+        return rest or "shape"
+    if isinstance(spec, Path) or not colon or checking.exists(Path(text)):
+        return kinds()["folder"], _path(text)
     if name == "scenes":
         raise UnknownName("attribute of scenes", rest, ATTRIBUTES)
     if name not in kinds():
         raise UnknownName("kind of data", name, ("scenes", *kinds()))
     if not rest:
         raise InputError(f"got {text!r} and no path, expected {name}:PATH; {_needs(kinds()[name])}")
-    return _opened(kinds()[name], Path(rest).expanduser(), most, seed, template)
+    return kinds()[name], Path(rest).expanduser()
 
 
 def _expect_template(template: str) -> None:
@@ -215,7 +233,7 @@ def _scenes(attribute: str, count: int, seed: int) -> Pictured:
 
 def _path(text: str) -> Path:
     path = Path(text).expanduser()
-    if not path.exists() and "/" not in text:
+    if not checking.exists(path) and "/" not in text:
         known = ("scenes", *kinds())
         if text in known:
             raise InputError(f"got {text!r} and no path, expected {text}:PATH")
@@ -252,7 +270,7 @@ def _needs(kind: Kind) -> str:
 
 def _expect(kind: Kind, path: Path) -> None:
     """That the path is there and has what the kind's folders have."""
-    if not path.exists():
+    if not checking.exists(path):
         raise InputError(f"got no folder {path}, expected {_needs(kind)}; {_alike(path)}")
     if path.is_file() and path.name not in kind.signs:
         raise InputError(f"got the file {path}, expected a folder with {_needs(kind)}")

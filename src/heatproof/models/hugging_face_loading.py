@@ -5,7 +5,6 @@ No code of a repository is ever run and nothing is unpickled: weights are read b
 """
 
 import json
-import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 from transformers.utils import logging
 
+from heatproof import specs
 from heatproof.errors import ModelError
 from heatproof.models import checkpoints, hugging_face, tokens
 from heatproof.models.model import Model
@@ -64,17 +64,8 @@ def load(name: str, *, allow_download: bool = True) -> Model:
 
 
 def _folder(name: str, allow_download: bool) -> Path:
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise ModelError(f"got the file {path}, expected the folder that holds config.json")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name):
-        raise ModelError(
-            f"there is no folder {path}; expected a folder with config.json and "
-            "model.safetensors, or an id on the hub such as openai/clip-vit-base-patch16"
-        )
-    return _downloaded(name, allow_download)
+    folder = specs.hugging_face_folder(name)
+    return _downloaded(name, allow_download) if folder is None else folder
 
 
 def _downloaded(name: str, allow_download: bool) -> Path:

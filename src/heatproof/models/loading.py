@@ -7,11 +7,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import open_clip
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from heatproof import specs
 from heatproof.errors import InputError, ModelError, UnknownName
 from heatproof.models import open_clip as open_clip_models
 from heatproof.models import open_clip_loading
@@ -21,8 +21,6 @@ from heatproof.models.inside import found_in
 from heatproof.models.measured_geometry import described
 from heatproof.models.model import Model
 from heatproof.models.running import check_default_device
-
-SPECS = "open_clip:NAME[/PRETRAINED], hf:ID_OR_FOLDER, timm:NAME or scenes[:CHECKPOINT]"
 
 DTYPES = {
     "float64": torch.float64,
@@ -55,9 +53,7 @@ def load(
     """
     check_default_device()
     target, precision = _device(device), _dtype(dtype)
-    kind, _, name = spec.partition(":")
-    if kind not in _LOADERS or (kind != "scenes" and not name):
-        raise ModelError(f"got the model {spec!r}, expected {SPECS}{_guess(spec)}")
+    kind, name = specs.check(spec)
     model = _LOADERS[kind](name, allow_download=allow_download)
     model.module.to(device=target, dtype=precision)
     model = model if image_size is None else _at_size(model, image_size)
@@ -123,8 +119,6 @@ def _load_scenes(name: str, *, allow_download: bool) -> Model:  # noqa: ARG001 (
     """The embedded reference model, or an earlier state of its training."""
     scenes = _family("scenes")
     name = name or scenes.checkpoints()[-1]
-    if name not in scenes.checkpoints():
-        raise UnknownName("checkpoint of scenes", name, scenes.checkpoints())
     config = json.loads(Path(scenes.CONFIG).read_text())
     recipe = open_clip_loading.Recipe(
         name="scenes",
@@ -153,12 +147,6 @@ def _family(name: str) -> ModuleType:
         return importlib.import_module(f"heatproof.models.{name}")
     except ModuleNotFoundError as error:
         raise ModelError(f"this heatproof has no models of the kind {name!r} ({error})") from None
-
-
-def _guess(spec: str) -> str:
-    if spec in open_clip.list_models():
-        return f"; did you mean open_clip:{spec}?"
-    return f"; did you mean hf:{spec}?" if Path(spec).is_dir() else ""
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -27,6 +27,7 @@ from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import Tensor, nn
 
+from heatproof import specs
 from heatproof.errors import ModelError, UnknownName
 from heatproof.models import checkpoints, tokens
 from heatproof.models import open_clip as adapter
@@ -148,14 +149,11 @@ def _recipe(name: str, *, allow_download: bool) -> Recipe:
     recipe = Recipe(architecture, config, preprocess=_usual_preprocess(architecture))
     if not pretrained:
         return _completed(recipe, allow_download=False)
-    if Path(pretrained).exists() or "/" in pretrained or Path(pretrained).suffix in _SUFFIXES:
+    if specs.is_file_name(pretrained):
         file = Path(pretrained)
         recipe = replace(recipe, weights=file, by_architecture=True)
         return _completed(recipe, folder=file.parent, allow_download=False)
     return _tagged_recipe(architecture, config, pretrained, allow_download=allow_download)
-
-
-_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 
 
 def _tagged_recipe(name: str, config: dict[str, Any], tag: str, *, allow_download: bool) -> Recipe:

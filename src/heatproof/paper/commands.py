@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from heatproof import terminal
+from heatproof import index, specs, terminal
+from heatproof.errors import InputError, UnknownName
+from heatproof.report.folder import check_folder
 
 NOTHING_MEASURED = 3
 Watch = Callable[[str, int, int], None]
@@ -50,13 +52,18 @@ def reproduce(
     stopped goes on. Writes reproduce.html, reproduce.json and figures/*.png. Exit codes: 0 at least
     one claim was measured, 3 none was, 2 bad input.
     """
-    from heatproof.report.folder import check_folder
-
+    letters = tuple(each.strip() for each in (only or "").split(",") if each.strip())
+    for letter in letters:
+        if letter not in index.EXPERIMENTS:
+            raise UnknownName("experiment", letter, index.EXPERIMENTS)
+    specs.check(model or "scenes")
+    for folder in (imagenet, imagenet_s, coco):
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"got no folder {folder}, expected the data set's; check the path")
     check_folder(out)
     with _watching() as watch:
         from heatproof.paper.reproducing import Order, run
 
-        letters = tuple(each.strip() for each in (only or "").split(",") if each.strip())
         order = Order(
             model or "scenes", imagenet, imagenet_s, coco, images, quick, seed, letters, device
         )

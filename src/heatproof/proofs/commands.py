@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from heatproof import terminal
+from heatproof import index, specs, terminal
 from heatproof.errors import InputError
+from heatproof.report.folder import check_folder
 
 NOT_REPLAYED = 1
 
@@ -51,9 +52,11 @@ def prove(
     if a is None or b is None:
         raise InputError("expected two methods; try: heatproof prove grad-eclip attention-eclip")
     given = terminal.switches(switches)
+    for name, own in (index.parse(side) for side in (a, b)):
+        index.check("method", name, own)
+    for spec in (*(model or []), cost_model):
+        specs.check(spec)
     if out is not None:
-        from heatproof.report.folder import check_folder
-
         check_folder(out)
     raise typer.Exit(_prove(a, b, given, model or [], out, cost, cost_model, seed))
 

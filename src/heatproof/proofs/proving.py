@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from heatproof import methods
 from heatproof.errors import InputError, UnknownName
+from heatproof.index import parse
 from heatproof.methods import Method, Switch
 from heatproof.proofs import exact, limits, on_models, symbolic
 from heatproof.proofs.cost import Cost, measure
@@ -161,18 +162,6 @@ class Asked:
         if self.object is not None:
             return self.object
         return methods.create(self.name, **self.given, **chosen)
-
-
-def parse(text: str) -> tuple[str, dict[str, str]]:
-    """`name:switch=value,...` as a name and its switches."""
-    name, colon, rest = text.strip().partition(":")
-    given: dict[str, str] = {}
-    for part in rest.split(",") if colon else ():
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (equals and key and value):
-            raise InputError(f"got {text!r}, expected NAME or NAME:SWITCH=VALUE,SWITCH=VALUE")
-        given[key] = value
-    return name, given
 
 
 def _side(given: str | Method, switches: dict[str, Any]) -> Asked:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from heatproof import specs
 from heatproof.models.scenes.tokenizer import SceneTokenizer
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ FOLDER: Final = Path(__file__).parent
 CONFIG: Final = FOLDER / "scenes.json"
 WEIGHTS: Final = FOLDER / "scenes.safetensors"
 CARD: Final = FOLDER / "card.json"
-FAMILY: Final = FOLDER / "family"
+FAMILY: Final = specs.FAMILY
 """Earlier states of the same training run, float16, one file each."""
 
 __all__ = [
@@ -42,7 +43,7 @@ __all__ = [
 
 def checkpoints() -> list[str]:
     """Names of the graded family from untrained to final; the last is the default model."""
-    return [*sorted(path.stem for path in FAMILY.glob("*.safetensors")), "final"]
+    return specs.checkpoints()
 
 
 def checkpoint_file(name: str = "final") -> Path:
