@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof import certify as proof
-from heatproof import following, inputs, methods, scores
+from heatproof import checking, following, inputs, methods, scores
 from heatproof.budget import Budget, fitted
 from heatproof.certificate import Certificate, Check
 from heatproof.errors import InputError, PromptError, ReadingError
@@ -38,9 +38,7 @@ def together(model: Model, batch_size: int | None) -> int:
     """
     if batch_size is None:
         return ON_PROCESSOR if model.device.type == "cpu" else ON_DEVICE
-    if batch_size < 1:
-        raise InputError(f"got batch_size={batch_size}, expected at least 1")
-    return batch_size
+    return checking.whole("batch_size", batch_size, least=1)
 
 
 def chosen_for(
@@ -49,13 +47,12 @@ def chosen_for(
     score: str | scores.Score | None,
     side: Side,
 ) -> tuple[Method, scores.Score]:
-    chosen = methods.create(method) if isinstance(method, str) else method_of(method, model)
+    chosen = method_of(methods.method_of(method), model)
     if side not in chosen.card.sides:
         raise InputError(
             f"method {chosen.card.name} explains the {chosen.card.sides[0]} side alone"
         )
-    score = scores.default(model) if score is None else score
-    return chosen, scores.create(score) if isinstance(score, str) else score
+    return chosen, scores.score_of(scores.default(model) if score is None else score)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 from heatproof.errors import ImageError, InputError, PromptError, shortened
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F")
 
-LARGEST_SEED = 2**32 - 1
+LARGEST, LARGEST_SEED = 2**31 - 1, 2**32 - 1
 IMAGE_ENDINGS = (
     ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".qoi",
     ".tif", ".tiff", ".webp",
@@ -56,20 +56,16 @@ def _refused(name: str, value: object, expected: str) -> InputError:
 # --- plain values ---------------------------------------------------------------------------------
 
 
-def whole(name: str, value: object, *, least: int | None = None, most: int | None = None) -> int:
-    """Check a whole number between `least` and `most`; True and 1.0 are none."""
-    limits = [f"at least {least}"] if least is not None else []
-    limits += [f"at most {most}"] if most is not None else []
-    limit = " and ".join(limits)
-    expected = f"a whole number, {limit}" if limits else "a whole number"
-    if isinstance(value, bool) or not hasattr(value, "__index__") or isinstance(value, type):
-        raise _refused(name, value, expected)
-    try:
-        number = operator.index(value)  # pyright: ignore[reportArgumentType]
-    except TypeError:  # an array of several numbers
-        raise _refused(name, value, expected) from None
-    if (least is not None and number < least) or (most is not None and number > most):
-        raise _refused(name, value, limit)
+def whole(name: str, value: object, *, least: int = -LARGEST, most: int = LARGEST) -> int:
+    """Check a whole number between `least` and `most`; True, 1.0 and arrays are none."""
+    array = _is_array(value) or _is_tensor(value)
+    if array or isinstance(value, bool | type) or not isinstance(value, SupportsIndex):
+        raise _refused(name, value, "a whole number")
+    number = operator.index(value)
+    if number < least:
+        raise _refused(name, value, f"at least {least}")
+    if number > most:
+        raise _refused(name, value, f"at most {most}")
     return number
 
 
@@ -118,6 +114,13 @@ def several(name: str, value: object, expected: str) -> list[Any]:
         return list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     except TypeError:  # an array without axes
         raise _refused(name, value, expected) from None
+
+
+def choice(name: str, value: object, allowed: Sequence[str]) -> str:
+    """Check one of a few words."""
+    if not isinstance(value, str) or value not in allowed:
+        raise _refused(name, value, " or ".join(map(repr, allowed)))
+    return str(value)
 
 
 def settings(name: str, value: object) -> dict[str, Any]:
@@ -201,13 +204,15 @@ def index(name: str, value: object, count: int) -> int:
     """Check which of `count` is meant; negative ones count from the end."""
     place = whole(name, value)
     if not -count <= place < count:
-        there = f"0 to {count - 1}" if count else "none, for there is none"
+        there = f"0 to {count - 1}" if count > 1 else "0" if count else "none: there is none"
         raise InputError(f"got {name} {shown(value)}, expected {there}")
     return place % count
 
 
 def progress(value: F, *example: object) -> F:
     """Check that a callback can be called with arguments like `example`, or is None."""
+    if isinstance(value, type):
+        raise _refused("progress", value, "something to call")
     if value is not None:
         called("progress", value, *example)
     return value
@@ -219,7 +224,8 @@ def called(name: str, value: object, *example: object) -> Callable[..., Any]:
     if not callable(value):
         raise _refused(name, value, f"something to call with {many}")
     try:
-        inspect.signature(value).bind(*example)
+        # A torch module can be called with anything, and hands it on.
+        inspect.signature(getattr(value, "forward", value)).bind(*example)
     except TypeError:
         raise InputError(f"got {name} that cannot be called with {many}, expected it to") from None
     except ValueError:  # written in C, and Python does not know its arguments
@@ -276,15 +282,17 @@ def images(value: object) -> "Sequence[str | Path | Image.Image]":
         return [image(each) for each in array] if array.ndim == 4 else [image(array)]
     if isinstance(value, bytes | bytearray | Mapping | Set | type) or hasattr(value, "read"):
         return [image(value)]  # which says what is wrong
-    lazy = isinstance(value, Sequence) or (
-        hasattr(value, "__len__") and hasattr(value, "__getitem__")
-    )
-    if not lazy and not isinstance(value, Iterable):
+    if hasattr(value, "shape") or not (isinstance(value, Iterable) or _is_lazy(value)):
         return [image(value)]
-    many: Any = value if lazy and not _is_tensor(value) else list(value)  # pyright: ignore
+    many: Any = value if _is_lazy(value) else list(value)  # pyright: ignore
     if not len(many):
         raise ImageError("got no image, expected a path, a PIL image or a list of them")
     return many
+
+
+def _is_lazy(value: object) -> bool:
+    """Whether items can be asked for one by one: they may be too many to hold."""
+    return hasattr(value, "__len__") and hasattr(value, "__getitem__")
 
 
 def _is_array(value: object) -> bool:

@@ -27,7 +27,7 @@ def shortened(text: str, longest: int = 80) -> str:
     if len(text) <= longest:
         return text
     tail = longest // 3
-    return f"{text[: longest - tail]}...{text[-tail:]}"
+    return f"{text[: longest - tail - 3]}...{text[-tail:]}"
 
 
 class HeatproofError(Exception):

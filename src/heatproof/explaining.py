@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof import certify as proof
-from heatproof import following, inputs, scores
+from heatproof import doors, following, inputs, scores
 from heatproof.answering import (
     Gathered,
     Progress,
@@ -25,6 +25,7 @@ from heatproof.answering import (
 )
 from heatproof.budget import fitted
 from heatproof.certificate import Certificate
+from heatproof.doors import ModelInput
 from heatproof.errors import InputError
 from heatproof.explanation import Explanation, Record, Word, WordExplanation
 from heatproof.inputs import Images, ImageSize, Pictures, PromptInput, Prompts
@@ -32,7 +33,7 @@ from heatproof.jacobians import Jacobian, Scale
 from heatproof.jobs import ImageJob, TextJob
 from heatproof.ledger import encoded_together
 from heatproof.methods.base import Method
-from heatproof.models.model import Model, Piece
+from heatproof.models.model import Piece
 from heatproof.passes import (
     Chunk,
     coordinates,
@@ -46,7 +47,7 @@ from heatproof.words import word_tokens
 
 @torch.inference_mode(False)
 def explain(
-    model: Model,
+    model: ModelInput,
     images: Images,
     prompts: PromptInput,
     *,
@@ -62,13 +63,16 @@ def explain(
     """Explain each image's score with each prompt, from the model's own forward pass.
 
     Args:
-        images: path | PIL image | list of them | preprocessed tensor (image, 3, height, width).
+        model: a model of `load` or `wrap`, or what these take (a name such as "scenes").
+        images: path | PIL image | uint8 array (height, width, 3) | list of them | preprocessed
+            tensor (image, 3, height, width).
         prompts: texts | token ids (prompt, context) | embeddings (prompt, dim); for a classifier
             class names or indices.
         method: a catalogue name, a method object with its switches set, or any callable
             (PIL image, prompt) -> map, whose maps no certificate can vouch for (see `Foreign`).
         score: what is explained; by default the cosine, or a classifier's class logit.
-        image_size: (height, width), "keep" (the pictures' own aspect ratio) or "native".
+        image_size: (height, width), one number for both, "keep" (the pictures' own aspect ratio)
+            or "native".
         certify: compare with the untouched model and with null prompts. Costs one inference pass
             and six more gradients; without it nothing is established (`holds` is None).
         batch_size: how many images go through the model together, at most; by default as many as
@@ -83,6 +87,12 @@ def explain(
     Raises:
         InputError: something handed in is at fault. ReadingError: the model cannot be read.
     """
+    model = doors.model_of(model)
+    image_size = doors.check_options(
+        certify=certify, batch_size=batch_size, memory=memory, seed=seed, progress=progress,
+        image_size=image_size,
+    )  # fmt: skip
+    prompts = doors.prompts_of(model, prompts)
     chosen, target = chosen_for(model, method, score, "image")
     shown = inputs.pictures(model, images, image_size)
     size = together(model, batch_size)
@@ -92,7 +102,7 @@ def explain(
 
 @torch.inference_mode(False)
 def jacobian(
-    model: Model,
+    model: ModelInput,
     images: Images,
     *,
     method: str | Method = "attention-x-gradient",
@@ -110,6 +120,11 @@ def jacobian(
     Raises:
         InputError: the method is not, or something handed in is at fault.
     """
+    model = doors.model_of(model)
+    image_size = doors.check_options(
+        certify=certify, batch_size=batch_size, memory=memory, seed=seed, progress=progress,
+        image_size=image_size,
+    )  # fmt: skip
     chosen, target = chosen_for(model, method, None, "image")
     if not is_linear(chosen):
         raise InputError(
@@ -153,7 +168,7 @@ def jacobian(
 
 @torch.inference_mode(False)
 def explain_words(
-    model: Model,
+    model: ModelInput,
     images: Images,
     prompts: PromptInput,
     *,
@@ -171,6 +186,12 @@ def explain_words(
     Arguments are those of `explain`. BOS, end-of-text and padding carry no words and are left out
     of the values; what the causal mask hides from the readout gets none.
     """
+    model = doors.model_of(model)
+    image_size = doors.check_options(
+        certify=certify, batch_size=batch_size, memory=memory, seed=seed, progress=progress,
+        image_size=image_size,
+    )  # fmt: skip
+    prompts = doors.prompts_of(model, prompts)
     if model.text is None:
         raise InputError(f"{model.spec} has no text tower and reads no words; try without words")
     chosen, target = chosen_for(model, method, score, "text")

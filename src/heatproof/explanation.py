@@ -8,7 +8,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from heatproof import checking
 from heatproof.certificate import Certificate
+from heatproof.errors import UnknownName
 from heatproof.images import Photo
 from heatproof.models.geometry import View
 
@@ -61,16 +63,27 @@ class Explanation:
         """The map on the original photograph, on the scale shared by all of the image's prompts."""
         from heatproof.report.overlay import overlay
 
+        image = checking.index("image", image, len(self.maps))
         return overlay(self, image, self.index(prompt))
 
     def index(self, prompt: int | str) -> int:
-        return self.record.prompts.index(prompt) if isinstance(prompt, str) else prompt
+        """The number of a prompt, from its text or its number.
+
+        Raises:
+            UnknownName: no prompt reads so; InputError: no prompt has this number.
+        """
+        known = self.record.prompts
+        if isinstance(prompt, str):
+            if prompt not in known:
+                raise UnknownName("prompt", prompt, known)
+            return known.index(prompt)
+        return checking.index("prompt", prompt, len(known))
 
     def save(self, folder: str | Path) -> Path:
         """Write every file of the contract into `folder`; returns the path of the report."""
         from heatproof.report.files import save
 
-        return save(self, None, Path(folder))
+        return save(self, None, checking.path("folder", folder))
 
 
 @dataclass(frozen=True)

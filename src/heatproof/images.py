@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from heatproof import checking
 from heatproof.errors import ImageError
 
 # EPS and its like start other programs, TGA and its like claim any bytes: neither is opened.
@@ -62,11 +63,12 @@ class Photo:
         return open_image(self.source).image if self.held is None else self.held
 
 
-def open_image(picture: str | Path | Image.Image) -> Photo:
-    """The photograph in a file or a PIL image: upright, on white, 8-bit RGB.
+def open_image(picture: object) -> Photo:
+    """The photograph in a file, a PIL image or a uint8 array: upright, on white, 8-bit RGB.
 
     Raises `ImageError`, in one line, for whatever cannot be read whole.
     """
+    picture = checking.image(picture)
     if isinstance(picture, Image.Image):
         source = str(getattr(picture, "filename", "")) or "picture in memory"
         with _decoded_strictly(source) as caught:

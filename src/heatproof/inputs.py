@@ -1,14 +1,16 @@
 """What users hand in (files, pictures, tensors; texts, ids, embeddings) as the towers take it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from heatproof import checking
 from heatproof.errors import ImageError, InputError, PromptError
 from heatproof.images import Photo, open_image
 from heatproof.ledger import encoded_together
@@ -16,11 +18,13 @@ from heatproof.models.geometry import View
 from heatproof.models.model import Model, Tokens
 from heatproof.models.running import check_default_device, own_encoder
 
-Images = str | Path | Image.Image | Sequence[str | Path | Image.Image] | Tensor
-PromptInput = Sequence[str] | Tensor
-ImageSize = tuple[int, int] | str | None
+Picture = str | Path | Image.Image | np.ndarray
+Images = Picture | Iterable[Picture] | Tensor
+PromptInput = Iterable[str] | Tensor
+ImageSize = tuple[int, int] | int | str | None
 
 TEXT_BATCH = 64
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 WEIGHTED = (
     "the prompts are numbers and the model is a classifier: each score is the sum of all class "
@@ -95,9 +99,7 @@ def pictures(model: Model, images: Images, size: ImageSize) -> Pictures:
     check_default_device()
     if isinstance(images, Tensor):
         return _from_tensor(model, images)
-    many = [images] if isinstance(images, str | Path | Image.Image) else list(images)
-    check_some(many)
-    photos = tuple(open_image(each) for each in many)
+    photos = tuple(open_image(each) for each in checking.images(images))
     sized = at_size(model, wanted_size(model, photos, size))
     process = sized.image.preprocess
     pixels = torch.stack([process(photo.image) for photo in photos])
@@ -105,21 +107,27 @@ def pictures(model: Model, images: Images, size: ImageSize) -> Pictures:
     return Pictures(sized, pixels.to(model.device, model.dtype), photos, views)
 
 
-def check_some(pictures: Sequence[object]) -> None:
-    if not pictures:
-        raise ImageError("got no picture, expected a path, a PIL image or a list of them")
-
-
 def _from_tensor(model: Model, pixels: Tensor) -> Pictures:
     if pixels.dim() == 3:
         pixels = pixels.unsqueeze(0)
-    if pixels.dim() != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+    shaped = is_plain(pixels) and pixels.dim() == 4 and pixels.shape[1] == 3 and pixels.numel()
+    if not shaped or not pixels.is_floating_point():
         raise ImageError(
             f"got a tensor of shape {tuple(pixels.shape)} and {pixels.dtype}, expected "
-            "preprocessed floats of shape (image, 3, height, width)"
+            "preprocessed floats of shape (image, 3, height, width), all of them there"
+        )
+    if not pixels.isfinite().all():
+        raise ImageError(
+            "got a tensor with values that are not finite (NaN or infinite), expected preprocessed "
+            "pixels; was something divided by 0?"
         )
     sized = at_size(model, (pixels.shape[-2], pixels.shape[-1]))
     return Pictures(sized, pixels.to(model.device, model.dtype))
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor's values are there to be read: not sparse, quantized or on no device."""
+    return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def at_size(model: Model, size: tuple[int, int] | None) -> Model:
@@ -137,12 +145,11 @@ def at_size(model: Model, size: tuple[int, int] | None) -> Model:
 
 
 def wanted_size(model: Model, photos: Sequence[Photo], size: ImageSize) -> tuple[int, int] | None:
+    size = checking.image_size(size)
     if size is None or size == "native":
         return None
     if isinstance(size, tuple):
         return size
-    if size != "keep":
-        raise InputError(f"got image size {size!r}, expected HEIGHTxWIDTH, 'keep' or 'native'")
     native = model.image.preprocess
     patch = native.height // model.image.layout(native.height, native.width).rows
     wanted = {_kept(photo.image.size, min(native.height, native.width), patch) for photo in photos}
@@ -177,14 +184,7 @@ def prompts(model: Model, given: PromptInput, memory: int | str | None = None) -
     """
     if isinstance(given, Tensor):
         return _from_prompt_tensor(model, given, memory)
-    if isinstance(given, str):
-        given = [given]
-    texts = tuple(given)
-    if not texts:
-        raise PromptError('got no prompt, expected at least one; try "a dog"')
-    for number, text in enumerate(texts, 1):
-        if not text.strip():
-            raise PromptError(f'prompt {number} is empty, expected some words; try "a dog"')
+    texts = checking.prompts(given, indices=bool(model.classes))
     if model.classes:
         return _classes(model, texts)
     if model.text is None:
@@ -249,12 +249,15 @@ def ordinary(tensor: Tensor) -> Tensor:
 
 def _from_prompt_tensor(model: Model, given: Tensor, memory: int | str | None) -> Prompts:
     given = ordinary(given)
-    if given.dim() != 2 or not len(given):
+    kind = given.dtype in INTEGERS or given.is_floating_point()
+    if not is_plain(given) or given.dim() != 2 or not given.numel() or not kind:
         raise PromptError(
-            f"got a prompt tensor of shape {tuple(given.shape)}, expected token ids "
-            "(prompt, context) or embeddings (prompt, dim)"
+            f"got a prompt tensor of shape {tuple(given.shape)} and {given.dtype}, expected token "
+            "ids (prompt, context) or embeddings (prompt, dim)"
         )
     if given.is_floating_point():
+        if not given.isfinite().all():
+            raise PromptError("got embeddings that are not finite (NaN or infinite values)")
         dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
         labels = tuple(f"embedding {n}" for n in range(len(given)))
         said = (WEIGHTED,) if model.classes else ()

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from heatproof import inputs
+from heatproof import checking, inputs
 from heatproof.certificate import Certificate, certificate_from
 from heatproof.errors import InputError, PromptError
 from heatproof.explanation import Record
@@ -23,7 +23,7 @@ from heatproof.inputs import PromptInput
 from heatproof.models.model import Model
 from heatproof.passes import slopes_of
 from heatproof.reading.call import exact
-from heatproof.scores import Margin, Score, create, pairs, slopes
+from heatproof.scores import Margin, Score, pairs, score_of, slopes
 
 SCHEMA = "heatproof jacobian 2"
 
@@ -98,7 +98,7 @@ class Jacobian:
         Raises:
             InputError: the place cannot be written to.
         """
-        path = Path(path)
+        path = checking.path("path", path)
         about = {
             "schema": SCHEMA,
             "scale": asdict(self.scale),
@@ -119,8 +119,12 @@ class Jacobian:
     def _asked(
         self, prompts: PromptInput, score: str | Score
     ) -> tuple[Score, Tensor, Tensor | None]:
-        score = score or ("class-logit" if self.scale.classes else "cosine")
-        chosen = create(score) if isinstance(score, str) else score
+        if isinstance(score, str) and not score:
+            score = "class-logit" if self.scale.classes else "cosine"
+        chosen = score_of(score)
+        if not isinstance(prompts, Tensor):
+            prompts = checking.prompts(prompts, indices=bool(self.scale.classes))
+            checking.no_files(prompts)
         texts = self._embedded(prompts)
         if isinstance(chosen, Margin) and len(texts) < 2:
             raise InputError("score 'margin' compares prompts: got 1, expected at least 2")
@@ -133,6 +137,8 @@ class Jacobian:
         if self.model is not None:
             texts = inputs.prompts(self.model, prompts).embeddings.cpu()
         elif isinstance(prompts, Tensor) and prompts.dim() == 2 and prompts.is_floating_point():
+            if not inputs.is_plain(prompts) or not prompts.isfinite().all():
+                raise PromptError("got embeddings that are not finite, or not there to be read")
             texts = prompts.detach().cpu()
         else:
             raise PromptError(
@@ -153,6 +159,9 @@ def load_jacobian(path: str | Path, model: Model | None = None) -> Jacobian:
     Raises:
         InputError: no such file, another kind of file, or a model of other weights.
     """
+    path = checking.path("path", path)
+    if model is not None and not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"got {checking.shown(model)} as a model, expected one of heatproof.load")
     try:
         with safe_open(path, framework="pt") as file:
             about: dict[str, Any] = json.loads((file.metadata() or {}).get("heatproof", "{}"))

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from heatproof.checking import shown
 from heatproof.errors import InputError, UnknownName
 from heatproof.index import SCORES
 from heatproof.models.model import Model
@@ -131,7 +132,7 @@ class Contrast:
 
     def check(self, model: Model, prompts: int) -> None:
         del model, prompts
-        if not self.other.strip():
+        if not isinstance(self.other, str) or not self.other.strip():  # pyright: ignore
             raise InputError("score 'contrast' needs the other prompt: try 'contrast:a cat'")
 
     def __call__(self, pairs: Pairs) -> Float[Tensor, "image prompt"]:
@@ -178,8 +179,23 @@ def _cosine_slopes(image: Tensor, text: Tensor) -> Tensor:
 NAMES = SCORES
 
 
+def score_of(value: str | Score) -> Score:
+    """A score as it is, or by its name.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if isinstance(value, str):
+        return create(value)
+    if isinstance(value, type) or not isinstance(value, Score):  # pyright: ignore
+        raise InputError(f"got the score {shown(value)}, expected {' or '.join(NAMES[:3])}, ...")
+    return value
+
+
 def create(name: str) -> Score:
     """The score of that name; `contrast:a cat` explains each prompt rather than "a cat"."""
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"got the score {shown(name)}, expected a name such as 'cosine'")
     kind, _, rest = name.partition(":")
     match kind:
         case "cosine":

@@ -19,6 +19,8 @@ KINDS = ("open_clip", "hf", "timm", "scenes")
 EXPECTED = "open_clip:NAME[/PRETRAINED], hf:ID_OR_FOLDER, timm:NAME or scenes[:CHECKPOINT]"
 FAMILY = Path(__file__).parent / "models" / "scenes" / "family"
 """Earlier states of the embedded model, one file each."""
+SPECIMEN = "specimen:"
+"""Names of the tiny random models that `heatproof prove` compares on begin so."""
 WEIGHTS_ENDINGS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 
 

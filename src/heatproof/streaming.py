@@ -1,7 +1,7 @@
 """`explain_each`: any number of pictures, a batch at a time, the next ones decoded meanwhile."""
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -14,12 +14,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from heatproof import inputs, scores
+from heatproof import checking, doors, inputs, scores
 from heatproof.answering import Progress, Question, chosen_for, together
+from heatproof.doors import ModelInput
 from heatproof.errors import ImageError, InputError
 from heatproof.explanation import Explanation
 from heatproof.images import Photo, open_image
-from heatproof.inputs import Pictures, PromptInput
+from heatproof.inputs import ImageSize, Pictures, PromptInput
 from heatproof.methods.base import Method
 from heatproof.models.geometry import View
 from heatproof.models.model import Model
@@ -30,13 +31,13 @@ Faulty = Callable[[ImageError], None]
 
 @torch.inference_mode(False)
 def explain_each(
-    model: Model,
-    pictures: Picture | Sequence[Picture],
+    model: ModelInput,
+    pictures: Picture | Iterable[Picture],
     prompts: PromptInput,
     *,
     method: str | Method | Callable[[Any, str], Any] = "attention-x-gradient",
     score: str | scores.Score | None = None,
-    image_size: tuple[int, int] | str | None = None,
+    image_size: ImageSize = None,
     certify: bool = True,
     batch_size: int | None = None,
     memory: int | str | None = None,
@@ -61,18 +62,23 @@ def explain_each(
     Raises:
         InputError: at once, where anything but a picture is at fault.
     """
-    if isinstance(pictures, str | Path | Image.Image):
-        pictures = [pictures]
+    model = doors.model_of(model)
+    image_size = doors.check_options(
+        certify=certify, batch_size=batch_size, memory=memory, seed=seed, progress=progress,
+        image_size=image_size,
+    )  # fmt: skip
+    prompts = doors.prompts_of(model, prompts)
+    if faulty is not None:
+        checking.called("faulty", faulty, ImageError("an example"))
     if isinstance(pictures, Tensor):
         raise InputError("got a tensor, whose pictures are in memory already; pass it to explain")
-    inputs.check_some(pictures)
+    pictures = checking.images(pictures)
     if image_size == "keep":
         raise InputError(
             "got image size 'keep', which gives every aspect ratio a size of its own, and a batch "
             "has one; give (height, width), or explain the pictures one by one"
         )
-    if workers < 0:
-        raise InputError(f"got workers={workers}, expected at least 0")
+    checking.whole("workers", workers, least=0)
     size = together(model, batch_size)
     chosen, target = chosen_for(model, method, score, "image")
     sized = inputs.at_size(model, inputs.wanted_size(model, (), image_size))

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable, Collection
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from heatproof import checking, doors
 from heatproof.auditing import labelled as labels
 from heatproof.auditing import principle2
 from heatproof.auditing.bench import Bench
@@ -21,12 +23,13 @@ from heatproof.auditing.subject import Auditable, Subject
 from heatproof.certify import environment
 from heatproof.code_hash import code_sha256
 from heatproof.data.asked import asked
+from heatproof.data.opening import check as checked
 from heatproof.data.opening import open as open_data
 from heatproof.data.pictured import Pictured
+from heatproof.doors import ModelInput
 from heatproof.errors import InputError, PromptError
 from heatproof.inputs import prompts as embedded
 from heatproof.models import Model
-from heatproof.models import load as load_model
 
 Progress = Callable[[str], None]
 
@@ -68,19 +71,25 @@ class Auditor:
 
     def __init__(
         self,
-        model: str | Model = "scenes",
-        data: str | Pictured | None = None,
+        model: ModelInput = "scenes",
+        data: str | Path | Pictured | None = None,
         *,
         principles: Collection[int] = (1, 2),
         scenes: int = 300,
         seed: int = 0,
         budget: int = BUDGET,
     ) -> None:
-        if not principles or not set(principles) <= {1, 2}:
-            raise InputError(f"got principles {sorted(principles)}, expected 1, 2 or both")
-        if budget < 1:
-            raise InputError(f"got budget={budget}, expected at least 1 forward pass")
-        self.model = load_model(model) if isinstance(model, str) else model
+        chosen = checking.several("principles", principles, "1, 2 or both, such as (1, 2)")
+        for each in chosen:
+            checking.whole("principles", each, least=1, most=2)
+        if not chosen:
+            raise InputError("got no principle, expected 1, 2 or both, such as (1, 2)")
+        checking.whole("scenes", scenes, least=1)
+        checking.seed(seed)
+        checking.whole("budget", budget, least=1)
+        if data is not None and not isinstance(data, Pictured):
+            checked(data)
+        self.model = doors.model_of(model)
         self.principles, self.scenes, self.seed = tuple(sorted(set(principles))), scenes, seed
         known = _is_scenes(self.model)
         if data is None and known:
@@ -197,8 +206,8 @@ class Auditor:
 
 def audit(
     method: Auditable,
-    model: str | Model = "scenes",
-    data: str | Pictured | None = None,
+    model: ModelInput = "scenes",
+    data: str | Path | Pictured | None = None,
     *,
     principles: Collection[int] = (1, 2),
     scenes: int = 300,
@@ -220,8 +229,10 @@ def audit(
     Returns:
         Findings with verdict, evidence and numbers; `.holds`, `.save(folder)`.
     """
+    subject = Subject.of(method, **settings)
+    checking.progress(progress, "doing")
     auditor = Auditor(model, data, principles=principles, scenes=scenes, seed=seed, budget=budget)
-    return auditor.audit(method, progress=progress, **settings)
+    return auditor.audit(subject.method, progress=progress)
 
 
 def _silent(told: str) -> None:
@@ -232,7 +243,7 @@ def _is_scenes(model: Model) -> bool:
     return model.spec.split(":")[0] == "scenes"
 
 
-def _data(given: str | Pictured | None, most: int, seed: int) -> Pictured | None:
+def _data(given: str | Path | Pictured | None, most: int, seed: int) -> Pictured | None:
     if given is None:
         return None
     found = given if isinstance(given, Pictured) else open_data(given, most=most, seed=seed)

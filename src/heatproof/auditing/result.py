@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from heatproof import checking
 from heatproof.auditing.finding import Finding, Verdict
 
 State = Literal["holds", "violated", "not established", "not measured"]
@@ -167,7 +168,7 @@ class Audit:
         from heatproof.report.audit_page import audit_page
         from heatproof.report.folder import check_folder
 
-        target = Path(folder)
+        target = checking.path("folder", folder)
         check_folder(target)
         target.mkdir(parents=True, exist_ok=True)
         (target / "audit.json").write_text(json.dumps(self.as_json(), indent=1) + "\n")

@@ -27,9 +27,7 @@ class Subject:
     @classmethod
     def of(cls, auditable: Auditable, **settings: Any) -> "Subject":
         """Raises `UnknownName` for a name that is in no catalogue."""
-        if isinstance(auditable, str):
-            return cls(methods.create(auditable, **settings))
-        return cls(auditable if isinstance(auditable, Method) else methods.Foreign(auditable))
+        return cls(methods.method_of(auditable, **settings))
 
     def on(self, model: Model) -> "Subject":
         """The same for this model: what a function of the model makes of it."""

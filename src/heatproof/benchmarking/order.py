@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from heatproof import checking
 from heatproof import methods as methods_of
 from heatproof.benchmarking.main_metrics import MAIN
 from heatproof.code_hash import code_sha256
@@ -24,6 +25,7 @@ SHOWN = (
     *(f"benchmarking/{name}.py" for name in ("commands", "figures", "files", "page", "words")),
 )
 """What takes no part in a value: another version of it goes on with a run."""
+METHODS = "names, method objects or callables (image, prompt) -> map"
 CONTROLS = ("random", "blurred-random", "center", "edges")
 """Maps that no model was asked for: they stand in every table."""
 
@@ -71,14 +73,15 @@ def entrants(given: Entries, switches: Mapping[str, str] | None = None) -> list[
     named = dict(switches or {})
     labelled: list[tuple[str | None, Entry]] = []
     if isinstance(given, Mapping):
-        labelled = [(label, each) for label, each in given.items()]
+        labelled = [(checking.text("a method's name", label), x) for label, x in given.items()]
     else:
-        many = [given] if isinstance(given, str | Method) or callable(given) else list(given)
+        one = isinstance(given, str | Method) or callable(given)
+        many = [given] if one else checking.several("methods", given, METHODS)
         labelled = [(None, each) for each in many for each in _split(each)]
     found: dict[str, Entrant] = {}
     for label, each in labelled:
         made = _method(each, named) if isinstance(each, str) else each
-        made = made if isinstance(made, Method) else Foreign(made)
+        made = methods_of.method_of(made)
         if "image" not in made.card.sides:
             raise InputError(f"method {made.card.name} explains no pictures; the benchmark does")
         name = label or label_of(made.card.name, made.settings(), _defaults(made))
@@ -101,9 +104,14 @@ def entrants(given: Entries, switches: Mapping[str, str] | None = None) -> list[
 def measures(given: str | Metric | Sequence[str | Metric]) -> list[Measure]:
     """The metrics that were asked for: "main", "all", names with commas (NAME:SWITCH=VALUE:...),
     objects, or a list of these."""
-    many = [given] if isinstance(given, str | Metric) else list(given)
+    one = isinstance(given, Metric)
+    many = [given] if one else checking.several("metrics", given, "names or metric objects")
     found: dict[str, Measure] = {}
     for each in many:
+        if not isinstance(each, str | Metric):
+            raise InputError(
+                f"got the metric {checking.shown(each)}, expected a name or a metric object"
+            )
         parts = _metrics(each) if isinstance(each, str) else [each]
         for metric in parts:
             default = _defaults(metric)

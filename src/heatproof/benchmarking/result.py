@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from heatproof import checking, doors
 from heatproof.benchmarking.asked import Bench
 from heatproof.benchmarking.files import write
 from heatproof.benchmarking.measuring import Job, Progress, Watch
@@ -36,7 +37,9 @@ from heatproof.benchmarking.tables import (
 )
 from heatproof.certify import environment
 from heatproof.data import open as opened
+from heatproof.data.opening import check as check_data
 from heatproof.data.pictured import Pictured
+from heatproof.doors import ModelInput
 from heatproof.errors import InputError
 from heatproof.metrics.base import Metric
 from heatproof.models import Model
@@ -80,7 +83,7 @@ class Result:
 
     def save(self, folder: str | Path) -> Path:
         """Write all files into `folder`; returns the path of the page."""
-        out = Path(folder)
+        out = checking.path("folder", folder)
         check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         for name in ("values.parquet", "curves.parquet"):
@@ -90,8 +93,8 @@ class Result:
 
 def benchmark(
     methods: Entries = "all",
-    model: str | Model = "scenes",
-    data: str | Pictured | None = None,
+    model: ModelInput = "scenes",
+    data: str | Path | Pictured | None = None,
     *,
     metrics: str | Metric | Sequence[str | Metric] = "main",
     images: int | None = None,
@@ -123,10 +126,18 @@ def benchmark(
         InputError: something handed in is at fault. What this model or these data cannot serve is
             left out instead, and the result says why (`summary["left_out"]`).
     """
-    _positive("images", images)
-    _positive("batch size", batch_size)
-    chosen, wanted = entrants(methods, switches), measures(metrics)
-    loaded = load_model(model, device=device) if isinstance(model, str) else model
+    if images is not None:
+        checking.whole("images", images, least=1)
+    checking.whole("batch_size", batch_size, least=1)
+    checking.seed(seed)
+    checking.device(device)
+    checking.progress(progress, "doing")
+    chosen, wanted = entrants(methods, checking.settings("switches", switches)), measures(metrics)
+    if data is not None and not isinstance(data, Pictured):
+        check_data(data)
+    if out is not None:
+        check_folder(checking.path("out", out))
+    loaded = load_model(model, device=device) if isinstance(model, str) else doors.model_of(model)
     chosen = [replace(each, method=method_of(each.method, loaded)) for each in chosen]
     pictures = _data(loaded, data, images, seed)
     bench = Bench.of(loaded, pictures, seed=seed, batch_size=batch_size)
@@ -261,7 +272,9 @@ def _imputers(job: Job) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _data(model: Model, data: str | Pictured | None, images: int | None, seed: int) -> Pictured:
+def _data(
+    model: Model, data: str | Path | Pictured | None, images: int | None, seed: int
+) -> Pictured:
     if isinstance(data, Pictured):
         return data.first(images)
     if data is None and model.spec.split(":")[0] != "scenes":
@@ -270,10 +283,5 @@ def _data(model: Model, data: str | Pictured | None, images: int | None, seed: i
             "--data FOLDER or KIND:PATH (scenes are for the embedded model)"
         )
     spec = "scenes" if data is None else data
-    scenes = spec.split(":")[0] == "scenes"
+    scenes = str(spec).split(":")[0] == "scenes"
     return opened(spec, most=images or (SCENES if scenes else None), seed=seed)
-
-
-def _positive(name: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise InputError(f"got {value} for {name}, expected at least 1")

@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from heatproof import inputs
-from heatproof.errors import ReadingError
+from heatproof import checking, doors, inputs
+from heatproof.doors import ModelInput
+from heatproof.errors import InputError, ReadingError
 from heatproof.inputs import Images, PromptInput
 from heatproof.interactions.result import Interactions, names, repeated, taken
 from heatproof.methods.blocks import by_token
@@ -30,7 +31,7 @@ Encode = Callable[[int], Tensor]
 
 @torch.inference_mode(False)
 def exclip(
-    model: Model,
+    model: ModelInput,
     images: Images,
     prompts: PromptInput,
     *,
@@ -55,7 +56,12 @@ def exclip(
         InputError: a classifier; prompts without tokens. ReadingError: a tower of fewer than two
             blocks, or blocks whose tokens are not those of the grid.
     """
-    positive("steps", "exclip", steps)
+    model = doors.model_of(model)
+    positive("steps", "exclip", checking.whole("steps", steps))
+    checking.choice("normalisation", normalisation, ("outside", "inside"))
+    if blank is not None and not isinstance(blank, Tokens):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"got blank={checking.shown(blank)}, expected Tokens of the model's own")
+    prompts = doors.prompts_of(model, prompts)
     shown, asked = taken(model, images, prompts)
     text, unit = shown.model.text, normalisation == "inside"
     assert text is not None

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from heatproof import inputs
+from heatproof import checking, doors, inputs
+from heatproof.doors import ModelInput
 from heatproof.errors import InputError
 from heatproof.inputs import Images, PromptInput
 from heatproof.interactions.result import Interactions, names, repeated, taken
@@ -22,7 +23,7 @@ from heatproof.reading.interventions import masked_keys
 
 @torch.inference_mode(False)
 def fixlip(
-    model: Model,
+    model: ModelInput,
     images: Images,
     prompts: PromptInput,
     *,
@@ -47,7 +48,11 @@ def fixlip(
     Raises:
         InputError: a classifier; prompts without tokens; a budget too small for the fit.
     """
+    model = doors.model_of(model)
     positive("probability", "fixlip", probability, 1)
+    checking.whole("budget", budget, least=1)
+    checking.seed(seed)
+    prompts = doors.prompts_of(model, prompts)
     shown, asked = taken(model, images, prompts)
     layout = shown.model.image.layout(*shown.pixels.shape[-2:])
     grid, count = (layout.rows, layout.cols), layout.rows * layout.cols
@@ -88,6 +93,21 @@ def pair_fit(
     All products of the two designs' columns are in the model and the weights multiply, so that the
     fit to all pairs is one fit on either side.
     """
+    for name, value, axes in (
+        ("first", first, "coalition player"),
+        ("first_weight", first_weight, "coalition"),
+        ("second", second, "coalition word"),
+        ("second_weight", second_weight, "coalition"),
+        ("scores", scores, "first second"),
+    ):
+        doors.numbers(name, value, axes, truths=name in ("first", "second"))
+    if scores.shape != (len(first_weight), len(second_weight)) or scores.shape != (
+        len(first), len(second)
+    ):  # fmt: skip
+        raise InputError(
+            f"got {tuple(scores.shape)} scores of {len(first)} and {len(second)} coalitions, "
+            "expected one of each pair"
+        )
     sides: list[Tensor] = []
     for keep, weight in ((first, first_weight), (second, second_weight)):
         design = torch.cat([torch.ones(len(keep), 1).double(), keep.double()], dim=1)

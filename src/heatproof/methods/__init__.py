@@ -9,7 +9,7 @@ from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, 
 from heatproof.methods.clearclip import ClearCLIP
 from heatproof.methods.clip_surgery import CLIPSurgery
 from heatproof.methods.controls import BlurredRandom, Center, Edges, RandomMap
-from heatproof.methods.foreign import Foreign
+from heatproof.methods.foreign import Foreign, method_of
 from heatproof.methods.foreign_packages import captum_method, grad_cam_method
 from heatproof.methods.gae import GAE
 from heatproof.methods.grad_cam import GradCAM
@@ -83,6 +83,7 @@ __all__ = [
     "create",
     "grad_cam_method",
     "head_outputs",
+    "method_of",
     "register",
     "text_span",
 ]

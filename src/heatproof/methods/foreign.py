@@ -9,9 +9,35 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from heatproof import checking
 from heatproof.errors import HeatproofError, InputError, UserCodeError
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.registry import create
 from heatproof.reading import Site
+
+
+def method_of(value: object, **settings: Any) -> Method:
+    """A method as it is, by its name in the catalogue, or code of the user's own as a `Foreign`,
+    which `heatproof.user_code` takes for a model.
+
+    Raises:
+        UnknownName: no method is called so; InputError: it is none of these, or several of them.
+    """
+    one = "; one method is asked at a time: [explain(..., method=m) for m in methods]"
+    if isinstance(value, str):
+        if "," in value:
+            raise InputError(f"got the method {checking.shown(value)}{one}")
+        return create(value, **settings)
+    if isinstance(value, Method):
+        return value
+    if isinstance(value, list | tuple | set | frozenset | dict):
+        raise InputError(f"got {checking.shown(value)} as a method{one}")  # pyright: ignore
+    if not callable(value):
+        raise InputError(
+            f"got {checking.shown(value)} as a method, expected a name such as 'grad-eclip', a "
+            "method object or a callable (image, prompt) -> map"
+        )
+    return Foreign(value)
 
 
 class Foreign(Method):
@@ -32,7 +58,12 @@ class Foreign(Method):
         takes: Literal["photo", "pixels"] = "photo",
         name: str | None = None,
     ) -> None:
+        if not callable(call):
+            raise InputError(f"got the method {checking.shown(call)}, expected something to call")
         self.call = call
+        checking.choice("takes", takes, ("photo", "pixels"))
+        if name is not None:
+            checking.text("name", name)
         self.takes: Literal["photo", "pixels"] = takes
         self.name = name or getattr(call, "__name__", type(call).__name__)
         self.card = Card(  # pyright: ignore[reportAttributeAccessIssue]

@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from heatproof import inputs
+from heatproof import checking, inputs
 from heatproof import scores as scoring
 from heatproof.errors import InputError, PromptError
 from heatproof.methods.foreign import Foreign
@@ -24,9 +24,13 @@ class ScoreOf(nn.Module):
 
     def __init__(self, model: Model, prompts: inputs.PromptInput, score: str | None = None) -> None:
         super().__init__()
+        if not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(
+                f"got {checking.shown(model)} as a model, expected one of heatproof.load or wrap"
+            )
         self.inner = model.module
         self.model, self.asked = model, inputs.prompts(model, prompts)
-        self.score = scoring.create(score or scoring.default(model))
+        self.score = scoring.score_of(scoring.default(model) if score is None else score)
         self.score.check(model, len(self.asked.labels))
         against = self.score.against
         self.against = inputs.prompts(model, against).embeddings if against else None
@@ -65,9 +69,23 @@ def captum_method(
         object with `attribute(pixels, target=..., **arguments)`.
     prompts: those that will be explained; captum needs the module before it is asked.
     """
+    checking.called("attribution", attribution, "module")
+    asked = checking.settings("arguments", arguments)
+    if name is not None:
+        checking.text("name", name)
     module = ScoreOf(model, prompts, score)
-    made = attribution(module)
-    asked = dict(arguments or {})
+    try:
+        made = attribution(module)
+    except TypeError as error:
+        raise InputError(
+            f"{checking.shown(attribution)} cannot be made from a module ({error}), expected a "
+            "class such as captum.attr.Occlusion"
+        ) from error
+    if not callable(getattr(made, "attribute", None)):
+        raise InputError(
+            f"got an attribution that makes {checking.shown(made)}, expected an object with "
+            "attribute(pixels, target=...), such as captum.attr.Occlusion makes"
+        )
 
     def call(pixels: Tensor, prompt: str) -> Tensor:
         found = made.attribute(pixels[None].clone(), target=module.prompt(prompt), **asked)
@@ -97,8 +115,15 @@ def grad_cam_method(
         it weighs. Token sequences are laid out on the model's own grid, patches alone.
     arguments: for the class, beside those above (`compute_input_gradient`, `tta_transforms`, ...).
     """
+    if not callable(cam):
+        raise InputError(f"got cam={checking.shown(cam)}, expected a class of pytorch_grad_cam")
+    for layer in checking.several("layers", layers, "a list of modules"):
+        if not isinstance(layer, nn.Module):
+            raise InputError(f"got {checking.shown(layer)} as a layer, expected a module")
+    asked = checking.settings("arguments", arguments)
+    if name is not None:
+        checking.text("name", name)
     module = ScoreOf(model, prompts, score)
-    asked = dict(arguments or {})
 
     def call(pixels: Tensor, prompt: str) -> Any:
         layout = model.image.layout(*pixels.shape[-2:])

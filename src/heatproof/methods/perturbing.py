@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from heatproof.checking import shown
 from heatproof.errors import InputError, ReadingError
 from heatproof.methods.base import Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.reading import Site
@@ -263,6 +264,7 @@ def _exact(scores: Tensor) -> Tensor:
 
 def positive(name: str, method: str, value: int | float, most: int | float = math.inf) -> None:
     """Raise an `InputError` unless 0 < value <= most."""
-    if not 0 < value <= most:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    if not plain or not 0 < value <= most:
         limit = "" if math.isinf(most) else f" and at most {most:g}"
-        raise InputError(f"got {name}={value} for {method}, expected more than 0{limit}")
+        raise InputError(f"got {name}={shown(value)} for {method}, expected more than 0{limit}")

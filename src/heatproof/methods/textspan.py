@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from heatproof import checking, doors
 from heatproof.errors import InputError, ReadingError
 from heatproof.methods.base import last_sites
 from heatproof.methods.residual import read_blocks, states_wanted, tail_of
@@ -38,6 +39,11 @@ def text_span(
     Raises:
         InputError: fewer than two images, no text, or widths that differ.
     """
+    doors.numbers("data", data, "image dim")
+    doors.numbers("texts", texts, "text dim")
+    checking.whole("count", count, least=1)
+    if rank is not None:
+        checking.whole("rank", rank, least=1)
     if len(data) < 2 or not len(texts) or data.shape[1] != texts.shape[1]:
         raise InputError(
             f"got {tuple(data.shape)} head outputs and {tuple(texts.shape)} texts, expected two "
@@ -73,7 +79,17 @@ def head_outputs(
     Raises:
         ReadingError: the embedding is not one token's (see `token-decomposition`).
     """
+    model = doors.model_of(model)
+    doors.numbers("pixels", pixels, "image 3 height width")
+    if layers is not None:
+        checking.whole("layers", layers, least=1)
     tower, module = model.image, model.module
+    size = model.image.preprocess
+    if tuple(pixels.shape[1:]) != (3, size.height, size.width) or not len(pixels):
+        raise InputError(
+            f"got pixels of shape {tuple(pixels.shape)}, expected images of 3 x {size.height} x "
+            f"{size.width}"
+        )
     row = tower.readout.row
     if tower.project is None or row is None:
         raise ReadingError(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from heatproof import specs
+from heatproof import checking, specs
 from heatproof.errors import InputError, ModelError, UnknownName
 from heatproof.models import open_clip as open_clip_models
 from heatproof.models import open_clip_loading
@@ -52,11 +52,16 @@ def load(
     Raises `UnknownName`, `ModelError` and, for a device or dtype that cannot be had, `InputError`.
     """
     check_default_device()
-    target, precision = _device(device), _dtype(dtype)
     kind, name = specs.check(spec)
+    checking.flag("allow_download", allow_download)
+    checking.flag("compile", compile)
+    size = checking.image_size(image_size)
+    if size == "keep":
+        raise InputError("got image size 'keep', which depends on the image; pass it to explain")
+    target, precision = _device(device), _dtype(dtype)
     model = _LOADERS[kind](name, allow_download=allow_download)
     model.module.to(device=target, dtype=precision)
-    model = model if image_size is None else _at_size(model, image_size)
+    model = _at_size(model, size) if isinstance(size, tuple) else model
     if compile:
         compile_blocks(model)
     return model
@@ -84,9 +89,22 @@ def wrap(
     held = found_in(module, _has_a_text_tower)
     module = held.module
     _check_usable(module)
+    if name is not None:
+        checking.text("name", name)
+    if preprocess is not None and (not callable(preprocess) or isinstance(preprocess, type)):
+        raise ModelError(
+            f"got {checking.shown(preprocess)} as preprocess, expected the transform or processor "
+            "that the model was trained with"
+        )
+    if tokenizer is not None and (not callable(tokenizer) or isinstance(tokenizer, type)):
+        raise ModelError(
+            f"got {checking.shown(tokenizer)} as tokenizer, expected one of open_clip's "
+            "(open_clip.get_tokenizer(NAME)) or Hugging Face's"
+        )
     preprocess = held.processor if preprocess is None else preprocess
     tokenizer = held.processor if tokenizer is None else tokenizer
     if preprocess is not None and not _is_description(preprocess):
+        _check_transform(preprocess)
         preprocess = described(preprocess)
     for family in _families():
         if family.recognises(module):
@@ -150,27 +168,30 @@ def _family(name: str) -> ModuleType:
 
 
 def _device(device: str | torch.device) -> torch.device:
+    checking.device(device)
     try:
         target = torch.device(device)
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError, NotImplementedError):
         here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         raise InputError(
-            f"asked for the device {str(device)!r}, which torch does not find here; "
+            f"asked for the device {checking.shown(str(device))}, which torch does not find here; "
             f"there is {', '.join(here)}"
         ) from None
     return target
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if not isinstance(dtype, str | torch.dtype):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"got dtype={checking.shown(dtype)}, expected {' or '.join(DTYPES)}")
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
         raise UnknownName("dtype", name, DTYPES)
     return DTYPES[name]
 
 
-def _at_size(model: Model, image_size: int | tuple[int, int]) -> Model:
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+def _at_size(model: Model, image_size: tuple[int, int]) -> Model:
+    height, width = image_size
     native = model.image.preprocess
     if (height, width) == (native.height, native.width):
         return model
@@ -194,6 +215,17 @@ def _families() -> Iterator[Any]:
     yield _family("classifiers")
 
 
+def _check_transform(transform: Callable[[Image.Image], Tensor]) -> None:
+    """That a transform takes a PIL image, before its geometry is measured."""
+    try:
+        transform(Image.new("RGB", (64, 48)))
+    except Exception as error:  # the user's code may raise anything
+        raise ModelError(
+            f"the preprocess fails on a PIL image with {type(error).__name__}: {error}; expected "
+            "the transform or processor that the model was trained with"
+        ) from error
+
+
 def _is_description(preprocess: object) -> bool:
     """Whether it says its own geometry: ours does, and Hugging Face's processors do."""
     known = type(preprocess).__module__.startswith("transformers.")
@@ -215,9 +247,14 @@ def _part_to_pass(module: nn.Module) -> str:
 def _check_module(module: object) -> None:
     if isinstance(module, nn.Module):
         return
-    held = [name for name, part in getattr(module, "__dict__", {}).items() if _is_module(part)]
-    hint = f"pass its .{held[0]}" if held else "load(...) takes names"
-    raise ModelError(f"got a {type(module).__name__}, expected a torch.nn.Module; {hint}")
+    if isinstance(module, Model):
+        raise ModelError(f"got {module.spec}, which is wrapped already; pass it on as it is")
+    if isinstance(module, tuple) and any(_is_module(part) for part in module):  # pyright: ignore
+        hint = "pass the module among them alone"
+    else:
+        held = [name for name, part in getattr(module, "__dict__", {}).items() if _is_module(part)]
+        hint = f"pass its .{held[0]}" if held else "load(...) takes names"
+    raise ModelError(f"got {checking.shown(module)}, expected a torch.nn.Module; {hint}")
 
 
 def _is_module(part: object) -> bool:

@@ -20,11 +20,11 @@ from heatproof.models import load
 from heatproof.models.model import Model
 from heatproof.models.specimens import SPECIMENS, embeddings, ids_for, model_of, picture
 from heatproof.reading import Site
+from heatproof.specs import SPECIMEN
 
 Settings = dict[str, Any]
 TOLERANCE = 1e-9
 """Of the maps' largest value. Two routes through the same float64 sums differ by 1e-13."""
-SPECIMEN = "specimen:"
 ITEMS = 2
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from heatproof import methods
+from heatproof import checking, methods, specs
 from heatproof.errors import InputError, UnknownName
 from heatproof.index import parse
 from heatproof.methods import Method, Switch
@@ -100,10 +100,17 @@ def prove(
     Raises:
         InputError: no such method, switch, value or model.
     """
-    say = progress or _silent
-    pairs, varied = settings(_side(a, switches or {}), _side(b, switches or {}))
-    _check_used(switches or {}, pairs[0])
-    further = [on_models.loaded(spec) for spec in models]
+    given = checking.settings("switches", switches)
+    specifications = checking.names("models", models)
+    for spec in (*specifications, cost_model):
+        if not isinstance(spec, str) or not spec.startswith(specs.SPECIMEN):
+            specs.check(spec)
+    checking.flag("cost", cost)
+    checking.seed(seed)
+    say = checking.progress(progress, "doing") or _silent
+    pairs, varied = settings(_side(a, given), _side(b, given))
+    _check_used(given, pairs[0])
+    further = [on_models.loaded(spec) for spec in specifications]
     forms = _forms(pairs)
     derived = exactly = None
     steps: tuple[Step, ...] = ()
@@ -167,6 +174,10 @@ class Asked:
 def _side(given: str | Method, switches: dict[str, Any]) -> Asked:
     if isinstance(given, Method):
         return Asked(given.card.name, dict(given.settings()), {}, given)
+    if not isinstance(given, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(
+            f"got the method {checking.shown(given)}, expected a name or a method object"
+        )
     name, own = parse(given)
     known = methods.catalogue()
     if name not in known:
