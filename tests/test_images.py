@@ -336,32 +336,94 @@ def test_postscript_is_never_run(tmp_path, monkeypatch):
     assert not started
 
 
-def test_a_warning_is_a_notice_whatever_another_thread_does_to_the_filters(tmp_path, monkeypatch):
-    """A model in another thread turns warnings into errors for itself: neither sees the other."""
-    halves().save(tmp_path / "a.png")
-    before = warnings.filters[:]
-    entered, left = threading.Event(), threading.Event()
+@pytest.fixture
+def slow_decode(tmp_path, monkeypatch):
+    """Starts a decode in a thread that waits inside Pillow, warns there, and gives its notices."""
+    halves().save(tmp_path / "slow.png")
+    entered, left, notices = threading.Event(), threading.Event(), []
 
     def slow(_size):
-        entered.set()
-        assert left.wait(10)
-        warnings.warn("odd file", stacklevel=2)
+        if threading.current_thread() is thread:
+            entered.set()
+            assert left.wait(10)
+            Image.warnings.warn("odd file", stacklevel=2)  # as Pillow's modules do
 
     def decode():
-        found.append(open_image(tmp_path / "a.png").notices)
+        notices.extend(open_image(tmp_path / "slow.png").notices)
 
     monkeypatch.setattr(Image, "_decompression_bomb_check", slow)
-    found, thread = [], threading.Thread(target=decode)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        thread.start()
-        assert entered.wait(10)
-        with pytest.raises(UserWarning, match="mine"):
-            warnings.warn("mine", stacklevel=1)
+    thread = threading.Thread(target=decode)
+
+    def finish() -> list[str]:
         left.set()
         thread.join()
-    assert found == [("read with a warning: odd file",)]
+        return notices
+
+    thread.start()
+    assert entered.wait(10)
+    yield finish
+    finish()
+
+
+def test_a_warning_is_a_notice_whatever_another_thread_does_to_the_filters(slow_decode):
+    """A model in another thread turns warnings into errors for itself: neither sees the other."""
+    before = warnings.filters[:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="mine"):
+            warnings.warn("mine", stacklevel=1)
+        assert slow_decode() == ["read with a warning: odd file"]
     assert warnings.filters == before
+
+
+def test_no_decode_changes_warnings_for_the_process(slow_decode):
+    """Break: `warnings.warn = collect`, or `catch_warnings`, while a picture is decoded."""
+    assert warnings.warn.__module__ == "_warnings"
+    assert Image.warnings is not warnings  # Pillow's own way there is another meanwhile
+    with pytest.warns(UserWarning, match="of this thread"):
+        Image.warnings.warn("of this thread", stacklevel=1)
+    assert slow_decode() == ["read with a warning: odd file"]
+    assert Image.warnings is warnings
+
+
+def broken_tiff(path: Path) -> Path:
+    """Random pixels, whose LZW codes are overwritten in the middle."""
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path, compression="tiff_lzw")
+    data = bytearray(path.read_bytes())
+    data[200:208] = b"\xff" * 8
+    path.write_bytes(data)
+    return path
+
+
+def test_libtiffs_lines_are_in_the_error_and_not_on_stderr(tmp_path, capfd):
+    """Break: take `libtiff.lines_into` out of `_decoded_strictly`."""
+    path = broken_tiff(tmp_path / "a.tif")
+    with pytest.raises(
+        ImageError, match="error -2; Using code not yet in table"
+    ):
+        open_image(path)
+    assert capfd.readouterr().err == ""
+    with Image.open(path) as image, pytest.raises(OSError, match="decoder error"):
+        image.load()
+    assert "Using code not yet in table" in capfd.readouterr().err  # the former handler is back
+
+
+def test_libtiffs_lines_of_other_threads_go_where_they_went(tmp_path, slow_decode, capfd):
+    """Break: take every thread's lines in `libtiff.lines_into`."""
+    with Image.open(broken_tiff(tmp_path / "a.tif")) as image, pytest.raises(OSError, match="-2"):
+        image.load()
+    assert slow_decode() == ["read with a warning: odd file"]
+    assert "Using code not yet in table" in capfd.readouterr().err
+
+
+def test_a_picture_is_read_where_libtiff_cannot_be_reached(tmp_path, monkeypatch, capfd):
+    from heatproof import libtiff
+
+    monkeypatch.setattr(libtiff, "_library", lambda: None)
+    with pytest.raises(ImageError, match="damaged"):
+        open_image(broken_tiff(tmp_path / "a.tif"))
+    assert "Using code not yet in table" in capfd.readouterr().err
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -3,6 +3,7 @@
 import difflib
 import os
 import struct
+import sys
 import threading
 import warnings
 import zlib
@@ -11,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from heatproof import checking
+from heatproof import checking, libtiff
 from heatproof.errors import ImageError
 
 # EPS and its like start other programs, TGA and its like claim any bytes: neither is opened.
@@ -31,6 +33,7 @@ ORIENTATION = 0x0112
 PHOTOMETRIC = 262
 """TIFF's tag: 0 where the value 0 is white."""
 TINY = 16
+LARGE = "it is very large; reading it takes much memory"
 # What decoders raise on bytes that are not what they claim to be.
 BROKEN = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError,
@@ -135,7 +138,7 @@ def _opened(path: Path) -> Generator[Image.Image, None, None]:
         yield image
 
 
-def _photo(image: Image.Image, source: str, caught: list[Warning]) -> Photo:
+def _photo(image: Image.Image, source: str, caught: list[str]) -> Photo:
     if 0 in image.size:
         raise ImageError(f"{source}: a picture of no pixels; expected at least 1 x 1")
     notices = _frames(image)
@@ -151,12 +154,16 @@ def _photo(image: Image.Image, source: str, caught: list[Warning]) -> Photo:
 
 
 @contextmanager
-def _decoded_strictly(source: str) -> Generator[list[Warning], None, None]:
+def _decoded_strictly(source: str) -> Generator[list[str], None, None]:
     """Whole pictures only: Pillow's warnings are collected, what it raises becomes `ImageError`.
 
-    Locked, for both `warnings.warn` and Pillow's leniency belong to the whole process.
+    Locked. Python's own warnings and the process's stderr stay as they are; what is changed for the
+    time of a decode is Pillow's (its leniency, where its modules find `warnings`) and libtiff's.
+    Other threads' warnings and lines go where they went; only a thread that by itself decodes
+    with `LOAD_TRUNCATED_IMAGES` meanwhile finds that off.
     """
-    with _decoding, _collected() as caught:
+    caught: list[str] = []
+    with _decoding, _collected(caught), libtiff.lines_into(caught):
         lenient = ImageFile.LOAD_TRUNCATED_IMAGES
         ImageFile.LOAD_TRUNCATED_IMAGES = False
         try:
@@ -168,35 +175,43 @@ def _decoded_strictly(source: str) -> Generator[list[Warning], None, None]:
         except PermissionError as error:
             raise ImageError(f"{source}: no permission to read it; try chmod +r") from error
         except BROKEN as error:
-            raise ImageError(_broken(source, error)) from error
+            raise ImageError(_broken(source, error, caught)) from error
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
 @contextmanager
-def _collected() -> Generator[list[Warning], None, None]:
-    """What this thread warns of, whatever the warning filters say.
+def _collected(caught: list[str]) -> Generator[None, None, None]:
+    """Add to `caught` what Pillow warns of in this thread, whatever the warning filters say.
 
-    The filters stay as they are: a model that runs in another thread meanwhile may change them for
-    itself (`catch_warnings`), and whoever restored them last would win.
+    `warnings` and its filters stay as they are: other threads use them meanwhile, may change them
+    for themselves (`catch_warnings`), and whoever restored them last would win. Pillow's modules
+    are given another `warnings` in their place.
     """
-    caught: list[Warning] = []
-    here, warn = threading.get_ident(), warnings.warn
+    here = threading.get_ident()
 
     def collect(
         message: Any, category: Any = None, stacklevel: int = 1, *more: Any, **named: Any
     ) -> None:
         if threading.get_ident() != here:
-            warn(message, category, stacklevel + 1, *more, **named)
+            warnings.warn(message, category, stacklevel + 1, *more, **named)
             return
-        known = isinstance(message, Warning)
-        caught.append(message if known else (category or UserWarning)(message))
+        kind = type(message) if isinstance(message, Warning) else category
+        caught.append(LARGE if kind is Image.DecompressionBombWarning else str(message))
 
-    warnings.warn = collect
+    instead: Any = SimpleNamespace(**{**vars(warnings), "warn": collect})
+    users = [
+        module
+        for name, module in list(sys.modules.items())
+        if name.startswith("PIL.") and vars(module).get("warnings") is warnings
+    ]
+    for module in users:
+        vars(module)["warnings"] = instead
     try:
-        yield caught
+        yield
     finally:
-        warnings.warn = warn
+        for module in users:
+            vars(module)["warnings"] = warnings
 
 
 def _registered(name: str) -> bool:
@@ -294,10 +309,8 @@ def _proportions(image: Image.Image) -> list[str]:
     return notices
 
 
-def _warned(warning: Warning) -> str:
-    if isinstance(warning, Image.DecompressionBombWarning):
-        return "it is very large; reading it takes much memory"
-    return f"read with a warning: {_line(str(warning))}"
+def _warned(warning: str) -> str:
+    return LARGE if warning == LARGE else f"read with a warning: {_line(warning)}"
 
 
 # What is wrong, in one line
@@ -360,8 +373,8 @@ def _kind(head: bytes) -> str:
     return "no picture format that is known here"
 
 
-def _broken(source: str, error: Exception) -> str:
-    text = _line(str(error)) or type(error).__name__
+def _broken(source: str, error: Exception, caught: list[str]) -> str:
+    text = "; ".join([_line(str(error)) or type(error).__name__, *map(_line, caught)])
     if "truncated" in text.lower() or isinstance(error, EOFError):
         return f"{source}: cut short ({text}); expected a whole picture; copy or download it again"
     return f"{source}: damaged ({text}); expected a whole picture; save it again or take another"
