@@ -256,6 +256,17 @@ def test_what_the_crop_cut_off_is_said(run, monkeypatch):
     assert "cut off 75% of the picture" in err
 
 
+def test_a_file_name_that_is_not_utf_8_is_written_with_escapes(run):
+    """Break: write the page without an answer to what UTF-8 cannot hold."""
+    Path("photo.jpg").rename("\udcff.jpg")  # as Python reads a name of the byte 0xff
+    code, _, err = run("explain", "\udcff.jpg", "a cat")
+    assert code == 0, err
+    assert "its file's name is not UTF-8" in err
+    assert "\\udcff.jpg" in Path("out/report.html").read_text("utf-8")
+    stored = json.loads(Path("out/explanation.json").read_text("utf-8"))
+    assert stored["photo"]["source"] == "\udcff.jpg"
+
+
 def test_prompt_longer_than_the_context_says_what_was_cut(run):
     code, _, err = run("explain", "photo.jpg", "a dog " * 60, "--words")
     assert code == 0

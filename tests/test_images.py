@@ -399,9 +399,7 @@ def broken_tiff(path: Path) -> Path:
 def test_libtiffs_lines_are_in_the_error_and_not_on_stderr(tmp_path, capfd):
     """Break: take `libtiff.lines_into` out of `_decoded_strictly`."""
     path = broken_tiff(tmp_path / "a.tif")
-    with pytest.raises(
-        ImageError, match="error -2; Using code not yet in table"
-    ):
+    with pytest.raises(ImageError, match="error -2; Using code not yet in table"):
         open_image(path)
     assert capfd.readouterr().err == ""
     with Image.open(path) as image, pytest.raises(OSError, match="decoder error"):

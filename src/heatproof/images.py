@@ -150,6 +150,8 @@ def _photo(image: Image.Image, source: str, caught: list[str]) -> Photo:
         rgb = ImageOps.invert(rgb)
         notices.append("its value 0 is white (TIFF), and so it is shown")
     notices += _proportions(rgb) + [_warned(warning) for warning in caught]
+    if any("\ud800" <= letter <= "\udfff" for letter in source):
+        notices.append("its file's name is not UTF-8; it is written with escapes")
     return Photo(rgb, source, tuple(dict.fromkeys(notices)))
 
 

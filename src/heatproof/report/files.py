@@ -61,7 +61,7 @@ def save_contents(
     with _appearing(folder) as place:
         if sheet is not None:
             sheet.save(place / "sheet.png")
-        (place / "report.html").write_text(page.contents(title, rows, sheet), "utf-8")
+        _write(place / "report.html", page.contents(title, rows, sheet))
     return folder / "report.html"
 
 
@@ -157,11 +157,16 @@ def _save_picture(
         if words is not None:
             word_view.picture(words, image).save(place / "words.png")
         html = page.page(explanation, words, image, replay, controls)
-        (place / "report.html").write_text(html, "utf-8")
+        _write(place / "report.html", html)
         plain = _finite(as_json(explanation, words, image, replay))
         plain["pictures"] = sorted(path.name for path in place.glob("*.png"))
         text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
-        (place / "explanation.json").write_text(text + "\n", "utf-8")
+        _write(place / "explanation.json", text + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """As UTF-8. What a file's name has of other bytes is escaped, in JSON as JSON itself does."""
+    path.write_text(text, "utf-8", "backslashreplace")
 
 
 def _tensors(
