@@ -287,6 +287,6 @@ def record_of(
         asked.labels,
         seed,
         (*model.notices, *notices),
-        "x".join(map(str, size)) if isinstance(size, tuple) else size or "native",
+        "x".join(map(str, size)) if isinstance(size, tuple) else str(size or "native"),
         method.card.signs,
     )

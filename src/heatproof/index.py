@@ -37,15 +37,16 @@ def _read() -> dict[str, dict[str, Listed]]:
         kind: {
             name: Listed(
                 each["card"],
-                {
-                    key: Switch(**{**switch, "allowed": tuple(switch["allowed"])})
-                    for key, switch in each["switches"].items()
-                },
+                {key: _switch(**switch) for key, switch in each["switches"].items()},
             )
             for name, each in entries.items()
         }
         for kind, entries in stored.items()
     }
+
+
+def _switch(*, allowed: list[str], **others: Any) -> Switch:
+    return Switch(tuple(allowed), **others)
 
 
 def methods() -> dict[str, Listed]:

@@ -33,8 +33,8 @@ def lines_into(lines: list[str]) -> Generator[None]:
     def handler(number: int) -> Any:
         def take(module: bytes, form: bytes, arguments: int) -> None:
             if threading.get_ident() != here:
-                if former.get(number):
-                    Handler(former[number])(module, form, arguments)
+                if address := former.get(number):
+                    ctypes.cast(address, Handler)(module, form, arguments)
             elif len(lines) < most:
                 buffer = ctypes.create_string_buffer(LENGTH)
                 write(buffer, LENGTH, form, ctypes.c_void_p(arguments))

@@ -76,7 +76,7 @@ def entrants(given: Entries, switches: Mapping[str, str] | None = None) -> list[
         labelled = [(checking.text("a method's name", label), x) for label, x in given.items()]
     else:
         one = isinstance(given, str | Method) or callable(given)
-        many = [given] if one else checking.several("methods", given, METHODS)
+        many: list[Any] = [given] if one else checking.several("methods", given, METHODS)
         labelled = [(None, each) for each in many for each in _split(each)]
     found: dict[str, Entrant] = {}
     for label, each in labelled:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -105,7 +105,7 @@ def wrap(
     tokenizer = held.processor if tokenizer is None else tokenizer
     if preprocess is not None and not _is_description(preprocess):
         _check_transform(preprocess)
-        preprocess = described(preprocess)
+        preprocess = described(cast(Callable[[Image.Image], Tensor], preprocess))
     for family in _families():
         if family.recognises(module):
             return family.wrap(
@@ -215,7 +215,7 @@ def _families() -> Iterator[Any]:
     yield _family("classifiers")
 
 
-def _check_transform(transform: Callable[[Image.Image], Tensor]) -> None:
+def _check_transform(transform: Callable[[Image.Image], object]) -> None:
     """That a transform takes a PIL image, before its geometry is measured."""
     try:
         transform(Image.new("RGB", (64, 48)))

@@ -103,7 +103,7 @@ def prove(
     given = checking.settings("switches", switches)
     specifications = checking.names("models", models)
     for spec in (*specifications, cost_model):
-        if not isinstance(spec, str) or not spec.startswith(specs.SPECIMEN):
+        if not str(spec).startswith(specs.SPECIMEN):
             specs.check(spec)
     checking.flag("cost", cost)
     checking.seed(seed)
