@@ -248,6 +248,9 @@ DOORS = {
     "Explanation.save": Door(EXPLAINED.save, lambda folder: {"folder": folder}),
     "Jacobian.maps": Door(JACOBIAN.maps, lambda _: {"prompts": ["a dog", "a cat"]}),
     "Jacobian.scores": Door(JACOBIAN.scores, lambda _: {"prompts": ["a dog", "a cat"]}),
+    "Jacobian.explained_scores": Door(
+        JACOBIAN.explained_scores, lambda _: {"prompts": ["a dog", "a cat"]}
+    ),
     "Jacobian.save": Door(JACOBIAN.save, lambda folder: {"path": folder / "j.safetensors"}),
     "Audit.save": Door(AUDIT.save, lambda folder: {"folder": folder}),
 }
@@ -256,6 +259,7 @@ INSIDE = {
     "scores.slopes", "scores.pairs", "scores.default",  # what methods compute with
     "errors.shortened", "errors.nearest",
     "models.load", "models.wrap",  # the same functions as above
+    "Certificate.check", "Certificate.of",  # compare names alone
     "Audit.verdict", "Audit.as_json", "Proof.markdown", "Proof.json",  # nothing is handed in
     *(f"Method.{name}" for name in vars(heatproof.Method) if not name.startswith("_")),
 }  # fmt: skip

@@ -78,18 +78,21 @@ class Jacobian:
         self, prompts: PromptInput, *, score: str | Score = ""
     ) -> Float[Tensor, "image prompt"]:
         """The untouched model's scores."""
-        return self._scores(self.embeddings, prompts, score)
+        return self._scores(self.embeddings, *self._asked(prompts, score))
 
     def explained_scores(
         self, prompts: PromptInput, *, score: str | Score = ""
     ) -> Float[Tensor, "image prompt"]:
         """The scores of the pass that `maps` explains."""
-        return self._scores(self.explained, prompts, score)
+        return self._scores(self.explained, *self._asked(prompts, score))
 
     def _scores(
-        self, embeddings: Float[Tensor, "image dim"], prompts: PromptInput, score: str | Score
+        self,
+        embeddings: Float[Tensor, "image dim"],
+        chosen: Score,
+        texts: Tensor,
+        against: Tensor | None,
     ) -> Float[Tensor, "image prompt"]:
-        chosen, texts, against = self._asked(prompts, score)
         return chosen(pairs(self.scale, embeddings, texts, against=against)).float()
 
     def save(self, path: str | Path) -> Path:

@@ -102,8 +102,8 @@ def prove(
     """
     given = checking.settings("switches", switches)
     specifications = checking.names("models", models)
-    for spec in (*specifications, cost_model):
-        if not str(spec).startswith(specs.SPECIMEN):
+    for spec in (*specifications, checking.text("cost_model", cost_model)):
+        if not spec.startswith(specs.SPECIMEN):
             specs.check(spec)
     checking.flag("cost", cost)
     checking.seed(seed)
