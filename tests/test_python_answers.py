@@ -124,7 +124,7 @@ def test_prompts_are_texts_in_any_collection_that_has_an_order():
         maps(prompts=torch.full((1, 3), torch.nan))
 
 
-def test_a_classifiers_prompts_may_be_indices():
+def test_a_classifiers_prompts_may_be_indices(tmp_path, monkeypatch):
     name = next(each for each in specimens.SPECIMENS if specimens.SPECIMENS[each]().classes)
     classifier = specimens.SPECIMENS[name]()
     size = classifier.image.preprocess
@@ -132,6 +132,9 @@ def test_a_classifiers_prompts_may_be_indices():
     by_name = maps(classifier, photo, [classifier.classes[1]])
     assert torch.equal(maps(classifier, photo, [1]), by_name)
     assert torch.equal(maps(classifier, photo, [np.int64(1)]), by_name)
+    monkeypatch.chdir(tmp_path)
+    Path(classifier.classes[1]).write_text("a file of a class's name hinders nothing")
+    assert torch.equal(maps(classifier, photo, [classifier.classes[1]]), by_name)
     for wrong, words in (([-1], "at least 0"), ([10**6], "class index"), ([1.0], "class name")):
         with pytest.raises(PromptError, match=words):
             maps(classifier, photo, wrong)

@@ -44,7 +44,8 @@ def prompts_of(model: Model, value: PromptInput) -> PromptInput:
     if isinstance(value, Tensor):
         return value
     texts = checking.prompts(value, indices=bool(model.classes))
-    checking.no_files(texts)
+    if not model.classes:  # whose names are looked up, whatever files lie here
+        checking.no_files(texts)
     return texts
 
 

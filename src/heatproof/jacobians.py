@@ -127,7 +127,8 @@ class Jacobian:
         chosen = score_of(score)
         if not isinstance(prompts, Tensor):
             prompts = checking.prompts(prompts, indices=bool(self.scale.classes))
-            checking.no_files(prompts)
+            if not self.scale.classes:
+                checking.no_files(prompts)
         texts = self._embedded(prompts)
         if isinstance(chosen, Margin) and len(texts) < 2:
             raise InputError("score 'margin' compares prompts: got 1, expected at least 2")
