@@ -179,7 +179,7 @@ def test_what_was_not_measured_is_called_so_in_every_table() -> None:
     [
         (["--methods", "gea"], "unknown method 'gea'"),
         (["--metrics", "srgg"], "unknown metric 'srgg'"),
-        (["--images", "0"], "got 0 for images"),
+        (["--images", "0"], "got images=0"),
         (["--entry", "nowhere.py:mine"], "no such file"),
         (["--model", "scnes"], "scnes"),
     ],

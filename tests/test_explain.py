@@ -222,7 +222,7 @@ def test_a_classifier_reads_no_words() -> None:
     [
         (torch.zeros(2, 4, 21, 35), "expected preprocessed floats of shape"),
         (torch.zeros(2, 3, 21, 35, dtype=torch.uint8), "torch.uint8"),
-        ([], "got no picture"),
+        ([], "got no image"),
     ],
 )
 def test_pictures_that_cannot_be_used(pixels: Tensor | list[str], said: str) -> None:

@@ -218,7 +218,7 @@ def test_a_budget_is_measured_once(
 @pytest.mark.parametrize(
     ("pictures", "more", "error", "says"),
     [
-        ([], {}, ImageError, "got no picture, expected a path"),
+        ([], {}, ImageError, "got no image, expected a path"),
         (torch.zeros(2, 3, 64, 64), {}, InputError, "got a tensor, .* pass it to explain"),
         (["a.png"], {"image_size": "keep"}, InputError, "'keep', which gives every aspect ratio"),
         (["a.png"], {"batch_size": 0}, InputError, "got batch_size=0, expected at least 1"),

@@ -60,7 +60,7 @@ def numbers(name: str, value: object, axes: str, *, truths: bool = False) -> Ten
         or not inputs.is_plain(value)
         or (value.dtype is not torch.bool if truths else not value.is_floating_point())
         or value.dim() != len(axes.split())
-        or not bool(value.isfinite().all())
+        or not (value.dtype is torch.bool or not value.numel() or inputs.is_finite(value))
     ):
         raise InputError(
             f"got {name}={checking.shown(value)}, expected a tensor of finite numbers ({axes})"

@@ -116,7 +116,7 @@ def _from_tensor(model: Model, pixels: Tensor) -> Pictures:
             f"got a tensor of shape {tuple(pixels.shape)} and {pixels.dtype}, expected "
             "preprocessed floats of shape (image, 3, height, width), all of them there"
         )
-    if not pixels.isfinite().all():
+    if not is_finite(pixels):
         raise ImageError(
             "got a tensor with values that are not finite (NaN or infinite), expected preprocessed "
             "pixels; was something divided by 0?"
@@ -128,6 +128,11 @@ def _from_tensor(model: Model, pixels: Tensor) -> Pictures:
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor's values are there to be read: not sparse, quantized or on no device."""
     return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite, asked without a copy: the memory may be limited."""
+    return all(bool(extreme.isfinite()) for extreme in tensor.detach().aminmax())
 
 
 def at_size(model: Model, size: tuple[int, int] | None) -> Model:
@@ -256,7 +261,7 @@ def _from_prompt_tensor(model: Model, given: Tensor, memory: int | str | None) -
             "ids (prompt, context) or embeddings (prompt, dim)"
         )
     if given.is_floating_point():
-        if not given.isfinite().all():
+        if not is_finite(given):
             raise PromptError("got embeddings that are not finite (NaN or infinite values)")
         dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
         labels = tuple(f"embedding {n}" for n in range(len(given)))

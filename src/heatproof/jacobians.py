@@ -141,7 +141,7 @@ class Jacobian:
         if self.model is not None:
             texts = inputs.prompts(self.model, prompts).embeddings.cpu()
         elif isinstance(prompts, Tensor) and prompts.dim() == 2 and prompts.is_floating_point():
-            if not inputs.is_plain(prompts) or not prompts.isfinite().all():
+            if not inputs.is_plain(prompts) or not inputs.is_finite(prompts):
                 raise PromptError("got embeddings that are not finite, or not there to be read")
             texts = prompts.detach().cpu()
         else:

@@ -264,7 +264,7 @@ def _exact(scores: Tensor) -> Tensor:
 
 def positive(name: str, method: str, value: int | float, most: int | float = math.inf) -> None:
     """Raise an `InputError` unless 0 < value <= most."""
-    number: object = value
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number <= most:
+    number = isinstance(value, int | float) and not isinstance(value, bool)  # pyright: ignore
+    if not number or not 0 < value <= most:
         limit = "" if math.isinf(most) else f" and at most {most:g}"
         raise InputError(f"got {name}={shown(value)} for {method}, expected more than 0{limit}")
