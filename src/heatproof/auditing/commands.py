@@ -125,9 +125,7 @@ def _asked(given: str, switches: dict[str, str]) -> tuple[dict[str, str], dict[s
     return own, {} if own and not named else index.chosen_methods(",".join(named), switches)
 
 
-def _chosen(
-    own: dict[str, str], named: dict[str, Any], auditor: "Auditor"
-) -> dict[str, Any]:
+def _chosen(own: dict[str, str], named: dict[str, Any], auditor: "Auditor") -> dict[str, Any]:
     """Method objects by the name of their folder."""
     from heatproof import methods
 
