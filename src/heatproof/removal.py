@@ -22,6 +22,7 @@ from heatproof.errors import ReadingError
 from heatproof.models.model import Model, precision_of
 from heatproof.reading import Site, block_path, reading, readings_open, rows_of
 from heatproof.reading.compiled import as_python
+from heatproof.reading.hooks import hooked
 from heatproof.reading.interventions import masked_keys
 
 Run = Callable[[Int[Tensor, " variant"]], Float[Tensor, "variant ..."]]
@@ -167,8 +168,5 @@ def _left(block: nn.Module, kept: Int[Tensor, "variant kept"], tokens: int) -> G
     def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
         return rows_of(args, kwargs, kept, tokens)
 
-    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with hooked(block, before=hook):
         yield
-    finally:
-        handle.remove()

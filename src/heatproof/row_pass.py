@@ -25,6 +25,7 @@ from heatproof.methods.base import Method, Plan, stands_for
 from heatproof.models.model import Projection
 from heatproof.reading import Attention, AttentionCall, Site, reading, readings_open, rows_of
 from heatproof.reading.call import at_least_float32
+from heatproof.reading.hooks import hooked
 from heatproof.reading.interventions import chain
 
 # Calls whose block was seen to run on no single row: it is not tried twice.
@@ -93,17 +94,14 @@ def read_row(
     block = module.get_submodule(site.block)
     kept = _Kept(site, chunk.readout)
     own = [plan.interventions[site.path]] if site.path in plan.interventions else []
-    handle = block.register_forward_pre_hook(kept.block_given, with_kwargs=True)
     changes = {site.path: chain(*own, kept.call_made)}
     start = site.path if evidence else None
-    try:
-        with (
-            torch.no_grad(),
-            reading(module, (site.path,), start=start, interventions=changes) as trace,
-        ):
-            whole = chunk.encode()
-    finally:
-        handle.remove()
+    with (
+        hooked(block, before=kept.block_given),
+        torch.no_grad(),
+        reading(module, (site.path,), start=start, interventions=changes) as trace,
+    ):
+        whole = chunk.encode()
     live = None
     if evidence:
         live = _live_rows(whole, trace.layers[-1].output)

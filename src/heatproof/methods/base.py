@@ -1,7 +1,6 @@
 """What a method is: a plan of what to read, and a function of what was read."""
 
 import dataclasses
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -331,15 +330,15 @@ def gradients_at_once(
 ) -> tuple[Tensor, ...]:
     """Vector-Jacobian products of all cotangents, stacked in front; zero where nothing depends.
 
-    All at once where every function of the graph can be batched, else one after the other.
+    All at once where every function of the graph can be batched, else one after the other: the
+    same products, and an error that is not one of batching comes again.
     """
     if len(cotangents) > 1:
         try:
-            # A function that cannot be batched warns of its slowness, or fails.
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                return _products(outputs, wanted, cotangents, batched=True)
-        except (RuntimeError, NotImplementedError, UserWarning):
+            return _products(outputs, wanted, cotangents, batched=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # a function written in Python has no rule of batching
             pass
     each = [_products(outputs, wanted, one, batched=False) for one in cotangents]
     return tuple(torch.stack(grads) for grads in zip(*each, strict=True))

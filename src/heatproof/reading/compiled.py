@@ -1,11 +1,13 @@
 """Modules compiled in place (`nn.Module.compile`), run as python where they are read.
 
 Compiled code does not see hooks that come later, nor the function at which attention is read. But
-the module still has its python: inside `as_python` it is what runs, and all else stays compiled.
+the module still has its python: inside `as_python` it is what runs, in this thread; all else stays
+compiled.
 """
 
 import threading
-from collections.abc import Collection, Generator
+from collections import Counter
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,8 +20,21 @@ from heatproof.reading.checkpointing import without_checkpoints
 CALL = "_compiled_call_impl"
 
 _lock = threading.Lock()
-# What is set aside, and how many contexts need it so: two threads may read one model.
-_aside: WeakKeyDictionary[nn.Module, tuple[Any, int]] = WeakKeyDictionary()
+_aside: WeakKeyDictionary[nn.Module, "_ByThread"] = WeakKeyDictionary()
+
+
+class _ByThread:
+    """Stands where torch keeps a compiled call: python in the threads that read, compiled in all
+    others."""
+
+    def __init__(self, part: nn.Module, compiled: Callable[..., Any]) -> None:
+        self.python: Callable[..., Any] = part._call_impl  # pyright: ignore[reportPrivateUsage]
+        self.compiled = compiled
+        self.readers: Counter[int] = Counter()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        reads = self.readers[threading.get_ident()] > 0
+        return (self.python if reads else self.compiled)(*args, **kwargs)
 
 
 @contextmanager
@@ -54,18 +69,20 @@ def _concerns(name: str, path: str) -> bool:
 
 def _set_aside(part: nn.Module) -> bool:
     with _lock:
-        call, count = _aside.get(part, (getattr(part, CALL, None), 0))
-        if call is None:
-            return False
-        _aside[part] = (call, count + 1)
-        setattr(part, CALL, None)
+        if part not in _aside:
+            compiled = getattr(part, CALL, None)
+            if compiled is None:
+                return False
+            _aside[part] = _ByThread(part, compiled)
+            setattr(part, CALL, _aside[part])
+        _aside[part].readers[threading.get_ident()] += 1
         return True
 
 
 def _put_back(part: nn.Module) -> None:
     with _lock:
-        call, count = _aside.pop(part)
-        if count > 1:
-            _aside[part] = (call, count - 1)
-        else:
-            setattr(part, CALL, call)
+        call = _aside[part]
+        call.readers[threading.get_ident()] -= 1
+        if not any(call.readers.values()):
+            setattr(part, CALL, call.compiled)
+            del _aside[part]

@@ -25,6 +25,7 @@ from heatproof.reading.call import (
     split_heads,
 )
 from heatproof.reading.compiled import as_python
+from heatproof.reading.hooks import hooked
 from heatproof.reading.interventions import Intervention
 from heatproof.reading.written_out import Recogniser
 
@@ -141,7 +142,6 @@ class _Session:
         self.start = start
         self.interventions = interventions
         self.trace = Trace()
-        self.thread = threading.get_ident()
         self.running: list[tuple[str, nn.Module]] = []
         self.calls: dict[str, int] = {}
         self.mode: Recogniser | None = None
@@ -167,13 +167,8 @@ class _Session:
             # A KeyboardInterrupt skips the modules' own post-hooks: close what they would have.
             stack.callback(self._close_mode)
             for path in chosen:
-                part = named[path]
-                before = part.register_forward_pre_hook(self._before(path), with_kwargs=True)
-                stack.callback(before.remove)
-                after = part.register_forward_hook(
-                    self._after(path), with_kwargs=True, always_call=True
-                )
-                stack.callback(after.remove)
+                before, after = self._before(path), self._after(path)
+                stack.enter_context(hooked(named[path], before=before, after=after, always=True))
             yield
 
     def modules(self) -> set[str]:
@@ -190,13 +185,8 @@ class _Session:
         hint = "" if other is None else f"; it is the same module as {other!r}: ask for that one"
         raise ReadingError(f"the model has no module {path!r} whose attention could be read{hint}")
 
-    # Another thread that runs the same module may call a hook after it was removed here, and then
-    # torch no longer knows that it takes keyword arguments: hence the defaults and the star.
-
     def _before(self, path: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any = None) -> Any:
-            if threading.get_ident() != self.thread:
-                return None
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
             self._open_mode()
             self.running.append((path, module))
             if isinstance(module, nn.MultiheadAttention):
@@ -217,16 +207,15 @@ class _Session:
         return args, kwargs | {"need_weights": False}
 
     def _after(self, path: str) -> Any:
-        def hook(module: nn.Module, *args_and_output: Any) -> Any:
-            if threading.get_ident() != self.thread:
-                return None
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            del args, kwargs
             if all(module is not each for _, each in self.running):
                 return None  # a hook before ours failed
             while self.running.pop()[1] is not module:
                 pass
             if not self.running:
                 self._close_mode()
-            average, output = self.owed_weights.pop(path, None), args_and_output[-1]
+            average = self.owed_weights.pop(path, None)
             weights, self.last_weights = self.last_weights, None
             if average is None or output is None or weights is None:
                 return None

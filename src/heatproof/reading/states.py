@@ -1,7 +1,7 @@
 """Module states beside the attention: what goes into a module and what comes out, read or edited.
 
 Attention is read at torch's own function (`intercept`); residual streams, norms and blocks are read
-here, by forward hooks that are gone when the context ends.
+here, by forward hooks of this thread (`hooks`) that are gone when the context ends.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
 from heatproof.reading.compiled import as_python
+from heatproof.reading.hooks import hooked
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -46,13 +47,10 @@ def observing(
         if leaf is not None:
             stack.enter_context(torch.no_grad())
             hook = _leaf_hook(leaves, leaf)
-            part = _module(module, leaf)
-            stack.callback(part.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            stack.enter_context(hooked(_module(module, leaf), before=hook))
         for path in dict.fromkeys(paths):
-            handle = _module(module, path).register_forward_hook(
-                _keep_hook(states, leaves, path), with_kwargs=True
-            )
-            stack.callback(handle.remove)
+            hook = _keep_hook(states, leaves, path)
+            stack.enter_context(hooked(_module(module, path), after=hook))
         yield states
         for path in [*paths, *([leaf] if leaf is not None else [])]:
             if path not in states and path not in leaves:
@@ -65,8 +63,7 @@ def editing(module: nn.Module, edits: Mapping[str, Edit]) -> Generator[None]:
     with ExitStack() as stack:
         stack.enter_context(as_python(module, edits))
         for path, edit in edits.items():
-            handle = _module(module, path).register_forward_hook(_edit_hook(edit))
-            stack.callback(handle.remove)
+            stack.enter_context(hooked(_module(module, path), after=_edit_hook(edit)))
         yield
 
 
@@ -139,8 +136,8 @@ def _keep_hook(states: dict[str, State], leaves: dict[str, Tensor], path: str) -
 
 
 def _edit_hook(edit: Edit) -> Any:
-    def hook(part: nn.Module, args: Any, output: Any) -> Any:
-        del part, args
+    def hook(part: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        del part, args, kwargs
         if isinstance(output, Tensor):
             return edit(output)
         first = _first(output)
