@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map  # pyright: ignore[reportUnknownVariableType]
 
 from heatproof.reading.compiled import as_python
+from heatproof.reading.hooks import hooked
 
 SAMPLE = 4096
 OWN_BYTES = 1 << 28
@@ -94,12 +95,8 @@ class Watch:
         with ExitStack() as stack:
             stack.enter_context(as_python(self.root))
             for path, module in self.root.named_modules():
-                before = module.register_forward_pre_hook(self._before(path), with_kwargs=True)
-                stack.callback(before.remove)
-                after = module.register_forward_hook(
-                    self._after(path), with_kwargs=True, always_call=True
-                )
-                stack.callback(after.remove)
+                before, after = self._before(path), self._after(path)
+                stack.enter_context(hooked(module, before=before, after=after, always=True))
             stack.enter_context(_WeightUse(self))
             yield self
 
@@ -107,11 +104,11 @@ class Watch:
         return self.active and threading.get_ident() == self.thread
 
     def _before(self, path: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any = None) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             if not self.watching():
                 return
             if not self.running:
-                self._top(path, args, kwargs or {})
+                self._top(path, args, kwargs)
             self.running.append(module)
 
         return hook

@@ -4,8 +4,6 @@ Nothing here computes logits: `encode` is the model itself. Other input sizes ar
 around the very same parameters, with its position embeddings resampled by the library's own rule.
 """
 
-import copy
-import itertools
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from heatproof.models.class_names import class_indices, names_of
 from heatproof.models.geometry import Preprocess
 from heatproof.models.model import ImageTower, Layout, Model, Projection, Readout
 from heatproof.models.projection import projection
+from heatproof.models.shell import shell
 
 __all__ = ["class_indices", "load", "recognises", "wrap"]
 
@@ -294,15 +293,9 @@ def _resized(module: nn.Module, height: int, width: int, **described: Any) -> Mo
     assert known.resize is not None
     twin = module
     if size != known.native:
-        twin = _shell(module)
+        twin = shell(module)
         known.resize(twin, size)
     return wrap(twin, preprocess=_squashed(module, known, size), **described)
-
-
-def _shell(module: nn.Module) -> Any:
-    """New module objects around the very same parameters and buffers."""
-    shared = itertools.chain(module.parameters(), module.buffers())
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
 
 
 def _squashed(module: Any, known: _Classifier, size: Size) -> Preprocess:

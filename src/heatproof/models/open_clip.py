@@ -5,8 +5,6 @@ are those of open_clip's and timm's sources, and `tests/test_models_open_clip.py
 the attention that the models really compute.
 """
 
-import copy
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,6 +32,7 @@ from heatproof.models import tokens
 from heatproof.models.geometry import Preprocess, Resize
 from heatproof.models.model import ImageTower, Layout, Model, Projection, Readout, TextTower
 from heatproof.models.projection import projection
+from heatproof.models.shell import shell
 
 Size = tuple[int, int]
 
@@ -379,7 +378,7 @@ def _resized(
             f"got an input size of {height} x {width}, expected multiples of "
             f"{vision.stride[0]} x {vision.stride[1]}; try {_near((height, width), vision.stride)}"
         )
-    twin = _shell(module)
+    twin = shell(module)
     _set_input_size(twin.visual, (height, width))
     changes = {"size": (height, width), "resize_mode": "squash", **normalisation}
     if hasattr(twin.visual, "preprocess_cfg"):
@@ -390,12 +389,6 @@ def _resized(
 def _near(size: Size, stride: Size) -> str:
     near = (max(1, round(side / step)) * step for side, step in zip(size, stride, strict=True))
     return " x ".join(map(str, near))
-
-
-def _shell(module: Any) -> Any:
-    """New module objects around the very same parameters and buffers."""
-    shared = itertools.chain(module.parameters(), module.buffers())
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
 
 
 def _set_input_size(visual: Any, size: Size) -> None:

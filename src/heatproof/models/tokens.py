@@ -8,6 +8,7 @@ import difflib
 import html
 import re
 import string
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -256,6 +257,10 @@ _MOST_LEADING = 3  # begin of text, a language: nothing known puts more before a
 
 # Tokens ------------------------------------------------------------------------------------------
 
+# Fast tokenizers keep truncation and padding as their own state, set by each call: two threads that
+# share one would cut each other's prompts.
+_tokenizing = threading.RLock()
+
 
 @dataclass(frozen=True)
 class Codec:
@@ -277,6 +282,10 @@ class Codec:
         if isinstance(self.tokenizer, Missing):
             raise PromptError(self.tokenizer.reason)
         texts = tuple(_checked(prompt) for prompt in prompts)
+        with _tokenizing:
+            return self._tokenized(texts)
+
+    def _tokenized(self, texts: tuple[str, ...]) -> Tokens:
         ids = self._ids(list(texts))
         rows, readout = ids.tolist(), self.readout(ids)
         placed = [self._pieces(text, row) for text, row in zip(texts, rows, strict=True)]
