@@ -1,12 +1,14 @@
 """The methods once more, slower and beside their papers, on a forward pass written out here.
 
 Nothing below uses heatproof: a two-tower CLIP as open_clip builds it, by its parameters alone,
-with every head's attention as a matrix of its own. `replicates` names what a function re-tells.
+with every head's attention as a matrix of its own; timm's ViT is told as such an image tower whose
+embedding are its logits (`as_clip`). `replicates` names what a function re-tells.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -62,7 +64,9 @@ def softmax_rows(scores: Tensor) -> Tensor:
     return powers / powers.sum(dim=1, keepdim=True)
 
 
-def normalised(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+def normalised(x: Tensor, norm: nn.LayerNorm | None) -> Tensor:
+    if norm is None:
+        return x
     mean = x.mean(-1, keepdim=True)
     variance = ((x - mean) ** 2).mean(-1, keepdim=True)
     return (x - mean) / torch.sqrt(variance + norm.eps) * norm.weight + norm.bias
@@ -116,8 +120,52 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum() / torch.sqrt((a * a).sum()) / torch.sqrt((b * b).sum())
 
 
-def see(module: Any, picture: Tensor, text: Tensor, one_headed: int = 0) -> Told:
-    """One picture (3, height, width) through the image tower, against a text embedding."""
+def compared(embedding: Tensor, target: Tensor | int) -> Tensor:
+    """The cosine with another embedding, or a classifier's logit of a class."""
+    return embedding.flatten()[target] if isinstance(target, int) else cosine(embedding, target)
+
+
+def as_clip(vit: Any) -> Any:
+    """timm's ViT with open_clip's names; the bias of its patches lies in their positions."""
+    patches, blocks = vit.patch_embed.proj, []
+    for block in vit.blocks:
+        attn, mlp = block.attn, block.mlp
+        blocks.append(
+            SimpleNamespace(
+                ln_1=block.norm1,
+                ln_2=block.norm2,
+                mlp=SimpleNamespace(c_fc=mlp.fc1, c_proj=mlp.fc2),
+                attn=SimpleNamespace(
+                    num_heads=attn.num_heads,
+                    in_proj_weight=attn.qkv.weight,
+                    in_proj_bias=attn.qkv.bias,
+                    out_proj=attn.proj,
+                ),
+            )
+        )
+    positions = vit.pos_embed[0].detach().clone()
+    positions[1:] += patches.bias.detach()
+    visual = SimpleNamespace(
+        conv1=patches,
+        class_embedding=vit.cls_token[0, 0].detach(),
+        positional_embedding=positions,
+        ln_pre=None,
+        transformer=SimpleNamespace(resblocks=blocks),
+        ln_post=vit.norm,
+        proj=vit.head.weight.detach().T,
+        proj_bias=vit.head.bias,
+    )
+    return SimpleNamespace(visual=visual)
+
+
+def end_bias(side: Any) -> Any:
+    """What is added after the last linear map: CLIP adds nothing."""
+    return getattr(side, "proj_bias", 0.0)
+
+
+def see(module: Any, picture: Tensor, text: Tensor | int, one_headed: int = 0) -> Told:
+    """One picture (3, height, width) through the image tower, against a text embedding or as one
+    of a classifier's classes."""
     visual = module.visual
     size = visual.conv1.kernel_size[0]
     rows, cols = picture.shape[1] // size, picture.shape[2] // size
@@ -128,10 +176,11 @@ def see(module: Any, picture: Tensor, text: Tensor, one_headed: int = 0) -> Told
             tokens.append((visual.conv1.weight * patch).sum((1, 2, 3)))
     x = normalised(torch.stack(tokens) + visual.positional_embedding, visual.ln_pre)
     x, layers = tower(visual.transformer.resblocks, x, False, one_headed)
-    embedding = normalised(x, visual.ln_post)[0] @ visual.proj
+    embedding = normalised(x, visual.ln_post)[0] @ visual.proj + end_bias(visual)
     content = list(range(1, 1 + rows * cols))
     extra = _end(module, visual.ln_post, visual.proj, embedding, text)
-    return Told(layers, 0, cosine(embedding, text), content, (rows, cols), picture, extra)
+    extra["bias"] = end_bias(visual)
+    return Told(layers, 0, compared(embedding, text), content, (rows, cols), picture, extra)
 
 
 def read(module: Any, ids: Tensor, image: Tensor, one_headed: int = 0) -> Told:
@@ -146,10 +195,10 @@ def read(module: Any, ids: Tensor, image: Tensor, one_headed: int = 0) -> Told:
 
 
 def _end(
-    module: Any, norm: Any, matrix: Tensor, embedding: Tensor, target: Tensor
+    module: Any, norm: Any, matrix: Tensor, embedding: Tensor, target: Tensor | int
 ) -> dict[str, Any]:
     """How the tower ends, and what the embedding is compared with."""
-    ends = {"module": module, "norm": norm, "matrix": matrix}
+    ends = {"module": module, "norm": norm, "matrix": matrix, "bias": 0.0}
     return {**ends, "embedding": embedding, "target": target}
 
 

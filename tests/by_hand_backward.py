@@ -146,7 +146,9 @@ def grad_cam(told: Told, at: str, mean: str, heads: str) -> Tensor:
 # --- backward rules -----------------------------------------------------------------------------
 
 
-def _frozen_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+def _frozen_norm(x: Tensor, norm: nn.LayerNorm | None) -> Tensor:
+    if norm is None:
+        return x
     mean = x.mean(-1, keepdim=True)
     deviation = torch.sqrt(((x - mean) ** 2).mean(-1, keepdim=True) + norm.eps).detach()
     return (x - mean) / deviation * norm.weight + norm.bias
@@ -212,15 +214,24 @@ def full_gradient(told: Told, plus: bool) -> Tensor:
         biases += [_a_row_for_each(part, "bias", size) for part in parts]
         biases.append(_a_row_for_each(block.attn, "in_proj_bias", size))
     biases.append(_a_row_for_each(last, "bias", size))
+    if isinstance(by_hand.end_bias(side), Tensor):
+        biases.append(_a_row_for_each(side, "proj_bias", 1))
     again = retell(replace(told, extra={**told.extra, "module": module}), point_of(told))
     streams = [layer.given for layer in again.layers]
     streams = [*streams, again.layers[-1].left] if plus else streams[:1]
     wanted = [*streams, *biases]
     grads = by_hand.gradient(again, [each for each in wanted if each is not None])
-    return torch.stack([(x.detach() * g).sum(1) for x, g in zip(wanted, grads, strict=True)]).sum(0)
+    total = torch.zeros(size, dtype=torch.float64)
+    for x, g in zip(wanted, grads, strict=True):
+        values = (x.detach() * g).sum(1)
+        if len(values) == size:
+            total += values
+        else:  # the head's bias is added to the readout alone
+            total[told.readout] += values[0]
+    return total
 
 
-def _a_row_for_each(part: nn.Module, name: str, tokens: int) -> nn.Parameter:
+def _a_row_for_each(part: Any, name: str, tokens: int) -> nn.Parameter:
     rows = nn.Parameter(getattr(part, name).detach().expand(tokens, -1).clone())
     setattr(part, name, rows)
     return rows
@@ -295,12 +306,8 @@ def attention_relevance(told: Told, layers: int) -> list[list[Tensor]]:
         x = told.layers[-1].left
         assert x is not None
         row = by_hand.normalised(x, norm)[r]
-        embedding = row @ projection
-        unit = target / torch.sqrt((target * target).sum())
-        one = torch.ones(1, dtype=torch.float64)
-        # The norm of the embedding and the last layer norm hand all on.
-        length = torch.sqrt((embedding * embedding).sum())
-        back = linear_back((embedding / length)[None], unit[None], one[None])
+        back = start_of_relevance(row @ projection, target)
+        # The last layer norm hands all on, as the norm of the embedding does.
         relevance = torch.zeros_like(x)
         relevance[r] = linear_back(row[None], projection.T, back)[0]
         found: list[list[Tensor]] = []
@@ -310,6 +317,18 @@ def attention_relevance(told: Told, layers: int) -> list[list[Tensor]]:
             of_heads, relevance = block_back(layer, block, relevance)
             found.insert(0, of_heads)
     return found
+
+
+def start_of_relevance(embedding: Tensor, target: Tensor | int) -> Tensor:
+    """Authors' ViT_LRP: the one-hot row of the class, at the logits. A cosine: 1, dealt out."""
+    if isinstance(target, int):
+        one_hot = torch.zeros_like(embedding)
+        one_hot[target] = 1
+        return one_hot[None]
+    unit = target / torch.sqrt((target * target).sum())
+    length = torch.sqrt((embedding * embedding).sum())
+    one = torch.ones(1, 1, dtype=torch.float64)
+    return linear_back((embedding / length)[None], unit[None], one)
 
 
 def linear_back(x: Tensor, weight: Tensor, relevance: Tensor) -> Tensor:

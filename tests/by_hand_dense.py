@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from by_hand import Layer, Told, cosine, gelu, normalised, read, replicates, softmax_rows
+from by_hand import Layer, Told, compared, gelu, normalised, read, replicates, softmax_rows
 from families import ids_of
 
 ZERO = torch.zeros((), dtype=torch.float64)
 
 
 def score_of(told: Told, token: Tensor) -> Tensor:
-    """cos(W_p LN(z), t) of one token, as if it were the readout."""
-    embedding = normalised(token, told.extra["norm"]) @ told.extra["matrix"]
-    return cosine(embedding, told.extra["target"])
+    """cos(W_p LN(z), t) of one token, as if it were the readout (a classifier's logit)."""
+    embedding = normalised(token, told.extra["norm"]) @ told.extra["matrix"] + told.extra["bias"]
+    return compared(embedding, told.extra["target"])
 
 
 def scores(told: Told, tokens: Tensor) -> Tensor:
@@ -127,8 +127,7 @@ def token_decomposition(told: Told, contrast: str, layers: int) -> Tensor:
     norm, whose mean and bias are dealt out evenly, then <., t> / |f|."""
     assert contrast == "none"
     used, r = told.layers[-layers:], told.readout
-    norm, matrix = told.extra["norm"], told.extra["matrix"]
-    text = told.extra["target"] / told.extra["target"].norm()
+    norm, matrix, target = told.extra["norm"], told.extra["matrix"], told.extra["target"]
     last = used[-1].left[r]
     deviation = torch.sqrt(((last - last.mean()) ** 2).mean() + norm.eps)
     parts = 2 * len(used) + 1
@@ -136,7 +135,10 @@ def token_decomposition(told: Told, contrast: str, layers: int) -> Tensor:
     def share(piece: Tensor, pieces: int) -> Tensor:
         centred = piece - last.mean() / pieces
         made = (centred * norm.weight / deviation + norm.bias / pieces) @ matrix
-        return made @ text / told.extra["embedding"].norm()
+        made = made + told.extra["bias"] / pieces
+        if isinstance(target, int):
+            return made[target]
+        return made @ target / target.norm() / told.extra["embedding"].norm()
 
     tokens = [ZERO for _ in used[0].given]
     tokens[r] = share(used[0].given[r], parts)

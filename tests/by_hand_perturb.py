@@ -13,7 +13,7 @@ import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
-from by_hand import Told, cosine, gelu, normalised, replicates, softmax_rows
+from by_hand import Told, compared, cosine, end_bias, gelu, normalised, replicates, softmax_rows
 
 # A black pixel after CLIP's normalisation, in the float32 that pictures are prepared in.
 MEAN, SPREAD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -53,7 +53,8 @@ def again(
         embedding = normalised(x, module.ln_final)[told.readout] @ module.text_projection
     else:
         embedding = normalised(x, module.visual.ln_post)[0] @ module.visual.proj
-    return Again(cosine(embedding, told.extra["target"]), states, norm)
+        embedding = embedding + end_bias(module.visual)
+    return Again(compared(embedding, told.extra["target"]), states, norm)
 
 
 def _words(told: Told) -> Tensor:
@@ -127,7 +128,8 @@ def filling(told: Told, fill: str) -> Tensor:
     if fill == "zero":
         return picture * 0
     if fill == "black":
-        return BLACK.double()[:, None, None].expand_as(picture)
+        black = told.extra.get("black", BLACK)
+        return black.double()[:, None, None].expand_as(picture)
     if fill == "mean":
         return torch.stack([torch.full_like(p, float(p.sum()) / p.numel()) for p in picture])
     size = picture.shape[1] // told.grid[0]

@@ -257,6 +257,52 @@ def test_image_values_equal_by_hand(vit: Model, name: str, settings: dict[str, A
     close(found, twin(name, told, settings, layers))
 
 
+CLASSIFIER = "timm vit"
+CLASSIFIER_CASES = [
+    case
+    for case in CASES
+    # The empty prompt is CLIP's alone.
+    if case.values[0] != "clip-surgery" or case.values[1]["features"] == "none"
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), CLASSIFIER_CASES)
+def test_values_of_a_classifier_equal_by_hand(name: str, settings: dict[str, Any]) -> None:
+    """Of a class whose logit is negative: relevance must not start at its sign."""
+    model = model_of(CLASSIFIER)
+    pixels = picture(model, 1)
+    with torch.no_grad():
+        (logits,) = model.image.encode(pixels)
+    number = int(logits.argmin())
+    assert logits[number] < 0
+    row = torch.eye(len(logits), dtype=torch.float64)[number, None]
+    found = token_values(model, name, settings, "image", pixels, row)[0, 0]
+    layers = depth(name, settings, "image")
+    told = by_hand.see(
+        by_hand.as_clip(model.module),
+        pixels[0],
+        number,
+        layers if settings.get("heads") == "one" else 0,
+    )
+    told.extra["black"] = torch.full((3,), -1.0)  # timm's ViT: (0 - 0.5) / 0.5
+    if settings.get("heads") != "one":
+        close(told.score.detach(), logits[number])
+    expected = twin(name, told, settings, layers)
+    assert expected.abs().max() > 0
+    close(found, expected)
+
+
+@pytest.mark.parametrize("family", ["hf vit", "hf deit", "timm vit", "timm eva", "torchvision vit"])
+@pytest.mark.parametrize(
+    "name", ["attcat", "attnlrp", "gae", "libragrad", "transformer-attribution"]
+)
+def test_a_class_whose_logit_is_negative_has_a_map(family: str, name: str) -> None:
+    model = model_of(family)
+    found = heatproof.explain(model, picture(model, 3), list(model.classes), method=name)
+    assert (found.scores < 0).any()
+    assert (found.maps.flatten(2).abs().amax(-1) > 0).all()
+
+
 @pytest.mark.parametrize(("name", "settings"), TEXT_CASES)
 def test_text_values_equal_by_hand(vit: Model, name: str, settings: dict[str, Any]) -> None:
     pixels, prompt = picture(vit, 1), ids(1)

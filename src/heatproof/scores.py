@@ -246,5 +246,15 @@ def _cosine(image: Tensor, text: Tensor) -> Tensor:
 
 def _logit(model: Comparing, image: Tensor, text: Tensor) -> Tensor:
     if model.classes:
-        return image @ text.T
+        return _class_logits(image, text)
     return model.logit_scale * _cosine(image, text) + model.logit_bias
+
+
+def _class_logits(
+    logits: Float[Tensor, "image class"], text: Float[Tensor, "prompt class"]
+) -> Float[Tensor, "image prompt"]:
+    """A class's prompt is a row with a single 1, and its logit is picked: it is no sum in which
+    relevance could be dealt out, or another class's infinite logit matter."""
+    if bool(((text != 0).sum(1) == 1).all() and (text.sum(1) == 1).all()):
+        return logits[:, text.argmax(1)]
+    return logits @ text.T

@@ -47,8 +47,9 @@ class TransformerAttribution(Method):
         signs=(NEVER, "relevance"),
         cost="2 forward passes, 2 backward passes through the layers read a prompt",
         notes="As in the authors' code: start_layer=1, and rows of 1 + (dS/dA * R)+ are not "
-        "normalised (their code has that commented out). Relevance starts as 1 at the score, whose "
-        "cosine is a linear map (z+) of the normalised embedding. "
+        "normalised (their code has that commented out). Relevance starts as 1: at a classifier's "
+        "class, whatever the sign of its logit, as theirs; else at the score, whose cosine is a "
+        "linear map (z+) of the normalised embedding. "
         "Quotients by 0 give no relevance, where the authors add 1e-9. Means over tokens and "
         "convolutions, which they do not meet, are linear maps too. A sum's shares a / (a + b) "
         "have poles: in half precision a map can differ by a fifth; prefer float32.",
