@@ -56,11 +56,7 @@ def index() -> str:
 
 
 def switches(of: dict[str, Switch]) -> str:
-    shown = [
-        f"`{key}` = {' or '.join(map(str, switch.allowed)) or switch.kind} "
-        f"(default {switch.default})"
-        for key, switch in of.items()
-    ]
+    shown = [f"`{key}` = {switch.values} (default {switch.default})" for key, switch in of.items()]
     return "; ".join(shown) or "none"
 
 

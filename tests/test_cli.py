@@ -164,6 +164,12 @@ def test_switches_reach_the_method(run):
     assert stored["score"] == "logit"
 
 
+def test_all_layers_are_asked_for_by_name(run):
+    code, _, err = run("explain", "photo.jpg", "a cat", "--method", "gae", "--set", "layers=all")
+    assert code == 0, err
+    assert json.loads(Path("out/explanation.json").read_text())["settings"] == {"layers": "all"}
+
+
 def test_several_methods_make_a_contact_sheet(run):
     code, out, _ = run(
         "explain", "photo.jpg", "a cat", "--method", "attention-x-gradient,raw-attention,random"
@@ -329,6 +335,9 @@ def test_bad_pictures(run, name):
         ([*ECLIP, "--set", "head=model"], "did you mean heads?"),
         ([*ECLIP, "--set", "heads=modle"], "did you mean model"),
         (["photo.jpg", "a cat", "--set", "heads"], "expected SWITCH=VALUE"),
+        ([*ECLIP, "--set", "layers=every"], "expected a whole number or all"),
+        ([*ECLIP, "--set", "layers=1.5"], "expected a whole number or all"),
+        ([*ECLIP, "--set", "layers=-1"], "got layers=-1, expected 1 to"),
         ([*ECLIP[:3], "rollout,random", "--set", "zzz=1"], "has a switch 'zzz'"),
         (["photo.jpg", "a cat", "--score", "cosin"], "did you mean cosine?"),
         (["photo.jpg", "a cat", "--score", "margin"], "'margin' compares prompts"),

@@ -503,7 +503,7 @@ def test_registry_refuses_what_it_does_not_know() -> None:
         methods.create("gae", layers="many")
     with pytest.raises(InputError, match=r"got sigma='wide' for smoothgrad, expected a number"):
         methods.create("smoothgrad", sigma="wide")
-    with pytest.raises(InputError, match=r"got sigma='nan' for smoothgrad, expected a number"):
+    with pytest.raises(InputError, match=r"got sigma=nan for smoothgrad, expected a number"):
         methods.create("smoothgrad", sigma="nan")
     with pytest.raises(InputError, match=r"got samples=None for smoothgrad, expected a whole"):
         methods.create("smoothgrad", samples=None)

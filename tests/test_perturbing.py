@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import captum.attr
 import pytest
@@ -140,21 +141,23 @@ def test_a_batch_s_size_changes_no_mask(vit: Model) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "told"),
+    ("name", "settings", "told"),
     [
-        (methods.RISE(probability=0.0), "got probability=0.0 for rise, expected more than 0 and"),
-        (methods.RISE(masks=0), "got masks=0 for rise"),
-        (methods.KernelSHAP(samples=2), "expected at least 3"),
-        (methods.Occlusion(window=4), "expected 1 to 3 patches"),
-        (methods.Occlusion(stride=2), "every token must come under a window"),
-        (methods.M2IB(steps=0), "got steps=0 for m2ib"),
-        (methods.M2IB(layer=2), "expected 0 to 1"),
-        (methods.ViTCX(distance=0.0), "got distance=0.0"),
+        ("rise", {"probability": 0.0}, r"got probability=0.0 for rise, .* above 0, at most 1"),
+        ("rise", {"masks": 0}, "got masks=0 for rise, expected a whole number, at least 1"),
+        ("kernel-shap", {"samples": 2}, "expected a whole number, at least 3"),
+        ("occlusion", {"window": 4}, "expected 1 to 3 patches"),
+        ("occlusion", {"stride": 2}, "every token must come under a window"),
+        ("m2ib", {"steps": 0}, "got steps=0 for m2ib"),
+        ("m2ib", {"layer": 2}, "expected 0 to 1"),
+        ("vit-cx", {"distance": 0.0}, "got distance=0.0"),
     ],
 )
-def test_settings_out_of_range_are_told(vit: Model, method: methods.Method, told: str) -> None:
+def test_settings_out_of_range_are_told(
+    vit: Model, name: str, settings: dict[str, Any], told: str
+) -> None:
     with pytest.raises(InputError, match=told):
-        heatproof.explain(vit, picture(vit), texts(), method=method)
+        heatproof.explain(vit, picture(vit), texts(), method=methods.create(name, **settings))
 
 
 @pytest.mark.parametrize("family", ["open_clip mean pool", "open_clip vitamin"])

@@ -116,6 +116,12 @@ def test_switches_named_alike_on_both_sides_are_proved() -> None:
     assert (len(proof.pairs), proof.varied) == (1, {})
 
 
+def test_all_layers_are_proved_at_every_depth() -> None:
+    given = "heads=model,spatial=none,projection=none,rectify=none,layers=all"
+    proof = prove(f"grad-eclip:{given}", f"attention-eclip:{given}", cost=False)
+    assert proof.carried_by == ("symbolic", "exact", "models")
+
+
 def test_more_layers_than_exact_networks_have_is_left_to_the_algebra() -> None:
     given = "heads=one,spatial=none,projection=none,rectify=none,layers=4"
     proof = prove(f"grad-eclip:{given}", f"attention-eclip:{given}", cost=False)

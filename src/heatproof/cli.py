@@ -422,7 +422,7 @@ def _describe(entry: index.Listed) -> None:
 
 
 def _allowed(switch: Any) -> str:
-    values = "|".join(switch.allowed) or switch.kind
+    values = "|".join(switch.allowed) or switch.values
     return values if switch.default is None else f"{values}  (default {switch.default})"
 
 

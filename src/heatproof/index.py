@@ -13,7 +13,7 @@ from typing import Any
 from heatproof import switches
 from heatproof.checking import shown
 from heatproof.errors import InputError, UnknownName
-from heatproof.switches import Switch
+from heatproof.switches import Bounds, Switch
 
 FILE = Path(__file__).with_name("index.json")
 ALL = "all"
@@ -45,8 +45,10 @@ def _read() -> dict[str, dict[str, Listed]]:
     }
 
 
-def _switch(*, allowed: list[str], **others: Any) -> Switch:
-    return Switch(tuple(allowed), **others)
+def _switch(
+    *, allowed: list[str], words: list[str], bounds: dict[str, Any], **others: Any
+) -> Switch:
+    return Switch(tuple(allowed), words=tuple(words), bounds=Bounds(**bounds), **others)
 
 
 def methods() -> dict[str, Listed]:

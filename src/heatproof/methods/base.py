@@ -16,8 +16,11 @@ from heatproof.errors import InputError, ReadingError
 from heatproof.images import Photo
 from heatproof.models.model import Projection
 from heatproof.reading import Attention, Edit, Intervention, Site, State, Trace
+from heatproof.switches import Switch, checked
 
 Side = Literal["image", "text"]
+Layers = int | Literal["all"] | None
+"""How many of a tower's last attention calls are read; None is the method's own default."""
 
 # Legends of maps (see `Card.signs`): what negative values say, and what positive ones do.
 NEVER = "does not occur"
@@ -243,10 +246,22 @@ class Method(ABC):
     """Abstract: subclasses are frozen dataclasses whose fields are the method's switches."""
 
     card: ClassVar[Card]
+    switches: ClassVar[Mapping[str, Switch]] = {}
+    """Set where the method is registered."""
     foreign: ClassVar[bool] = False
     """Whether its maps come from code that was handed in, of whose pass nothing is known."""
     row_alone: ClassVar[bool] = False
     """Whether, of the calls it reads, it takes the readout's rows alone beside keys and values."""
+
+    def __post_init__(self) -> None:
+        """Check the switches, as whoever created the method set them.
+
+        Raises:
+            InputError: a value that a switch does not take.
+        """
+        for key, switch in self.switches.items():
+            value = checked(self.card.name, key, switch, getattr(self, key))
+            object.__setattr__(self, key, value)
 
     @abstractmethod
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:
@@ -296,10 +311,12 @@ class Method(ABC):
         return {f.name: getattr(self, f.name) for f in fields}
 
 
-def last_sites(sites: Sequence[Site], count: int | None, default: int) -> tuple[str, ...]:
+def last_sites(sites: Sequence[Site], count: Layers, default: int) -> tuple[str, ...]:
     """Paths of the last `count` calls; the default is cut down to what the model has."""
     if count is None:
         count = min(default, len(sites))
+    elif count == "all":
+        count = len(sites)
     if not 1 <= count <= len(sites):
         raise InputError(f"got layers={count}, expected 1 to {len(sites)}, the calls of this tower")
     return tuple(site.path for site in sites[-count:])

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import InputError, ReadingError
-from heatproof.methods.base import Card, Factors, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import Card, Factors, Layers, Plan, ReadPass, Side, last_sites
 from heatproof.methods.dense import SURROGATE, Dense, embedded, token_scores
 from heatproof.methods.registry import register
 from heatproof.methods.residual import Tokens, block_around, read_blocks, states_wanted
@@ -29,12 +29,12 @@ class CLIPSurgery(Dense):
         single prompts); `set` is their feature surgery over the prompts that were asked for:
         w_t s_it - mean over the set of w s_i, with w = softmax(2 s_r) / mean at the readout r;
         `none` leaves the scores as they are. Null prompts are held against the same set.
-    layers: how many last blocks have a second path (default: 6, or all).
+    layers: how many last blocks have a second path, or `all` (default: 6).
     """
 
     architecture: Literal["dual", "model"] = "dual"
     features: Literal["empty", "set", "none"] = "empty"
-    layers: int | None = None
+    layers: Layers = None
 
     card: ClassVar[Card] = Card(
         name="clip-surgery",

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Factors, Method, Plan, ReadPass, Side, Tower, last_sites
+from heatproof.methods.base import Factors, Layers, Method, Plan, ReadPass, Side, Tower, last_sites
 from heatproof.models.model import Affine
 from heatproof.models.projection import output_projection, output_projection_of
 from heatproof.reading import Attention, AttentionCall, Intervention, Site
@@ -34,7 +34,8 @@ class Eclip(Method):
         (mean over heads); `none` is 1.
     projection: of `loosened`: `output` puts queries and keys through W_O (generate_emap.py),
         `none` takes them raw (the notebooks).
-    layers: the last n calls (default: 1 on the image side, 8 on the text side, as published).
+    layers: the last n calls, or `all` (default: 1 on the image side, 8 on the text side, as
+        published).
     rectify: `none` keeps the map signed (the published ReLU of the sum is left to display),
         `layer` cuts off each layer's negative part, `head` each head's.
     """
@@ -42,7 +43,7 @@ class Eclip(Method):
     heads: Literal["one", "model"] = "one"
     spatial: Literal["loosened", "attention", "none"] = "loosened"
     projection: Literal["output", "none"] = "output"
-    layers: int | None = None
+    layers: Layers = None
     rectify: Literal["none", "layer", "head"] = "none"
 
     def linear(self) -> bool:
@@ -134,7 +135,9 @@ class Eclip(Method):
         return intervene
 
     def factors(self, side: Side) -> Factors:
-        native = [f"gradients of the score at the last {self._count(side)} attention call(s)"]
+        layers = DEFAULT_LAYERS[side] if self.layers is None else self.layers
+        which = "all attention calls" if layers == "all" else f"the last {layers} attention call(s)"
+        native = [f"gradients of the score at {which}"]
         substituted: list[str] = []
         if self.heads == "one":
             substituted.append(
@@ -148,9 +151,6 @@ class Eclip(Method):
             native.append("attention weights (mean over heads)")
         replaced = "forward pass" if self.heads == "one" else "factor"
         return Factors(tuple(native), tuple(substituted), replaced)
-
-    def _count(self, side: Side) -> int:
-        return DEFAULT_LAYERS[side] if self.layers is None else self.layers
 
 
 def loosened(

@@ -8,7 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import (
+    NEVER,
+    Card,
+    Factors,
+    Layers,
+    Method,
+    Plan,
+    ReadPass,
+    Side,
+    last_sites,
+)
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens, identity_of, is_pooling, readout_of
 from heatproof.reading import Attention, Site
@@ -19,11 +29,11 @@ from heatproof.reading import Attention, Site
 class GAE(Method):
     """R <- R + mean over heads of (A * dS/dA)+ times R, from R = 1; row r.
 
-    layers: the last n calls only (default: all, as in the paper and the authors' ViT notebook;
-    their CLIP notebook takes the last one).
+    layers: the last n calls only, or `all` (the default, as in the paper and the authors' ViT
+        notebook; their CLIP notebook takes the last one).
     """
 
-    layers: int | None = None
+    layers: Layers = None
 
     card: ClassVar[Card] = Card(
         name="gae",

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.errors import InputError
 from heatproof.methods.base import (
     CONTRIBUTES,
     Card,
@@ -24,6 +23,7 @@ from heatproof.methods.input_leaf import input_leaf
 from heatproof.methods.registry import register
 from heatproof.reading import Site
 from heatproof.reading.call import at_least_float32
+from heatproof.switches import number
 
 
 @register
@@ -34,7 +34,7 @@ class IntegratedGradients(Method):
     steps: points of the Gauss-Legendre rule.
     """
 
-    steps: int = 50
+    steps: int = number(50, least=1)
 
     card: ClassVar[Card] = Card(
         name="integrated-gradients",
@@ -49,10 +49,6 @@ class IntegratedGradients(Method):
         "colour; on the text side zero embeddings). The paper takes a Riemann sum of 20 to 300 "
         "steps. On ViTs 50 steps do not reach the promised sum, so none is certified.",
     )
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InputError(f"got steps={self.steps}, expected at least 1")
 
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:
         del side

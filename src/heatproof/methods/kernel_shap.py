@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.errors import InputError
 from heatproof.methods.base import CONTRIBUTES, Card, ReadPass
 from heatproof.methods.perturbing import Coalitions, Perturbing, all_coalitions, placed, players
 from heatproof.methods.registry import register
+from heatproof.switches import number
 
 
 @register
@@ -24,7 +24,7 @@ class KernelSHAP(Perturbing):
         more than that, all of them are, and the values are the Shapley values themselves.
     """
 
-    samples: int = 25
+    samples: int = number(25, least=3)
 
     card: ClassVar[Card] = Card(
         name="kernel-shap",
@@ -42,8 +42,6 @@ class KernelSHAP(Perturbing):
     )
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        if self.samples < 3:
-            raise InputError(f"got samples={self.samples} for kernel-shap, expected at least 3")
         drawn = [self._coalitions(len(each), read.seed) for each in players(read)]
         scores = self.scores_of(read, [keep for keep, _ in drawn])
         empty = self.empty_scores(read)

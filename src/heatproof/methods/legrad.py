@@ -8,7 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import (
+    NEVER,
+    Card,
+    Factors,
+    Layers,
+    Method,
+    Plan,
+    ReadPass,
+    Side,
+    last_sites,
+)
 from heatproof.methods.dense import embedded
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens
@@ -26,11 +36,11 @@ class LeGrad(Method):
     readout: `mean`, as published: s_l is the score of the mean over all tokens that layer l
         puts out, class token included, by the final norm and projection. `model`: s_l is the
         model's own score in every layer.
-    layers: the last n calls (default: 2, as in the authors' code).
+    layers: the last n calls, or `all` (default: 2, as in the authors' code).
     """
 
     readout: Literal["mean", "model"] = "mean"
-    layers: int | None = None
+    layers: Layers = None
 
     card: ClassVar[Card] = Card(
         name="legrad",

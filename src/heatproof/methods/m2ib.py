@@ -16,10 +16,10 @@ from torch import Tensor
 from heatproof.errors import InputError
 from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.blocks import blocks, by_token, check_tokens, outputs, plan_of_all
-from heatproof.methods.perturbing import positive
 from heatproof.methods.registry import register
 from heatproof.reading import Site
 from heatproof.reading.call import at_least_float32
+from heatproof.switches import number
 
 
 @register
@@ -31,11 +31,11 @@ class M2IB(Method):
         elsewhere and never the last one). alpha: where alpha starts. batch: noise samples a step.
     """
 
-    layer: int | None = None
-    beta: float = 0.1
-    steps: int = 10
-    batch: int = 10
-    rate: float = 1.0
+    layer: int | None = number(None, least=0)
+    beta: float = number(0.1, above=0)
+    steps: int = number(10, least=1)
+    batch: int = number(10, least=1)
+    rate: float = number(1.0, above=0)
     alpha: float = 5.0
 
     card: ClassVar[Card] = Card(
@@ -68,8 +68,6 @@ class M2IB(Method):
         )
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        for name in ("beta", "steps", "batch", "rate"):
-            positive(name, "m2ib", getattr(self, name))
         path = self._block(read)
         states = outputs(read, path)
         check_tokens(read, by_token(states), "m2ib")

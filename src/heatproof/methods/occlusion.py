@@ -11,6 +11,7 @@ from heatproof.errors import InputError
 from heatproof.methods.base import CONTRIBUTES, Card, ReadPass
 from heatproof.methods.perturbing import Coalitions, Perturbing, placed, players
 from heatproof.methods.registry import register
+from heatproof.switches import number
 
 
 @register
@@ -21,8 +22,8 @@ class Occlusion(Perturbing):
     window, stride: in patches on the image side, in tokens on the text side.
     """
 
-    window: int = 1
-    stride: int = 1
+    window: int = number(1, least=1)
+    stride: int = number(1, least=1)
 
     card: ClassVar[Card] = Card(
         name="occlusion",

@@ -24,13 +24,15 @@ class Entry(Card):
 def register(method: _M) -> _M:
     """Put a method class into the catalogue under its card's name."""
     _REGISTER.add(method.card.name, method)
+    method.switches = switches_of(method)
     return method
 
 
 def catalogue() -> dict[str, Entry]:
     """Every method: what it computes, from what, what it changes, what its switches are."""
     return {
-        name: Entry(**vars(method.card), switches=switches_of(method)) for name, method in _REGISTER
+        name: Entry(**vars(method.card), switches=dict(switches_of(method)))
+        for name, method in _REGISTER
     }
 
 

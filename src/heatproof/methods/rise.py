@@ -21,9 +21,9 @@ from heatproof.methods.perturbing import (
     picture_scores,
     placed,
     players,
-    positive,
 )
 from heatproof.methods.registry import register
+from heatproof.switches import number
 
 
 @register
@@ -37,9 +37,9 @@ class RISE(Perturbing):
     expectation is exact.
     """
 
-    masks: int = 6000
-    cells: int = 8
-    probability: float = 0.1
+    masks: int = number(6000, least=1)
+    cells: int = number(8, least=1)
+    probability: float = number(0.1, above=0, most=1)
 
     card: ClassVar[Card] = Card(
         name="rise",
@@ -57,9 +57,6 @@ class RISE(Perturbing):
     )
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        positive("masks", "rise", self.masks)
-        positive("cells", "rise", self.cells)
-        positive("probability", "rise", self.probability, 1)
         if not self.paints(read):
             return self._by_tokens(read)
         assert read.pixels is not None

@@ -7,7 +7,17 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import (
+    NEVER,
+    Card,
+    Factors,
+    Layers,
+    Method,
+    Plan,
+    ReadPass,
+    Side,
+    last_sites,
+)
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens, identity_of, is_pooling, readout_of
 from heatproof.reading import Site
@@ -18,11 +28,11 @@ from heatproof.reading import Site
 class Rollout(Method):
     """Row r of the product of row-normalised (mean over heads of A + identity), all layers.
 
-    layers: the last n calls only (default: all, as in the paper). An attention pool, whose query
-    is no input token, is carried through without the identity.
+    layers: the last n calls only, or `all` (the default, as in the paper). An attention pool, whose
+        query is no input token, is carried through without the identity.
     """
 
-    layers: int | None = None
+    layers: Layers = None
 
     card: ClassVar[Card] = Card(
         name="rollout",

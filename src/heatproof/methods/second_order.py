@@ -15,10 +15,10 @@ from torch import Tensor
 
 from heatproof.methods.base import CONTRIBUTES, Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.blocks import blocks, by_token, check_tokens, outputs, plan_of_all
-from heatproof.methods.perturbing import positive
 from heatproof.methods.registry import register
 from heatproof.reading import Site
 from heatproof.reading.call import at_least_float32
+from heatproof.switches import number
 
 
 @register
@@ -29,7 +29,7 @@ class SecondOrder(Method):
     r is the same block's input for a picture of zeros. steps: N.
     """
 
-    steps: int = 10
+    steps: int = number(10, least=1)
 
     card: ClassVar[Card] = Card(
         name="second-order",
@@ -59,7 +59,6 @@ class SecondOrder(Method):
         return Factors(("the last block's input", "gradients of the score with respect to it"))
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        positive("steps", "second-order", self.steps)
         assert read.pixels is not None
         path = blocks(read, 2, "second-order")[-2]
         states = outputs(read, path)

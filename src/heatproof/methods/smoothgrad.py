@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.errors import InputError
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.methods.input_leaf import input_leaf
 from heatproof.methods.registry import register
 from heatproof.reading import Site
+from heatproof.switches import number
 
 
 @register
@@ -24,8 +24,8 @@ class SmoothGrad(Method):
     model takes (normalised pixels; text: embeddings). All items share the noise.
     """
 
-    samples: int = 5
-    sigma: float = 1.0
+    samples: int = number(5, least=1)
+    sigma: float = number(1.0, least=0)
 
     card: ClassVar[Card] = Card(
         name="smoothgrad",
@@ -39,13 +39,6 @@ class SmoothGrad(Method):
         notes="Captum's 5 samples of deviation 1.0. The paper scales the noise with the "
         "picture's range of values and takes more samples: set samples and sigma for that.",
     )
-
-    def __post_init__(self) -> None:
-        if self.samples < 1 or self.sigma < 0:
-            raise InputError(
-                f"got samples={self.samples}, sigma={self.sigma}, expected at least 1 sample and "
-                "no negative sigma"
-            )
 
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:
         del side

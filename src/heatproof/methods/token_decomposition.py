@@ -19,6 +19,7 @@ from heatproof.methods.base import (
     CONTRIBUTES,
     Card,
     Factors,
+    Layers,
     Method,
     Plan,
     ReadPass,
@@ -62,11 +63,11 @@ class TokenDecomposition(Method):
 
     contrast: `none`, so that the values add up to the score; `set` takes off the mean over the
         prompts that were asked for, as the authors' segmentation does over the class names.
-    layers: the last n calls only; what lies before them is one term (default: all).
+    layers: the last n calls only, or `all` (default); what lies before them is one term.
     """
 
     contrast: Literal["none", "set"] = "none"
-    layers: int | None = None
+    layers: Layers = None
 
     card: ClassVar[Card] = Card(
         name="token-decomposition",

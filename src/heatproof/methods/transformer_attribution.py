@@ -10,7 +10,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
-from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import (
+    NEVER,
+    Card,
+    Factors,
+    Layers,
+    Method,
+    Plan,
+    ReadPass,
+    Side,
+    last_sites,
+)
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens, identity_of, is_pooling, readout_of
 from heatproof.reading import (
@@ -32,10 +42,11 @@ class TransformerAttribution(Method):
     R^A is the relevance of the attention weights, propagated from the score. An attention pool is
     carried through without the identity.
 
-    layers: the last n calls only (default: all but the first, the authors' start_layer=1).
+    layers: the last n calls only, or `all` (default: all but the first, the authors'
+        start_layer=1).
     """
 
-    layers: int | None = None
+    layers: Layers = None
 
     card: ClassVar[Card] = Card(
         name="transformer-attribution",

@@ -15,9 +15,10 @@ from heatproof.errors import ReadingError
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.blocks import blocks, by_token, check_tokens, outputs, plan_of_all
 from heatproof.methods.linkage import complete_linkage
-from heatproof.methods.perturbing import BATCH, on_patches, placed, positive
+from heatproof.methods.perturbing import BATCH, on_patches, placed
 from heatproof.methods.registry import register
 from heatproof.reading import Site
+from heatproof.switches import number
 
 
 @register
@@ -29,8 +30,8 @@ class ViTCX(Method):
     noise: standard deviation where a mask is 0, in units of the preprocessed picture.
     """
 
-    distance: float = 0.1
-    noise: float = 0.1
+    distance: float = number(0.1, above=0)
+    noise: float = number(0.1, least=0)
 
     card: ClassVar[Card] = Card(
         name="vit-cx",
@@ -58,7 +59,6 @@ class ViTCX(Method):
         return Factors(("a block's normalised features", "scores of masked pictures"))
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        positive("distance", "vit-cx", self.distance)
         states = by_token(outputs(read, _first_norm(read))).cpu().double()
         check_tokens(read, states, "vit-cx")
         features = states[:, read.content].transpose(1, 2).unflatten(2, read.grid)

@@ -27,7 +27,8 @@ def register(metric: _M) -> _M:
 def catalogue() -> dict[str, Entry]:
     """Every metric: its card and its switches."""
     return {
-        name: Entry(**vars(metric.card), switches=switches_of(metric)) for name, metric in _REGISTER
+        name: Entry(**vars(metric.card), switches=dict(switches_of(metric)))
+        for name, metric in _REGISTER
     }
 
 

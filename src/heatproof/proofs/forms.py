@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from heatproof.methods import AttentionECLIP, AttentionXGradient, GradECLIP, Method, RawAttention
-from heatproof.methods.base import Side
+from heatproof.methods.base import Layers, Side
 from heatproof.methods.eclip import DEFAULT_LAYERS
 
 Number = Any
@@ -24,20 +24,22 @@ class Form:
     route: how the channel sum is got: `channels` as g . v_i, `weights` as dS/dA_i; `none`: there is
         no channel sum, the map is the mean of the spatial weight.
     spatial: as the switch of `Eclip`; `own` is each head's own attention weight.
-    layers: the last n calls; None is the published number for the side.
+    layers: the last n calls, or `all`; None is the published number for the side.
     """
 
     route: Literal["channels", "weights", "none"]
     heads: Literal["one", "model"]
     spatial: Literal["loosened", "attention", "none", "own"]
     projection: Literal["output", "none"] = "output"
-    layers: int | None = None
+    layers: Layers = None
     rectify: Literal["none", "layer", "head"] = "none"
 
     def depth(self, side: Side, calls: int) -> int | None:
         """How many of the last calls it reads; None where there are fewer than it asks for."""
         if self.layers is None:
             return min(DEFAULT_LAYERS[side], calls)
+        if self.layers == "all":
+            return calls
         return self.layers if self.layers <= calls else None
 
 

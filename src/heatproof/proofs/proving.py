@@ -117,9 +117,8 @@ def prove(
     if forms is not None:
         say("deriving")
         steps = symbolic.derivation()
-        derived = symbolic.compare(
-            forms, max(2, *(form.layers or 0 for pair in forms for form in pair))
-        )
+        asked = [form.layers for pair in forms for form in pair if isinstance(form.layers, int)]
+        derived = symbolic.compare(forms, max([2, *asked]))
         say("calculating with fractions")
         exactly = exact.compare(pairs, seed)
     run = on_models.compare(pairs, _subjects(further), say)

@@ -278,7 +278,7 @@ def _map(form: Form, size: Size, side: Side, calls: int) -> list[Expr] | None:
 
 @cache
 def _written(form: Form, size: Size) -> list[Expr]:
-    assert form.layers is not None
+    assert isinstance(form.layers, int)
     route = "weights" if form.route == "none" else form.route
     layers = [
         _facts(form.heads == "one", route, size, below, form.layers)
