@@ -104,17 +104,19 @@ def smoothgrad(told: Told, samples: int, sigma: float) -> Tensor:
 
 
 @replicates("attcat")
-def attcat(told: Told) -> Tensor:
-    """Qiang et al. 2022: sum_l (mean_hq A_i) (sum_c z_ic dS/dz_ic), z a block's output."""
+def attcat(told: Told, state: str = "inputs") -> Tensor:
+    """Qiang et al. 2022: sum_l (mean_hq A_i) (sum_c z_ic dS/dz_ic), z what a block is given, as in
+    the notebooks' `hs[blk_id]`, or what it puts out."""
     total = torch.zeros(len(told.layers[0].keys[0]), dtype=torch.float64)
     for layer in told.layers:
-        assert layer.left is not None
-        (grad,) = by_hand.gradient(told, [layer.left])
+        z = layer.given if state == "inputs" else layer.left
+        assert z is not None
+        (grad,) = by_hand.gradient(told, [z])
         for i in range(len(total)):
             received = sum(float(a.detach()[:, i].mean()) for a in layer.weights) / len(
                 layer.weights
             )
-            total[i] += received * float((layer.left[i].detach() * grad[i]).sum())
+            total[i] += received * float((z[i].detach() * grad[i]).sum())
     return total
 
 

@@ -230,7 +230,7 @@ def rise(told: Told, remove: str, fill: str, masks: int, cells: int, probability
         for length, moved in zip((height, width), shift, strict=True):
             cell = math.ceil(length / cells)
             start = int(moved * cell)
-            parts.append(_enlarge(cells, (cells + 1) * cell)[start : start + length])
+            parts.append(_mirrored(cells, (cells + 1) * cell)[start : start + length])
         mask = parts[0] @ grid.double() @ parts[1].T
         found = score(told, picture=told.pixels * mask + painted * (1 - mask))
         for n in range(count):
@@ -248,6 +248,23 @@ def _enlarge(size: int, length: int) -> Tensor:
         below = min(int(at), size - 2)
         matrix[pixel, below] += 1 - (at - below)
         matrix[pixel, below + 1] += at - below
+    return matrix
+
+
+def _mirrored(size: int, length: int) -> Tensor:
+    """The authors' skimage.transform.resize(order=1, mode="reflect"): linear between the middles of
+    cells; a place beyond the first or last one is read at its mirror image."""
+    matrix = torch.zeros(length, size, dtype=torch.float64)
+    for pixel in range(length):
+        at = (pixel + 0.5) * size / length - 0.5
+        if at < 0:
+            at = -at
+        if at > size - 1:
+            at = 2 * (size - 1) - at
+        below = int(at)
+        matrix[pixel, below] += 1 - (at - below)
+        if at > below:
+            matrix[pixel, below + 1] += at - below
     return matrix
 
 

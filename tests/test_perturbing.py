@@ -8,6 +8,7 @@ import captum.attr
 import pytest
 import pytorch_grad_cam
 import torch
+from skimage.transform import resize
 from torch import Tensor
 
 import heatproof
@@ -15,6 +16,7 @@ import tiny
 from families import ids, model_of, picture
 from heatproof import interactions, methods
 from heatproof.errors import InputError, PromptError, ReadingError
+from heatproof.methods import rise
 from heatproof.methods.foreign_packages import ScoreOf
 from heatproof.methods.kernel_shap import solve
 from heatproof.methods.linkage import complete_linkage
@@ -135,6 +137,19 @@ def test_a_batch_s_size_changes_no_mask(vit: Model) -> None:
             for size in (1, 2)
         )
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(("cells", "cell"), [(8, 28), (3, 7), (2, 5), (1, 4)])
+def test_rise_s_masks_are_enlarged_as_the_authors_skimage_does(cells: int, cell: int) -> None:
+    """Their call, `resize(grid, up_size, order=1, mode="reflect", anti_aliasing=False)`: beyond the
+    middles of the outer cells it is mirrored, where torch's interpolation stays constant."""
+    generator = torch.Generator().manual_seed(4)
+    grid = (torch.rand(cells, cells, generator=generator) < 0.5).double()
+    length = (cells + 1) * cell
+    how: dict[str, Any] = {"order": 1, "mode": "reflect", "anti_aliasing": False}
+    expected = torch.from_numpy(resize(grid.numpy(), (length, length), **how))
+    matrix = rise._enlarging(cells, length)
+    torch.testing.assert_close(matrix @ grid @ matrix.T, expected, rtol=1e-12, atol=1e-12)
 
 
 # --- what is at fault ----------------------------------------------------------------------------

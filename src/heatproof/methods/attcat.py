@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,21 +20,28 @@ from heatproof.reading import Attention, Site
 class AttCAT(Method):
     """E_i = sum over blocks of (mean over heads and queries of A_i) times sum_c z_ic dS/dz_ic.
 
-    z is a block's output. Pooling calls, which belong to no block, are left out.
+    Pooling calls, which belong to no block, are left out.
+
+    state: z is what a block is given (`inputs`, as in the authors' notebooks), or what it puts out
+        (`outputs`).
     """
+
+    state: Literal["inputs", "outputs"] = "inputs"
 
     card: ClassVar[Card] = Card(
         name="attcat",
-        summary="each block's output times its gradient, weighed by the attention a token gets",
+        summary="each block's input times its gradient, weighed by the attention a token gets",
         source="Qiang et al., NeurIPS 2022; authors' notebooks",
-        reads="outputs of all blocks, their gradients, attention weights of all blocks",
+        reads="inputs of all blocks (state=outputs: outputs), their gradients, attention weights "
+        "of all blocks",
         changes="nothing",
         values="signed; no promised sum",
         signs=CONTRIBUTES,
         cost="1 forward pass, 1 backward pass through all blocks a prompt",
-        notes="All layers, signed, as the authors' notebooks for BERT take them. In a pre-norm "
-        "model read at one row, the last block's output has no gradient at other rows, and its "
-        "input has z dS/dz = 0 there: a norm takes its length away. Both add nothing to patches.",
+        notes="All layers, signed, as the authors' notebooks for BERT take them, which pair each "
+        "block's attention with its input. In a pre-norm model read at one row, the last block "
+        "adds nothing to patches either way: its output has no gradient at other rows, and its "
+        "input has z dS/dz = 0 there, for a norm takes its length away.",
     )
 
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:
@@ -46,7 +53,8 @@ class AttCAT(Method):
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         layers = [layer for layer in read.trace.layers if _inside(layer.path, read)]
-        states = [read.states[_inside(layer.path, read)].output for layer in layers]
+        blocks = [read.states[_inside(layer.path, read)] for layer in layers]
+        states = [each.input if self.state == "inputs" else each.output for each in blocks]
         check_same_tokens(read.trace.layers)
         attended = [_attended(layer) for layer in layers]
         maps: list[Tensor] = []
@@ -61,7 +69,11 @@ class AttCAT(Method):
     def factors(self, side: Side) -> Factors:
         del side
         return Factors(
-            ("attention weights", "block outputs", "gradients of the score with respect to them")
+            (
+                "attention weights",
+                f"block {self.state}",
+                "gradients of the score with respect to them",
+            )
         )
 
 
