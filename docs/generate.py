@@ -144,7 +144,45 @@ def metrics() -> str:
     text += "## Imputers\n\n" + head[head.index("| imputer") : head.index("`scored`")].strip()
     if (RESULTS / "metrics_cost.json").exists():
         text += "\n\n" + _metrics_cost()
-    return text + "\n\n" + _truths()
+    return text + "\n\n" + _left_out() + "\n\n" + _truths()
+
+
+LEFT_OUT = {
+    "ROAR (arXiv 1806.10758), F-Fidelity (arXiv 2410.02970)": "They train or fine-tune another "
+    "model. The number is then about that model.",
+    "faithfulness correlation and estimate, monotonicity, sensitivity-n, IROF, selectivity "
+    "(Quantus)": "Each removes parts and looks at the score, as `infidelity`, `deletion` and `srg` "
+    "do. They differ in the summary (a correlation, a count of rises) and in the imputer.",
+    "sufficiency (Quantus)": "It compares the predicted classes of images with similar maps. CLIP "
+    "has no fixed set of classes.",
+    "`AUC` (Quantus), relevance rank accuracy, top-k intersection, attribution localisation": (
+        "The first is the area under the ROC of map and mask, which hides errors where the object "
+        "is small. `average-precision`, `mean-iou`, `pointing` and `energy-pointing` ask the same "
+        "of a map."
+    ),
+    "focus (Quantus)": "It needs mosaics of images. `multi-object-pointing` asks the same of one "
+    "image with several objects.",
+    "effective complexity (Quantus)": "It counts values above a threshold in the map's own unit. "
+    "Units differ between methods.",
+    "non-sensitivity, input invariance (Quantus)": "The first compares single values with 0, which "
+    "no patch's value equals. The second shifts the input and the first layer's bias: CLIP's patch "
+    "embedding has none.",
+    "random logit (Quantus)": "`prompt-sensitivity` does it, with prompts that mean nothing.",
+    "local Lipschitz estimate, average sensitivity, continuity, consistency, relative stability "
+    "(Quantus)": "`sensitivity-max` asks how far a map moves under a change that nobody sees. The "
+    "others are means or ratios of the same.",
+    "ADCC, ARCC (pytorch-grad-cam)": "Each is one mean of a perturbation score, coherence and "
+    "complexity, which have no common unit.",
+    "AID, p-faithfulness (FIxLIP, arXiv 2508.05430)": "They measure interactions of words and "
+    "regions, not maps.",
+    "human judgement of maps": "It is no property of the map and the model.",
+}
+
+
+def _left_out() -> str:
+    rows = [[name, why] for name, why in LEFT_OUT.items()]
+    head = "## Left out on purpose\n\nWhat others measure and this catalogue does not.\n\n"
+    return head + table(["metric", "why it is not here"], rows).rstrip()
 
 
 def _metrics_cost() -> str:

@@ -540,6 +540,22 @@ def test_switches_are_read_by_the_type_of_their_field() -> None:
         del registry._METHODS["typed"]
 
 
+@pytest.mark.parametrize("name", ["gae", "transformer-attribution"])
+def test_over_several_layers_relevance_depends_on_the_unit_of_the_score(name: str) -> None:
+    """As the cards say: 1 + c x is no multiple of 1 + x; over one layer the patches' part is."""
+    model = tiny.open_clip_vit(layers=3)
+    pixels, prompts = picture(model, 1), texts(1)
+
+    def patches(layers: int, score: str) -> Tensor:
+        settings = {"layers": layers}
+        return token_values(model, name, settings, "image", pixels, prompts, score=score)[0, 0, 1:]
+
+    one, several = ([patches(layers, score) for score in ("cosine", "logit")] for layers in (1, 3))
+    close(one[1], one[0] * model.logit_scale, 1e-9)
+    scaled = several[0] * model.logit_scale
+    assert (several[1] - scaled).norm() > 1e-6 * scaled.norm()
+
+
 def test_the_last_block_adds_nothing_to_attcat_s_patches() -> None:
     """z dS/dz = 0 where only a norm reads z: the score does not change with z's length. So two
     blocks' outputs give none of the patches a value, and their inputs the first block's alone."""

@@ -44,6 +44,10 @@ class GAE(Method):
         values="not negative; no promised sum",
         signs=(NEVER, "relevance"),
         cost="1 forward pass, 1 backward pass through the layers read a prompt",
+        notes="Over several layers the map depends on the unit of the score, for 1 is added to a "
+        "product with its gradient in every layer: with score=logit (here some 100 times the "
+        "cosine) paths through several layers weigh more than with score=cosine. The authors' "
+        "CLIP notebook takes the logit and the last layer, where the unit is a factor of the map.",
     )
 
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:

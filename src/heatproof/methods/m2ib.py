@@ -52,7 +52,10 @@ class M2IB(Method):
         notes="Authors' code: block 9 of 12 counted from 0, beta 0.1 (1 and block 7 for chest "
         "X-rays), Adam with rate 1, alpha from 5, 10 steps, 10 samples, unit noise. As there, the "
         "map is that of the last step's forward pass, before alpha's last update. Prompts are "
-        "covered up to their end: the authors' have no padding. The noise is the same for all.",
+        "covered up to their end: the authors' have no padding. The noise is the same for all. "
+        "Their clip_wrapper.py, for OpenAI's own models, runs the text tower without its causal "
+        "mask, reads the last position and multiplies by the text projection twice; here it is "
+        "the model's own tower, as in their eval.py with Hugging Face's.",
     )
 
     def plan(self, sites: Sequence[Site], side: Side) -> Plan:

@@ -29,7 +29,9 @@ class MaskCLIP(Intervened):
         notes="The paper speaks of value and output layers alone; the authors' code adds them to "
         "the residual stream and runs the block's MLP, and so is done here. Key smoothing and "
         "prompt denoising compare classes and are off (ks_thresh = pd_thresh = 0, the code's own "
-        "default). Their 85 prompt templates are the user's affair.",
+        "default). Their 85 prompt templates are the user's affair. Their configuration runs "
+        "OpenAI's weights with the exact GELU and norms with eps 1e-6 (OpenAI: QuickGELU, 1e-5), "
+        "which is another model; here the model is as it was trained.",
     )
 
     def intervention(self) -> Intervention:

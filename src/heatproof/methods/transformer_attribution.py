@@ -61,6 +61,8 @@ class TransformerAttribution(Method):
         "normalised (their code has that commented out). Relevance starts as 1: at a classifier's "
         "class, whatever the sign of its logit, as theirs; else at the score, whose cosine is a "
         "linear map (z+) of the normalised embedding. "
+        "As in gae, 1 is added to a product with the score's gradient in every layer: over several "
+        "layers the map depends on the unit of the score (cosine or logit). "
         "Quotients by 0 give no relevance, where the authors add 1e-9. Means over tokens and "
         "convolutions, which they do not meet, are linear maps too. A sum's shares a / (a + b) "
         "have poles: in half precision a map can differ by a fifth; prefer float32.",

@@ -13,9 +13,14 @@ from heatproof.metrics.removing import TIES, Removing, even
 _SOURCE = "Bluecher et al., TMLR 2024, arXiv 2401.06654; Samek et al., TNNLS 2017, arXiv 1509.06321"
 _SPACE = "what the trial scores with"
 _DIFFERS = (
-    "Quantus' PixelFlipping and RegionPerturbation fill with black by default and need square "
-    "patches; pytorch-grad-cam's ROADCombined takes (LIF - MIF) / 2 of the points 10 to 90 %, "
-    "without a trapezoid: half of this gap."
+    "Quantus' PixelFlipping and RegionPerturbation need square patches and fill with `black` by "
+    "default, which is the smallest number of the picture for all channels, as their `mean` is one "
+    "number for all (the mean of the picture as it is by then): no channel's own black or mean. "
+    "PixelFlipping's curve begins after the first step, without the whole picture; "
+    "RegionPerturbation's are drops of the score, without the first one, which is 0. Their area "
+    "under the curve counts steps and is not divided by their number; the metric that Quantus "
+    "calls AUC is another: the area under the ROC of the map against the mask. pytorch-grad-cam's "
+    "ROADCombined is the mean of (LIF - MIF) / 2 over 10, 20, ... 90 %, without a trapezoid."
 )
 
 
@@ -87,7 +92,10 @@ class SRG(_Influence):
         steps="20, both ends scored",
         space=_SPACE,
         ties=TIES,
-        variants=("ROADCombined: half of it, imputer=inpainting, unit=pixels",),
+        variants=(
+            "ROADCombined: imputer=inpainting, unit=pixels, steps=10; it is 10/9 of half of this "
+            "gap, for a trapezoid gives the two ends, where the gap is 0, a tenth of the weight",
+        ),
         differs=_DIFFERS,
     )
 
