@@ -19,6 +19,7 @@ import tiny
 import tiny_hf
 from families import ids, picture, worded
 from heatproof import methods
+from heatproof.auditing import readout
 from heatproof.inputs import at_size
 from heatproof.models import Model, Tokens
 from heatproof.models.tokens import Codec
@@ -59,7 +60,7 @@ def explained(model: Model, name: str, side: str, number: int) -> list[Tensor]:
     else:
         found = heatproof.explain_words(model, pixels, ids(), method=method)
         maps = [each for row in found.maps for each in row]
-    return [*maps, found.scores, torch.tensor(found.certificate.holds)]
+    return [*maps, found.scores, torch.tensor(found.certificate.holds is True)]
 
 
 def check_same(found: list[Tensor], expected: list[Tensor]) -> None:
@@ -167,3 +168,41 @@ def test_a_tokenizer_in_four_threads_cuts_and_pads_as_in_one() -> None:
         for tokens in found:
             assert torch.equal(tokens.ids, own.ids)
             assert tokens.pieces == own.pieces
+
+
+def test_an_audit_notes_what_its_own_thread_differentiates_and_puts_torch_back() -> None:
+    """Two of them that overlap, the first to begin being the first to end; a third thread beside
+    them is not noted at all."""
+    native = torch.autograd.grad, torch.autograd.backward
+    stages = threading.Barrier(3, timeout=60)
+
+    def differentiate(value: float) -> None:
+        leaf = torch.tensor(value, requires_grad=True)
+        torch.autograd.grad(leaf * 1, [leaf])
+        (leaf * 1).backward()
+
+    def first() -> list[float]:
+        with readout._noting(noted := []):
+            stages.wait()
+            stages.wait()  # the second one notes too
+            differentiate(1.0)
+        stages.wait()
+        return noted
+
+    def second() -> list[float]:
+        stages.wait()
+        with readout._noting(noted := []):
+            stages.wait()
+            stages.wait()  # the first one has ended
+            differentiate(2.0)
+        return noted
+
+    def third() -> list[float]:
+        stages.wait()
+        stages.wait()
+        differentiate(3.0)
+        stages.wait()
+        return []
+
+    assert at_once(first, second, third) == [[1.0, 1.0], [2.0, 2.0], []]
+    assert (torch.autograd.grad, torch.autograd.backward) == native

@@ -11,6 +11,7 @@ from torch import Tensor
 from heatproof.models import Model
 from heatproof.passes import sites_of
 from heatproof.reading.compiled import as_python
+from heatproof.reading.hooks import hooked
 
 
 def forward_passes(model: Model, run: Callable[[], object]) -> int:
@@ -49,9 +50,9 @@ def _given(model: Model, paths: Sequence[str]) -> Generator[list[tuple[str, tupl
     calls: list[tuple[str, tuple[int, ...]]] = []
 
     def hook(path: str) -> Any:
-        def note(module: Any, args: Any, kwargs: Any = None) -> None:
+        def note(module: Any, args: Any, kwargs: Any) -> None:
             del module
-            for value in (*args, *(kwargs or {}).values()):
+            for value in (*args, *kwargs.values()):
                 if isinstance(value, Tensor):
                     calls.append((path, tuple(value.shape)))
                     return
@@ -62,6 +63,5 @@ def _given(model: Model, paths: Sequence[str]) -> Generator[list[tuple[str, tupl
         stack.enter_context(as_python(model.module))
         for path in dict.fromkeys(paths):
             module = model.module.get_submodule(path)
-            handle = module.register_forward_pre_hook(hook(path), with_kwargs=True)
-            stack.callback(handle.remove)
+            stack.enter_context(hooked(module, before=hook(path)))
         yield calls

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from heatproof.models import Model
 from heatproof.reading.compiled import as_python
+from heatproof.reading.hooks import hooked
 
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:
@@ -69,15 +70,15 @@ def formats(model: Model) -> Generator[set[torch.dtype]]:
     may turn on by itself, leaves the weights as they are and rounds all the same."""
     dtypes = {model.dtype}
 
-    def note(module: Any, args: Any, output: Any) -> None:
-        del module, args
+    def note(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        del module, args, kwargs
         if isinstance(output, Tensor) and output.is_floating_point():
             dtypes.add(output.dtype)
 
     with ExitStack() as stack:
         stack.enter_context(as_python(model.module))
         for module in model.module.modules():
-            stack.callback(module.register_forward_hook(note).remove)
+            stack.enter_context(hooked(module, after=note))
         yield dtypes
 
 

@@ -6,6 +6,7 @@ embedding that it has scored (a mean of tokens, a patch); and the score's gradie
 of the last attention feed it.
 """
 
+import threading
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -28,6 +29,7 @@ from heatproof.methods import Foreign, Method, Plan, ReadPass, Side
 from heatproof.models import Model
 from heatproof.passes import sites_of
 from heatproof.reading import Site
+from heatproof.reading.hooks import hooked
 
 QUESTION = "Is the explained quantity the model's own output, or a surrogate?"
 FOREIGN_TOLERANCE = 1e-3
@@ -86,34 +88,61 @@ class Noted(Wrapped):
             self.live = (gradient.abs().sum((1, 3)) > 0)[0].cpu()
 
 
+class _Noted(threading.local):
+    """Where this thread's differentiated numbers go."""
+
+    def __init__(self) -> None:
+        self.values: list[list[float]] = []
+
+
+_noted = _Noted()
+_lock = threading.Lock()
+_noting_now = 0
+_own = torch.autograd.grad, torch.autograd.backward
+
+
 @contextmanager
 def _noting(values: list[float]) -> Generator[None]:
-    """Every number that is differentiated inside; torch's functions are put back after it."""
-    grad, backward = torch.autograd.grad, torch.autograd.backward
+    """Every number that this thread differentiates inside. Torch's functions are replaced for the
+    process, put back when no thread notes any more, and do for other threads what they always do.
+    """
+    global _noting_now, _own
+    with _lock:
+        if _noting_now == 0:
+            _own = torch.autograd.grad, torch.autograd.backward
+            torch.autograd.grad, torch.autograd.backward = _noted_grad, _noted_backward  # pyright: ignore
+        _noting_now += 1
+    _noted.values.append(values)
+    try:
+        yield
+    finally:
+        _noted.values.pop()
+        with _lock:
+            _noting_now -= 1
+            if _noting_now == 0:
+                torch.autograd.grad, torch.autograd.backward = _own
 
-    def note(outputs: Any, weights: Any, batched: bool = False) -> None:
-        many: list[Any] = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-        given = [weights] if weights is None or isinstance(weights, Tensor) else list(weights)
-        given = given if len(given) == len(many) else [None] * len(many)
+
+def _noted_grad(outputs: Any, inputs: Any, grad_outputs: Any = None, **kwargs: Any) -> Any:
+    _note(outputs, grad_outputs, kwargs.get("is_grads_batched", False))
+    return _own[0](outputs, inputs, grad_outputs, **kwargs)
+
+
+def _noted_backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
+    _note(tensors, grad_tensors)
+    return _own[1](tensors, grad_tensors, *args, **kwargs)
+
+
+def _note(outputs: Any, weights: Any, batched: bool = False) -> None:
+    many: list[Any] = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    given = [weights] if weights is None or isinstance(weights, Tensor) else list(weights)
+    given = given if len(given) == len(many) else [None] * len(many)
+    for values in _noted.values:
         for output, weight in zip(many, given, strict=True):
             if isinstance(output, Tensor):
                 each = output.detach() if weight is None else output.detach() * weight.detach()
                 # Batched cotangents are one gradient each.
                 values.extend(each.flatten(1).sum(1).tolist() if batched else [float(each.sum())])
-
-    def noted_grad(outputs: Any, inputs: Any, grad_outputs: Any = None, **kwargs: Any) -> Any:
-        note(outputs, grad_outputs, kwargs.get("is_grads_batched", False))
-        return grad(outputs, inputs, grad_outputs, **kwargs)
-
-    def noted_backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
-        note(tensors, grad_tensors)
-        return backward(tensors, grad_tensors, *args, **kwargs)
-
-    torch.autograd.grad, torch.autograd.backward = noted_grad, noted_backward  # pyright: ignore
-    try:
-        yield
-    finally:
-        torch.autograd.grad, torch.autograd.backward = grad, backward
 
 
 def check(
@@ -272,13 +301,12 @@ class _Fed:
     def noted(self) -> Generator[None]:
         with ExitStack() as stack:
             for module in self.model.module.modules():
-                handle = module.register_forward_pre_hook(self._note, with_kwargs=True)
-                stack.callback(handle.remove)
+                stack.enter_context(hooked(module, before=self._note))
             yield
 
-    def _note(self, module: Any, args: Any, kwargs: Any = None) -> None:
+    def _note(self, module: Any, args: Any, kwargs: Any) -> None:
         del module
-        for value in (*args, *(kwargs or {}).values()):
+        for value in (*args, *kwargs.values()):
             if isinstance(value, Tensor) and value.dim() == 4 and value.shape[1] == 3:
                 self._add(value.detach())
 
