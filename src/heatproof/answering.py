@@ -12,9 +12,10 @@ from torch import Tensor
 from heatproof import certify as proof
 from heatproof import checking, following, inputs, methods, scores
 from heatproof.budget import Budget, fitted
-from heatproof.certificate import Certificate, Check
+from heatproof.certificate import Certificate
 from heatproof.errors import InputError, PromptError, ReadingError
 from heatproof.explanation import Explanation, Record
+from heatproof.input_check import InputCheck
 from heatproof.inputs import ImageSize, Pictures, PromptInput, Prompts
 from heatproof.jobs import ImageJob
 from heatproof.methods.base import Method, Side
@@ -77,11 +78,13 @@ class Question:
     prompts: Prompts = field(init=False)
     nulls: Prompts | None = field(init=False, default=None)
     unmeasured: str = field(init=False, default="")
+    input_check: InputCheck = field(init=False)
 
     def __post_init__(self) -> None:
         """Prompts and null prompts are embedded here, once."""
         self.certify = self.certify and not self.method.foreign
         self.prompts = inputs.prompts(self.model, self.given, self.memory)
+        self.input_check = InputCheck(self.given, self.prompts, self.score)
         self.score.check(self.model, len(self.prompts.labels))
         if self.certify:
             self.nulls, self.unmeasured = _null_prompts(self.model)
@@ -115,6 +118,8 @@ class Question:
             return proof.unchecked(shown.model, self.method, "image", known)
         count = len(self.prompts.labels)
         values = job.layout.grid(gathered.values).flatten(2)
+        assert self.fit is not None
+        reported = gathered.untouched[:, :count]
         return proof.certify(
             shown.model,
             self.method,
@@ -126,7 +131,7 @@ class Question:
             ),
             _drift(self.model, shown, job, self.batch_size),
             self.seed,
-            input_checks(shown),
+            (self.input_check(shown, reported, self.fit.items),),
         )
 
 
@@ -216,11 +221,6 @@ def check_layout(layout: Layout, keys: int) -> None:
 # --- pieces -----------------------------------------------------------------------------------
 
 
-def input_checks(shown: Pictures) -> tuple[Check, ...]:
-    """Are these the pixels that the model's own processor makes? The check named "input"."""
-    if shown.photos:
-        return ()
-    return (Check("input", "not applicable", "preprocessed tensors came in: taken as they are"),)
 
 
 def names_of(shown: Pictures) -> list[str]:
@@ -248,9 +248,10 @@ def _drift(native: Model, shown: Pictures, job: ImageJob, batch_size: int) -> tu
     if shown.model is native:
         return ()
     size, count, drift = native.image.preprocess, len(job.asked.labels), 0.0
-    for start in range(0, len(shown.pixels), batch_size):
-        pixels = shown.pixels[start : start + batch_size]
-        photos = shown.photos[start : start + batch_size]
+    step = 1 if size.flexible else batch_size
+    for start in range(0, len(shown.pixels), step):
+        pixels = shown.pixels[start : start + step]
+        photos = shown.photos[start : start + step]
         if photos:
             there = torch.stack([size(photo.image) for photo in photos])
         else:
@@ -264,8 +265,9 @@ def _drift(native: Model, shown: Pictures, job: ImageJob, batch_size: int) -> tu
             )
         drift = max(drift, float((here_scores - there_scores)[:, :count].abs().max()))
     height, width = shown.pixels.shape[-2:]
+    own = "its own" if size.flexible else f"{size.height} x {size.width}"
     return (
-        f"at {height} x {width} instead of {size.height} x {size.width} pixels the scores drift by "
+        f"at {height} x {width} instead of {own} pixels the scores drift by "
         f"up to {drift:.3g}: position embeddings were interpolated",
     )
 

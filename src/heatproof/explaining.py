@@ -18,7 +18,6 @@ from heatproof.answering import (
     check_layout,
     chosen_for,
     gather,
-    input_checks,
     names_of,
     record_of,
     together,
@@ -28,6 +27,7 @@ from heatproof.certificate import Certificate
 from heatproof.doors import ModelInput
 from heatproof.errors import InputError
 from heatproof.explanation import Explanation, Record, Word, WordExplanation
+from heatproof.input_check import InputCheck, coordinates_check
 from heatproof.inputs import Images, ImageSize, Pictures, PromptInput, Prompts
 from heatproof.jacobians import Jacobian, Scale
 from heatproof.jobs import ImageJob, TextJob
@@ -158,7 +158,7 @@ def jacobian(
             follows,
             (),
             seed,
-            input_checks(shown),
+            (coordinates_check(shown, gathered.untouched, fit.items),),
         )
     record = record_of(model, chosen, target, none, seed, shown.notices, image_size)
     scale = Scale(model.classes, model.logit_scale, model.logit_bias)
@@ -223,7 +223,7 @@ def explain_words(
             follows,
             (),
             seed,
-            input_checks(shown),
+            (InputCheck(prompts, asked, target)(shown, gathered.untouched.T, size),),
         )
     notices = (*shown.notices, *asked.notices)
     record = record_of(model, chosen, target, asked, seed, notices, image_size)

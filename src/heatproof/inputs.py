@@ -15,6 +15,7 @@ from heatproof.errors import ImageError, InputError, PromptError
 from heatproof.images import Photo, open_image
 from heatproof.ledger import encoded_together
 from heatproof.models.geometry import View
+from heatproof.models.library import Inputs
 from heatproof.models.model import Model, Tokens
 from heatproof.models.running import check_default_device, own_encoder
 
@@ -34,12 +35,17 @@ WEIGHTED = (
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures as the image tower takes them, with the model at the size that they need."""
+    """Pictures as the image tower takes them, with the model at the size that they need.
+
+    `own` is what the library's own processor makes of each photo, where it was asked already; None
+    for a photo that it would enlarge too far.
+    """
 
     model: Model
     pixels: Float[Tensor, "image 3 height width"]
     photos: tuple[Photo, ...] = ()
     views: tuple[View, ...] = ()
+    own: tuple[Inputs | None, ...] = ()
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -102,9 +108,19 @@ def pictures(model: Model, images: Images, size: ImageSize) -> Pictures:
     photos = tuple(open_image(each) for each in checking.images(images))
     sized = at_size(model, wanted_size(model, photos, size))
     process = sized.image.preprocess
-    pixels = torch.stack([process(photo.image) for photo in photos])
+    pixels = _stacked([process(photo.image) for photo in photos])
     views = tuple(process.view(*photo.image.size) for photo in photos)
     return Pictures(sized, pixels.to(model.device, model.dtype), photos, views)
+
+
+def _stacked(pixels: Sequence[Tensor]) -> Float[Tensor, "image 3 height width"]:
+    sizes = {tuple(each.shape[1:]) for each in pixels}
+    if len(sizes) > 1:
+        raise InputError(
+            f"the model gives each image a grid of its own aspect ratio, and these {len(pixels)} "
+            f"come to {len(sizes)} different sizes; explain them one by one, or with explain_each"
+        )
+    return torch.stack(list(pixels))
 
 
 def _from_tensor(model: Model, pixels: Tensor) -> Pictures:
@@ -121,7 +137,10 @@ def _from_tensor(model: Model, pixels: Tensor) -> Pictures:
             "got a tensor with values that are not finite (NaN or infinite), expected preprocessed "
             "pixels; was something divided by 0?"
         )
-    sized = at_size(model, (pixels.shape[-2], pixels.shape[-1]))
+    size = (pixels.shape[-2], pixels.shape[-1])
+    sized = at_size(model, size)  # refuses what is no whole number of patches
+    if model.image.preprocess.flexible:
+        sized = model
     return Pictures(sized, pixels.to(model.device, model.dtype))
 
 
@@ -139,7 +158,7 @@ def at_size(model: Model, size: tuple[int, int] | None) -> Model:
     """The model for pictures of this height and width; itself where they are its own, or None."""
     native = model.image.preprocess
     height, width = size or (native.height, native.width)
-    if (height, width) == (native.height, native.width):
+    if size is None or (not native.flexible and size == (native.height, native.width)):
         return model
     if model.resized is None:
         raise InputError(
@@ -156,6 +175,8 @@ def wanted_size(model: Model, photos: Sequence[Photo], size: ImageSize) -> tuple
     if isinstance(size, tuple):
         return size
     native = model.image.preprocess
+    if native.flexible:
+        return None
     patch = native.height // model.image.layout(native.height, native.width).rows
     wanted = {_kept(photo.image.size, min(native.height, native.width), patch) for photo in photos}
     if len(wanted) > 1:

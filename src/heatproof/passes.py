@@ -153,7 +153,12 @@ def slopes_of(
 
 
 def sites_of(model: Model, side: Side, run: Callable[[], Any]) -> tuple[Site, ...]:
-    """The tower's attention calls, found by running `run` (one input) the first time."""
+    """The tower's attention calls, found by running `run` (one input) the first time.
+
+    A model that gives each image a grid of its own is asked anew: its calls differ in size.
+    """
+    if side == "image" and model.image.preprocess.flexible:
+        return find_sites(model.module, run, 1)
     known = _sites.setdefault(model, {})
     if side not in known:
         try:

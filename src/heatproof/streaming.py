@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from heatproof.doors import ModelInput
 from heatproof.errors import ImageError, InputError
 from heatproof.explanation import Explanation
 from heatproof.images import Photo, open_image
-from heatproof.inputs import ImageSize, Pictures, PromptInput
+from heatproof.input_check import library_inputs
+from heatproof.inputs import Pictures, PromptInput
 from heatproof.methods.base import Method
 from heatproof.models.geometry import View
+from heatproof.models.library import Inputs
 from heatproof.models.model import Model
 
 Picture = str | Path | Image.Image
@@ -47,6 +50,9 @@ def explain_each(
     progress: Progress | None = None,
 ) -> Iterator[Explanation]:
     """Explain pictures batch by batch: what `explain` gives for them, in their order.
+
+    A model that gives each image a grid of its own (NaFlex) gives an explanation for each run of
+    images on one grid.
 
     Pictures are opened while those before them are explained, and no more than two batches of them
     (two more for each process) are held, however many there are: an explanation opens its
@@ -95,16 +101,16 @@ def _answers(
     progress: Progress | None,
 ) -> Generator[Explanation]:
     size, strict = question.batch_size, faulty is None
-    files, pinned = Files(model, pictures, size, strict), model.device.type == "cuda"
+    files = Files(model, pictures, size, strict, question.certify)
+    pinned = model.device.type == "cuda"
     lots = _by_processes(files, workers, pinned) if workers else _by_thread(files, pinned)
     with closing(lots):
         for number, lot in enumerate(lots):
             if faulty is not None:
                 for error in lot.errors:
                     faulty(error)
-            if lot.photos:
-                pixels = lot.pixels.to(model.device, non_blocking=lot.pixels.is_pinned())
-                yield question.answered(Pictures(model, pixels, lot.photos, lot.views), None)
+            for shown in lot.pictures(model):
+                yield question.answered(shown, None)
             if lot.errors and strict:
                 raise lot.errors[0]
             if progress is not None:
@@ -116,23 +122,44 @@ def _answers(
 
 @dataclass(frozen=True)
 class _Lot:
-    """Pictures that were read, and what is wrong with the others."""
+    """Pictures that were read, and what is wrong with the others.
 
-    pixels: Float[Tensor, "image 3 height width"]
+    `pixels` are stacked by runs of one size. `own` is what the library's processor makes of each.
+    """
+
+    pixels: tuple[Float[Tensor, "image 3 _height _width"], ...]
     photos: tuple[Photo, ...]
     views: tuple[View, ...]
+    own: tuple[Inputs | None, ...]
     errors: tuple[ImageError, ...]
 
     def pin_memory(self) -> "_Lot":
-        return replace(self, pixels=self.pixels.pin_memory())
+        return replace(self, pixels=tuple(stack.pin_memory() for stack in self.pixels))
+
+    def pictures(self, model: Model) -> Iterator[Pictures]:
+        start = 0
+        for stack in self.pixels:
+            part = slice(start, start + len(stack))
+            start += len(stack)
+            pixels = stack.to(model.device, non_blocking=stack.is_pinned())
+            yield Pictures(model, pixels, self.photos[part], self.views[part], self.own[part])
 
 
 class Files(Dataset[_Lot]):
     """Lots of pictures, read and preprocessed when asked for; `strict` ones end at an error."""
 
-    def __init__(self, model: Model, pictures: Sequence[Picture], size: int, strict: bool) -> None:
+    def __init__(
+        self,
+        model: Model,
+        pictures: Sequence[Picture],
+        size: int,
+        strict: bool,
+        compared: bool = True,
+    ) -> None:
+        """With `compared`, the library's own processor makes its pixels too (the input check)."""
         self.pictures, self.size, self.strict = pictures, size, strict
         self.process, self.dtype = model.image.preprocess, model.dtype
+        self.prepare = library_inputs(model) if compared else None
 
     def __len__(self) -> int:
         return -(-len(self.pictures) // self.size)
@@ -142,7 +169,7 @@ class Files(Dataset[_Lot]):
 
     def load(self, number: int, stopped: threading.Event) -> _Lot:
         """Breaks off between two pictures when `stopped`."""
-        made: list[tuple[Tensor, Photo, View]] = []
+        made: list[tuple[Tensor, Photo, View, Inputs | None]] = []
         errors: list[ImageError] = []
         for picture in self.pictures[number * self.size : (number + 1) * self.size]:
             if stopped.is_set() or (errors and self.strict):
@@ -151,17 +178,19 @@ class Files(Dataset[_Lot]):
                 made.append(self._read(picture))
             except ImageError as error:
                 errors.append(error)
-        pixels, photos, views = zip(*made, strict=True) if made else ((), (), ())
-        shape = (0, 3, self.process.height, self.process.width)
-        together = torch.stack(pixels) if pixels else torch.zeros(shape, dtype=self.dtype)
-        return _Lot(together, photos, views, tuple(errors))
+        pixels, photos, views, own = zip(*made, strict=True) if made else ((), (), (), ())
+        runs = (list(run) for _, run in groupby(pixels, key=lambda image: image.shape))
+        stacks = tuple(torch.stack(run) for run in runs)
+        own = () if self.prepare is None else own
+        return _Lot(stacks, photos, views, own, tuple(errors))
 
-    def _read(self, picture: Picture) -> tuple[Tensor, Photo, View]:
+    def _read(self, picture: Picture) -> tuple[Tensor, Photo, View, Inputs | None]:
         photo = open_image(picture)
         pixels, view = self.process(photo.image), self.process.view(*photo.image.size)
+        own = None if self.prepare is None else self.prepare(photo.image)
         if not isinstance(picture, Image.Image):  # its file keeps it
             photo = replace(photo, held=None)
-        return pixels.to(self.dtype), photo, view
+        return pixels.to(self.dtype), photo, view, own
 
 
 def _by_processes(files: Files, workers: int, pinned: bool) -> Generator[_Lot]:

@@ -23,6 +23,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from heatproof.certificate import Weights
 from heatproof.errors import ModelError, UnknownName
+from heatproof.models import library
 from heatproof.models.class_names import class_indices, names_of
 from heatproof.models.geometry import Preprocess
 from heatproof.models.model import ImageTower, Layout, Model, Projection, Readout
@@ -98,7 +99,31 @@ def wrap(
         resized=resized if known.resize else None,
         weights=weights,
         notices=notices,
+        library=_library(module, known, preprocess),
     )
+
+
+def _library(
+    module: nn.Module, known: "_Classifier", preprocess: Preprocess | None
+) -> library.Library | library.NoLibrary:
+    """timm's own way: the transform of the model's configuration, unless one was given.
+
+    torchvision's models do not say how their images are made.
+    """
+    if preprocess is not None:
+        transform = preprocess.transform
+        name = f"the given preprocess ({library.name_of(transform)})"
+        return library.classifier(module, transform, name)
+    if not isinstance(module, VisionTransformer | Eva):
+        return library.NoLibrary(
+            f"a {type(module).__name__} of torchvision does not name its transform, and the usual "
+            "one was taken; pass wrap(..., preprocess=weights.transforms())"
+        )
+    from timm.data import create_transform, resolve_model_data_config  # pyright: ignore
+
+    config = resolve_model_data_config(module, {"input_size": (3, *known.native)})
+    transform = create_transform(**config, is_training=False)
+    return library.classifier(module, transform, "timm's transform")
 
 
 def _described(module: Any) -> _Classifier:
@@ -295,7 +320,8 @@ def _resized(module: nn.Module, height: int, width: int, **described: Any) -> Mo
     if size != known.native:
         twin = shell(module)
         known.resize(twin, size)
-    return wrap(twin, preprocess=_squashed(module, known, size), **described)
+    sized = wrap(twin, preprocess=_squashed(module, known, size), **described)
+    return replace(sized, library=library.another_size(height, width))
 
 
 def _squashed(module: Any, known: _Classifier, size: Size) -> Preprocess:

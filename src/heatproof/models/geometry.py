@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from PIL import Image
@@ -60,8 +60,10 @@ class Preprocess:
     `resize` is `shortest` (shortest side to `resize_to` pixels, then centre crop),
     `squash` (both sides, aspect lost) or `longest` (longest side, then centred padding).
     `unpatched` are the rows and columns of pixels, bottom and right, that no patch covers
-    (a 384-pixel input in patches of 14 leaves 6).
+    (a 384-pixel input in patches of 14 leaves 6). `flexible` ones give photos sizes of their own.
     """
+
+    flexible: ClassVar[bool] = False
 
     height: int
     width: int
@@ -122,6 +124,22 @@ class Preprocess:
         cut_x = max(0, math.floor(min(view.left, width - view.right)) - reach)
         cut_y = max(0, math.floor(min(view.top, height - view.bottom)) - reach)
         return image.crop((cut_x, cut_y, width - cut_x, height - cut_y))
+
+
+@dataclass(frozen=True)
+class OwnGrid(Preprocess):
+    """A preprocessing that keeps each photo's aspect ratio, on a grid of its own (NaFlex).
+
+    It shows the whole photo. `height` and `width` are those of a square one.
+    """
+
+    flexible: ClassVar[bool] = True
+
+    def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        return self.transform(image)
+
+    def view(self, width: int, height: int) -> View:
+        return View(width, height, 0.0, 0.0, float(width), float(height))
 
 
 def _shortest(width: int, height: int, size: int) -> tuple[int, int]:

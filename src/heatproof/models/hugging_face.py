@@ -1,5 +1,6 @@
 """Hugging Face's CLIP, SigLIP, SigLIP 2 and BLIP (retrieval), and its ViT and DeiT classifiers."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import nn
 from heatproof.certificate import Weights
 from heatproof.errors import ModelError
 from heatproof.models import hugging_face_processing as processing
+from heatproof.models import library, tokens
 from heatproof.models.geometry import Preprocess
 from heatproof.models.hugging_face_towers import Family, Vision, family_of
 from heatproof.models.model import ImageTower, Model
@@ -47,10 +49,37 @@ def wrap(
     }
     processor = None if isinstance(preprocess, Preprocess) else preprocess
     processor = getattr(processor, "image_processor", processor)
+    own = _library(module, vision, processor or preprocess, tokenizer)
     processor = processor or processing.usual_processor(vision)
     if not isinstance(preprocess, Preprocess):
         preprocess = processing.preprocess_of(processor, vision)
-    return _described(module, family, vision, processor, preprocess, described)
+    sized = _described(module, family, vision, processor, preprocess, described)
+    return replace(sized, library=own)
+
+
+def _library(
+    module: Any, vision: Vision, given: Any, tokenizer: Any
+) -> library.Library | library.NoLibrary:
+    """transformers' own way, through the processor or transform that was given."""
+    if given is None:
+        usual = type(processing.usual_processor(vision)).__name__
+        return library.NoLibrary(
+            f"the model came without its image processor, and the usual {usual} was taken; pass "
+            "wrap(..., preprocess=processor)"
+        )
+    if isinstance(given, Preprocess):
+        if vision.family == "hf-siglip2":
+            return library.NoLibrary(
+                "the given preprocess makes pixels, and the model's own call takes patches; pass "
+                "its image processor"
+            )
+        given = given.transform
+    tokenizer = None if isinstance(tokenizer, tokens.Missing) else tokenizer
+    if vision.family in ("hf-clip", "hf-siglip", "hf-siglip2"):
+        return library.hugging_face(module, given, tokenizer)
+    if vision.family == "hf-blip":
+        return library.retrieval(module, given, tokenizer)
+    return library.labelled(module, given)
 
 
 def load(name: str, *, allow_download: bool = True) -> Model:
@@ -112,4 +141,5 @@ def _resized(
             f"{max(1, round(width / cols)) * cols}"
         )
     preprocess = processing.squashed(processor, vision, size)
-    return _described(module, family, vision, processor, preprocess, described)
+    sized = _described(module, family, vision, processor, preprocess, described)
+    return replace(sized, library=library.another_size(height, width))

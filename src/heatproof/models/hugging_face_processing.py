@@ -1,5 +1,6 @@
 """Hugging Face's image processors and tokenizers, as the parts of a described model."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from heatproof.errors import ModelError, PromptError
 from heatproof.models import tokens
-from heatproof.models.geometry import Preprocess, Resize, View
+from heatproof.models.geometry import OwnGrid, Preprocess, Resize, View
 from heatproof.models.hugging_face_towers import Size, Text, Vision, real
+from heatproof.models.library import unpatched
 from heatproof.models.model import TextTower, Tokens
 
 # Pictures --------------------------------------------------------------------------------------
@@ -43,8 +45,8 @@ def preprocess_of(processor: Any, vision: Vision) -> Preprocess:
 
     Raises `ModelError` where it gives no fixed size.
     """
-    if vision.family == "hf-siglip2":
-        return squashed(processor, vision, vision.native)
+    if hasattr(processor, "max_num_patches"):
+        return _own_grid(processor, vision)
     size, crop = _size(processor.size), processor.do_center_crop or None
     cropped = _size(processor.crop_size) if crop else size
     shown = (cropped.get("height"), cropped.get("width"))
@@ -63,6 +65,26 @@ def preprocess_of(processor: Any, vision: Vision) -> Preprocess:
         transform=partial(_pixels, processor, {}),
         unpatched=(height % vision.patch[0], width % vision.patch[1]),
     )
+
+
+def _own_grid(processor: Any, vision: Vision) -> Preprocess:
+    """NaFlex: the grid is the photo's own, of at most so many patches."""
+    if vision.family != "hf-siglip2" or (processor.patch_size,) * 2 != vision.patch:
+        raise ModelError(
+            f"a {type(processor).__name__} cuts photos into patches of {processor.patch_size} "
+            f"pixels; the model ({vision.family}) takes "
+            + (
+                f"patches of {vision.patch[0]}"
+                if vision.family == "hf-siglip2"
+                else "whole images: pass its own image processor"
+            )
+        )
+    side = math.isqrt(processor.max_num_patches) * processor.patch_size
+    return OwnGrid(side, side, "squash", side, partial(_own_pixels, processor))
+
+
+def _own_pixels(processor: Any, image: Image.Image) -> Float[Tensor, "3 height width"]:
+    return unpatched(processor(images=image, return_tensors="pt"))
 
 
 def _size(size: Any) -> dict[str, int]:
@@ -85,7 +107,7 @@ def squashed(processor: Any, vision: Vision, size: Size) -> Preprocess:
     """The same processor, asked to squash the whole photograph to another size."""
     height, width = size
     asked = {"size": {"height": height, "width": width}, "do_resize": True}
-    if vision.family == "hf-siglip2":
+    if hasattr(processor, "max_num_patches"):
         processor = _unpatched(processor)
     elif processor.do_center_crop:
         asked["do_center_crop"] = False
@@ -103,8 +125,6 @@ def _unpatched(processor: Any) -> Any:
     """SigLIP 2's processor without its last step, cutting into patches, which `encode` does."""
     from transformers import SiglipImageProcessor
 
-    if not hasattr(processor, "max_num_patches"):
-        return processor
     same = ("resample", "image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor")
     return SiglipImageProcessor(**{name: getattr(processor, name) for name in same})
 
@@ -125,7 +145,12 @@ def usual_processor(vision: Vision) -> Any:
         return transformers.CLIPImageProcessor(
             size={"shortest_edge": min(vision.native)}, crop_size=square
         )
-    names = {"hf-siglip": "Siglip", "hf-siglip2": "Siglip", "hf-blip": "Blip", "hf-vit": "ViT"}
+    if vision.family == "hf-siglip2":
+        patches = height * width // (vision.patch[0] * vision.patch[1])
+        return transformers.Siglip2ImageProcessor(
+            patch_size=vision.patch[0], max_num_patches=patches
+        )
+    names = {"hf-siglip": "Siglip", "hf-blip": "Blip", "hf-vit": "ViT"}
     if vision.family == "hf-deit":
         return transformers.DeiTImageProcessor(
             size={"height": height * 8 // 7, "width": width * 8 // 7}, crop_size=square

@@ -110,7 +110,7 @@ def _siglip_vision(module: Any) -> Vision:
 
 
 def _siglip2_vision(module: Any) -> Vision:
-    """NaFlex: any aspect ratio within a number of patches; a square of them is taken as native."""
+    """NaFlex: each photo on a grid of its own; the square that positions were learnt on is native."""
     _check_pooled(module)
     config = module.config.vision_config
     side = int(config.num_patches**0.5) * config.patch_size

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from heatproof.certificate import Weights
 from heatproof.errors import ReadingError
 from heatproof.models.geometry import Preprocess
+from heatproof.models.library import Library, NoLibrary
 
 COARSEST_FIRST = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -210,6 +211,7 @@ class Model:
     embeddings interpolated by the family's own rule; None where the family allows no other size.
     `weights` says whether they were loaded from a file, are random, or came in with a module
     (unknown). `notices` are lines that the user must see (rendered scenes only, ...).
+    `library` is the library's own way from a photo to a score, or why none is known.
     """
 
     spec: str
@@ -224,6 +226,7 @@ class Model:
     resized: Callable[[int, int], "Model"] | None = None
     weights: Weights = "unknown"
     notices: tuple[str, ...] = field(default=())
+    library: Library | NoLibrary = field(default=NoLibrary())
 
     @property
     def device(self) -> torch.device:

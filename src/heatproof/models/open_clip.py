@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
-from open_clip import CLIP, CoCa, CustomTextCLIP
+from open_clip import CLIP, CoCa, CustomTextCLIP, get_tokenizer
 from open_clip.hf_model import ClsLastHiddenStatePooler, ClsPooler, HFTextEncoder
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.modified_resnet import ModifiedResNet
@@ -25,10 +25,11 @@ from timm.models.fastvit import FastVit
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from transformers import PreTrainedTokenizerBase
 
 from heatproof.certificate import Weights
 from heatproof.errors import ModelError
-from heatproof.models import tokens
+from heatproof.models import library, tokens
 from heatproof.models.geometry import Preprocess, Resize
 from heatproof.models.model import ImageTower, Layout, Model, Projection, Readout, TextTower
 from heatproof.models.projection import projection
@@ -64,6 +65,7 @@ def wrap(
     included. Without one, a vocabulary of CLIP's size gets CLIP's own tokenizer.
     """
     vision = _vision(module)
+    own = _library(module, preprocess, tokenizer)
     normalisation = {} if preprocess is None else _normalisation(preprocess.transform)
     if preprocess is None:
         preprocess = _preprocess(module)
@@ -95,7 +97,28 @@ def wrap(
         ),
         weights=weights,
         notices=notices,
+        library=own,
     )
+
+
+def _library(module: Any, preprocess: Preprocess | None, tokenizer: Any) -> library.Library:
+    """open_clip's own way: the transform of the model's configuration, unless one was given."""
+    if preprocess is None:
+        transform, name = open_clip_transform(module), "open_clip's transform"
+    else:
+        transform = preprocess.transform
+        name = f"the given preprocess ({library.name_of(transform)})"
+    text = getattr(module, "text", module)
+    if tokenizer is None and text.vocab_size == tokens.CLIP_VOCABULARY:
+        tokenizer = get_tokenizer("ViT-B-32", context_length=text.context_length)
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        tokenizer = library.ids_of(tokenizer, text.context_length)
+    return library.two_towers(module, transform, tokenizer, name)
+
+
+def open_clip_transform(module: Any) -> Any:
+    """As `open_clip.create_model_and_transforms` makes it of a model's configuration."""
+    return image_transform_v2(PreprocessCfg(**get_model_preprocess_cfg(module)), is_train=False)
 
 
 def with_size(model: Model, height: int, width: int) -> Model:
@@ -383,7 +406,8 @@ def _resized(
     changes = {"size": (height, width), "resize_mode": "squash", **normalisation}
     if hasattr(twin.visual, "preprocess_cfg"):
         twin.visual.preprocess_cfg = {**twin.visual.preprocess_cfg, **changes}
-    return wrap(twin, preprocess=_preprocess(twin, **changes), **described)
+    sized = wrap(twin, preprocess=_preprocess(twin, **changes), **described)
+    return replace(sized, library=library.another_size(height, width))
 
 
 def _near(size: Size, stride: Size) -> str:

@@ -6,8 +6,10 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torchvision.models import ViT_B_16_Weights
 
 from heatproof.models import classifiers
+from heatproof.models.geometry import Preprocess
 from heatproof.models.model import Model
 
 BLOCKS: dict[str, Any] = {"embed_dim": 36, "depth": 2, "num_heads": 3, "patch_size": 7}
@@ -30,21 +32,26 @@ def torchvision_vit(dtype: torch.dtype = torch.float64) -> Model:
     def build() -> nn.Module:
         return torchvision.models.VisionTransformer(21, 7, 2, 3, 36, 37, num_classes=CLASSES)
 
-    return _described("torchvision vit", build, dtype)
+    transform = ViT_B_16_Weights.IMAGENET1K_V1.transforms(crop_size=21, resize_size=24)
+    return _described("torchvision vit", build, dtype, Preprocess(21, 21, "shortest", 24, transform))
 
 
 def _timm(name: str) -> Any:
     return lambda: timm.create_model(name, img_size=SIZE, num_classes=CLASSES, **BLOCKS)
 
 
-def _described(name: str, build: Any, dtype: torch.dtype) -> Model:
+def _described(
+    name: str, build: Any, dtype: torch.dtype, preprocess: Preprocess | None = None
+) -> Model:
     with torch.random.fork_rng():
         torch.manual_seed(29)
         module: nn.Module = build()
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    return classifiers.wrap(module.eval().to(dtype), spec=f"tiny {name}", weights="random")
+    return classifiers.wrap(
+        module.eval().to(dtype), spec=f"tiny {name}", preprocess=preprocess, weights="random"
+    )
 
 
 MODELS = {

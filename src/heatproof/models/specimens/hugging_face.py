@@ -5,6 +5,8 @@ Each function returns a described `heatproof.models.Model`, in float64 unless to
 own random ones, shaken: no bias, scale or residual branch is idle.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -132,6 +134,26 @@ def vit_config() -> transformers.ViTConfig:
     return transformers.ViTConfig(**VISION, **LAYERS, id2label=dict(enumerate(LABELS)))
 
 
+# Image processors, each of the family's own class -----------------------------------------------
+
+SQUARE = {"height": 3 * PATCH, "width": 3 * PATCH}
+LARGER = {"height": 24, "width": 24}
+
+PROCESSORS: dict[str, Callable[[], Any]] = {
+    "CLIPModel": partial(
+        transformers.CLIPImageProcessor, size={"shortest_edge": 3 * PATCH}, crop_size=SQUARE
+    ),
+    "SiglipModel": partial(transformers.SiglipImageProcessor, size=SQUARE),
+    "Siglip2Model": partial(
+        transformers.Siglip2ImageProcessor, patch_size=PATCH, max_num_patches=9
+    ),
+    "BlipForImageTextRetrieval": partial(transformers.BlipImageProcessor, size=SQUARE),
+    "ViTForImageClassification": partial(transformers.ViTImageProcessor, size=SQUARE),
+    "DeiTForImageClassification": partial(
+        transformers.DeiTImageProcessor, size=LARGER, crop_size=SQUARE
+    ),
+}
+
 # Building --------------------------------------------------------------------------------------
 
 
@@ -158,4 +180,7 @@ def _described(
 ) -> Model:
     module = random_module(kind, config, attention).to(dtype)
     name = f"tiny {kind.__name__}"
-    return hugging_face.wrap(module, spec=name, tokenizer=tokenizer, weights="random")
+    processor = PROCESSORS[kind.__name__]()
+    return hugging_face.wrap(
+        module, spec=name, preprocess=processor, tokenizer=tokenizer, weights="random"
+    )
