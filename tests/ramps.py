@@ -16,11 +16,13 @@ def worst_place(preprocess: Preprocess, width: int, height: int) -> float:
     """
     black, white = (preprocess(_picture(width, height, value)) for value in (0.0, 1.0))
     ramps = preprocess(_picture(width, height, None))
-    assert ramps.shape == (3, preprocess.height, preprocess.width)
+    height_shown, width_shown = ramps.shape[1:]
+    if not preprocess.flexible:
+        assert (height_shown, width_shown) == (preprocess.height, preprocess.width)
     place = (ramps - black) / (white - black)
     view = preprocess.view(width, height)
     missing_rows, missing_cols = preprocess.unpatched
-    cols, rows = preprocess.width - missing_cols, preprocess.height - missing_rows
+    cols, rows = width_shown - missing_cols, height_shown - missing_rows
     return max(
         _error(place[0], width, view.left, view.right, cols),
         _error(place[1].T, height, view.top, view.bottom, rows),

@@ -153,8 +153,6 @@ def _together(model: Model, own: Sequence[Inputs]) -> dict[str, Tensor]:
     }
 
 
-
-
 # The verdict -------------------------------------------------------------------------------------
 
 
@@ -202,9 +200,7 @@ def _pixel_gap(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).abs().max())
 
 
-def difference(
-    ours: Float[Tensor, "3 height width"], theirs: Float[Tensor, "3 _ _"]
-) -> str:
+def difference(ours: Float[Tensor, "3 height width"], theirs: Float[Tensor, "3 _ _"]) -> str:
     """What tells our pixels from theirs, in words: their size, order, scale or place."""
     if ours.shape != theirs.shape:
         (height, width), (own_height, own_width) = ours.shape[1:], theirs.shape[1:]

@@ -127,7 +127,7 @@ class _Lot:
     `pixels` are stacked by runs of one size. `own` is what the library's processor makes of each.
     """
 
-    pixels: tuple[Float[Tensor, "image 3 _height _width"], ...]
+    pixels: tuple[Float[Tensor, "_image 3 _height _width"], ...]
     photos: tuple[Photo, ...]
     views: tuple[View, ...]
     own: tuple[Inputs | None, ...]

@@ -173,6 +173,8 @@ def text_tower(text: Text, tokenizer: Any) -> TextTower:
     own = getattr(codec.tokenizer, "pad_token_id", None)
     padding = text.padding if text.padding is None or own is None else own
     tokenize = partial(_tokenize, codec, padding)
+    if text.masked and "attention_mask" in getattr(codec.tokenizer, "model_input_names", ()):
+        tokenize = partial(_tokenize_with_mask, codec)
     from_ids = codec.from_ids if padding is None else partial(_from_ids, codec, padding)
     return TextTower(text.encode, text.path, tokenize, from_ids, text.readout, text.project)
 
@@ -201,6 +203,21 @@ def _tokenize(codec: tokens.Codec, padding: int | None, prompts: Sequence[str]) 
             f"{codec.vocabulary} tokens; is it another model's?"
         )
     return padded if padding is None else _trimmed(padded, padding)
+
+
+def _tokenize_with_mask(codec: tokens.Codec, prompts: Sequence[str]) -> Tokens:
+    """SigLIP as its tokenizer has it: some say what is padding, and the model then masks it."""
+    padded = _tokenize(codec, None, prompts)
+    if not prompts:
+        return padded
+    given = codec.tokenizer(
+        list(prompts),
+        padding="max_length",
+        max_length=codec.context,
+        truncation=True,
+        return_tensors="pt",
+    )
+    return replace(padded, mask=given["attention_mask"].bool())
 
 
 def _from_ids(codec: tokens.Codec, padding: int, ids: Int[Tensor, "prompt context"]) -> Tokens:

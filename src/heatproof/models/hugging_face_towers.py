@@ -47,8 +47,9 @@ class Text:
     """What has to be known of a text tower.
 
     `padding` is the padding token of towers that mask it and take prompts of any length up to
-    `context`; None where the tower reads `context` tokens, padding included. `special` are the ids
-    of the start, the end and the padding, as far as the configuration names them.
+    `context`; None where the tower reads `context` tokens, padding included, unless it is `masked`
+    and the tokenizer says what is padding. `special` are the ids of the start, the end and the
+    padding, as far as the configuration names them.
     """
 
     encode: EncodeText
@@ -60,6 +61,7 @@ class Text:
     padding: int | None = None
     project: Projection | None = None
     special: frozenset[int] = frozenset()
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,7 @@ def _siglip_text(module: Any) -> Text:
         vocabulary=config.vocab_size,
         project=Projection(module.text_model.final_layer_norm, module.text_model.head),
         special=frozenset((config.pad_token_id,)),  # it also ends a prompt
+        masked=True,
     )
 
 
@@ -283,7 +286,9 @@ def _blip_text(module: Any) -> Text:
 
 
 def _text_features(module: Any, prompts: Tokens) -> Float[Tensor, "prompt dim"]:
-    return _pooled(module.get_text_features(input_ids=prompts.ids.to(module.device)))
+    mask = None if prompts.mask is None else prompts.mask.to(module.device).long()
+    ids = prompts.ids.to(module.device)
+    return _pooled(module.get_text_features(input_ids=ids, attention_mask=mask))
 
 
 def _projected_text(module: Any, prompts: Tokens) -> Float[Tensor, "prompt dim"]:

@@ -33,7 +33,9 @@ def torchvision_vit(dtype: torch.dtype = torch.float64) -> Model:
         return torchvision.models.VisionTransformer(21, 7, 2, 3, 36, 37, num_classes=CLASSES)
 
     transform = ViT_B_16_Weights.IMAGENET1K_V1.transforms(crop_size=21, resize_size=24)
-    return _described("torchvision vit", build, dtype, Preprocess(21, 21, "shortest", 24, transform))
+    return _described(
+        "torchvision vit", build, dtype, Preprocess(21, 21, "shortest", 24, transform)
+    )
 
 
 def _timm(name: str) -> Any:
