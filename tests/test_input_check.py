@@ -24,7 +24,8 @@ from families import ids_for
 from heatproof.certificate import Check
 from heatproof.errors import InputError
 from heatproof.explanation import Explanation
-from heatproof.models import Model, open_clip as open_clip_models
+from heatproof.models import Model
+from heatproof.models import open_clip as open_clip_models
 from heatproof.models.library import NoLibrary
 from heatproof.models.specimens import SPECIMENS, model_of
 from heatproof.models.specimens import hugging_face as hf_specimens
@@ -50,7 +51,7 @@ def input_of(explanation: Explanation) -> Check:
     return next(check for check in explanation.certificate.checks if check.name == "input")
 
 
-# Each library, called by hand ----------------------------------------------------------------------
+# Each library, called by hand ---------------------------------------------------------------------
 
 
 def expected(family: str, module: Any, picture: Image.Image, ids: Any) -> Tensor:
@@ -95,7 +96,8 @@ def test_the_librarys_processor_and_call_give_the_scores(family: str) -> None:
         torch.testing.assert_close(explanation.scores[0].double(), own, rtol=0, atol=1e-5)
         check = input_of(explanation)
         assert check.verdict == "holds", check.evidence
-        assert check.value is not None and check.value < 1e-10
+        assert check.value is not None
+        assert check.value < 1e-10
         assert explanation.certificate.holds
 
 
@@ -130,7 +132,7 @@ def test_every_score_is_compared(score: str) -> None:
     assert explanation.scores.abs().max() > 1e-4
 
 
-# Planted violations --------------------------------------------------------------------------------
+# Planted violations -------------------------------------------------------------------------------
 
 
 def planted(model: Model, change: Any) -> Model:
@@ -173,7 +175,9 @@ def test_planted_pixels_are_caught_and_named(family: str, words: str) -> None:
     check = input_of(explanation)
     assert check.verdict == "violated"
     assert words.strip() in check.evidence
-    assert check.value is not None and check.limit is not None and check.value > check.limit
+    assert check.value is not None
+    assert check.limit is not None
+    assert check.value > check.limit
     assert explanation.certificate.holds is False
     return None
 
@@ -214,7 +218,7 @@ def test_a_call_that_gives_another_score_is_caught_where_the_pixels_are_right() 
     assert "the model's own call differs" in check.evidence
 
 
-# Where nothing can be told --------------------------------------------------------------------------
+# Where nothing can be told ------------------------------------------------------------------------
 
 
 def test_a_tensor_and_another_size_are_not_compared() -> None:
@@ -278,7 +282,7 @@ def test_a_photo_that_would_fill_the_memory_is_not_enlarged_again() -> None:
     assert (check.verdict, "megapixels" in check.evidence) == ("not established", True)
 
 
-# Many images ----------------------------------------------------------------------------------------
+# Many images --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -294,7 +298,7 @@ def test_images_that_stream_are_compared_too(workers: int) -> None:
     assert [input_of(each).verdict for each in streamed] == ["holds", "holds"]
 
 
-# NaFlex -----------------------------------------------------------------------------------------------
+# NaFlex -------------------------------------------------------------------------------------------
 
 
 def test_naflex_images_keep_their_own_grid_and_place() -> None:

@@ -48,9 +48,10 @@ def _overlap(start: float, stop: float, cells: int, pixels: int) -> Float[Tensor
     """The share of each cell, from `start` to `stop` in equal parts, that lies in each pixel."""
     edges = torch.linspace(start, stop, cells + 1, dtype=torch.float64)
     left = torch.arange(pixels, dtype=torch.float64)
-    low = torch.maximum(edges[:-1, None], left)
-    high = torch.minimum(edges[1:, None], left + 1)
-    return (high - low).clamp(min=0) * (cells / (stop - start))
+    ends = torch.stack([edges[:-1], edges[1:]]).sort(0).values  # mirrored ones run backwards
+    low = torch.maximum(ends[0, :, None], left)
+    high = torch.minimum(ends[1, :, None], left + 1)
+    return (high - low).clamp(min=0) * (cells / abs(stop - start))
 
 
 def pointing(maps: Maps, cover: Cover) -> Values:

@@ -26,6 +26,7 @@ from heatproof.errors import ModelError, UnknownName
 from heatproof.models import library
 from heatproof.models.class_names import class_indices, names_of
 from heatproof.models.geometry import Preprocess
+from heatproof.models.measured_geometry import checked
 from heatproof.models.model import ImageTower, Layout, Model, Projection, Readout
 from heatproof.models.projection import projection
 from heatproof.models.shell import shell
@@ -237,7 +238,7 @@ def _timm_preprocess(module: Any, size: Size, patch: Size, mode: str | None = No
         config |= {"crop_mode": mode, "crop_pct": 1.0}
     transform = create_transform(**config, is_training=False)
     kinds = {"squash": "squash", "border": "longest"}
-    return Preprocess(
+    claimed = Preprocess(
         height=size[0],
         width=size[1],
         resize=kinds.get(config["crop_mode"], "shortest"),  # pyright: ignore[reportArgumentType]
@@ -245,6 +246,7 @@ def _timm_preprocess(module: Any, size: Size, patch: Size, mode: str | None = No
         transform=transform,
         unpatched=(size[0] % patch[0], size[1] % patch[1]),
     )
+    return checked(claimed)
 
 
 def _resize_timm(shell: Any, size: Size) -> None:
@@ -282,7 +284,7 @@ def _torchvision_vit(module: TorchvisionViT) -> _Classifier:
         native=(side, side),
         patch=(patch, patch),
         classes=module.num_classes,
-        preprocess=Preprocess(side, side, "shortest", resize_to, transform),
+        preprocess=checked(Preprocess(side, side, "shortest", resize_to, transform)),
         resize=_resize_torchvision,
         project=projection((module.encoder.ln,), (module.heads,)),
     )

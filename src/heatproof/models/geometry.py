@@ -22,7 +22,8 @@ MOST_PIXELS = 64_000_000
 class View:
     """The part of a photograph that the model saw, in pixels of the photograph.
 
-    The box may reach beyond the photograph where the preprocessing padded it.
+    The box may reach beyond the photograph where the preprocessing padded it. Where the
+    preprocessing mirrors, `left` lies right of `right` (or `top` below `bottom`).
     """
 
     width: int
@@ -35,8 +36,9 @@ class View:
     @property
     def seen(self) -> Box:
         """The part of the box that lies on the photograph: left, top, right, bottom."""
-        left, right = (min(max(x, 0.0), float(self.width)) for x in (self.left, self.right))
-        top, bottom = (min(max(y, 0.0), float(self.height)) for y in (self.top, self.bottom))
+        across, down = sorted((self.left, self.right)), sorted((self.top, self.bottom))
+        left, right = (min(max(x, 0.0), float(self.width)) for x in across)
+        top, bottom = (min(max(y, 0.0), float(self.height)) for y in down)
         return left, top, right, bottom
 
     @property
@@ -50,7 +52,8 @@ class View:
         """Left, top, right and bottom of one patch of a `rows` x `cols` grid."""
         wide, high = (self.right - self.left) / cols, (self.bottom - self.top) / rows
         left, top = self.left + col * wide, self.top + row * high
-        return left, top, left + wide, top + high
+        across, down = sorted((left, left + wide)), sorted((top, top + high))
+        return across[0], down[0], across[1], down[1]
 
 
 @dataclass(frozen=True)

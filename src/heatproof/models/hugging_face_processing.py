@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from heatproof.errors import ModelError, PromptError
-from heatproof.models import tokens
+from heatproof.models import measured_geometry, tokens
 from heatproof.models.geometry import OwnGrid, Preprocess, Resize, View
 from heatproof.models.hugging_face_towers import Size, Text, Vision, real
 from heatproof.models.library import unpatched
@@ -41,30 +41,54 @@ def _excess(margin: int) -> int:
 
 
 def preprocess_of(processor: Any, vision: Vision) -> Preprocess:
-    """The geometry of an image processor, which stays the one that transforms.
+    """An image processor with its geometry, which its settings claim and a measurement confirms.
 
-    Raises `ModelError` where it gives no fixed size.
+    Raises:
+        ModelError: it is no image processor, it gives other than one image of a fixed size, or its
+            geometry cannot be measured.
     """
-    if hasattr(processor, "max_num_patches"):
+    if _makes_patches(processor):
         return _own_grid(processor, vision)
-    size, crop = _size(processor.size), processor.do_center_crop or None
-    cropped = _size(processor.crop_size) if crop else size
-    shown = (cropped.get("height"), cropped.get("width"))
-    if not processor.do_resize or None in shown or getattr(processor, "do_pad", None):
+    preprocess = transform_of(processor)
+    unpatched = (preprocess.height % vision.patch[0], preprocess.width % vision.patch[1])
+    return replace(preprocess, unpatched=unpatched)
+
+
+def transform_of(processor: Any) -> Preprocess:
+    """An image processor as the preprocessing of a model of another library."""
+    _check_kind(processor)
+    transform = partial(_pixels, processor, {})
+    return measured_geometry.described(transform, _claimed(processor, transform))
+
+
+def _makes_patches(processor: Any) -> bool:
+    return hasattr(processor, "max_num_patches") and hasattr(processor, "patch_size")
+
+
+def _check_kind(processor: Any) -> None:
+    name = type(processor).__name__
+    if any(kind.__name__ == "BaseVideoProcessor" for kind in type(processor).__mro__):
         raise ModelError(
-            f"the image processor ({type(processor).__name__}, size {size}) gives pictures of "
-            "no fixed size; expected one that squashes, or that resizes the shortest side and crops"
+            f"got a video processor ({name}), expected an image processor such as "
+            "CLIPImageProcessor, or AutoProcessor.from_pretrained(...)"
         )
-    height, width = int(shown[0]), int(shown[1])  # pyright: ignore[reportArgumentType]
-    kind, resize_to = _resize(size, (height, width))
-    return FlooredCrop(
-        height=height,
-        width=width,
-        resize=kind,
-        resize_to=resize_to,
-        transform=partial(_pixels, processor, {}),
-        unpatched=(height % vision.patch[0], width % vision.patch[1]),
-    )
+    if not callable(processor) or not hasattr(processor, "model_input_names"):
+        raise ModelError(
+            f"got {name} as the preprocessing, expected an image processor such as "
+            "CLIPImageProcessor, or a transform of PIL images"
+        )
+
+
+def _claimed(processor: Any, transform: Any) -> Preprocess | None:
+    """What the settings say, in the way that most processors are set; None where they do not."""
+    size = _size(getattr(processor, "size", None))
+    crop = _size(getattr(processor, "crop_size", None))
+    cropped = crop if getattr(processor, "do_center_crop", None) else size
+    if cropped is None or size is None or set(cropped) != {"height", "width"}:
+        return None
+    height, width = cropped["height"], cropped["width"]
+    resize = _resize(size, (height, width))
+    return None if resize is None else FlooredCrop(height, width, *resize, transform)
 
 
 def _own_grid(processor: Any, vision: Vision) -> Preprocess:
@@ -87,29 +111,28 @@ def _own_pixels(processor: Any, image: Image.Image) -> Float[Tensor, "3 height w
     return unpatched(processor(images=image, return_tensors="pt"))
 
 
-def _size(size: Any) -> dict[str, int]:
+def _size(size: Any) -> dict[str, int] | None:
+    if not size or isinstance(size, int | list | tuple):
+        return None
     return {name: int(side) for name, side in dict(size).items() if side is not None}
 
 
-def _resize(size: dict[str, int], shown: Size) -> tuple[Resize, int]:
+def _resize(size: dict[str, int], shown: Size) -> tuple[Resize, int] | None:
     if set(size) == {"shortest_edge"} and shown[0] == shown[1]:
         return "shortest", size["shortest_edge"]
     # A squash may be followed by a crop (DeiT: 256 to 224), which has to have the same aspect.
     if set(size) == {"height", "width"} and size["height"] * shown[1] == size["width"] * shown[0]:
         return "squash", min(size.values())
-    raise ModelError(
-        f"the image processor resizes to {size} and then crops to {shown[0]} x {shown[1]}, which "
-        "heatproof cannot place on the photograph; pass wrap(..., preprocess=...)"
-    )
+    return None
 
 
 def squashed(processor: Any, vision: Vision, size: Size) -> Preprocess:
     """The same processor, asked to squash the whole photograph to another size."""
     height, width = size
     asked = {"size": {"height": height, "width": width}, "do_resize": True}
-    if hasattr(processor, "max_num_patches"):
+    if _makes_patches(processor):
         processor = _unpatched(processor)
-    elif processor.do_center_crop:
+    elif getattr(processor, "do_center_crop", None):
         asked["do_center_crop"] = False
     return Preprocess(
         height=height,
@@ -132,7 +155,16 @@ def _unpatched(processor: Any) -> Any:
 def _pixels(
     processor: Any, asked: dict[str, Any], image: Image.Image
 ) -> Float[Tensor, "3 height width"]:
-    return processor(images=image, return_tensors="pt", **asked)["pixel_values"][0]
+    found = processor(images=image, return_tensors="pt", **asked)
+    pixels = found.get("pixel_values", None)
+    if isinstance(pixels, Tensor) and pixels.ndim == 4 and pixels.shape[:2] == (1, 3):
+        return pixels[0]
+    shape = getattr(pixels, "shape", ())
+    got = " x ".join(map(str, shape)) or f"{', '.join(found)} and no pixel_values"
+    raise ModelError(
+        f"the image processor ({type(processor).__name__}) gives {got} for one photo (crops, "
+        "patches or frames), expected 1 x 3 x height x width"
+    )
 
 
 def usual_processor(vision: Vision) -> Any:

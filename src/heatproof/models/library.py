@@ -75,8 +75,9 @@ class NoCall(Exception):
 
 def name_of(processor: Any) -> str:
     """A processor's name for a reader: its class's, or its own where it is a function."""
-    name = type(processor).__name__
-    return getattr(processor, "__name__", name) if name in ("function", "partial") else name
+    if isinstance(processor, partial):
+        return name_of(processor.args[0] if processor.args else processor.func)
+    return getattr(processor, "__name__", type(processor).__name__)
 
 
 # open_clip, and OpenAI's clip --------------------------------------------------------------------

@@ -108,6 +108,7 @@ def wrap(
         preprocess = described(cast(Callable[[Image.Image], Tensor], preprocess))
     for family in _families():
         if family.recognises(module):
+            preprocess = _for_family(family, preprocess)
             return family.wrap(
                 module,
                 spec=name or type(module).__name__,
@@ -224,6 +225,15 @@ def _check_transform(transform: Callable[[Image.Image], object]) -> None:
             f"the preprocess fails on a PIL image with {type(error).__name__}: {error}; expected "
             "the transform or processor that the model was trained with"
         ) from error
+
+
+def _for_family(family: Any, preprocess: Any) -> Any:
+    """Hugging Face's models take its processors as they are, others as transforms."""
+    hugging_face = family.__name__.endswith(".hugging_face")
+    if preprocess is None or hugging_face or isinstance(preprocess, Preprocess):
+        return preprocess
+    processor = getattr(preprocess, "image_processor", preprocess)
+    return _family("hugging_face_processing").transform_of(processor)
 
 
 def _is_description(preprocess: object) -> bool:

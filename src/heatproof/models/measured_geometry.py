@@ -1,12 +1,13 @@
-"""What part of a photograph an unknown preprocessing shows the model: read off it, or measured.
+"""What part of a photo a preprocessing shows the model: measured, once for each preprocessing.
 
-Of torchvision's usual transforms the geometry is read off. Any other is measured: it is given a
-black picture, a white one and two ramps; where a ramp comes out 30 % of the way from black to
-white, the model sees what lies at 30 % of the photograph.
+It is given a black image, a white one and two ramps; where a ramp comes out 30 % of the way from
+black to white, the model sees what lies at 30 % of the photo. What settings claim (those of
+torchvision's `Resize` and `CenterCrop`, of a processor, of a library's configuration) is kept if it
+agrees with the measurement. Otherwise the box is measured for each size of photo.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -16,39 +17,113 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from heatproof.errors import ModelError
-from heatproof.models.geometry import Preprocess, View
+from heatproof.errors import HeatproofError, ModelError
+from heatproof.models.geometry import Box, Preprocess, View
+from heatproof.models.library import name_of
 
 Transform = Callable[[Image.Image], Tensor]
+Size = tuple[int, int]
 
 
-def described(transform: Transform) -> Preprocess:
-    """The preprocessing with its geometry. Raises `ModelError` if it is none or random."""
+def described(transform: Any, claimed: Preprocess | None = None) -> Preprocess:
+    """The preprocessing with its geometry, which is `claimed` where that is right.
+
+    Raises:
+        ModelError: it is no preprocessing, or random, or it gives images of different sizes, or no
+            box of the photo is what it shows.
+    """
+    if not callable(transform):
+        raise ModelError(
+            f"got a {type(transform).__name__} as the preprocessing, expected a transform of PIL "
+            "images or an image processor (the last of open_clip.create_model_and_transforms)"
+        )
     if getattr(transform, "__hash__", None) is None:
         transform = partial(transform)  # measurements are kept by transform
-    picture = Image.fromarray(np.full((61, 97, 3), 128, dtype=np.uint8))
-    pixels = _pixels(transform, picture)
-    height, width = pixels.shape[1:]
-    known = _read_off(transform, (height, width))
-    if known is not None:
-        return known
-    measured = Measured(height, width, "squash", min(height, width), transform)
-    view = measured.view(1024, 640)
-    if view.left > 1 or view.right < 1023:
-        measured = Measured(height, width, "shortest", min(height, width), transform)
-    elif view.top < -1 or view.bottom > 641:
-        measured = Measured(height, width, "longest", max(height, width), transform)
+    wide, high = (_pixels(transform, _grey(*size)).shape[1:] for size in (_WIDE, _HIGH))
+    if wide != high:
+        raise ModelError(
+            f"the preprocessing ({name_of(transform)}) gives images of no fixed size: "
+            f"{wide[0]} x {wide[1]} pixels for a wide photo, {high[0]} x {high[1]} for a high one; "
+            "expected one that squashes, or that resizes and crops"
+        )
+    height, width = int(wide[0]), int(wide[1])
+    claimed = claimed or _read_off(transform, (height, width))
+    if claimed is not None and (claimed.height, claimed.width) == (height, width):
+        shown = (_box(transform, *size) for size in (_WIDE, _HIGH))
+        whole = replace(claimed, unpatched=(0, 0))
+        views = (whole.view(*size) for size in (_WIDE, _HIGH))
+        if all(_agree(view, box, (height, width)) for view, box in zip(views, shown, strict=True)):
+            return claimed
+    return _measured(transform, height, width, (0, 0) if claimed is None else claimed.unpatched)
+
+
+def checked(claimed: Preprocess) -> Preprocess:
+    """A geometry that a library's settings claim, or the measured one where they are wrong.
+
+    Raises:
+        ModelError: as `described`.
+    """
+    return described(claimed.transform, claimed)
+
+
+def _measured(transform: Transform, height: int, width: int, unpatched: Size) -> "Measured":
+    small, large = ((166, 101), (498, 303))
+    boxes = [_relative(_box(transform, *size), size) for size in (small, large)]
+    left, top, right, bottom = boxes[1]
+    steps = (abs(right - left) / width, abs(bottom - top) / height) * 2
+    scales = all(
+        abs(one - other) <= 0.75 * step for one, other, step in zip(*boxes, steps, strict=True)
+    )
+    measured = Measured(
+        height, width, "squash", min(height, width), transform, unpatched, scales=scales
+    )
+    if min(left, right) > 0.005 or max(left, right) < 0.995:
+        return replace(measured, resize="shortest")
+    if min(top, bottom) < -0.005 or max(top, bottom) > 1.005:
+        return replace(measured, resize="longest", resize_to=max(height, width))
     return measured
 
 
+def _agree(view: View, box: Box, size: Size) -> bool:
+    """Whether a view and a measured box differ by less than half a pixel of the model's."""
+    step = (view.right - view.left) / size[1], (view.bottom - view.top) / size[0]
+    claimed = (view.left, view.top, view.right, view.bottom)
+    return all(
+        abs(one - other) <= 0.5 * abs(pixel)
+        for one, other, pixel in zip(claimed, box, step * 2, strict=True)
+    )
+
+
+def _relative(box: Box, size: Size) -> Box:
+    width, height = size
+    return box[0] / width, box[1] / height, box[2] / width, box[3] / height
+
+
+_WIDE, _HIGH = (166, 101), (101, 166)
+
+
+def _grey(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.full((height, width, 3), 128, dtype=np.uint8))
+
+
 def _pixels(transform: Transform, picture: Image.Image) -> Float[Tensor, "3 height width"]:
-    pixels: Any = transform(picture)
+    try:
+        pixels: Any = transform(picture)
+    except HeatproofError:
+        raise
+    except Exception as error:  # whatever code of the user's raises
+        said = " ".join(str(error).split())[:160]
+        raise ModelError(
+            f"the preprocessing ({name_of(transform)}) fails on an RGB image with "
+            f"{type(error).__name__}: {said}; expected one that takes a PIL image"
+        ) from error
     if not isinstance(pixels, Tensor) or pixels.ndim != 3 or pixels.shape[0] != 3:
         got = (
             f"shape {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__
         )
         raise ModelError(
-            f"the preprocessing gave {got}, expected a tensor of 3 x height x width for one picture"
+            f"the preprocessing ({name_of(transform)}) gave {got}, expected a tensor of "
+            "3 x height x width for one image"
         )
     return pixels.detach().double().cpu()
 
@@ -93,26 +168,38 @@ def _sides(size: Any) -> int:
 
 @dataclass(frozen=True)
 class Measured(Preprocess):
-    """A preprocessing whose geometry is measured for each size of photograph."""
+    """A preprocessing whose geometry is measured for each size of photo.
+
+    `scales` says that it shows the same share of a photo and of a smaller copy of it; where it does
+    not (a crop of so many pixels), it is measured on images as large as the photo.
+    """
+
+    scales: bool = True
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
         return self.transform(image)
 
     def view(self, width: int, height: int) -> View:
-        left, top, right, bottom = _box(self.transform, width, height)
+        scale = 1.0
+        if self.scales:
+            smaller = min(1.0, _LONG / max(width, height)), min(1.0, _SHORT / min(width, height))
+            scale = max(smaller)
+        left, top, right, bottom = _box(self.transform, width, height, scale)
         missing_rows, missing_cols = self.unpatched
         right -= (right - left) * missing_cols / self.width
         bottom -= (bottom - top) * missing_rows / self.height
         return View(width, height, left, top, right, bottom)
 
 
+_LINES = 48
+"""So many rows (or columns) of an image, or fewer than twice as many, are looked at."""
+
 _SHORT, _LONG = 64, 1024
 """Pictures are measured at a side of this at most, or so that the other keeps this at least."""
 
 
 @lru_cache(maxsize=256)
-def _box(transform: Transform, width: int, height: int) -> tuple[float, float, float, float]:
-    scale = max(min(1.0, _LONG / max(width, height)), min(1.0, _SHORT / min(width, height)))
+def _box(transform: Transform, width: int, height: int, scale: float = 1.0) -> Box:
     tested = (max(2, round(width * scale)), max(2, round(height * scale)))
     black = _pixels(transform, _picture(np.zeros(tested[::-1])))
     white = _pixels(transform, _picture(np.ones(tested[::-1])))
@@ -147,9 +234,13 @@ def _edges(
     if not torch.equal(pixels, again):
         raise ModelError("the preprocessing is random; pass the one for evaluation")
     place = (pixels - black).mean(0) / contrast * (size[axis] - 1) + 0.5
-    index = torch.arange(contrast.shape[1 - axis], dtype=torch.float64) + 0.5
-    index = index.expand_as(contrast) if axis == 0 else index[:, None].expand_as(contrast)
-    inside = seen & (place > 0.02 * size[axis]) & (place < 0.98 * size[axis])
+    place, seen = (plane if axis == 0 else plane.T for plane in (place, seen))
+    step = max(1, len(place) // _LINES)
+    place, seen = place[::step], seen[::step]
+    index = (torch.arange(place.shape[1], dtype=torch.float64) + 0.5).expand_as(place)
+    inside = seen & (place > 0.12 * size[axis]) & (place < 0.88 * size[axis])
+    if inside.sum() < 8:  # nearer to the border, where filters lean inwards
+        inside = seen & (place > 0.02 * size[axis]) & (place < 0.98 * size[axis])
     slope, start = _line(index[inside], place[inside], size[axis])
     return start, start + slope * contrast.shape[1 - axis]
 

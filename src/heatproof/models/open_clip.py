@@ -31,6 +31,7 @@ from heatproof.certificate import Weights
 from heatproof.errors import ModelError
 from heatproof.models import library, tokens
 from heatproof.models.geometry import Preprocess, Resize
+from heatproof.models.measured_geometry import checked
 from heatproof.models.model import ImageTower, Layout, Model, Projection, Readout, TextTower
 from heatproof.models.projection import projection
 from heatproof.models.shell import shell
@@ -266,13 +267,14 @@ def _preprocess(module: Any, **changes: Any) -> Preprocess:
     config = PreprocessCfg(**merge_preprocess_dict(known, changes))
     height, width = _pair(config.size)
     transform: Any = image_transform_v2(config, is_train=False)
-    return Preprocess(
+    claimed = Preprocess(
         height=height,
         width=width,
         resize=cast(Resize, config.resize_mode),
         resize_to=min(height, width),
         transform=transform,
     )
+    return checked(claimed)
 
 
 def _normalisation(transform: Any) -> dict[str, Any] | None:

@@ -150,8 +150,10 @@ def placed(view: View, values: Values, frame: Frame) -> Float[np.ndarray, "heigh
 def seen(view: View, frame: Frame) -> Bool[np.ndarray, "height width"]:
     """Which drawn pixels the model saw."""
     x, y = _centres(frame)
-    across = (x >= view.left) & (x < view.right)
-    return np.outer((y >= view.top) & (y < view.bottom), across)
+    (left, right), (top, bottom) = (
+        sorted(ends) for ends in ((view.left, view.right), (view.top, view.bottom))
+    )
+    return np.outer((y >= top) & (y < bottom), (x >= left) & (x < right))
 
 
 def _centres(frame: Frame) -> tuple[Float[np.ndarray, " width"], Float[np.ndarray, " height"]]:
