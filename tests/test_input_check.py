@@ -258,7 +258,7 @@ def test_a_preprocess_of_ones_own_is_the_one_that_is_asked() -> None:
     torch.testing.assert_close(explanation.scores[0].double(), own_scores, rtol=0, atol=1e-6)
 
 
-def test_a_call_that_fails_is_said_and_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_fails_is_said_and_no_verdict() -> None:
     model = model_of("open_clip vit")
     library = model.library
     assert not isinstance(library, NoLibrary)
@@ -355,7 +355,7 @@ def test_naflex_takes_tensors_of_any_whole_number_of_patches() -> None:
 
 def test_naflex_of_other_patches_or_of_timm_is_refused_in_one_line() -> None:
     module = tiny_hf.hf_siglip2().module
-    with pytest.raises(InputError, match="patches of 16 pixels; the model .* patches of 7"):
+    with pytest.raises(InputError, match=r"patches of 16 pixels; the model .* patches of 7"):
         heatproof.wrap(module, preprocess=transformers.Siglip2ImageProcessor())
     with pytest.raises(InputError, match="pass its own image processor"):
         heatproof.wrap(tiny_hf.hf_clip().module, preprocess=transformers.Siglip2ImageProcessor())

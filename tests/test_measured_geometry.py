@@ -95,6 +95,7 @@ def image_processors() -> list[str]:
     return sorted(names)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_every_processor_is_placed_to_a_pixel_or_refused_in_one_line() -> None:
     placed_, refused, worst = list[str](), list[str](), dict[str, float]()

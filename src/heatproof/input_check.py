@@ -187,9 +187,10 @@ def _compared(
         by = "" if pixel_gap == float("inf") else f" by up to {pixel_gap:.2g}"
         what = f"These are not the pixels that {library.name} makes: {difference(*pairs[worst])}"
         what = f"{what}; pixels differ{by}"
+    mine, other = float(reported[image, prompt]), float(theirs[image, prompt])
     text = (
-        f"{what}; the reported score with {labels[prompt]!r} is {reported[image, prompt]:.4g} where "
-        f"the library gives {theirs[image, prompt]:.4g} (gap {gap:.2g})."
+        f"{what}; the reported score with {labels[prompt]!r} is {mine:.4g} where the library gives "
+        f"{other:.4g} (gap {gap:.2g})."
     )
     return Check(NAME, "violated", text, gap, limit)
 

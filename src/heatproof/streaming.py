@@ -22,7 +22,7 @@ from heatproof.errors import ImageError, InputError
 from heatproof.explanation import Explanation
 from heatproof.images import Photo, open_image
 from heatproof.input_check import library_inputs
-from heatproof.inputs import Pictures, PromptInput
+from heatproof.inputs import ImageSize, Pictures, PromptInput
 from heatproof.methods.base import Method
 from heatproof.models.geometry import View
 from heatproof.models.library import Inputs

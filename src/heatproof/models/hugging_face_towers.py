@@ -112,7 +112,7 @@ def _siglip_vision(module: Any) -> Vision:
 
 
 def _siglip2_vision(module: Any) -> Vision:
-    """NaFlex: each photo on a grid of its own; the square that positions were learnt on is native."""
+    """NaFlex: each photo on a grid of its own; native is the square of the learnt positions."""
     _check_pooled(module)
     config = module.config.vision_config
     side = int(config.num_patches**0.5) * config.patch_size

@@ -118,8 +118,8 @@ def wrap(
             )
     raise ModelError(
         f"got a {type(module).__name__}, which is no model that heatproof knows; expected "
-        "open_clip's CLIP, CustomTextCLIP or CoCa, Hugging Face's CLIP, SigLIP, BLIP or ViT, or "
-        f"timm's or torchvision's ViT{_part_to_pass(module)}"
+        "open_clip's CLIP, CustomTextCLIP or CoCa, OpenAI's CLIP, Hugging Face's CLIP, SigLIP, "
+        f"BLIP or ViT, or timm's or torchvision's ViT{_part_to_pass(module)}"
     )
 
 
@@ -212,6 +212,7 @@ def _at_size(model: Model, image_size: tuple[int, int]) -> Model:
 def _families() -> Iterator[Any]:
     """The modules that describe a library's models, imported when their turn comes."""
     yield open_clip_models
+    yield _family("openai_clip")
     yield _family("hugging_face")
     yield _family("classifiers")
 

@@ -46,11 +46,14 @@ def observing(
         leaves: dict[str, Tensor] = {}
         if leaf is not None:
             stack.enter_context(torch.no_grad())
-            hook = _leaf_hook(leaves, leaf)
+            hook = _leaf_hook(leaves, leaf, token_first(module, leaf))
             stack.enter_context(hooked(_module(module, leaf), before=hook))
         for path in dict.fromkeys(paths):
-            hook = _keep_hook(states, leaves, path)
-            stack.enter_context(hooked(_module(module, path), after=hook))
+            part, turned = _module(module, path), token_first(module, path)
+            if turned and path != leaf:
+                stack.enter_context(hooked(part, before=_turn_hook(leaves, path)))
+            keep = _keep_hook(states, leaves, path, turned)
+            stack.enter_context(hooked(part, after=keep))
         yield states
         for path in [*paths, *([leaf] if leaf is not None else [])]:
             if path not in states and path not in leaves:
@@ -63,6 +66,7 @@ def editing(module: nn.Module, edits: Mapping[str, Edit]) -> Generator[None]:
     with ExitStack() as stack:
         stack.enter_context(as_python(module, edits))
         for path, edit in edits.items():
+            edit = _turned_edit(edit) if token_first(module, path) else edit
             stack.enter_context(hooked(_module(module, path), after=_edit_hook(edit)))
         yield
 
@@ -79,6 +83,48 @@ def block_path(module: nn.Module, path: str) -> str:
         if isinstance(parent, nn.ModuleList | nn.Sequential):
             return ".".join(parts[:end])
     raise ReadingError(f"{path!r} belongs to no residual block: it stands in no list of modules")
+
+
+def token_first(module: nn.Module, path: str) -> bool:
+    """Whether the module at `path` stands in a block whose states are (token, item, channel).
+
+    Such blocks (OpenAI's clip) have torch's attention with `batch_first=False`.
+    """
+    parts = path.split(".")
+    for end in range(1, len(parts) + 1):
+        parent = _module(module, ".".join(parts[: end - 1]))
+        if isinstance(parent, nn.ModuleList | nn.Sequential):
+            block = _module(module, ".".join(parts[:end]))
+            if any(
+                isinstance(part, nn.MultiheadAttention) and not part.batch_first
+                for part in block.modules()
+            ):
+                return True
+    return False
+
+
+def _turned(state: Tensor, turned: bool = True) -> Tensor:
+    """Tokens and items swapped, where the state has both."""
+    return state.transpose(0, 1) if turned and state.dim() == 3 else state
+
+
+def _turned_edit(edit: Edit) -> Edit:
+    return lambda state: _turned(edit(_turned(state)))
+
+
+def _turn_hook(inputs: dict[str, Tensor], path: str) -> Any:
+    """Keeps a module's input with items first, and in the graph: the module gets a view of it."""
+
+    def hook(part: nn.Module, args: Any, kwargs: Any) -> Any:
+        del part
+        given = _first(args) if args else _first(kwargs)
+        inputs[path] = _turned(given)
+        back = _turned(inputs[path])
+        return tuple(back if each is given else each for each in args), {
+            key: back if each is given else each for key, each in kwargs.items()
+        }
+
+    return hook
 
 
 def rows_of(
@@ -110,13 +156,13 @@ def _first(values: Any) -> Tensor:
     return next(each for each in found if isinstance(each, Tensor))
 
 
-def _leaf_hook(leaves: dict[str, Tensor], path: str) -> Any:
+def _leaf_hook(leaves: dict[str, Tensor], path: str, turned: bool) -> Any:
     def hook(part: nn.Module, args: Any, kwargs: Any) -> Any:
         del part
         torch.set_grad_enabled(True)
         given = _first(args) if args else _first(kwargs)
-        made = given.detach().requires_grad_()
-        leaves[path] = made
+        leaves[path] = _turned(given.detach(), turned).requires_grad_()
+        made = _turned(leaves[path], turned)
         return tuple(made if each is given else each for each in args), {
             key: made if each is given else each for key, each in kwargs.items()
         }
@@ -124,13 +170,20 @@ def _leaf_hook(leaves: dict[str, Tensor], path: str) -> Any:
     return hook
 
 
-def _keep_hook(states: dict[str, State], leaves: dict[str, Tensor], path: str) -> Any:
-    def hook(part: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+def _keep_hook(states: dict[str, State], inputs: dict[str, Tensor], path: str, turned: bool) -> Any:
+    def hook(part: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         del part
-        given = leaves.get(path)
+        given = inputs.get(path)
         if given is None:
             given = _first(args) if args else _first(kwargs)
-        states[path] = State(given, _first(output))
+        first = _first(output)
+        states[path] = State(given, _turned(first, turned))
+        if not turned:
+            return None
+        back = _turned(states[path].output)
+        if isinstance(output, Tensor):
+            return back
+        return type(output)(back if each is first else each for each in output)
 
     return hook
 
