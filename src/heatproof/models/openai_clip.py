@@ -37,7 +37,7 @@ def wrap(
     spec: str,
     preprocess: Preprocess | None = None,
     tokenizer: Any = None,
-    pretrained: bool = True,
+    weights: Weights = "unknown",
     notices: tuple[str, ...] = (),
 ) -> Model:
     """Describe a model of OpenAI's package.
@@ -61,7 +61,7 @@ def wrap(
         ),
         text=_text_tower(module, tokenizer),
         logit_scale=float(module.logit_scale.detach().exp()),
-        pretrained=pretrained,
+        weights=weights,
         notices=notices,
         library=own,
     )
@@ -84,8 +84,8 @@ def _vit(visual: Any) -> Tower:
 def _resnet(visual: Any) -> Tower:
     if type(visual.attnpool).__name__ != "AttentionPool2d":
         raise ModelError(
-            f"the image tower pools by a {type(visual.attnpool).__name__}, which heatproof does not "
-            "know; expected OpenAI's AttentionPool2d"
+            f"the image tower pools by a {type(visual.attnpool).__name__}, which is not known here; "
+            "expected OpenAI's AttentionPool2d"
         )
 
     def layout(height: int, width: int) -> Layout:
