@@ -221,8 +221,6 @@ def check_layout(layout: Layout, keys: int) -> None:
 # --- pieces -----------------------------------------------------------------------------------
 
 
-
-
 def names_of(shown: Pictures) -> list[str]:
     """What the pictures are called: where they came from, else by number."""
     return [photo.source for photo in shown.photos] or [
