@@ -21,6 +21,7 @@ from heatproof.auditing.null_prompts import null_prompts
 from heatproof.auditing.right_wrong import difference, right_wrong
 from heatproof.auditing.sign import most, sign
 from heatproof.auditing.subject import Subject
+from heatproof.errors import UserCodeError
 from heatproof.methods import ReadPass
 from planted_maps import Planted
 
@@ -308,7 +309,7 @@ def test_the_model_is_put_back_to_the_bit_even_after_an_error(bench: Bench) -> N
         raise RuntimeError("planted")
 
     for check in (graded, moved):
-        with pytest.raises(RuntimeError, match="planted"):
+        with pytest.raises(UserCodeError, match="planted"):
             check(Subject.of(fails), small)
     after = bench.model.module.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
