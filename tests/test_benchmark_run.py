@@ -194,6 +194,12 @@ def test_bad_input_is_one_line(
     assert told in lines[0]
 
 
+def test_controls_alone_are_compared_too(tmp_path: Path) -> None:
+    order = {**ORDER, "images": 2}
+    found = heatproof.benchmark("random", **order, out=tmp_path)
+    assert "random" in found.values["method"].to_pylist()
+
+
 def test_the_documented_snippet_runs(capsys: pytest.CaptureFixture[str]) -> None:
     text = (Path(__file__).parent.parent / "docs" / "benchmark.md").read_text()
     exec(re.findall(r"```python\n(.*?)```", text, re.S)[0], {})

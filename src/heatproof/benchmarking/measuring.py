@@ -96,9 +96,9 @@ class Job:
                 if (reason := _refused(each.metric, trial)) is not None
             }
             cost[entrant.label] = time.perf_counter() - started
-        if all("" in left_out[each.label] for each in self.entrants if not each.control):
-            first = next(each for each in self.entrants if not each.control or not cost)
-            raise InputError(f"{first.label}: {left_out[first.label]['']}")
+        own = [entrant for entrant in self.entrants if not entrant.control] or self.entrants
+        if all("" in left_out[entrant.label] for entrant in own):
+            raise InputError(f"{own[0].label}: {left_out[own[0].label]['']}")
         if all(len(left_out[label]) == len(self.measures) for label in cost):
             label, reason = next(iter(left_out[next(iter(cost))].items()))
             raise InputError(f"no metric can be measured here; {label}: {reason}")
