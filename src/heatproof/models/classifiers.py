@@ -114,7 +114,7 @@ def _library(
     if preprocess is not None:
         transform = preprocess.transform
         name = f"the given preprocess ({library.name_of(transform)})"
-        return library.classifier(module, transform, name)
+        return library.classifier(module, transform, name, features=not known.classes)
     if not isinstance(module, VisionTransformer | Eva):
         return library.NoLibrary(
             f"a {type(module).__name__} of torchvision does not name its transform, and the usual "
@@ -124,7 +124,7 @@ def _library(
 
     config = resolve_model_data_config(module, {"input_size": (3, *known.native)})
     transform = create_transform(**config, is_training=False)
-    return library.classifier(module, transform, "timm's transform")
+    return library.classifier(module, transform, "timm's transform", features=not known.classes)
 
 
 def _described(module: Any) -> _Classifier:

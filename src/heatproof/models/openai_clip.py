@@ -15,6 +15,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.transform import image_transform
 from torch import Tensor, nn
 
+from heatproof.certificate import Weights
 from heatproof.errors import ModelError
 from heatproof.models import library, tokens
 from heatproof.models.geometry import Preprocess
