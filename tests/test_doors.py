@@ -260,7 +260,8 @@ INSIDE = {
     "errors.shortened", "errors.nearest",
     "models.load", "models.wrap",  # the same functions as above
     "Certificate.check", "Certificate.of",  # compare names alone
-    "Audit.verdict", "Audit.as_json", "Proof.markdown", "Proof.json",  # nothing is handed in
+    "Audit.verdict", "Audit.reason", "Audit.told",  # ask for a principle by its number
+    "Audit.as_json", "Proof.markdown", "Proof.json",  # nothing is handed in
     *(f"Method.{name}" for name in vars(heatproof.Method) if not name.startswith("_")),
 }  # fmt: skip
 """Public, but nothing that a user hands values to."""

@@ -78,9 +78,9 @@ def test_prompts_of_overlays_are_named_or_counted():
         ("attention_x_gradient", r"did you mean attention-x-gradient\?"),
         (["gae", "rollout"], "one method is asked at a time"),
         ("gae,rollout", "one method is asked at a time"),
-        (heatproof.methods.GradECLIP, r"expected an object: GradECLIP\(\.\.\.\)"),
-        (lambda image: image, "cannot be called with 2 arguments"),
-        (torch.nn.Linear(2, 2), "cannot be called with 2 arguments"),
+        (lambda model: 3, "was given the model and returned a int"),  # noqa: ARG005
+        (lambda a, b, c: a, "needs 3 arguments"),  # noqa: ARG005
+        (5, "got 5 as a method, expected a name"),
     ],
 )
 def test_a_method_that_is_none_is_said(method, words):
@@ -91,6 +91,11 @@ def test_a_method_that_is_none_is_said(method, words):
     ):
         with pytest.raises(InputError, match=words):
             call()
+
+
+def test_a_class_of_methods_is_made_with_its_defaults():
+    wanted = maps(method="grad-eclip")
+    assert torch.equal(maps(method=heatproof.methods.GradECLIP), wanted)
 
 
 def test_sizes_are_one_number_two_or_a_text():

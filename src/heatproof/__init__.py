@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         PromptError,
         ReadingError,
         UnknownName,
+        UserCodeError,
     )
     from heatproof.explaining import explain, explain_words, jacobian
     from heatproof.explanation import Explanation, WordExplanation
@@ -45,6 +46,7 @@ __all__ = [
     "Proof",
     "ReadingError",
     "UnknownName",
+    "UserCodeError",
     "WordExplanation",
     "audit",
     "benchmark",
@@ -83,6 +85,7 @@ _HOMES = {
     "Proof": "heatproof.proofs.proving",
     "ReadingError": "heatproof.errors",
     "UnknownName": "heatproof.errors",
+    "UserCodeError": "heatproof.errors",
     "WordExplanation": "heatproof.explanation",
     "audit": "heatproof.auditing.auditor",
     "benchmark": "heatproof.benchmarking.result",
