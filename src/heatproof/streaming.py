@@ -179,8 +179,8 @@ class Files(Dataset[_Lot]):
             except ImageError as error:
                 errors.append(error)
         pixels, photos, views, own = zip(*made, strict=True) if made else ((), (), (), ())
-        runs = (list(run) for _, run in groupby(pixels, key=lambda image: image.shape))
-        stacks = tuple(torch.stack(run) for run in runs)
+        runs = groupby(pixels, key=lambda image: image.shape)
+        stacks = tuple(torch.stack([*run]) for _, run in runs)
         own = () if self.prepare is None else own
         return _Lot(stacks, photos, views, own, tuple(errors))
 

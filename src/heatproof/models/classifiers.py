@@ -6,7 +6,7 @@ around the very same parameters, with its position embeddings resampled by the l
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any

@@ -9,7 +9,7 @@ agrees with the measurement. Otherwise the box is measured for each size of phot
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ def described(transform: Any, claimed: Preprocess | None = None) -> Preprocess:
         )
     if getattr(transform, "__hash__", None) is None:
         transform = partial(transform)  # measurements are kept by transform
+    transform = cast(Transform, transform)
     wide, high = (_pixels(transform, _grey(*size)).shape[1:] for size in (_WIDE, _HIGH))
     if wide != high:
         raise ModelError(

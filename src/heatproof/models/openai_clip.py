@@ -85,8 +85,8 @@ def _vit(visual: Any) -> Tower:
 def _resnet(visual: Any) -> Tower:
     if type(visual.attnpool).__name__ != "AttentionPool2d":
         raise ModelError(
-            f"the image tower pools by a {type(visual.attnpool).__name__}, which is not known here; "
-            "expected OpenAI's AttentionPool2d"
+            f"the image tower pools by a {type(visual.attnpool).__name__}, which is not known "
+            "here; expected OpenAI's AttentionPool2d"
         )
 
     def layout(height: int, width: int) -> Layout:
@@ -129,7 +129,7 @@ def _library(
         )
     if tokenizer is None and "clip.clip" in sys.modules:
         tokenizer = sys.modules["clip.clip"].tokenize
-    if _is_own(tokenizer):
+    if tokenizer is not None and _is_own(tokenizer):
         tokenizer = partial(tokenizer, context_length=module.context_length, truncate=True)
     name = "clip's transform" if preprocess is None else library.name_of(transform)
     return library.two_towers(module, transform, tokenizer, name)
