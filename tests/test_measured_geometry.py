@@ -18,7 +18,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 import heatproof
 import tiny
 import tiny_hf
-from heatproof.errors import ModelError
+from heatproof.errors import InputError, ModelError
 from heatproof.metrics.localisation import coverage
 from heatproof.models import hugging_face_processing as processing
 from heatproof.models import measured_geometry
@@ -239,8 +239,10 @@ def test_a_transform_that_fails_is_one_line() -> None:
         raise KeyError(f"no\nsuch {image.mode}")
 
     with pytest.raises(ModelError, match=r"\(broken\) fails on an RGB image with KeyError"):
+        measured_geometry.described(broken)
+    with pytest.raises(ModelError, match="preprocess fails on a PIL image with KeyError"):
         heatproof.wrap(module, preprocess=broken)
-    with pytest.raises(ModelError, match="tuple"):
+    with pytest.raises(InputError, match="tuple"):
         heatproof.wrap(module, preprocess=(broken, broken, broken))
 
 

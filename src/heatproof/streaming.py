@@ -178,11 +178,14 @@ class Files(Dataset[_Lot]):
                 made.append(self._read(picture))
             except ImageError as error:
                 errors.append(error)
-        pixels, photos, views, own = zip(*made, strict=True) if made else ((), (), (), ())
-        runs = groupby(pixels, key=lambda image: image.shape)
-        stacks = tuple(torch.stack([*run]) for _, run in runs)
-        own = () if self.prepare is None else own
-        return _Lot(stacks, photos, views, own, tuple(errors))
+        runs = groupby((pixels for pixels, *_ in made), key=lambda pixels: pixels.shape)
+        return _Lot(
+            tuple(torch.stack(list(run)) for _, run in runs),
+            tuple(photo for _, photo, _, _ in made),
+            tuple(view for _, _, view, _ in made),
+            () if self.prepare is None else tuple(own for *_, own in made),
+            tuple(errors),
+        )
 
     def _read(self, picture: Picture) -> tuple[Tensor, Photo, View, Inputs | None]:
         photo = open_image(picture)

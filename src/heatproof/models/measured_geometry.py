@@ -25,18 +25,19 @@ Transform = Callable[[Image.Image], Tensor]
 Size = tuple[int, int]
 
 
-def described(transform: Any, claimed: Preprocess | None = None) -> Preprocess:
+def described(preprocess: Any, claimed: Preprocess | None = None) -> Preprocess:
     """The preprocessing with its geometry, which is `claimed` where that is right.
 
     Raises:
         ModelError: it is no preprocessing, or random, or it gives images of different sizes, or no
             box of the photo is what it shows.
     """
-    if not callable(transform):
+    if not callable(preprocess):
         raise ModelError(
-            f"got a {type(transform).__name__} as the preprocessing, expected a transform of PIL "
+            f"got a {type(preprocess).__name__} as the preprocessing, expected a transform of PIL "
             "images or an image processor (the last of open_clip.create_model_and_transforms)"
         )
+    transform: Any = preprocess
     if getattr(transform, "__hash__", None) is None:
         transform = partial(transform)  # measurements are kept by transform
     transform = cast(Transform, transform)
