@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import CLIPImageProcessor, CLIPProcessor
 
 import heatproof
+import test_openai_clip as openai_clip
 import tiny_hf
 from families import FAMILIES, ids_for, picture, prompts_for, worded
 from heatproof import methods
@@ -498,6 +499,8 @@ def test_the_one_model_inside_a_module_is_taken_and_said() -> None:
             "the CLIP inside the Lightning is explained (its part 'net'); what the Lightning does "
             "beside it is not",
         )
+    openai = openai_clip.twin()
+    assert wrap(Lightning(openai).eval()).module is openai
     twice: Any = Lightning(module).eval()
     twice.also = nn.ModuleDict({"same": module})
     assert wrap(twice).module is module
@@ -523,8 +526,8 @@ def test_a_sentence_transformer_brings_its_processor() -> None:
     ("build", "says"),
     [
         (lambda clip: nn.ModuleList([clip, copy.deepcopy(clip)]), r"2 models \(0, 1\); pass one"),
-        (lambda clip: (clip, None), "got a tuple, expected a torch.nn.Module"),
-        (lambda clip: Holder(clip), "got a Holder, expected a torch.nn.Module; pass its .model"),
+        (lambda clip: (clip, None), "got a tuple of 2, expected a torch.nn.Module"),
+        (lambda clip: Holder(clip), "type Holder, expected a torch.nn.Module; pass its .model"),
         (lambda clip: Lightning(clip.visual), "no model that heatproof knows"),
     ],
 )

@@ -245,7 +245,8 @@ def _is_description(preprocess: object) -> bool:
 
 def _has_a_text_tower(module: nn.Module) -> bool:
     """Whether it is CLIP-like: of timm's and torchvision's models any part is one of theirs."""
-    return open_clip_models.recognises(module) or _family("hugging_face").recognises(module)
+    families = (open_clip_models, _family("openai_clip"), _family("hugging_face"))
+    return any(family.recognises(module) for family in families)
 
 
 def _part_to_pass(module: nn.Module) -> str:
