@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import heatproof
@@ -118,6 +119,27 @@ def test_all_methods_share_a_model_with_passes_that_are_not_explained() -> None:
     *_, rounds = at_once(*(partial(explains, number) for number in (0, 17, 34)), runs_bare)
     assert rounds > 10
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.module.modules())
+
+
+def test_photos_in_four_threads_are_explained_as_in_one() -> None:
+    """From the photo on: preprocessed, compared with the model's own processor, certified."""
+    model = heatproof.load("scenes")
+    photos = [Image.effect_mandelbrot((90 + 20 * n, 70), (-2, -1, 1, 1), 9) for n in range(THREADS)]
+    prompts = ["a red circle", "a blue square"]
+
+    def explains(number: int, size: str) -> list[Tensor]:
+        photo = photos[number].convert("RGB")
+        found = heatproof.explain(model, photo, prompts, image_size=size)
+        verdicts = [check.verdict for check in found.certificate.checks]
+        return [found.maps, found.scores, torch.tensor([each == "holds" for each in verdicts])]
+
+    jobs = [
+        partial(explains, number, "keep" if number % 2 else "native") for number in range(THREADS)
+    ]
+    expected = [job() for job in jobs]
+    for _ in range(3):
+        for found, own in zip(at_once(*jobs), expected, strict=True):
+            check_same(found, own)
 
 
 def test_a_copy_of_a_model_that_is_being_read_is_not_read() -> None:
