@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.errors import ReadingError
+from heatproof.errors import ReadingError, memory_is_full
 
 log = logging.getLogger(__name__)
 
@@ -15,9 +15,6 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, to
 
 # What a block says when it is not made for other rows than all: rotary positions, masks, windows.
 UNFIT = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ReadingError)
-# RuntimeErrors that say nothing about the block: no memory, a device that fails.
-_FAILING = ("allocate memory", "out of memory", "not enough memory", "CUDA error")
-
 
 def says_unfit(error: Exception, what: str) -> bool:
     """Whether an error of the kinds `UNFIT` is about the block itself; logged for debugging if so.
@@ -26,7 +23,7 @@ def says_unfit(error: Exception, what: str) -> bool:
     nothing.
     """
     message = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or any(sign in message for sign in _FAILING):
+    if memory_is_full(error) or "CUDA error" in message:
         return False
     reason = f"{type(error).__name__}: {message.strip().partition(chr(10))[0]}"
     log.debug("%s cannot be run the cheaper way, so the whole pass is taken (%s)", what, reason)

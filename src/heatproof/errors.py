@@ -109,3 +109,16 @@ class ReadingError(HeatproofError):
 
 class Interrupted(HeatproofError):
     """Stopped by the user; its text says where what was done is kept."""
+
+
+def memory_is_full(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, Python's, the processor's or a device's.
+
+    torch has a class of its own for devices alone (told by its name: torch is not imported here).
+    """
+    signs = ("allocate memory", "out of memory", "not enough memory")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs))
+    )

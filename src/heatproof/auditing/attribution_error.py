@@ -52,7 +52,7 @@ def attribution_error(subject: Subject, bench: Bench, *, scenes: int = 64) -> Fi
     # Of gains that are all 0 no spread can be measured, and none is needed to see that none is one.
     none = len(rows) >= FEWEST and any(bool((values <= 0).all()) for values in gains.values())
     kept = float((sums - total).abs().max())
-    exact = TOLERANCE[bench.model.dtype] * max(1.0, float(total.abs().max()))
+    exact = TOLERANCE[bench.model.precision] * max(1.0, float(total.abs().max()))
     numbers: dict[str, Any] = {
         "baseline": name,
         "error": error.plain,

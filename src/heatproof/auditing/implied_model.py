@@ -110,7 +110,7 @@ def _measure(
         "yours": _plain(yours),
         "task": None if labelled is None else labelled.task,
         "images": len(pixels),
-        "limit": TOLERANCE[model.dtype],
+        "limit": TOLERANCE[model.precision],
     }
 
 

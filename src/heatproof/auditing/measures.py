@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof import statistics
-from heatproof.errors import HeatproofError
+from heatproof.errors import HeatproofError, memory_is_full
 from heatproof.methods import Foreign, Method
 
 T = TypeVar("T")
@@ -22,14 +22,9 @@ def unless_refused(run: Callable[[], T]) -> T | None:
     try:
         return run()
     except (HeatproofError, RuntimeError, ValueError, AssertionError) as error:
-        if _is_out_of_memory(error):
+        if memory_is_full(error):
             raise
         return None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    told = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in told
 
 
 def relative_change(new: Tensor, old: Tensor) -> float:
