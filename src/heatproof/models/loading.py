@@ -104,7 +104,6 @@ def wrap(
     preprocess = held.processor if preprocess is None else preprocess
     tokenizer = held.processor if tokenizer is None else tokenizer
     if preprocess is not None and not _is_description(preprocess):
-        _check_transform(preprocess)
         preprocess = described(cast(Callable[[Image.Image], Tensor], preprocess))
     for family in _families():
         if family.recognises(module):
@@ -215,17 +214,6 @@ def _families() -> Iterator[Any]:
     yield _family("openai_clip")
     yield _family("hugging_face")
     yield _family("classifiers")
-
-
-def _check_transform(transform: Callable[[Image.Image], object]) -> None:
-    """That a transform takes a PIL image, before its geometry is measured."""
-    try:
-        transform(Image.new("RGB", (64, 48)))
-    except Exception as error:  # the user's code may raise anything
-        raise ModelError(
-            f"the preprocess fails on a PIL image with {type(error).__name__}: {error}; expected "
-            "the transform or processor that the model was trained with"
-        ) from error
 
 
 def _for_family(family: Any, preprocess: Any) -> Any:

@@ -116,7 +116,7 @@ def _pixels(transform: Transform, picture: Image.Image) -> Float[Tensor, "3 heig
     except Exception as error:  # whatever code of the user's raises
         said = " ".join(str(error).split())[:160]
         raise ModelError(
-            f"the preprocessing ({name_of(transform)}) fails on an RGB image with "
+            f"the preprocessing ({name_of(transform)}) fails on a PIL image with "
             f"{type(error).__name__}: {said}; expected one that takes a PIL image"
         ) from error
     if not isinstance(pixels, Tensor) or pixels.ndim != 3 or pixels.shape[0] != 3:
