@@ -51,7 +51,7 @@ def input_of(explanation: Explanation) -> Check:
     return next(check for check in explanation.certificate.checks if check.name == "input")
 
 
-# Each library, called by hand ---------------------------------------------------------------------
+# Each library, called by hand --------------------------------------------------------------------
 
 
 def expected(family: str, module: Any, picture: Image.Image, ids: Any) -> Tensor:
@@ -132,7 +132,7 @@ def test_every_score_is_compared(score: str) -> None:
     assert explanation.scores.abs().max() > 1e-4
 
 
-# Planted violations -------------------------------------------------------------------------------
+# Planted violations ------------------------------------------------------------------------------
 
 
 def planted(model: Model, change: Any) -> Model:
@@ -218,7 +218,7 @@ def test_a_call_that_gives_another_score_is_caught_where_the_pixels_are_right() 
     assert "the model's own call differs" in check.evidence
 
 
-# Where nothing can be told ------------------------------------------------------------------------
+# Where nothing can be told -----------------------------------------------------------------------
 
 
 def test_a_tensor_and_another_size_are_not_compared() -> None:
@@ -282,7 +282,7 @@ def test_a_photo_that_would_fill_the_memory_is_not_enlarged_again() -> None:
     assert (check.verdict, "megapixels" in check.evidence) == ("not established", True)
 
 
-# Many images --------------------------------------------------------------------------------------
+# Many images -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -298,7 +298,7 @@ def test_images_that_stream_are_compared_too(workers: int) -> None:
     assert [input_of(each).verdict for each in streamed] == ["holds", "holds"]
 
 
-# NaFlex -------------------------------------------------------------------------------------------
+# NaFlex ------------------------------------------------------------------------------------------
 
 
 def test_naflex_images_keep_their_own_grid_and_place() -> None:
@@ -365,3 +365,18 @@ def test_naflex_of_other_patches_or_of_timm_is_refused_in_one_line() -> None:
     with pytest.raises(InputError, match="NaFlexVit"):
         heatproof.wrap(naflex)
     assert not any("naflex" in name.lower() for name in open_clip.list_models())
+
+
+# Words and jacobians -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["open_clip vit", "hf siglip 2", "timm vit"])
+def test_jacobians_and_words_are_compared_too(family: str) -> None:
+    model, picture = model_of(family), photo(331, 200)
+    broken = planted(model, lambda transform, image: transform(image).flip(2))
+    for each, verdict in ((model, "holds"), (broken, "violated")):
+        jacobian: Any = heatproof.jacobian(each, picture)
+        assert input_of(jacobian).verdict == verdict
+        if model.text is not None:
+            words: Any = heatproof.explain_words(each, picture, ids_for(family, 2))
+            assert input_of(words).verdict == verdict

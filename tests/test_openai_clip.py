@@ -92,7 +92,7 @@ def test_every_method_gives_open_clips_map_of_the_same_weights(
 def test_words_are_those_of_the_prompt(both: tuple[Model, Model]) -> None:
     words = heatproof.explain_words(both[0], photo(64, 61), TEXTS).words[0]
     assert [word.text for word in words[0]] == ["a", "dog"]
-    assert [word.text for word in words[1]][:3] == ["a", "caf\u00e9", "&"]
+    assert [word.text for word in words[1]][:2] == ["a", "caf\u00e9"]
 
 
 def test_an_attention_pooled_resnet_is_read() -> None:
