@@ -16,6 +16,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, to
 # What a block says when it is not made for other rows than all: rotary positions, masks, windows.
 UNFIT = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ReadingError)
 
+
 def says_unfit(error: Exception, what: str) -> bool:
     """Whether an error of the kinds `UNFIT` is about the block itself; logged for debugging if so.
 
