@@ -360,7 +360,7 @@ def test_too_small_a_budget_is_told_with_one_that_suffices(scenes: Model) -> Non
     found = heatproof.audit("gae", scenes, data, principles=[2], budget=5)
     assert (found.holds, found.verdict(2)) == (None, "not measured")
     assert found.reason(2).endswith("the budget is 5; allow at least --budget 400")
-    with pytest.raises(InputError, match="expected at least 1 forward pass"):
+    with pytest.raises(InputError, match="got budget=0, expected at least 1"):
         Auditor(scenes, data, budget=0)
 
 
@@ -437,7 +437,7 @@ def test_a_reproduction_that_measured_nothing_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     result = {"conclusions": [{"verdict": verdict, "section": "a", "claim": "It is so."}]}
-    monkeypatch.setattr("heatproof.paper.reproducing.reproduce", lambda *_: result)
+    monkeypatch.setattr("heatproof.paper.reproducing.run", lambda *_: result)
     assert cli.run(["reproduce", "-o", str(tmp_path)]) == code
     assert capsys.readouterr().out.splitlines()[-1].startswith(last)
 
