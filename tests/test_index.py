@@ -46,7 +46,7 @@ ANSWERS = {
     "audit grad-eclip --set head=one": (2, "did you mean heads?"),
     "audit none.py:method": (2, "none.py: no such file"),
     "audit grad-eclip --model scenez": (2, "did you mean scenes?"),
-    "audit grad-eclip --data none": (2, "got no folder none"),
+    "audit grad-eclip --data none": (2, "none is no folder"),
     "audit grad-eclip --data coc:x": (2, "did you mean coco"),
     "audit grad-eclip -o a.png": (2, "in the way of the output folder"),
     "benchmark --methods grad-eclp": (2, "did you mean grad-eclip"),
@@ -55,13 +55,13 @@ ANSWERS = {
     "benchmark --metrics deletion:stepz=3": (2, "did you mean steps?"),
     "benchmark --entry none.py:method": (2, "none.py: no such file"),
     "benchmark --model scenez": (2, "did you mean scenes?"),
-    "benchmark --data none": (2, "got no folder none"),
+    "benchmark --data none": (2, "none is no folder"),
     "prove grad-eclp attention-eclip": (2, "did you mean grad-eclip"),
     "prove grad-eclip attention-eclip --model scenez": (2, "did you mean scenes?"),
     "prove grad-eclip attention-eclip -o a.png": (2, "in the way of the output folder"),
     "reproduce --only z": (2, "unknown experiment 'z'"),
     "reproduce --model scenez": (2, "did you mean scenes?"),
-    "reproduce --imagenet none": (2, "got no folder none"),
+    "reproduce --imagenet none": (2, "none is no folder"),
 }
 RUN = """
 import contextlib, io, json, sys

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.errors import ReadingError, memory_is_full
+from heatproof.checking import memory_is_full
+from heatproof.errors import ReadingError
 
 log = logging.getLogger(__name__)
 

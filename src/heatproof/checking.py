@@ -372,3 +372,16 @@ def no_files(texts: Iterable[str], try_this: str = "pass several images as a lis
                 f"prompt {place} is {shown(each)}, the name of a file, expected a text; {try_this} "
                 "(where the text is meant, put a space behind it)"
             )
+
+
+def memory_is_full(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, Python's, the processor's or a device's.
+
+    torch has a class of its own for devices alone (told by its name: torch is not imported here).
+    """
+    signs = ("allocate memory", "out of memory", "not enough memory")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs))
+    )

@@ -12,7 +12,7 @@ import typer
 from heatproof import __version__, checking, index, specs, terminal
 from heatproof.auditing.commands import audit
 from heatproof.benchmarking.commands import benchmark
-from heatproof.errors import HeatproofError, InputError, Interrupted, memory_is_full
+from heatproof.errors import HeatproofError, InputError, Interrupted
 from heatproof.paper.commands import reproduce
 from heatproof.proofs.commands import prove
 
@@ -63,7 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return _say("interrupted; no report was written", INTERRUPTED)
     except (MemoryError, RuntimeError) as error:
-        if not memory_is_full(error):
+        if not checking.memory_is_full(error):
             raise
         what = f"not enough memory ({terminal.one_line(str(error))[:200]})"
         return _say(f"{what}; try --memory, a smaller model or --image-size", AT_FAULT)

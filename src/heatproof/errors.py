@@ -33,7 +33,7 @@ def shortened(text: str, longest: int = 80) -> str:
 class HeatproofError(Exception):
     """Every error that heatproof raises on purpose; its text is one line."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str = "") -> None:
         super().__init__(shortened(" ".join(text.split()), LONGEST))
 
 
@@ -109,16 +109,3 @@ class ReadingError(HeatproofError):
 
 class Interrupted(HeatproofError):
     """Stopped by the user; its text says where what was done is kept."""
-
-
-def memory_is_full(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, Python's, the processor's or a device's.
-
-    torch has a class of its own for devices alone (told by its name: torch is not imported here).
-    """
-    signs = ("allocate memory", "out of memory", "not enough memory")
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs))
-    )

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof import statistics
-from heatproof.errors import HeatproofError, memory_is_full
+from heatproof.checking import memory_is_full
+from heatproof.errors import HeatproofError
 from heatproof.methods import Foreign, Method
 
 T = TypeVar("T")

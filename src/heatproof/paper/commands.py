@@ -57,9 +57,10 @@ def reproduce(
         if letter not in index.EXPERIMENTS:
             raise UnknownName("experiment", letter, index.EXPERIMENTS)
     specs.check(model or "scenes")
-    for folder in (imagenet, imagenet_s, coco):
+    folders = {"ImageNet": imagenet, "ImageNet-S": imagenet_s, "COCO": coco}
+    for name, folder in folders.items():
         if folder is not None and not folder.is_dir():
-            raise InputError(f"got no folder {folder}, expected the data set's; check the path")
+            raise InputError(f"{folder} is no folder; expected {name}; check the path")
     check_folder(out)
     with _watching() as watch:
         from heatproof.paper.reproducing import Order, run
