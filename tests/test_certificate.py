@@ -338,9 +338,14 @@ def test_prompts_of_unknown_words_alone_do_not_count_as_followed(scenes: Model) 
     found = heatproof.explain(scenes, scene(), prompts)
     assert torch.equal(found.maps[0, 0], found.maps[0, 2])
     light = found.certificate.lights[2]
-    assert light.state == "no"
-    for word in ("dog", "cat", "spaceship"):
-        assert f"it does not know '{word}'" in light.evidence
+    assert light.state == "limited"  # one of the four is followed
+    for word, prompt in zip(("dog", "cat", "spaceship"), prompts, strict=False):
+        own = found.certificate.of(prompt).lights[2]
+        assert own.state == "no"
+        for evidence in (light.evidence, own.evidence):
+            assert f"it does not know '{word}'" in evidence
+    assert found.certificate.of(*prompts[:3]).lights[2].state == "no"
+    assert heatproof.explain(scenes, scene(), prompts[:3]).certificate.lights[2].state == "no"
     assert found.certificate.kind == "holds with limits"
     # The prompt that says something is measured by itself.
     alone = heatproof.explain(scenes, scene(), prompts[3:]).certificate

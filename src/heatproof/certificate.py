@@ -122,13 +122,21 @@ class Certificate:
         """What was proved, in four short statements: see `Light`."""
         follows = self.follows or Light("follows the prompt", "not established", "not measured")
         if self.says_nothing:
-            follows = Light("follows the prompt", "no", "; ".join(self.says_nothing.values()))
+            why = "; ".join(self.says_nothing.values())
+            # Measured of the other prompts alone.
+            some = follows.state in ("yes", "limited")
+            follows = Light(
+                follows.name,
+                "limited" if some else "no",
+                f"{why}; other prompts: {follows.evidence}" if some else why,
+            )
         return self._same_model(), self._same_derivatives(), follows, self._input()
 
     def of(self, *prompts: str) -> "Certificate":
         """The same for some of the prompts: others that say nothing are not held against them."""
         kept = {text: why for text, why in self.says_nothing.items() if text in prompts}
-        return replace(self, says_nothing=kept)
+        follows = None if prompts and set(prompts) <= set(kept) else self.follows
+        return replace(self, says_nothing=kept, follows=follows)
 
     def check(self, name: str) -> Check | None:
         """The check of that name, if it was made."""

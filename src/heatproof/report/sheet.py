@@ -64,8 +64,7 @@ class Row:
 def row(explanation: Explanation, image: int = 0, controls: Sequence[Panel] = ()) -> Row:
     """The maps of one picture, prompt by prompt, and controls, on one scale for all of them."""
     record = explanation.record
-    certificate = explanation.certificate
-    silent = certificate.says_nothing
+    silent = explanation.certificate.says_nothing
     panels = tuple(
         Panel(
             prompt or "(empty prompt)",
@@ -75,10 +74,7 @@ def row(explanation: Explanation, image: int = 0, controls: Sequence[Panel] = ()
         for number, prompt in enumerate(record.prompts)
     )
     scale = scale_of(explanation, image, controls)
-    telling = [prompt for prompt in record.prompts if prompt not in silent]
-    if telling:  # a panel itself says that its prompt says nothing
-        certificate = certificate.of(*telling)
-    return Row(record.method, (*panels, *controls), scale, certificate, record.signs)
+    return Row(record.method, (*panels, *controls), scale, explanation.certificate, record.signs)
 
 
 def scale_of(explanation: Explanation, image: int, controls: Sequence[Panel]) -> float:
