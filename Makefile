@@ -30,6 +30,7 @@ check: setup
 # Ratios and tables with this machine's figures, into benchmarks/results/.
 bench: setup
 	$(BIN)/python benchmarks/explain_cost.py
+	$(BIN)/python benchmarks/certificate_cost.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/metrics_cost.py

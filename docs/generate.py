@@ -304,9 +304,18 @@ def cost() -> str:
         f"# What a map costs\n\n{found['model']}, batch {found['batch']}, 1 prompt, float32, "
         f"torch {found['torch']}, {found['threads']} threads ({found['processor']}): times bare "
         f"`encode_image` in inference mode, medians of {found['runs']} alternating runs "
-        "(`make bench`).\nA certificate runs the untouched model once more: that is its price.\n\n"
+        "(`make bench`).\nA certificate runs the untouched model once more. These times were "
+        "measured without its check named input, which on photos costs one more pass: see below."
+        "\n\n"
     )
-    return text + table(["method", "ratio", "quartiles"], rows)
+    text += table(["method", "ratio", "quartiles"], rows)
+    certified = json.loads((RESULTS / "certificate_cost.json").read_text())
+    ways = [[name, f"{ratio:.2f}"] for name, ratio in certified["ratios"].items()]
+    return (
+        f"{text}\n## What the certificate costs\n\nattention-x-gradient on {certified['model']}, "
+        f"{certified['images']} images, 1 prompt, medians of {certified['runs']} rounds "
+        "(`benchmarks/certificate_cost.py`).\n\n" + table(["images as", "ratio"], ways)
+    )
 
 
 PARTS = {
