@@ -480,7 +480,8 @@ def league() -> str:
         "[principle 2](audit_principle_2.md). A dash: the question does not arise. A question "
         "mark: cannot tell here. Not asked: the method's maps take more than the audit's budget. "
         "Such methods come last: what nobody asked them cannot be compared. "
-        "The verdicts of principle 2 were computed before the [intervals](coverage.md) of today.\n"
+        "The verdicts of principle 2 were computed before the [intervals](coverage.md) of today, "
+        "and with a budget in seconds.\n"
     )
     for path in sorted(RESULTS.glob("league_*.json")):
         text += _league(json.loads(path.read_text()))
