@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from heatproof import statistics
-from heatproof.benchmarking.order import CONTROLS
+from heatproof.benchmarking.request import CONTROLS
 from heatproof.benchmarking.tables import Values, ranked, verdict
 from heatproof.statistics import SHARE, Bounds
 

@@ -22,7 +22,7 @@ from heatproof.methods import Foreign, Method
 from heatproof.models import Model
 from heatproof.models import open_clip as adapter
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 import strangers
 
 EMBED = 17

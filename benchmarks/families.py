@@ -24,7 +24,7 @@ from heatproof.errors import HeatproofError
 from heatproof.models import Model
 
 RESULTS = Path(__file__).parent / "results"
-TESTS = Path(__file__).parent.parent / "tests"
+TESTS = Path(__file__).parent.parent / "tests" / "support"
 OPEN_CLIP = (
     "ViT-B-32",
     "ViT-B-16",

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from heatproof import cli, methods
+from heatproof import methods
+from heatproof.cli import main as cli
 
 RESULTS = Path(__file__).parent / "results"
 # So that a method of thousands of passes is audited in minutes on a large model.

@@ -1,9 +1,9 @@
 """Every method of the catalogue: how near it comes to its by-hand twin, where it runs, what its
 certificate says.
 
-The tests' own cases are run (`tests/test_methods.py`), and what they compare is measured rather
-than asserted; then each method is run on every two-block family of the tests. Killed, it goes on
-with the next method.
+The tests' own cases are run (`tests/methods/test_methods.py`), and what they compare is measured
+rather than asserted; then each method is run on every two-block family of the tests. Killed, it
+goes on with the next method.
 
     python benchmarks/methods.py [--only grad-eclip]      into benchmarks/results/methods.json
 """
@@ -23,10 +23,11 @@ from heatproof.errors import HeatproofError
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "methods.json"
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tests" / "methods")]
+
+import test_methods as cases  # noqa: E402  # pyright: ignore
 
 import families  # noqa: E402  # pyright: ignore
-import test_methods as cases  # noqa: E402  # pyright: ignore
 import tiny  # noqa: E402  # pyright: ignore
 
 

@@ -24,11 +24,11 @@ from torch import Tensor
 import heatproof
 from explain_cost import ratio
 from heatproof import metrics
+from heatproof.engine.forward import attention_layers_of
 from heatproof.metrics import Trial
 from heatproof.models import Model
-from heatproof.passes import sites_of
 from heatproof.reading import reading
-from heatproof.removal import seen_in
+from heatproof.reading.token_dropping import seen_in
 
 LIMIT = 0.9
 STEPS = 20
@@ -51,7 +51,7 @@ def trial_of(model: Model, items: int, batch: int) -> Trial:
             found = torch.nn.functional.normalize(model.image.encode(shown), dim=1)
             return (found * prompts[item]).sum(1)
 
-    sites = sites_of(model, "image", lambda: model.image.encode(pixels[:1]))
+    sites = attention_layers_of(model, "image", lambda: model.image.encode(pixels[:1]))
 
     def tokens(keep: Tensor, item: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from heatproof import cli
+from heatproof.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 KEPT = ("command", "conclusions", "data", "notices", "settings")

@@ -18,12 +18,12 @@ from heatproof.auditing.result import from_json, league_rows
 from heatproof.index import FILE
 from heatproof.metrics import Entry as MetricEntry
 from heatproof.metrics import catalogue, imputers
-from heatproof.switches import Switch
+from heatproof.options import Switch
 
 DOCS = Path(__file__).parent
 TRUTHS = (
     "test_metrics_catalogue",
-    "test_metrics_removing",
+    "test_metrics_perturbation_curves",
     "test_metrics_following",
     "test_metrics_planted_maps",
 )
@@ -249,7 +249,7 @@ def _truths() -> str:
         "test, and the breaks of the code that make it fail:\n"
     )
     for file in TRUTHS:
-        tree = ast.parse((DOCS.parent / "tests" / f"{file}.py").read_text())
+        tree = ast.parse((DOCS.parent / "tests" / "metrics" / f"{file}.py").read_text())
         rows: list[list[str]] = []
         for each in tree.body:
             said = ast.get_docstring(each) if isinstance(each, ast.FunctionDef) else None
@@ -257,7 +257,7 @@ def _truths() -> str:
                 name = each.name.removeprefix("test_").replace("_", " ")
                 breaks = " ".join(said.partition("Break:")[2].split())
                 rows.append([name, breaks.replace("|", "\\|")])
-        text += f"\n`tests/{file}.py`\n\n" + table(["test", "break"], rows)
+        text += f"\n`tests/metrics/{file}.py`\n\n" + table(["test", "break"], rows)
     return text
 
 

@@ -1,4 +1,4 @@
-"""Pictures as users have them: each kind comes out right, each bad one says why in one line."""
+"""ImageInputs as users have them: each kind comes out right, each bad one says why in one line."""
 
 import contextlib
 import multiprocessing

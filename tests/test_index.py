@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from heatproof import cli, index, methods, metrics, scores, specs
+from heatproof import index, methods, metrics, scores, specs
+from heatproof.cli import main
 from heatproof.errors import InputError, ModelError, nearest
 from heatproof.methods.base import Card
-from heatproof.paper import reproducing
+from heatproof.recipes.grad_eclip_paper import reproducing
 
-SOURCES = Path(cli.__file__).parents[1]
+SOURCES = Path(main.__file__).parents[2]
 WRITE = "run: python docs/generate.py"
 
 # Command lines that must be answered without torch: exit code, and words of the answer.

@@ -97,17 +97,19 @@ def test_everything_that_is_imported_is_declared():
         assert {_plain(each) for each in homes[module]} & declared, module
 
 
-@pytest.mark.parametrize("module", ["heatproof.paper.figures", "heatproof.report.chart"])
+@pytest.mark.parametrize(
+    "module", ["heatproof.recipes.grad_eclip_paper.figures", "heatproof.plots.chart"]
+)
 def test_no_import_changes_matplotlibs_settings(module):
-    """Break: `mpl.rcParams.update` at the top of paper/figures.py."""
+    """Break: `mpl.rcParams.update` at the top of recipes/grad_eclip_paper/figures.py."""
     code = f"import matplotlib as mpl; mpl.use('agg'); was = dict(mpl.rcParams); import {module}; "
     done = python(code + "import sys; sys.exit(dict(mpl.rcParams) != was)")
     assert done.returncode == 0, done.stderr
 
 
 def test_drawing_leaves_matplotlibs_settings_as_they_were(tmp_path):
-    from heatproof.paper import figures
-    from heatproof.training import card
+    from heatproof.recipes.grad_eclip_paper import figures
+    from heatproof.recipes.scenes import card
 
     mpl.use("agg")
     was = dict(mpl.rcParams)

@@ -269,7 +269,7 @@ def test_an_interval_as_text() -> None:
     assert str(Interval(-0.0001, -0.2, 0.25, 9)) == "0.000 [-0.200, 0.250]"
 
 
-@pytest.mark.parametrize("line", ["import heatproof", "import heatproof.cli"])
+@pytest.mark.parametrize("line", ["import heatproof", "import heatproof.cli.main"])
 def test_scipy_is_not_imported_before_it_is_needed(line: str) -> None:
     code = f"import sys; {line}; raise SystemExit('scipy' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent / "src")}

@@ -9,9 +9,10 @@ import torch
 
 import heatproof
 import tiny
-from heatproof import cli, methods
+from heatproof import methods
 from heatproof.benchmarking.result import benchmark
-from heatproof.data.asked import asked
+from heatproof.cli import main
+from heatproof.data.scenes.single_attribute import asked
 from heatproof.errors import InputError, UserCodeError
 from heatproof.methods import Foreign
 from heatproof.user_code import CONTRACT, is_user_code, load, method_of
@@ -178,7 +179,7 @@ def test_python_takes_what_the_commands_take(place, name):
 @pytest.mark.parametrize("name", ["plain", "of_the_model"])
 def test_both_commands_take_every_kind(place, tmp_path, capsys, name):
     command = ["audit", f"{place}:{name}", "--principle", "2", "--budget", "1", "--pictures", "20"]
-    code = cli.run([*command, "-o", str(tmp_path / "audit")])
+    code = main.run([*command, "-o", str(tmp_path / "audit")])
     told = capsys.readouterr()
     assert (code, told.out.splitlines()[-1]) == (
         3,
@@ -187,7 +188,7 @@ def test_both_commands_take_every_kind(place, tmp_path, capsys, name):
         "--budget 400)",
     )
     command = ["benchmark", "--entry", f"{place}:{name}", "--methods", "", "--images", "4"]
-    code = cli.run([*command, "--metrics", "pointing", "-o", str(tmp_path / "benchmark")])
+    code = main.run([*command, "--metrics", "pointing", "-o", str(tmp_path / "benchmark")])
     assert code == 0, capsys.readouterr().err
 
 
@@ -207,7 +208,7 @@ def run(model, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("heatproof.models.load", lambda _spec, **_more: model)
 
     def start(*arguments: str) -> tuple[int, list[str]]:
-        code = cli.run(["audit", *arguments])
+        code = main.run(["audit", *arguments])
         return code, capsys.readouterr().err.splitlines()
 
     return start

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import heatproof
-from heatproof.explaining import merge
+from heatproof.engine.api import merge
 from heatproof.models.model import Piece, Tokens
 from heatproof.models.tokens import CLIP_VOCABULARY, Codec, clip_tokenizer, missing
 from heatproof.words import segments, word_tokens

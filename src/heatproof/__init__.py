@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heatproof import data, errors, interactions, methods, metrics, models, scores
-    from heatproof.auditing.auditor import audit
     from heatproof.auditing.result import Audit
+    from heatproof.auditing.run import audit
     from heatproof.benchmarking.result import benchmark
     from heatproof.certificate import Certificate
+    from heatproof.engine.api import explain, explain_words, jacobian
+    from heatproof.engine.jacobians import Jacobian, load_jacobian
+    from heatproof.engine.streaming import explain_each
     from heatproof.errors import (
         HeatproofError,
         ImageError,
@@ -20,14 +23,11 @@ if TYPE_CHECKING:
         UnknownName,
         UserCodeError,
     )
-    from heatproof.explaining import explain, explain_words, jacobian
     from heatproof.explanation import Explanation, WordExplanation
-    from heatproof.jacobians import Jacobian, load_jacobian
     from heatproof.methods import Method
     from heatproof.models import Model, load, wrap
-    from heatproof.paper.reproducing import reproduce
-    from heatproof.proofs.proving import Proof, prove
-    from heatproof.streaming import explain_each
+    from heatproof.proofs.prove_methods import Proof, prove
+    from heatproof.recipes.grad_eclip_paper.reproducing import reproduce
 
 __version__ = "0.1.0"
 __all__ = [
@@ -77,26 +77,26 @@ _HOMES = {
     "ImageError": "heatproof.errors",
     "InputError": "heatproof.errors",
     "Interrupted": "heatproof.errors",
-    "Jacobian": "heatproof.jacobians",
+    "Jacobian": "heatproof.engine.jacobians",
     "Method": "heatproof.methods",
     "Model": "heatproof.models",
     "ModelError": "heatproof.errors",
     "PromptError": "heatproof.errors",
-    "Proof": "heatproof.proofs.proving",
+    "Proof": "heatproof.proofs.prove_methods",
     "ReadingError": "heatproof.errors",
     "UnknownName": "heatproof.errors",
     "UserCodeError": "heatproof.errors",
     "WordExplanation": "heatproof.explanation",
-    "audit": "heatproof.auditing.auditor",
+    "audit": "heatproof.auditing.run",
     "benchmark": "heatproof.benchmarking.result",
-    "explain": "heatproof.explaining",
-    "explain_each": "heatproof.streaming",
-    "explain_words": "heatproof.explaining",
-    "jacobian": "heatproof.explaining",
+    "explain": "heatproof.engine.api",
+    "explain_each": "heatproof.engine.streaming",
+    "explain_words": "heatproof.engine.api",
+    "jacobian": "heatproof.engine.api",
     "load": "heatproof.models",
-    "load_jacobian": "heatproof.jacobians",
-    "prove": "heatproof.proofs.proving",
-    "reproduce": "heatproof.paper.reproducing",
+    "load_jacobian": "heatproof.engine.jacobians",
+    "prove": "heatproof.proofs.prove_methods",
+    "reproduce": "heatproof.recipes.grad_eclip_paper.reproducing",
     "wrap": "heatproof.models",
 }
 

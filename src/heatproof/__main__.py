@@ -1,6 +1,6 @@
 """`python -m heatproof`."""
 
-from heatproof.cli import main
+from heatproof.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -16,9 +16,9 @@ from heatproof.certificate import worst
 from heatproof.data.scenes import render, sample
 from heatproof.errors import HeatproofError
 from heatproof.explanation import Explanation
-from heatproof.report.files import save
-from heatproof.report.folder import check_folder
-from heatproof.report.sheet import Panel
+from heatproof.pages.bundle import save
+from heatproof.pages.folder import check_folder
+from heatproof.plots.contact_sheet import Panel
 
 SEED = (1 << 60) + 7  # a blue moon and a red circle, in a range that training never draws from
 PIXELS = 512

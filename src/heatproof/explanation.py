@@ -61,7 +61,7 @@ class Explanation:
 
     def overlay(self, image: int = 0, prompt: int | str = 0) -> Image.Image:
         """The map on the original photograph, on the scale shared by all of the image's prompts."""
-        from heatproof.report.overlay import overlay
+        from heatproof.plots.overlay import overlay
 
         image = checking.index("image", image, len(self.maps))
         return overlay(self, image, self.index(prompt))
@@ -81,7 +81,7 @@ class Explanation:
 
     def save(self, folder: str | Path) -> Path:
         """Write every file of the contract into `folder`; returns the path of the report."""
-        from heatproof.report.files import save
+        from heatproof.pages.bundle import save
 
         return save(self, None, checking.path("folder", folder))
 

@@ -1,4 +1,4 @@
-"""Pictures as users have them, as the RGB photograph that a viewer would show."""
+"""ImageInputs as users have them, as the RGB photograph that a viewer would show."""
 
 import difflib
 import os

@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from heatproof import switches
+from heatproof import options
 from heatproof.checking import shown
 from heatproof.errors import InputError, UnknownName
-from heatproof.switches import Bounds, Switch
+from heatproof.options import Bounds, Switch
 
 FILE = Path(__file__).with_name("index.json")
 ALL = "all"
@@ -64,8 +64,8 @@ def metrics() -> dict[str, Listed]:
 def check(kind: str, name: str, settings: Mapping[str, Any]) -> None:
     """Raise what `methods.create` (or `metrics.create`) would raise for a name and its switches."""
     known = _read()[kind]
-    switches.known(kind, name, known)
-    switches.values(kind, name, known[name].switches, settings)
+    options.known(kind, name, known)
+    options.values(kind, name, known[name].switches, settings)
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:

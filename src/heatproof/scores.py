@@ -11,7 +11,7 @@ from heatproof.checking import shown
 from heatproof.errors import InputError, UnknownName
 from heatproof.index import SCORES
 from heatproof.models.model import Model
-from heatproof.reading.call import exact
+from heatproof.reading.attention_call import exact
 
 
 @runtime_checkable

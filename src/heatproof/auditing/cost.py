@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from heatproof.engine.forward import attention_layers_of
 from heatproof.models import Model
-from heatproof.passes import sites_of
 from heatproof.reading.compiled import as_python
 from heatproof.reading.hooks import hooked
 
@@ -37,7 +37,7 @@ def _batch_axes(model: Model) -> dict[str, int]:
     blank = torch.zeros(1, 3, size.height, size.width).to(model.device, model.dtype)
     paths = [
         site.path.split("#")[0]
-        for site in sites_of(model, "image", lambda: model.image.encode(blank))
+        for site in attention_layers_of(model, "image", lambda: model.image.encode(blank))
     ]
     with torch.no_grad(), _given(model, paths) as calls:
         model.image.encode(blank)

@@ -1,4 +1,4 @@
-"""Pictures with a right answer, and how often a model names it."""
+"""ImageInputs with a right answer, and how often a model names it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from heatproof import inputs, scores
+from heatproof import scores
 from heatproof.data.scenes import UNSEEN, Caption, combinations, render, sample, singles, truths
+from heatproof.engine import inputs
 from heatproof.models import Model
 from heatproof.statistics import sign_test, wilson
 

@@ -6,17 +6,18 @@ from contextlib import nullcontext
 from PIL import Image
 from torch import Tensor
 
-from heatproof.auditing import implied_model, monitor, parity, readout, reparametrisation
-from heatproof.auditing.finding import Finding
-from heatproof.auditing.in_place import restored
+from heatproof.auditing.base import Finding
+from heatproof.auditing.checks import implied_model, parity, readout, reparametrisation
 from heatproof.auditing.labelled import Labelled
+from heatproof.auditing.monitor import monitor
 from heatproof.auditing.subject import Subject
 from heatproof.models import Model
+from heatproof.reading.weight_edits import restored
 
 SMALL = 20_000_000
 """Models of fewer parameters are shown twice as many pictures."""
 IMAGES, PROMPTS = 2, 6
-"""Pictures and prompts that are scored; maps are made of one picture and two prompts."""
+"""ImageInputs and prompts that are scored; maps are made of one picture and two prompts."""
 
 Progress = Callable[[str, int, int], None]
 

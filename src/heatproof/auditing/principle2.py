@@ -6,24 +6,24 @@ that follows by construction) go through every check with a controlled statistic
 
 from collections.abc import Callable
 
-from heatproof.auditing.attribution_error import attribution_error
-from heatproof.auditing.bench import Bench
-from heatproof.auditing.finding import Finding
-from heatproof.auditing.graded import graded
-from heatproof.auditing.moved import moved
-from heatproof.auditing.null_prompts import null_prompts
-from heatproof.auditing.right_wrong import right_wrong
-from heatproof.auditing.sign import sign
+from heatproof.auditing.base import Finding
+from heatproof.auditing.checks.attribution_error import attribution_error
+from heatproof.auditing.checks.graded import graded
+from heatproof.auditing.checks.moved_model import moved
+from heatproof.auditing.checks.null_prompts import null_prompts
+from heatproof.auditing.checks.right_wrong import right_wrong
+from heatproof.auditing.checks.sign import sign
 from heatproof.auditing.subject import Auditable, Subject
-from heatproof.data.asked import asked
-from heatproof.data.pictured import Pictured
+from heatproof.data.dataset import LabelledImages
+from heatproof.data.scenes.single_attribute import asked
+from heatproof.evaluation.task import Bench
 from heatproof.models import Model
 
 CHECKS = (graded, moved, right_wrong, null_prompts, sign, attribution_error)
 
 
 def bench(
-    model: Model, data: Pictured | None = None, *, scenes: int | None = 300, seed: int = 0
+    model: Model, data: LabelledImages | None = None, *, scenes: int | None = 300, seed: int = 0
 ) -> Bench:
     """What methods are audited on: by default scenes that ask for shapes alone.
 

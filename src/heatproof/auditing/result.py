@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from heatproof import checking
-from heatproof.auditing.finding import Finding, Verdict
+from heatproof.auditing.base import Finding, Verdict
 
 State = Literal["holds", "violated", "not established", "not measured"]
 """Of one principle."""
@@ -165,8 +165,8 @@ class Audit:
 
     def save(self, folder: str | Path) -> Path:
         """Write audit.json and audit.html into `folder`; returns the path of the page."""
-        from heatproof.report.audit_page import audit_page
-        from heatproof.report.folder import check_folder
+        from heatproof.auditing.page import audit_page
+        from heatproof.pages.folder import check_folder
 
         target = checking.path("folder", folder)
         check_folder(target)

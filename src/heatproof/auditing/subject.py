@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from heatproof import methods
-from heatproof.explaining import explain
+from heatproof.engine.api import explain
 from heatproof.methods import Method
 from heatproof.models import Model
 from heatproof.user_code import method_of

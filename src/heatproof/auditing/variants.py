@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
 from heatproof.models import Model
-from heatproof.reading import Intervention, Site, block_path, reading
+from heatproof.reading import AttentionLayer, Intervention, block_path, reading
 from heatproof.reading.interventions import knock_out, one_head
 
 
@@ -53,7 +53,7 @@ def replaced(module: nn.Module, tensors: Mapping[str, Tensor]) -> Generator[None
                 own[name].copy_(tensor)
 
 
-def family(model: Model, sites: Sequence[Site], *, seed: int = 0) -> tuple[Variant, ...]:
+def family(model: Model, sites: Sequence[AttentionLayer], *, seed: int = 0) -> tuple[Variant, ...]:
     """From a model at chance to the model as it is: checkpoints where it has them, else made."""
     if model.spec == "scenes":
         return (*_checkpoints(model), UNTOUCHED)
@@ -65,7 +65,9 @@ def family(model: Model, sites: Sequence[Site], *, seed: int = 0) -> tuple[Varia
     )
 
 
-def interventions(model: Model, sites: Sequence[Site], *, seed: int = 0) -> tuple[Variant, ...]:
+def interventions(
+    model: Model, sites: Sequence[AttentionLayer], *, seed: int = 0
+) -> tuple[Variant, ...]:
     """Changes that may cost performance: heads merged, heads knocked out, noise in the weights."""
     return (
         *(one_headed(model, sites, n) for n in dict.fromkeys((1, *_depths(sites)))),
@@ -89,7 +91,7 @@ def usable(variants: Sequence[Variant], run: Callable[[Variant], object]) -> Usa
     return Usable(tuple(made), left_out)
 
 
-def _depths(sites: Sequence[Site]) -> tuple[int, ...]:
+def _depths(sites: Sequence[AttentionLayer]) -> tuple[int, ...]:
     """The last half of the layers, and all of them."""
     return tuple(dict.fromkeys((max(1, len(sites) // 2), len(sites))))
 
@@ -115,7 +117,9 @@ def noised(model: Model, share: float, *, seed: int = 0) -> Variant:
     )
 
 
-def reinitialised(model: Model, sites: Sequence[Site], last: int, *, seed: int = 0) -> Variant:
+def reinitialised(
+    model: Model, sites: Sequence[AttentionLayer], last: int, *, seed: int = 0
+) -> Variant:
     """The blocks of the last `last` attention calls, their weights shuffled within each tensor
     (the cascade of Adebayo et al., arXiv 1810.03292, with each tensor's distribution kept)."""
     names = _names(model.module, [_block(model.module, site.path) for site in sites[-last:]])
@@ -125,13 +129,13 @@ def reinitialised(model: Model, sites: Sequence[Site], last: int, *, seed: int =
     )
 
 
-def one_headed(model: Model, sites: Sequence[Site], last: int) -> Variant:
+def one_headed(model: Model, sites: Sequence[AttentionLayer], last: int) -> Variant:
     """One head over the full width in the last `last` attention calls."""
     changes = {site.path: one_head() for site in sites[-last:]}
     return _intervened(model, f"one head in the last {last} layer(s)", changes)
 
 
-def knocked_out(model: Model, sites: Sequence[Site], last: int) -> Variant:
+def knocked_out(model: Model, sites: Sequence[AttentionLayer], last: int) -> Variant:
     """The first half of the heads knocked out in the last `last` attention calls."""
     changes = {s.path: knock_out(range(max(1, s.heads // 2))) for s in sites[-last:]}
     return _intervened(model, f"half of the heads knocked out in the last {last} layer(s)", changes)

@@ -6,9 +6,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from heatproof.benchmarking import words
-from heatproof.benchmarking.words import Summary
-from heatproof.report import chart
+from heatproof.benchmarking import summary_text
+from heatproof.benchmarking.summary_text import Summary
+from heatproof.plots import chart
 
 TIGHT = 0.62  # of a row's usual height: a benchmark has many
 SHOWN = 6
@@ -28,14 +28,14 @@ def means(summary: Summary, metric: Summary, splits: Sequence[str], name: str) -
         if band is not None:
             axes.axvspan(band.low, band.high, color=chart.RIVAL, alpha=0.18, linewidth=0)
         for at, method in enumerate(order):
-            row = words.row_of(metric, split, method)
+            row = summary_text.row_of(metric, split, method)
             spot = None if row is None else chart.spot(row["mean"])
             if spot is not None:
                 control = method in controls
                 colour = chart.RIVAL if control else chart.OURS
                 chart.dot(axes, spot, at, colour, "s" if control else "o", split)
             else:
-                chart.note(axes, at, words.UNMEASURED)
+                chart.note(axes, at, summary_text.UNMEASURED)
         count = max((r["mean"]["count"] for r in metric["tables"][split]), default=0)
         axes.set_title(f"{_where(split)} (n = {count})", fontsize=10, loc="left")
         axes.tick_params(axis="y", labelsize=8)

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from heatproof.benchmarking import words
-from heatproof.benchmarking.order import CONTROLS
-from heatproof.benchmarking.words import UNMEASURED, Summary
+from heatproof.benchmarking import summary_text
+from heatproof.benchmarking.request import CONTROLS
+from heatproof.benchmarking.summary_text import UNMEASURED, Summary
 from heatproof.statistics import FEWEST
 
 ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
@@ -64,8 +64,8 @@ def overview(summary: Summary, split: str) -> Grid:
     metrics = summary["metrics"]
     head = ["method", *(f"{e['label']} {ARROWS[e['better']]}".strip() for e in metrics)]
     rows: list[list[str]] = []
-    for method in words.ordered(summary):
-        cells = [words.row_of(metric, split, method) for metric in metrics]
+    for method in summary_text.ordered(summary):
+        cells = [summary_text.row_of(metric, split, method) for metric in metrics]
         if any(cells):
             rows.append([method, *(_cell(cell) for cell in cells)])
     few = summary[split] < summary["fewest"]
@@ -74,7 +74,11 @@ def overview(summary: Summary, split: str) -> Grid:
 
 
 def _cell(row: Any) -> str:
-    return UNMEASURED if row is None else f"{words.interval(row['mean'])} {words.mark(row)}".strip()
+    return (
+        UNMEASURED
+        if row is None
+        else f"{summary_text.interval(row['mean'])} {summary_text.mark(row)}".strip()
+    )
 
 
 def detail(metric: Summary, split: str) -> Grid:
@@ -97,7 +101,7 @@ def detail(metric: Summary, split: str) -> Grid:
     body = [
         [
             row["method"],
-            words.interval(row["mean"]),
+            summary_text.interval(row["mean"]),
             *_difference(row["over_control"], why(row, [best], "the best control")),
             *_difference(row["over_next"], why(row, last, "the last one")),
             *_difference(row["over_first"], why(row, first, "the first one")),
@@ -114,7 +118,7 @@ def detail(metric: Summary, split: str) -> Grid:
 def _difference(found: Any, otherwise: str) -> tuple[str, str]:
     if found is None:
         return otherwise, ""
-    return words.interval(found), words.MARKS[found["verdict"]]
+    return summary_text.interval(found), summary_text.MARKS[found["verdict"]]
 
 
 def agreement(summary: Summary) -> Grid:
@@ -128,7 +132,7 @@ def agreement(summary: Summary) -> Grid:
             for e in summary["stability"]
             if (e["metric"], e["one"], e["other"]) == (metric, one, other)
         }
-        cells = [words.interval(found[s]) if s in found else UNMEASURED for s in shown]
+        cells = [summary_text.interval(found[s]) if s in found else UNMEASURED for s in shown]
         rows.append([metric, f"{one} / {other}", *cells])
     head = ["metric", "imputers", *(f"Kendall's tau, {where(split)}" for split in shown)]
     return Grid("Do rankings hold across imputers?", head, rows)
@@ -153,8 +157,11 @@ def _milliseconds(seconds: float | None) -> str:
 
 def markdown(summary: Summary) -> str:
     """table.md."""
-    lines = [*words.headline(summary), *words.stable(summary)]
-    parts = ["\n".join(f"- {_pipe(line)}" for line in lines), f"{LEGEND} {words.compared(summary)}"]
+    lines = [*summary_text.headline(summary), *summary_text.stable(summary)]
+    parts = [
+        "\n".join(f"- {_pipe(line)}" for line in lines),
+        f"{LEGEND} {summary_text.compared(summary)}",
+    ]
     for grid in grids(summary):
         rows = [grid.head, ["---"] * len(grid.head), *grid.rows]
         body = "\n".join("| " + " | ".join(map(_pipe, row)) + " |" for row in rows)
@@ -192,7 +199,12 @@ def escaped(text: str) -> str:
 def latex(summary: Summary) -> str:
     """table.tex: needs booktabs and longtable."""
     tell: Callable[[str], str] = escaped
-    lines = [*words.headline(summary), *words.stable(summary), LEGEND, words.compared(summary)]
+    lines = [
+        *summary_text.headline(summary),
+        *summary_text.stable(summary),
+        LEGEND,
+        summary_text.compared(summary),
+    ]
     parts = ["% \\usepackage{booktabs,longtable}", *(f"% {_ascii(line)}" for line in lines)]
     for grid in grids(summary):
         columns = "l" + "r" * (len(grid.head) - 1)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from html import escape
 
 from heatproof import __version__
-from heatproof.benchmarking import figures, files, words
+from heatproof.benchmarking import figures, files, summary_text
 from heatproof.benchmarking.files import LEGEND, Grid
-from heatproof.benchmarking.words import Summary
-from heatproof.report import html
+from heatproof.benchmarking.summary_text import Summary
+from heatproof.pages import render
 
 READ = (
     "Where the model is wrong, a map that lies on the object flatters it: there, high localisation "
@@ -20,14 +20,14 @@ CLASSES = {"▲": '<span class="ok">▲</span>', "▼": '<span class="down">▼<
 def page(summary: Summary) -> str:
     """The whole page; it needs nothing else and asks for nothing."""
     splits = files.splits(summary)
-    count = len(words.own(summary))
+    count = len(summary_text.own(summary))
     body = [
         f"<header><h1>Benchmark of {count} method{'s' if count != 1 else ''}</h1>"
         f"<p>{escape(summary['model'])} · {escape(summary['data'])} · {summary['items']} pictures, "
         f"one prompt each · seed {summary['seed']} · heatproof {__version__}</p></header>",
         _verdict(summary),
         _notices(summary),
-        f"<p>{LEGEND} {escape(words.compared(summary))} {READ}</p>",
+        f"<p>{LEGEND} {escape(summary_text.compared(summary))} {READ}</p>",
         *(_overview(summary, split) for split in splits),
         _agreement(summary),
         *(
@@ -35,14 +35,14 @@ def page(summary: Summary) -> str:
             for number, metric in enumerate(summary["metrics"])
         ),
         _grid(files.times(summary)),
-        f"<h2>Made with</h2>{html.facts(_made_with(summary))}",
+        f"<h2>Made with</h2>{render.facts(_made_with(summary))}",
     ]
-    return html.document("benchmark", f'<main class="benchmark">{"".join(body)}</main>')
+    return render.document("benchmark", f'<main class="benchmark">{"".join(body)}</main>')
 
 
 def _verdict(summary: Summary) -> str:
-    first, *rest = words.headline(summary)
-    lines = [*rest, *words.stable(summary)]
+    first, *rest = summary_text.headline(summary)
+    lines = [*rest, *summary_text.stable(summary)]
     told = "<br>".join(escape(line) for line in lines)
     return f'<div class="verdict" role="note"><strong>{escape(first)}</strong>{told}</div>'
 
@@ -87,7 +87,7 @@ def _grid(grid: Grid, level: str = "h2") -> str:
     short = [0] if len(grid.head) > 1 else []
     words_at = {n for n, name in enumerate(grid.head) if name.startswith("what")}
     numbers = [n for n in range(1, len(grid.head)) if n not in words_at]
-    table = html.table(grid.head, rows, numbers=numbers, short=short)
+    table = render.table(grid.head, rows, numbers=numbers, short=short)
     return f"<{level}>{escape(grid.title[:1].upper() + grid.title[1:])}</{level}>{table}"
 
 
@@ -125,7 +125,7 @@ def _metric(summary: Summary, metric: Summary, splits: Sequence[str], name: str)
         f'<h2 id="{name}">{escape(metric["label"])}</h2><p>{escape(_sentence(metric["summary"]))} '
         f"{escape(_firsts(metric, splits))}</p>"
         f'<div class="charts">{pictures}</div>'
-        f"<details><summary>Card, and paired differences</summary>{html.facts(facts)}{tables}"
+        f"<details><summary>Card, and paired differences</summary>{render.facts(facts)}{tables}"
         "</details>"
     )
 
@@ -135,8 +135,11 @@ def _sentence(text: str) -> str:
 
 
 def _firsts(metric: Summary, splits: Sequence[str]) -> str:
-    told = [f"{files.where(split).capitalize()}: {words.best(metric, split)}." for split in splits]
-    return " ".join(told) if metric["better"] != "neither" else f"{words.best(metric, '')}."
+    told = [
+        f"{files.where(split).capitalize()}: {summary_text.best(metric, split)}."
+        for split in splits
+    ]
+    return " ".join(told) if metric["better"] != "neither" else f"{summary_text.best(metric, '')}."
 
 
 def _made_with(summary: Summary) -> dict[str, str]:

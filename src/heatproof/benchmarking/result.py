@@ -10,11 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from heatproof import checking, doors
-from heatproof.benchmarking.asked import Bench
+from heatproof import checking
 from heatproof.benchmarking.files import write
-from heatproof.benchmarking.measuring import Job, Progress, Watch
-from heatproof.benchmarking.order import (
+from heatproof.benchmarking.request import (
     Entrant,
     Entries,
     Measure,
@@ -23,6 +21,7 @@ from heatproof.benchmarking.order import (
     measures,
     plain,
 )
+from heatproof.benchmarking.run import Job, Progress, Watch
 from heatproof.benchmarking.store import KINDS, Store, Table
 from heatproof.benchmarking.tables import (
     SPLITS,
@@ -35,16 +34,18 @@ from heatproof.benchmarking.tables import (
     ranked,
     stability,
 )
-from heatproof.certify import environment
+from heatproof.benchmarking.task import Bench
 from heatproof.data import open as opened
+from heatproof.data.dataset import LabelledImages
 from heatproof.data.opening import check as check_data
-from heatproof.data.pictured import Pictured
-from heatproof.doors import ModelInput
+from heatproof.engine import arguments
+from heatproof.engine.arguments import ModelInput
+from heatproof.engine.certify import environment
 from heatproof.errors import InputError
 from heatproof.metrics.base import Metric
 from heatproof.models import Model
 from heatproof.models import load as load_model
-from heatproof.report.folder import check_folder
+from heatproof.pages.folder import check_folder
 from heatproof.statistics import FEWEST
 from heatproof.user_code import method_of
 
@@ -94,7 +95,7 @@ class Result:
 def benchmark(
     methods: Entries = "all",
     model: ModelInput = "scenes",
-    data: str | Path | Pictured | None = None,
+    data: str | Path | LabelledImages | None = None,
     *,
     metrics: str | Metric | Sequence[str | Metric] = "main",
     images: int | None = None,
@@ -133,11 +134,13 @@ def benchmark(
     checking.device(device)
     checking.progress(progress, "doing")
     chosen, wanted = entrants(methods, checking.settings("switches", switches)), measures(metrics)
-    if data is not None and not isinstance(data, Pictured):
+    if data is not None and not isinstance(data, LabelledImages):
         check_data(data)
     if out is not None:
         check_folder(checking.path("out", out))
-    loaded = load_model(model, device=device) if isinstance(model, str) else doors.model_of(model)
+    loaded = (
+        load_model(model, device=device) if isinstance(model, str) else arguments.model_of(model)
+    )
     chosen = [replace(each, method=method_of(each.method, loaded)) for each in chosen]
     pictures = _data(loaded, data, images, seed)
     bench = Bench.of(loaded, pictures, seed=seed, batch_size=batch_size)
@@ -273,9 +276,9 @@ def _imputers(job: Job) -> dict[str, tuple[str, str]]:
 
 
 def _data(
-    model: Model, data: str | Path | Pictured | None, images: int | None, seed: int
-) -> Pictured:
-    if isinstance(data, Pictured):
+    model: Model, data: str | Path | LabelledImages | None, images: int | None, seed: int
+) -> LabelledImages:
+    if isinstance(data, LabelledImages):
         return data.first(images)
     if data is None and model.spec.split(":")[0] != "scenes":
         raise InputError(

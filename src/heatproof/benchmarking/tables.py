@@ -26,7 +26,7 @@ from jaxtyping import Float64, Int8
 from torch import Tensor
 
 from heatproof import statistics
-from heatproof.benchmarking.order import CONTROLS
+from heatproof.benchmarking.request import CONTROLS
 from heatproof.benchmarking.store import Table
 from heatproof.metrics.base import Better
 from heatproof.statistics import FEWEST, Bounds, Interval

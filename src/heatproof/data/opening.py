@@ -17,7 +17,7 @@ from heatproof import checking
 from heatproof.errors import InputError, UnknownName
 
 if TYPE_CHECKING:
-    from heatproof.data.pictured import Pictured
+    from heatproof.data.dataset import LabelledImages
 
 SCENES = 300
 """How many scenes are drawn where nobody says how many."""
@@ -163,8 +163,8 @@ def kinds() -> Mapping[str, Kind]:
 
 def open(
     spec: str | Path, *, most: int | None = None, seed: int = 0, template: str | None = None
-) -> Pictured:
-    """Pictures with known objects, and the prompts that name them.
+) -> LabelledImages:
+    """ImageInputs with known objects, and the prompts that name them.
 
     spec: `scenes` (asked for by shape) or `scenes:colour`, which are drawn; a folder's path; or
         `KIND:PATH`, the kinds being those of `kinds()`.
@@ -225,8 +225,8 @@ def _expect_template(template: str) -> None:
         )
 
 
-def _scenes(attribute: str, count: int, seed: int) -> Pictured:
-    from heatproof.data.asked import asked
+def _scenes(attribute: str, count: int, seed: int) -> LabelledImages:
+    from heatproof.data.scenes.single_attribute import asked
 
     return asked(count, "colour" if attribute == "colour" else "shape", seed=seed)
 
@@ -245,7 +245,9 @@ def _path(text: str) -> Path:
     return path
 
 
-def _opened(kind: Kind, path: Path, most: int | None, seed: int, template: str | None) -> Pictured:
+def _opened(
+    kind: Kind, path: Path, most: int | None, seed: int, template: str | None
+) -> LabelledImages:
     layout = import_module(f"heatproof.data.layouts.{kind.module}")
     reading = import_module("heatproof.data.layouts.reading")
     try:

@@ -14,17 +14,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from heatproof import checking, doors, inputs
-from heatproof.doors import ModelInput
+from heatproof import checking
+from heatproof.engine import arguments, inputs
+from heatproof.engine.arguments import ModelInput
+from heatproof.engine.forward import attention_layers_of
+from heatproof.engine.inputs import Images, PromptInput
 from heatproof.errors import InputError, ReadingError
-from heatproof.inputs import Images, PromptInput
 from heatproof.interactions.result import Interactions, names, repeated, taken
 from heatproof.methods.blocks import by_token
 from heatproof.methods.perturbing import positive
 from heatproof.models.model import Model, Tokens
-from heatproof.passes import sites_of
 from heatproof.reading import block_path, editing
-from heatproof.reading.call import at_least_float32
+from heatproof.reading.attention_call import at_least_float32
 
 Encode = Callable[[int], Tensor]
 
@@ -56,12 +57,12 @@ def exclip(
         InputError: a classifier; prompts without tokens. ReadingError: a tower of fewer than two
             blocks, or blocks whose tokens are not those of the grid.
     """
-    model = doors.model_of(model)
+    model = arguments.model_of(model)
     positive("steps", "exclip", checking.whole("steps", steps))
     checking.choice("normalisation", normalisation, ("outside", "inside"))
     if blank is not None and not isinstance(blank, Tokens):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"got blank={checking.shown(blank)}, expected Tokens of the model's own")
-    prompts = doors.prompts_of(model, prompts)
+    prompts = arguments.prompts_of(model, prompts)
     shown, asked = taken(model, images, prompts)
     text, unit = shown.model.text, normalisation == "inside"
     assert text is not None
@@ -172,7 +173,7 @@ def _path(module: nn.Module, block: str, encode: Encode, blank: Encode) -> _Path
 
 def _image_path(model: Model, pixels: Float[Tensor, "one 3 height width"]) -> _Path:
     encode = model.image.encode
-    sites = sites_of(model, "image", lambda: encode(pixels))
+    sites = attention_layers_of(model, "image", lambda: encode(pixels))
     block = _before_last(model, [site.path for site in sites])
 
     def copies(picture: Tensor, count: int) -> Tensor:
@@ -186,7 +187,7 @@ def _image_path(model: Model, pixels: Float[Tensor, "one 3 height width"]) -> _P
 def _text_path(model: Model, tokens: Tokens, blank: Tokens) -> _Path:
     assert model.text is not None
     encode = model.text.encode
-    sites = sites_of(model, "text", lambda: encode(tokens))
+    sites = attention_layers_of(model, "text", lambda: encode(tokens))
     block = _before_last(model, [site.path for site in sites])
 
     def copies(prompt: Tokens, count: int) -> Tensor:

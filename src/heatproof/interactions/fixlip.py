@@ -8,16 +8,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from heatproof import checking, doors, inputs
-from heatproof.doors import ModelInput
+from heatproof import checking
+from heatproof.engine import arguments, inputs
+from heatproof.engine.arguments import ModelInput
+from heatproof.engine.forward import attention_layers_of
+from heatproof.engine.inputs import Images, PromptInput
 from heatproof.errors import InputError
-from heatproof.inputs import Images, PromptInput
 from heatproof.interactions.result import Interactions, names, repeated, taken
 from heatproof.methods.perturbing import BATCH, all_coalitions, positive
 from heatproof.models.model import Model, Tokens
-from heatproof.passes import sites_of
 from heatproof.reading import reading
-from heatproof.reading.call import at_least_float32
+from heatproof.reading.attention_call import at_least_float32
 from heatproof.reading.interventions import masked_keys
 
 
@@ -48,11 +49,11 @@ def fixlip(
     Raises:
         InputError: a classifier; prompts without tokens; a budget too small for the fit.
     """
-    model = doors.model_of(model)
+    model = arguments.model_of(model)
     positive("probability", "fixlip", probability, 1)
     checking.whole("budget", budget, least=1)
     checking.seed(seed)
-    prompts = doors.prompts_of(model, prompts)
+    prompts = arguments.prompts_of(model, prompts)
     shown, asked = taken(model, images, prompts)
     layout = shown.model.image.layout(*shown.pixels.shape[-2:])
     grid, count = (layout.rows, layout.cols), layout.rows * layout.cols
@@ -100,7 +101,7 @@ def pair_fit(
         ("second_weight", second_weight, "coalition"),
         ("scores", scores, "first second"),
     ):
-        doors.numbers(name, value, axes, truths=name in ("first", "second"))
+        arguments.numbers(name, value, axes, truths=name in ("first", "second"))
     if scores.shape != (len(first_weight), len(second_weight)) or scores.shape != (
         len(first), len(second)
     ):  # fmt: skip
@@ -165,7 +166,7 @@ def _texts(
     """Unit embeddings of a prompt whose words at positions `at` stay or are masked."""
     assert model.text is not None
     encode = model.text.encode
-    sites = sites_of(model, "text", lambda: encode(tokens))
+    sites = attention_layers_of(model, "text", lambda: encode(tokens))
     found: list[Tensor] = []
     for part in keep.split(BATCH):
         masks = torch.ones(len(part), sites[0].keys, dtype=torch.bool, device=model.device)

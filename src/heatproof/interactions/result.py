@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof import inputs
+from heatproof.engine import inputs
+from heatproof.engine.inputs import ImageInputs, Images, PromptInput
 from heatproof.errors import InputError
-from heatproof.inputs import Images, Pictures, PromptInput
 from heatproof.models.model import Model, Tokens
 
 
@@ -29,8 +29,8 @@ class Interactions:
     passes: tuple[int, int]
 
 
-def taken(model: Model, images: Images, prompts: PromptInput) -> tuple[Pictures, Tokens]:
-    """Pictures and tokens of a two-tower model.
+def taken(model: Model, images: Images, prompts: PromptInput) -> tuple[ImageInputs, Tokens]:
+    """ImageInputs and tokens of a two-tower model.
 
     Raises:
         InputError: a classifier, or prompts that are embeddings.

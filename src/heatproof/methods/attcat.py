@@ -12,7 +12,7 @@ from heatproof.methods.base import CONTRIBUTES, Card, Factors, Method, Plan, Rea
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens
 from heatproof.methods.token_states import blocks_of, products
-from heatproof.reading import Attention, Site
+from heatproof.reading import Attention, AttentionLayer
 
 
 @register
@@ -44,7 +44,7 @@ class AttCAT(Method):
         "input has z dS/dz = 0 there, for a norm takes its length away.",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         blocks = blocks_of(sites)
         paths = tuple(site.path for site in sites if site.block is not None)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from heatproof.methods.base import CONTRIBUTES, Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.registry import register
-from heatproof.reading import Site
+from heatproof.reading import AttentionLayer
 
 
 @register
@@ -38,7 +38,7 @@ class AttentionXGradient(Method):
     def linear(self) -> bool:
         return True
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         return Plan((sites[-1].path,), weights=True, start=sites[-1].path)
 

@@ -11,7 +11,7 @@ from heatproof.methods.base import SPEAKS, Card, Factors, Method, Plan, ReadPass
 from heatproof.methods.input_x_gradient import InputXGradient
 from heatproof.methods.registry import register
 from heatproof.methods.ruled import ruled_pass, ruled_plan
-from heatproof.reading import Site
+from heatproof.reading import AttentionLayer
 from heatproof.reading.backward_rules import frozen_attention, shared_attention
 
 
@@ -42,7 +42,7 @@ class AttnLRP(Method):
         "layers; gamma has no one default there and is not built, so their ViT maps differ.",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         rule = shared_attention if self.attention == "attnlrp" else frozen_attention
         return ruled_plan(InputXGradient().plan(sites, side), {site.path: rule() for site in sites})
 

@@ -15,8 +15,8 @@ from heatproof.certificate import Replaced
 from heatproof.errors import InputError, ReadingError
 from heatproof.images import Photo
 from heatproof.models.model import Projection
-from heatproof.reading import Attention, Edit, Intervention, Site, State, Trace
-from heatproof.switches import Switch, checked
+from heatproof.options import Switch, checked
+from heatproof.reading import Attention, AttentionLayer, Edit, Intervention, State, Trace
 
 Side = Literal["image", "text"]
 Layers = int | Literal["all"] | None
@@ -237,7 +237,7 @@ class Tower:
 
     root: nn.Module
     side: Side
-    sites: tuple[Site, ...]
+    sites: tuple[AttentionLayer, ...]
     readout: int | None
     content: slice
 
@@ -264,7 +264,7 @@ class Method(ABC):
             object.__setattr__(self, key, value)
 
     @abstractmethod
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         """What to read of a tower whose attention calls are `sites`, first to last."""
 
     @abstractmethod
@@ -311,7 +311,7 @@ class Method(ABC):
         return {f.name: getattr(self, f.name) for f in fields}
 
 
-def last_sites(sites: Sequence[Site], count: Layers, default: int) -> tuple[str, ...]:
+def last_sites(sites: Sequence[AttentionLayer], count: Layers, default: int) -> tuple[str, ...]:
     """Paths of the last `count` calls; the default is cut down to what the model has."""
     if count is None:
         count = min(default, len(sites))

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from heatproof.errors import ReadingError
 from heatproof.methods.base import Plan, ReadPass
-from heatproof.reading import Site, block_path
+from heatproof.reading import AttentionLayer, block_path
 
 
-def plan_of_all(sites: Sequence[Site]) -> Plan:
+def plan_of_all(sites: Sequence[AttentionLayer]) -> Plan:
     """Every call of the tower, without weights: their paths lead to the blocks."""
     return Plan(tuple(site.path for site in sites), weights=False, start=None)
 

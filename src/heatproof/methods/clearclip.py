@@ -8,7 +8,7 @@ from heatproof.methods.base import LIKENESS, Card, Factors, Plan, ReadPass, Side
 from heatproof.methods.dense import SURROGATE, Intervened
 from heatproof.methods.registry import register
 from heatproof.methods.residual import Tokens, block_around, branch_of, layer_scale
-from heatproof.reading import Intervention, Site
+from heatproof.reading import AttentionLayer, Intervention
 from heatproof.reading.interventions import self_attention
 
 
@@ -43,7 +43,7 @@ class ClearCLIP(Intervened):
     def intervention(self) -> Intervention:
         return self_attention("query")
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         plan = super().plan(sites, side)
         (block,) = plan.states
         branch = branch_of(block, plan.paths[-1])

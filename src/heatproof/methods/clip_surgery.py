@@ -13,7 +13,7 @@ from heatproof.methods.base import Card, Factors, Layers, Plan, ReadPass, Side, 
 from heatproof.methods.dense import SURROGATE, Dense, embedded, token_scores
 from heatproof.methods.registry import register
 from heatproof.methods.residual import Tokens, block_around, read_blocks, states_wanted
-from heatproof.reading import Attention, Site
+from heatproof.reading import Attention, AttentionLayer
 
 LAYERS = 6
 
@@ -55,7 +55,7 @@ class CLIPSurgery(Dense):
         "values, scale x 8) is not here: a pool has no residual stream.",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         paths = last_sites(sites, self.layers, LAYERS)
         return Plan(paths, weights=False, start=None, states=states_wanted(sites[-len(paths) :]))

@@ -11,15 +11,15 @@ from torch import Tensor
 
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.methods.registry import register
-from heatproof.reading import Site
-from heatproof.reading.call import at_least_float32
+from heatproof.reading import AttentionLayer
+from heatproof.reading.attention_call import at_least_float32
 
 
 @dataclass(frozen=True)
 class Control(Method):
     """Abstract: a map that no model was asked for; its certificate fails."""
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         return Plan(last_sites(sites, 1, 1), weights=False, start=None)
 

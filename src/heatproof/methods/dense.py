@@ -9,8 +9,8 @@ from torch import Tensor
 
 from heatproof.methods.base import Method, Plan, ReadPass, Side
 from heatproof.methods.residual import Tokens, at_readout, blocks_of, projection_of
-from heatproof.reading import Intervention, Site
-from heatproof.reading.call import at_least_float32
+from heatproof.reading import AttentionLayer, Intervention
+from heatproof.reading.attention_call import at_least_float32
 
 SURROGATE = (
     "every token put through the final norm and projection, where the model reads one token out"
@@ -46,7 +46,7 @@ class Intervened(Dense):
     def intervention(self) -> Intervention:
         """What is done to the last attention call."""
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         last = sites[-1]
         return Plan(

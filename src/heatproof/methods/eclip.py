@@ -17,8 +17,8 @@ from torch import Tensor
 from heatproof.methods.base import Factors, Layers, Method, Plan, ReadPass, Side, Tower, last_sites
 from heatproof.models.model import Affine
 from heatproof.models.projection import output_projection, output_projection_of
-from heatproof.reading import Attention, AttentionCall, Intervention, Site
-from heatproof.reading.call import at_least_float32, merge_heads
+from heatproof.reading import Attention, AttentionCall, AttentionLayer, Intervention
+from heatproof.reading.attention_call import at_least_float32, merge_heads
 from heatproof.reading.interventions import chain, one_head
 
 DEFAULT_LAYERS: dict[Side, int] = {"image": 1, "text": 8}
@@ -60,7 +60,7 @@ class Eclip(Method):
         """Whether the channel sums or the spatial weight are taken from attention weights."""
         return self.spatial == "attention"
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         paths = last_sites(sites, self.layers, DEFAULT_LAYERS[side])
         changes = {path: one_head() for path in paths} if self.heads == "one" else {}
         return Plan(paths, weights=self.needs_weights, start=paths[0], interventions=changes)

@@ -13,7 +13,7 @@ from heatproof import checking
 from heatproof.errors import HeatproofError, InputError, UserCodeError
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.methods.registry import create
-from heatproof.reading import Site
+from heatproof.reading import AttentionLayer
 
 
 def method_of(value: object, **settings: Any) -> Method:
@@ -77,7 +77,7 @@ class Foreign(Method):
             sides=("image",),
         )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         return Plan(last_sites(sites, 1, 1), weights=False, start=None)
 

@@ -9,8 +9,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from heatproof import checking, inputs
+from heatproof import checking
 from heatproof import scores as scoring
+from heatproof.engine import inputs
 from heatproof.errors import InputError, PromptError
 from heatproof.methods.foreign import Foreign
 from heatproof.models.model import Model

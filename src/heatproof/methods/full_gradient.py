@@ -17,7 +17,7 @@ from torch import Tensor
 from heatproof.errors import ReadingError
 from heatproof.methods.base import Card, Method, Plan, ReadPass, Side
 from heatproof.methods.token_states import blocks_of, products
-from heatproof.reading import Site
+from heatproof.reading import AttentionLayer
 from heatproof.reading.backward_rules import Bias, Rules, token_values
 
 ByToken = Float[Tensor, "item token"]
@@ -39,7 +39,7 @@ class FullGradient(Method):
         cost="1 forward pass, 1 backward pass through all blocks a prompt",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         blocks = blocks_of(sites)
         return Plan((sites[-1].path,), weights=False, start=None, states=blocks, leaf=blocks[0])

@@ -21,7 +21,7 @@ from heatproof.methods.base import (
 )
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens, identity_of, is_pooling, readout_of
-from heatproof.reading import Attention, Site
+from heatproof.reading import Attention, AttentionLayer
 
 
 @register
@@ -50,7 +50,7 @@ class GAE(Method):
         "CLIP notebook takes the logit and the last layer, where the unit is a factor of the map.",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         paths = last_sites(sites, self.layers, len(sites))
         return Plan(paths, weights=True, start=paths[0])

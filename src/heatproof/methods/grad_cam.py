@@ -12,8 +12,8 @@ from heatproof.methods.base import SPEAKS, Card, Factors, Method, Plan, ReadPass
 from heatproof.methods.input_leaf import on_tokens
 from heatproof.methods.registry import register
 from heatproof.methods.token_states import as_tokens, blocks_of, content_of
-from heatproof.reading import Site
-from heatproof.reading.call import at_least_float32
+from heatproof.reading import AttentionLayer
+from heatproof.reading.attention_call import at_least_float32
 from heatproof.reading.interventions import one_head
 
 
@@ -49,7 +49,7 @@ class GradCAM(Method):
         "which is the paper's own place.",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         # The last call among tokens; a pool that follows has queries of its own.
         body = [site for site in sites if site.queries == site.keys]

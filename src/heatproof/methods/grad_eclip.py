@@ -12,7 +12,7 @@ from heatproof.methods.base import EXPLAINED, Card, ReadPass
 from heatproof.methods.eclip import Eclip
 from heatproof.methods.registry import register
 from heatproof.reading import Attention
-from heatproof.reading.call import at_least_float32
+from heatproof.reading.attention_call import at_least_float32
 
 
 @register

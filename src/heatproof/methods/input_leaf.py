@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
 from heatproof.methods.base import ReadPass
-from heatproof.reading.call import at_least_float32
+from heatproof.reading.attention_call import at_least_float32
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from heatproof.methods.base import (
 )
 from heatproof.methods.input_leaf import input_leaf
 from heatproof.methods.registry import register
-from heatproof.reading import Site
-from heatproof.reading.call import at_least_float32
+from heatproof.reading import AttentionLayer
+from heatproof.reading.attention_call import at_least_float32
 
 
 @register
@@ -42,7 +42,7 @@ class InputXGradient(Method):
         "pixel map is added up over channels and patches.",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         return Plan(last_sites(sites, 1, 1), weights=False, start=None)
 

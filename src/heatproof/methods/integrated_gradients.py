@@ -21,9 +21,9 @@ from heatproof.methods.base import (
 )
 from heatproof.methods.input_leaf import input_leaf
 from heatproof.methods.registry import register
-from heatproof.reading import Site
-from heatproof.reading.call import at_least_float32
-from heatproof.switches import number
+from heatproof.options import number
+from heatproof.reading import AttentionLayer
+from heatproof.reading.attention_call import at_least_float32
 
 
 @register
@@ -50,7 +50,7 @@ class IntegratedGradients(Method):
         "steps. On ViTs 50 steps do not reach the promised sum, so none is certified.",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         return Plan(last_sites(sites, 1, 1), weights=False, start=None)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from heatproof.methods.base import CONTRIBUTES, Card, ReadPass
 from heatproof.methods.perturbing import Coalitions, Perturbing, all_coalitions, placed, players
 from heatproof.methods.registry import register
-from heatproof.switches import number
+from heatproof.options import number
 
 
 @register

@@ -23,7 +23,7 @@ from heatproof.methods.dense import embedded
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens
 from heatproof.methods.residual import blocks_of
-from heatproof.reading import Attention, Site
+from heatproof.reading import Attention, AttentionLayer
 
 LAYERS = 2
 
@@ -59,7 +59,7 @@ class LeGrad(Method):
         "pictures of 448 pixels: see `image_size`.",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         paths = last_sites(sites, self.layers, LAYERS)
         states = blocks_of(sites[-len(paths) :]) if self.readout == "mean" else ()

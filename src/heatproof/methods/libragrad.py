@@ -12,7 +12,7 @@ from heatproof.methods.base import SPEAKS, Card, Factors, Method, Plan, ReadPass
 from heatproof.methods.full_gradient import FullGradient
 from heatproof.methods.registry import create, register
 from heatproof.methods.ruled import ruled_pass, ruled_plan
-from heatproof.reading import Site
+from heatproof.reading import AttentionLayer
 from heatproof.reading.backward_rules import frozen_attention
 
 FULL = {"fullgrad": FullGradient(plus=False), "fullgrad-plus": FullGradient(plus=True)}
@@ -62,7 +62,7 @@ class LibraGrad(Method):
     def inner(self) -> Method:
         return FULL[self.of] if self.of in FULL else create(self.of)
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         inner = self.inner
         if side not in inner.card.sides:
             raise InputError(

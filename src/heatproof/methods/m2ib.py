@@ -17,9 +17,9 @@ from heatproof.errors import InputError
 from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.blocks import blocks, by_token, check_tokens, outputs, plan_of_all
 from heatproof.methods.registry import register
-from heatproof.reading import Site
-from heatproof.reading.call import at_least_float32
-from heatproof.switches import number
+from heatproof.options import number
+from heatproof.reading import AttentionLayer
+from heatproof.reading.attention_call import at_least_float32
 
 
 @register
@@ -58,7 +58,7 @@ class M2IB(Method):
         "the model's own tower, as in their eval.py with Hugging Face's.",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         return plan_of_all(sites)
 

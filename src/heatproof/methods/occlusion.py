@@ -11,7 +11,7 @@ from heatproof.errors import InputError
 from heatproof.methods.base import CONTRIBUTES, Card, ReadPass
 from heatproof.methods.perturbing import Coalitions, Perturbing, placed, players
 from heatproof.methods.registry import register
-from heatproof.switches import number
+from heatproof.options import number
 
 
 @register

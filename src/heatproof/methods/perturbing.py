@@ -17,9 +17,9 @@ from torch import Tensor
 from heatproof.checking import shown
 from heatproof.errors import InputError, ReadingError
 from heatproof.methods.base import Factors, Method, Plan, ReadPass, Side, last_sites
-from heatproof.reading import Site
+from heatproof.reading import AttentionLayer
 from heatproof.reading.interventions import masked_keys
-from heatproof.removal import each_without
+from heatproof.reading.token_dropping import each_without
 
 Remove = Literal["pixels", "tokens"]
 Fill = Literal["zero", "black", "mean", "blur"]
@@ -44,7 +44,7 @@ class Perturbing(Method):
     remove: Remove = "pixels"
     fill: Fill = "zero"
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         paths = last_sites(sites, 1, 1)
         if side == "text" or self.remove == "tokens":
             paths = tuple(site.path for site in sites)

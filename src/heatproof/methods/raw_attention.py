@@ -9,7 +9,7 @@ from torch import Tensor
 
 from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.methods.registry import register
-from heatproof.reading import Site
+from heatproof.reading import AttentionLayer
 
 
 @register
@@ -30,7 +30,7 @@ class RawAttention(Method):
 
     row_alone = True
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         return Plan(last_sites(sites, 1, 1), weights=True, start=None)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from heatproof.methods.base import Card, Method
-from heatproof.switches import Register, Switch, switches_of
+from heatproof.options import Register, Switch, switches_of
 
 __all__ = ["Entry", "Switch", "catalogue", "create", "register"]
 

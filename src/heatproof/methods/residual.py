@@ -12,8 +12,8 @@ from heatproof.errors import ReadingError
 from heatproof.methods.base import ReadPass
 from heatproof.models.model import LINEAR, Projection
 from heatproof.models.projection import output_projection_of
-from heatproof.reading import Attention, Site, State
-from heatproof.reading.call import at_least_float32, merge_heads
+from heatproof.reading import Attention, AttentionLayer, State
+from heatproof.reading.attention_call import at_least_float32, merge_heads
 
 SCALES = ("ls_1", "ls1", "layer_scale1", "gamma_1")
 
@@ -40,7 +40,7 @@ class Block:
         return self.weight.unflatten(1, (self.layer.heads, -1)).transpose(0, 1)
 
 
-def blocks_of(sites: Sequence[Site]) -> tuple[str, ...]:
+def blocks_of(sites: Sequence[AttentionLayer]) -> tuple[str, ...]:
     """Paths of the residual blocks around some attention calls.
 
     Raises:
@@ -60,7 +60,7 @@ def branch_of(block: str, path: str) -> str:
     return f"{block}.{path.split('#')[0].removeprefix(block + '.').split('.')[0]}"
 
 
-def states_wanted(sites: Sequence[Site]) -> tuple[str, ...]:
+def states_wanted(sites: Sequence[AttentionLayer]) -> tuple[str, ...]:
     """Modules whose states `read_blocks` needs."""
     blocks = blocks_of(sites)
     branches = [branch_of(block, site.path) for block, site in zip(blocks, sites, strict=True)]

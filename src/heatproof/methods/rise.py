@@ -22,7 +22,7 @@ from heatproof.methods.perturbing import (
     players,
 )
 from heatproof.methods.registry import register
-from heatproof.switches import number
+from heatproof.options import number
 
 
 @register

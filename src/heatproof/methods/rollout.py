@@ -20,7 +20,7 @@ from heatproof.methods.base import (
 )
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens, identity_of, is_pooling, readout_of
-from heatproof.reading import Site
+from heatproof.reading import AttentionLayer
 
 
 @register
@@ -45,7 +45,7 @@ class Rollout(Method):
         cost="1 forward pass for any number of prompts",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         return Plan(last_sites(sites, self.layers, len(sites)), weights=True, start=None)
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from heatproof.methods.base import CONTRIBUTES, Card, Factors, Method, Plan, ReadPass, Side
 from heatproof.methods.blocks import blocks, by_token, check_tokens, outputs, plan_of_all
 from heatproof.methods.registry import register
-from heatproof.reading import Site
-from heatproof.reading.call import at_least_float32
-from heatproof.switches import number
+from heatproof.options import number
+from heatproof.reading import AttentionLayer
+from heatproof.reading.attention_call import at_least_float32
 
 
 @register
@@ -50,7 +50,7 @@ class SecondOrder(Method):
         "the origin, which needs no tokenizer; `heatproof.interactions` does as the authors do.",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         return plan_of_all(sites)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.methods.input_leaf import input_leaf
 from heatproof.methods.registry import register
-from heatproof.reading import Site
-from heatproof.switches import number
+from heatproof.options import number
+from heatproof.reading import AttentionLayer
 
 
 @register
@@ -40,7 +40,7 @@ class SmoothGrad(Method):
         "picture's range of values and takes more samples: set samples and sigma for that.",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         return Plan(last_sites(sites, 1, 1), weights=False, start=None)
 

@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof import checking, doors
+from heatproof import checking
+from heatproof.engine import arguments
 from heatproof.errors import InputError, ReadingError
 from heatproof.methods.base import last_sites
 from heatproof.methods.residual import read_blocks, states_wanted, tail_of
 from heatproof.models.model import Model
-from heatproof.reading import find_sites, observing, reading
+from heatproof.reading import find_attention_layers, observing, reading
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ def text_span(
     Raises:
         InputError: fewer than two images, no text, or widths that differ.
     """
-    doors.numbers("data", data, "image dim")
-    doors.numbers("texts", texts, "text dim")
+    arguments.numbers("data", data, "image dim")
+    arguments.numbers("texts", texts, "text dim")
     checking.whole("count", count, least=1)
     if rank is not None:
         checking.whole("rank", rank, least=1)
@@ -79,8 +80,8 @@ def head_outputs(
     Raises:
         ReadingError: the embedding is not one token's (see `token-decomposition`).
     """
-    model = doors.model_of(model)
-    doors.numbers("pixels", pixels, "image 3 height width")
+    model = arguments.model_of(model)
+    arguments.numbers("pixels", pixels, "image 3 height width")
     if layers is not None:
         checking.whole("layers", layers, least=1)
     tower, module = model.image, model.module
@@ -96,7 +97,7 @@ def head_outputs(
             f"the embedding of {model.spec} is not one token put through a final norm and a linear "
             "map: what a head adds to it cannot be told"
         )
-    sites = find_sites(module, lambda: tower.encode(pixels[:1]), 1)
+    sites = find_attention_layers(module, lambda: tower.encode(pixels[:1]), 1)
     paths = last_sites(sites, layers, len(sites))
     with (
         torch.no_grad(),

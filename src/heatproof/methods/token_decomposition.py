@@ -37,8 +37,8 @@ from heatproof.methods.residual import (
     states_wanted,
     tail_of,
 )
-from heatproof.reading import Site
-from heatproof.reading.call import at_least_float32
+from heatproof.reading import AttentionLayer
+from heatproof.reading.attention_call import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class TokenDecomposition(Method):
         "contrast with the mean class is contrast=set, their ReLU is display.",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         paths = last_sites(sites, self.layers, len(sites))
         states = states_wanted(sites[-len(paths) :])

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from heatproof.errors import ReadingError
 from heatproof.methods.base import ReadPass
-from heatproof.reading import Site
+from heatproof.reading import AttentionLayer
 
 Tokens = Float[Tensor, "item token channel"]
 
 
-def blocks_of(sites: Sequence[Site]) -> tuple[str, ...]:
+def blocks_of(sites: Sequence[AttentionLayer]) -> tuple[str, ...]:
     """The residual blocks that hold the tower's attention calls, first to last.
 
     Raises:

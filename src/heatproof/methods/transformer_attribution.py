@@ -26,12 +26,12 @@ from heatproof.methods.relevance import check_same_tokens, identity_of, is_pooli
 from heatproof.reading import (
     Attention,
     AttentionCall,
+    AttentionLayer,
     Intervention,
-    Site,
     block_path,
     observing,
 )
-from heatproof.reading.relevance_rules import RelevanceRules
+from heatproof.reading.lrp_rules import RelevanceRules
 
 
 @register
@@ -68,7 +68,7 @@ class TransformerAttribution(Method):
         "have poles: in half precision a map can differ by a fifth; prefer float32.",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         paths = last_sites(sites, self.layers, max(1, len(sites) - 1))
         return Plan(paths, weights=True, start=paths[0])

@@ -17,8 +17,8 @@ from heatproof.methods.blocks import blocks, by_token, check_tokens, outputs, pl
 from heatproof.methods.linkage import complete_linkage
 from heatproof.methods.perturbing import BATCH, on_patches, placed
 from heatproof.methods.registry import register
-from heatproof.reading import Site
-from heatproof.switches import number
+from heatproof.options import number
+from heatproof.reading import AttentionLayer
 
 
 @register
@@ -50,7 +50,7 @@ class ViTCX(Method):
         "which they divide by zero, make no mask.",
     )
 
-    def plan(self, sites: Sequence[Site], side: Side) -> Plan:
+    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
         return plan_of_all(sites)
 

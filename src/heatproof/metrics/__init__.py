@@ -6,13 +6,14 @@ A metric is a card and a function of a trial (`base`); importing a file here reg
 intervals.
 """
 
+from heatproof.metrics.average_drop import Drop, Increase
 from heatproof.metrics.base import Card, Curve, Metric, Trial
 from heatproof.metrics.completeness import AttributionError, Completeness
 from heatproof.metrics.complexity import Entropy, Sparseness
 from heatproof.metrics.deletion import Deletion, Insertion
 from heatproof.metrics.grad_eclip_perturbation import GradECLIPDeletion, GradECLIPInsertion
 from heatproof.metrics.infidelity import Infidelity
-from heatproof.metrics.influence import LIF, MIF, SRG
+from heatproof.metrics.most_influential_first import LIF, MIF, SRG
 from heatproof.metrics.pointing import EnergyPointing, MultiObjectPointing, Pointing
 from heatproof.metrics.positive_negative import NegativePerturbation, PositivePerturbation
 from heatproof.metrics.prompt_sensitivity import PromptSensitivity
@@ -30,7 +31,6 @@ from heatproof.metrics.segmentation import (
     SegmentationAP,
 )
 from heatproof.metrics.sensitivity import SensitivityMax
-from heatproof.metrics.weighing import Drop, Increase
 from heatproof.metrics.word_deletion import TextDeletion
 
 __all__ = [

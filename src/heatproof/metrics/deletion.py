@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from heatproof.metrics.base import Card
 from heatproof.metrics.imputers import Imputer
+from heatproof.metrics.perturbation_curves import TIES, Removing, even
 from heatproof.metrics.registry import register
-from heatproof.metrics.removing import TIES, Removing, even
 
 _SOURCE = "Petsiuk et al., BMVC 2018, arXiv 1806.07421; authors' evaluation.py"
 _SPACE = "what the trial scores with (cosine, logit, ...); the authors: softmax probability"

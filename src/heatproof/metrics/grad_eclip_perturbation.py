@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from heatproof.metrics.base import Card
 from heatproof.metrics.imputers import Imputer, Of
+from heatproof.metrics.perturbation_curves import TIES, Removing, Unit
 from heatproof.metrics.protocols import AUTHORS
 from heatproof.metrics.registry import register
-from heatproof.metrics.removing import TIES, Removing, Unit
 
 _SOURCE = "Zhao et al., ICML 2024; authors' imagenet_eval_deletion.py"
 _CHANCE = "a random map's: the accuracy where random pixels are removed"

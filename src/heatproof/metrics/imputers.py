@@ -110,7 +110,7 @@ def _looker(trial: Trial, imputer: Imputer, of: Of) -> _Look:
 
 
 class _Inpainting:
-    """Pictures whose hidden pixels follow from those that are shown."""
+    """ImageInputs whose hidden pixels follow from those that are shown."""
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
@@ -124,7 +124,7 @@ class _Inpainting:
 
 
 class _Painted:
-    """Pictures, and where they are hidden a fill that does not depend on what is hidden."""
+    """ImageInputs, and where they are hidden a fill that does not depend on what is hidden."""
 
     def __init__(self, trial: Trial, fill: Fill) -> None:
         self.trial, self.fill = trial, fill

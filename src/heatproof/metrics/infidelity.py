@@ -10,8 +10,8 @@ from torch import Tensor
 from heatproof.errors import InputError
 from heatproof.metrics.base import Card, Metric, Need, Trial
 from heatproof.metrics.imputers import Imputer, device_of, needs_of, scored
+from heatproof.metrics.normalisation import broken
 from heatproof.metrics.registry import register
-from heatproof.metrics.scaling import broken
 
 
 @register

@@ -16,12 +16,12 @@ MOST = 1000
 LOOK_EVERY = 10
 SMALLEST = 8
 
-Pictures = Float[Tensor, "variant channel height width"]
+ImageInputs = Float[Tensor, "variant channel height width"]
 
 
 def inpainted(
-    pixels: Pictures, known: Bool[Tensor, "variant 1 height width"], tolerance: float = TOLERANCE
-) -> Pictures:
+    pixels: ImageInputs, known: Bool[Tensor, "variant 1 height width"], tolerance: float = TOLERANCE
+) -> ImageInputs:
     """`pixels` where `known`, and the solution of ROAD's equations elsewhere.
 
     A picture of which nothing is known becomes its mean colour. `tolerance` is the residual's,

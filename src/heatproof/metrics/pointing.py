@@ -10,8 +10,8 @@ from torch import Tensor
 from heatproof.errors import InputError
 from heatproof.metrics import localisation
 from heatproof.metrics.base import Card, Metric, Trial
+from heatproof.metrics.normalisation import broken
 from heatproof.metrics.registry import register
-from heatproof.metrics.scaling import broken
 
 _GRID = (
     "Maps stay on the patch grid and masks come down to it by area, where libraries enlarge the "

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from heatproof.metrics.base import Card
 from heatproof.metrics.imputers import Imputer, Of
+from heatproof.metrics.perturbation_curves import TIES, Removing, Unit
 from heatproof.metrics.registry import register
-from heatproof.metrics.removing import TIES, Removing, Unit
 
 _SHARES = tuple(n / 10 for n in range(10))
 _SOURCE = (

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.certify import NULL_PROMPTS, change
+from heatproof.engine.certify import NULL_PROMPTS, change
 from heatproof.metrics.base import Card, Metric, Trial
-from heatproof.metrics.explaining_again import made_again, own_maps
+from heatproof.metrics.re_explain import made_again, own_maps
 from heatproof.metrics.registry import register
 
 

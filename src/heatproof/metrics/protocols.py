@@ -78,7 +78,7 @@ def stretched(
 
 
 class Photograph:
-    """Pictures made from a photograph pixel by pixel, then preprocessed as the model does it."""
+    """ImageInputs made from a photograph pixel by pixel, then preprocessed as the model does it."""
 
     def __init__(self, photo: Image.Image, preprocess: Preprocess, protocol: Protocol, seed: int):
         self.pixels: UInt8[np.ndarray, "row col 3"] = np.asarray(photo.convert("RGB"))
@@ -98,7 +98,7 @@ class Photograph:
 
 
 class Seen:
-    """Pictures made from the pixels that the model sees, whole patches at a time.
+    """ImageInputs made from the pixels that the model sees, whole patches at a time.
 
     The fill is in the preprocessing's own scale, which is measured: black and white go through it.
     """

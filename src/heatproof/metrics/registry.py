@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from heatproof.metrics.base import Card, Metric
-from heatproof.switches import Register, Switch, switches_of
+from heatproof.options import Register, Switch, switches_of
 
 _M = TypeVar("_M", bound=type[Metric])
 _REGISTER: Register[Metric] = Register("metric")

@@ -10,8 +10,8 @@ from torch import Tensor
 from heatproof.errors import InputError
 from heatproof.metrics import localisation
 from heatproof.metrics.base import Card, Metric, Trial
+from heatproof.metrics.normalisation import broken, min_max
 from heatproof.metrics.registry import register
-from heatproof.metrics.scaling import broken, min_max
 
 Threshold = Literal["mean", "fixed"]
 _CHEFER = "Chefer et al., CVPR 2021, arXiv 2012.09838; authors' imagenet_seg_eval.py"

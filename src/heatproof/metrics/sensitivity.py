@@ -10,7 +10,7 @@ from torch import Tensor
 
 from heatproof.errors import InputError
 from heatproof.metrics.base import Card, Metric, Trial
-from heatproof.metrics.explaining_again import made_again, own_maps
+from heatproof.metrics.re_explain import made_again, own_maps
 from heatproof.metrics.registry import register
 
 

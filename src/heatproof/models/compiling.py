@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatproof.agreement import agree
 from heatproof.errors import InputError
 from heatproof.models.model import Model
-from heatproof.reading import find_sites
+from heatproof.reading import find_attention_layers
 from heatproof.reading.compiled import CALL
+from heatproof.tolerances import agree
 
 PICTURES = 2
 
@@ -28,7 +28,7 @@ def compile_blocks(model: Model, **how: Any) -> None:
     shape = (PICTURES, 3, process.height, process.width)
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     pixels = pixels.to(model.device, model.dtype)
-    sites = find_sites(model.module, lambda: encode(pixels), PICTURES)
+    sites = find_attention_layers(model.module, lambda: encode(pixels), PICTURES)
     names = dict.fromkeys(site.block for site in sites if site.block is not None)
     blocks = [model.module.get_submodule(name) for name in names]
 

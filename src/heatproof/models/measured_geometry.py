@@ -197,7 +197,7 @@ _LINES = 48
 """So many rows (or columns) of an image, or fewer than twice as many, are looked at."""
 
 _SHORT, _LONG = 64, 1024
-"""Pictures are measured at a side of this at most, or so that the other keeps this at least."""
+"""ImageInputs are measured at a side of this at most, or so that the other keeps this at least."""
 
 
 @lru_cache(maxsize=256)

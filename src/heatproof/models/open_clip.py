@@ -1,8 +1,8 @@
 """open_clip's models, described: what their towers are, where they read out, how they resize.
 
 Nothing here computes an embedding: `encode` is the model's own public method. Each family's facts
-are those of open_clip's and timm's sources, and `tests/test_models_open_clip.py` holds them against
-the attention that the models really compute.
+are those of open_clip's and timm's sources, and `tests/models/test_models_open_clip.py` holds them
+against the attention that the models really compute.
 """
 
 import math

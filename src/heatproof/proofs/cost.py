@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.explaining import explain
-from heatproof.ledger import Ledger
+from heatproof.engine.api import explain
+from heatproof.engine.ledger import Ledger
 from heatproof.methods import Method, ReadPass
 from heatproof.models import load
 from heatproof.models.model import Model
-from heatproof.models.specimens import embeddings, picture
-from heatproof.proofs.on_models import Kept
+from heatproof.proofs.models import Kept
+from heatproof.specimens import embeddings, picture
 
 REPEATS = 7
 

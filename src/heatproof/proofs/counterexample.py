@@ -19,10 +19,10 @@ from torch import Tensor
 from heatproof import methods
 from heatproof.errors import HeatproofError, InputError
 from heatproof.methods import Method
-from heatproof.proofs import on_models
-from heatproof.proofs.exact import ExactDifference, exact_map
-from heatproof.proofs.forms import form_of
-from heatproof.proofs.rational import Network, Weights
+from heatproof.proofs import models
+from heatproof.proofs.algebra.exact import ExactDifference, exact_map
+from heatproof.proofs.algebra.forms import form_of
+from heatproof.proofs.algebra.rational import Network, Weights
 
 FORMAT = "heatproof counterexample 1"
 EXACT, MODEL = "counterexample-exact.json", "counterexample.json"
@@ -55,7 +55,7 @@ def save_exact(found: ExactDifference, folder: Path) -> Path:
     return _written(text, folder / EXACT)
 
 
-def save_found(found: on_models.Found, folder: Path) -> Path:
+def save_found(found: models.Found, folder: Path) -> Path:
     """Write a difference on a model: one picture and one prompt, recomputed alone."""
     side, place = found.place.side, found.place
     subject = found.subject.single(side, place.item, place.target)
@@ -83,7 +83,7 @@ def save_found(found: on_models.Found, folder: Path) -> Path:
     return _written(text, path)
 
 
-def _prompts(subject: on_models.Subject, side: str) -> dict[str, Tensor]:
+def _prompts(subject: models.Subject, side: str) -> dict[str, Tensor]:
     if side == "text":
         return {"words": subject.words}
     return {} if isinstance(subject.targets, list) else {"targets": subject.targets}
@@ -188,16 +188,14 @@ def _integers(rows: Any) -> tuple[tuple[int, ...], ...]:
 def _replay_model(text: dict[str, Any], pair: list[Method], path: Path) -> Replay:
     tensors = _tensors(path.with_name(Path(text["tensors"]).name))
     # What a file names is never downloaded.
-    model = on_models.loaded(text["model"], allow_download=False).model
+    model = models.loaded(text["model"], allow_download=False).model
     if model.weights_hash != text["weights_hash"]:
         return _failed(
             0.0, f"{text['model']} has other weights here than those of the counterexample"
         )
     side, token = text["side"], int(text["token"])
     targets = tensors.get("targets") if text["classes"] is None else list(text["classes"])
-    subject = on_models.Subject(
-        text["model"], model, tensors["pixels"], targets, tensors.get("words")
-    )
+    subject = models.Subject(text["model"], model, tensors["pixels"], targets, tensors.get("words"))
     maps = [subject.values(method, side)[0, 0].double() for method in pair]
     difference = float(maps[0][token] - maps[1][token])
     scale = max(float(each.abs().max()) for each in maps)
@@ -214,7 +212,7 @@ def _replay_model(text: dict[str, Any], pair: list[Method], path: Path) -> Repla
             )
     if not abs(difference - float(text["difference"])) <= REPLAYED * scale:
         return _failed(difference, f"the difference is not the recorded {text['difference']:.9g}")
-    if abs(difference) <= on_models.TOLERANCE * scale:
+    if abs(difference) <= models.TOLERANCE * scale:
         return _failed(difference, "the maps do not differ beyond the tolerance")
     return _compared(difference)
 

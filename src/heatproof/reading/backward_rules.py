@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from heatproof.errors import ReadingError
-from heatproof.reading.call import AttentionCall, at_least_float32
+from heatproof.reading.attention_call import AttentionCall, at_least_float32
 from heatproof.reading.interventions import Intervention
 
 Rule = Callable[..., Tensor]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from heatproof.reading.call import AttentionCall, at_least_float32, merge_heads
+from heatproof.reading.attention_call import AttentionCall, at_least_float32, merge_heads
 
 Intervention = Callable[[AttentionCall], AttentionCall]
 

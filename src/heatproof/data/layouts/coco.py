@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Bool
 
 from heatproof.data import masks
+from heatproof.data.dataset import Instance, LabelledImages, visible
 from heatproof.data.layouts.classes import Classes
 from heatproof.data.layouts.reading import LayoutError, Sample, json_of, picture_in
 from heatproof.data.lazy import Files, Lazy
 from heatproof.data.left_out import LeftOut
 from heatproof.data.masks import Marked
-from heatproof.data.pictured import Pictured, Thing, visible
 from heatproof.data.polygons import Points, box_polygon, filled, overhang, polygons_of
 from heatproof.errors import InputError
 from heatproof.images import Frame, frame_of
@@ -232,7 +232,7 @@ def pictured(
     template: str,
     mask_of: Callable[[Annotation, Image, Frame], Marked],
     name: str,
-) -> Pictured:
+) -> LabelledImages:
     """One thing an instance. Crowds are no things: their pixels are unjudged for their category,
     and a picture with a category as a crowd alone is left out: the category is neither to be found
     there nor absent. So are pictures without an instance, which nothing can be asked of.
@@ -258,7 +258,7 @@ def pictured(
     _examine(found, chosen, classes)
     paths = [picture_in(places, found.pictures[n].name, found.path.name) for n in chosen]
 
-    def things(row: int) -> tuple[Thing, ...]:
+    def things(row: int) -> tuple[Instance, ...]:
         number, frame = chosen[row], frame_of(paths[row])
         image = found.pictures[number]
         each = [(note, mask_of(note, image, frame)) for note in of[number]]
@@ -269,11 +269,11 @@ def pictured(
                 crowds[label] = crowds.get(label, False) | marked.mask
         void = [m.mask for note in found.of[number] for m in _void(note, image, frame)]
 
-        def thing(label: int, marked: Marked) -> Thing:
+        def thing(label: int, marked: Marked) -> Instance:
             unjudged = [crowds[label]] if label in crowds else []
             unjudged += void + ([] if marked.judged is None else [~marked.judged])
             judged = marked.mask | ~np.logical_or.reduce(unjudged) if unjudged else None
-            return Thing(label, marked.mask, judged)
+            return Instance(label, marked.mask, judged)
 
         return visible(
             (thing(classes.labels[int(n["category_id"])], m) for n, m in each if not is_crowd(n)),
@@ -289,7 +289,7 @@ def pictured(
         frozenset(classes.labels[k] for k in found.pictures[n].absent if k in classes.labels)
         for n in chosen
     ]
-    return Pictured(
+    return LabelledImages(
         name,
         Files(paths),
         Lazy(things, range(len(chosen))),
@@ -321,7 +321,7 @@ def _not_shown(note: Annotation, image: Image, classes: Classes[int]) -> str:
     return "crowds (iscrowd), which are no objects: not judged" if is_crowd(note) else ""
 
 
-def read(root: Path, sample: Sample, template: str) -> Pictured:
+def read(root: Path, sample: Sample, template: str) -> LabelledImages:
     """The official layout; see `pictured`."""
     path = _instances_file(root)
     found = instances(path)

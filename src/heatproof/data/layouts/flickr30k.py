@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from heatproof.data import masks
+from heatproof.data.dataset import Instance, LabelledImages, visible
 from heatproof.data.layouts.reading import (
     LayoutError,
     Sample,
@@ -23,7 +24,6 @@ from heatproof.data.layouts.reading import (
 )
 from heatproof.data.lazy import Files, Lazy
 from heatproof.data.left_out import LeftOut
-from heatproof.data.pictured import Pictured, Thing, visible
 from heatproof.images import Frame, frame_of
 
 PHRASE = re.compile(r"\[/EN#(\d+)(?:/[^\s/\]]+)+ ([^\[\]]+)\]")
@@ -43,7 +43,7 @@ class Boxed:
     boxes: dict[str, list[Box]]
 
 
-def read(root: Path, sample: Sample, template: str) -> Pictured:
+def read(root: Path, sample: Sample, template: str) -> LabelledImages:
     """One prompt a phrase (verbatim: `template` is not used), one thing each for all boxes of its
     entity. Phrases without a box are left out (scenes, things not to be seen). The pictures of
     test.txt where it is there, else all. A phrase is true of more pictures than it was written
@@ -81,16 +81,19 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
         for label, text in enumerate(dict.fromkeys(text for of in phrases for _, text in of))
     }
 
-    def things(row: int) -> tuple[Thing, ...]:
+    def things(row: int) -> tuple[Instance, ...]:
         frame, one = frame_of(paths[row]), boxed[row]
         what = f"the annotation {names[row]}.xml"
         return visible(
-            (Thing(labels[text], _mask(one, entity, frame, what)) for entity, text in phrases[row]),
+            (
+                Instance(labels[text], _mask(one, entity, frame, what))
+                for entity, text in phrases[row]
+            ),
             left_out,
             names[row],
         )
 
-    return Pictured(
+    return LabelledImages(
         "Flickr30k Entities",
         Files(paths),
         Lazy(things, range(len(paths))),

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from heatproof.data import masks
+from heatproof.data.dataset import Instance, LabelledImages, visible
 from heatproof.data.layouts.classes import Classes, numbered_names
 from heatproof.data.layouts.coco import (
     Annotation,
@@ -40,7 +41,6 @@ from heatproof.data.layouts.reading import (
 from heatproof.data.lazy import Files, Lazy
 from heatproof.data.left_out import LeftOut
 from heatproof.data.masks import Marked
-from heatproof.data.pictured import Pictured, Thing, visible
 from heatproof.images import Frame, frame_of
 
 MASKS = (".png", ".tif", ".tiff", ".bmp", ".gif")
@@ -54,7 +54,7 @@ LAYOUTS = (
 )
 
 
-def read(root: Path, sample: Sample, template: str) -> Pictured:
+def read(root: Path, sample: Sample, template: str) -> LabelledImages:
     """The layout that the folder has; pictures without a mask are left out."""
     if (root / "instances.json").is_file():
         return annotated(root, template=template, sample=sample)
@@ -71,7 +71,9 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
 # --- COCO's JSON ------------------------------------------------------------------------------
 
 
-def annotated(root: Path, *, template: str = "a {}", sample: Sample | None = None) -> Pictured:
+def annotated(
+    root: Path, *, template: str = "a {}", sample: Sample | None = None
+) -> LabelledImages:
     """A folder in COCO's layout: `instances.json` beside `images/`. Masks are polygons, run
     lengths, boxes, or files named by "mask_file"."""
     path = root / "instances.json"
@@ -130,7 +132,7 @@ class Drawn:
     masks: tuple[tuple[str, Path], ...]
 
 
-def _in_class_folders(root: Path, sample: Sample, template: str) -> Pictured:
+def _in_class_folders(root: Path, sample: Sample, template: str) -> LabelledImages:
     left_out = LeftOut()
     pictures = _by_stem(root / "images", root / "masks", left_out)
     folders = folders_in(root / "masks")
@@ -148,7 +150,7 @@ def _in_class_folders(root: Path, sample: Sample, template: str) -> Pictured:
     return _pictured(root, drawn, [each.name for each in folders], sample, template, left_out)
 
 
-def _beside(root: Path, sample: Sample, template: str) -> Pictured:
+def _beside(root: Path, sample: Sample, template: str) -> LabelledImages:
     """CLASS/a.jpg with CLASS/a.png; a PNG of the same stem as another picture is a mask."""
     drawn: list[Drawn] = []
     names: list[str] = []
@@ -179,7 +181,7 @@ def _pictured(
     sample: Sample,
     template: str,
     left_out: LeftOut,
-) -> Pictured:
+) -> LabelledImages:
     """Masks of the background are left out; those of void are unjudged for all objects."""
     if not drawn:
         raise LayoutError(f"got no mask in {root / 'masks'}, expected masks/CLASS/a.png")
@@ -189,7 +191,7 @@ def _pictured(
     chosen = sample.of([one for one in drawn if one not in nothing])
     reader = MaskReader()
 
-    def things(row: int) -> tuple[Thing, ...]:
+    def things(row: int) -> tuple[Instance, ...]:
         one, frame = chosen[row], frame_of(chosen[row].path)
         marked = [
             (kind, reader.marked(file, frame, f"the mask {file}"))
@@ -198,15 +200,15 @@ def _pictured(
         ]
         void = [m.mask for kind, m in marked if classes.roles[kind] == "void"]
 
-        def thing(kind: str, each: Marked) -> Thing:
+        def thing(kind: str, each: Marked) -> Instance:
             unjudged = void + ([] if each.judged is None else [~each.judged])
             judged = each.mask | ~np.logical_or.reduce(unjudged) if unjudged else None
-            return Thing(classes.labels[kind], each.mask, judged)
+            return Instance(classes.labels[kind], each.mask, judged)
 
         objects = (thing(k, m) for k, m in marked if classes.roles[k] == "object")
         return visible(objects, left_out, one.path.name)
 
-    return Pictured(
+    return LabelledImages(
         str(root),
         Files([each.path for each in chosen]),
         Lazy(things, range(len(chosen))),
@@ -216,7 +218,7 @@ def _pictured(
     )
 
 
-def _numbered(root: Path, sample: Sample, template: str) -> Pictured:
+def _numbered(root: Path, sample: Sample, template: str) -> LabelledImages:
     """masks/a.png numbers classes as classes.txt does; 0 is the background, and the largest number
     of 8 or of 16 bits is unjudged where no class has it. A thing is all pixels of a class."""
     listed = root / "classes.txt"
@@ -243,7 +245,7 @@ def _numbered(root: Path, sample: Sample, template: str) -> Pictured:
     unmasked = [path.name for stem, path in pictures.items() if stem not in of]
     left_out.add("images left out, without a mask", unmasked)
 
-    def things(row: int) -> tuple[Thing, ...]:
+    def things(row: int) -> tuple[Instance, ...]:
         path, file = chosen[row]
         pixels = masks.numbers(file, classes.roles)
         pixels = masks.fitted(pixels, frame_of(path), f"the mask {file}", stored=False)
@@ -261,7 +263,7 @@ def _numbered(root: Path, sample: Sample, template: str) -> Pictured:
         labels = dict.fromkeys(classes.labels[k] for k in found if k in classes.labels)
         return visible(
             (
-                Thing(
+                Instance(
                     label,
                     np.isin(pixels, [k for k in found if classes.labels.get(k) == label]),
                     None if judged.all() else judged,
@@ -272,7 +274,7 @@ def _numbered(root: Path, sample: Sample, template: str) -> Pictured:
             path.name,
         )
 
-    return Pictured(
+    return LabelledImages(
         str(root),
         Files([path for path, _ in chosen]),
         Lazy(things, range(len(chosen))),

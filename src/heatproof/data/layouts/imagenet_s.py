@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from heatproof.data import masks as masking
+from heatproof.data.dataset import Instance, LabelledImages
 from heatproof.data.layouts.imagenet import ClassFolder, class_names, imagenet
 from heatproof.data.layouts.reading import LayoutError, Sample, lines_of
 from heatproof.data.lazy import Files, Lazy
 from heatproof.data.left_out import LeftOut
-from heatproof.data.pictured import Pictured, Thing
 from heatproof.images import frame_of, open_stored
 
 SIZES = (50, 300, 919)
@@ -92,7 +92,7 @@ def imagenet_s_mask(path: Path, wanted: int) -> Bool[np.ndarray, "row col"]:
     return imagenet_s_pixels(path) == wanted
 
 
-def read(root: Path, sample: Sample, template: str) -> Pictured:
+def read(root: Path, sample: Sample, template: str) -> LabelledImages:
     """Each picture's things are its own class's pixels, then those of other classes in its mask.
 
     Pixels of id 1000 are unjudged. Pictures were annotated with their own class in mind: what else
@@ -106,7 +106,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
     left_out = LeftOut()
     chosen = sample.of(list(zip(classes.items, paths, strict=True)))
 
-    def things(row: int) -> tuple[Thing, ...]:
+    def things(row: int) -> tuple[Instance, ...]:
         item, path = chosen[row]
         pixels = masking.fitted(imagenet_s_pixels(path), frame_of(item.path), f"the mask {path}")
         found = [number for number in np.unique(pixels).tolist() if number not in (0, IGNORED)]
@@ -124,12 +124,12 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
         unknown = [f"{path.name}, class {number}" for number in found if number not in labels]
         left_out.add("objects left out, of classes without a folder", unknown)
         return tuple(
-            Thing(labels[number], pixels == number, None if judged.all() else judged)
+            Instance(labels[number], pixels == number, None if judged.all() else judged)
             for number in sorted(found, key=lambda number: (number != own, number))
             if number in labels
         )
 
-    return Pictured(
+    return LabelledImages(
         "ImageNet-S",
         Files([item.path for item, _ in chosen]),
         Lazy(things, range(len(chosen))),

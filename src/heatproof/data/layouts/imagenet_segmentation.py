@@ -17,18 +17,18 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
+from heatproof.data.dataset import Instance, LabelledImages, visible
 from heatproof.data.layouts.imagenet import called
 from heatproof.data.layouts.reading import LayoutError, Sample
 from heatproof.data.lazy import Lazy
 from heatproof.data.left_out import LeftOut
-from heatproof.data.pictured import Pictured, Thing, visible
 
 FILE = "gtsegs_ijcv.mat"
 HDF5 = b"\x89HDF\r\n\x1a\n"
 FIELDS = ("img", "gt", "target")
 
 
-def read(root: Path, sample: Sample, template: str) -> Pictured:
+def read(root: Path, sample: Sample, template: str) -> LabelledImages:
     """One thing a picture: the class that it is of, by the file's first annotation. `root` is the
     file, or the folder that it is in. Other classes are not annotated: the set is not complete."""
     path = root / FILE if root.is_dir() else root
@@ -47,12 +47,12 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
         with opened(path) as file:
             return Segments(path, file).photo(row)
 
-    def things(row: int) -> tuple[Thing, ...]:
+    def things(row: int) -> tuple[Instance, ...]:
         with opened(path) as file:
-            found = [Thing(labels[row], Segments(path, file).mask(row))]
+            found = [Instance(labels[row], Segments(path, file).mask(row))]
         return visible(found, left_out, f"image {row}")
 
-    return Pictured(
+    return LabelledImages(
         "ImageNet-Segmentation",
         Lazy(photo, rows),
         Lazy(things, rows),

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from heatproof.data import masks
+from heatproof.data.dataset import Instance, LabelledImages, visible
 from heatproof.data.layouts.reading import (
     LayoutError,
     Sample,
@@ -20,7 +21,6 @@ from heatproof.data.layouts.reading import (
 )
 from heatproof.data.lazy import Files, Lazy
 from heatproof.data.left_out import LeftOut
-from heatproof.data.pictured import Pictured, Thing, visible
 from heatproof.images import Frame, frame_of
 
 COLUMNS = ("ImageId", "X", "Y", "Label", "EstimatedYesNo")
@@ -37,7 +37,7 @@ class Points:
     no: list[Point] = field(default_factory=list)
 
 
-def read(root: Path, sample: Sample, template: str) -> Pictured:
+def read(root: Path, sample: Sample, template: str) -> LabelledImages:
     """One thing a class that a picture has a point of. `mask` holds the points that are on it,
     `judged` these and those that are not; "unsure" points are unjudged, and so are pixels that
     were judged both ways. Pictures without a "yes" are left out. What has no points may still be
@@ -60,7 +60,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
         raise LayoutError(f"the class descriptions in {root} have no name for {unnamed[0]}")
     label_of = {kind: label for label, kind in enumerate(kinds)}
 
-    def things(row: int) -> tuple[Thing, ...]:
+    def things(row: int) -> tuple[Instance, ...]:
         frame = frame_of(paths[row])
         return visible(
             (
@@ -72,7 +72,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
             chosen[row],
         )
 
-    return Pictured(
+    return LabelledImages(
         "Open Images V7",
         Files(paths),
         Lazy(things, range(len(paths))),
@@ -83,9 +83,9 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
     )
 
 
-def _thing(label: int, points: Points, frame: Frame) -> Thing:
+def _thing(label: int, points: Points, frame: Frame) -> Instance:
     yes, no = (_marked(each, frame) for each in (points.yes, points.no))
-    return Thing(label, yes & ~no, yes ^ no)
+    return Instance(label, yes & ~no, yes ^ no)
 
 
 def _marked(points: list[Point], frame: Frame) -> np.ndarray:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from heatproof.data.dataset import Instance, LabelledImages, visible
 from heatproof.data.layouts.coco import WRONG, Annotation, instances, mask_in
 from heatproof.data.layouts.pickled import plain
 from heatproof.data.layouts.reading import LayoutError, Sample, first_folder, json_of, picture
 from heatproof.data.lazy import Files, Lazy
-from heatproof.data.pictured import Pictured, Thing, visible
 from heatproof.images import frame_of
 
 SPLIT = "val"
@@ -20,7 +20,7 @@ SPLITS_BY = ("unc", "umd", "google", "berkeley")
 """Who made the split; where several files lie beside each other, the first of these is read."""
 
 
-def read(root: Path, sample: Sample, template: str) -> Pictured:
+def read(root: Path, sample: Sample, template: str) -> LabelledImages:
     """One prompt an expression (verbatim: `template` is not used), one thing each for the instance
     that it refers to. Pictures of the split "val". An expression is true of more pictures than it
     was written for, so the set is not complete."""
@@ -54,19 +54,19 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
     texts = [text for number in chosen for _, text in said[number]]
     labels = {text: label for label, text in enumerate(dict.fromkeys(texts))}
 
-    def things(row: int) -> tuple[Thing, ...]:
+    def things(row: int) -> tuple[Instance, ...]:
         number, frame = chosen[row], frame_of(paths[row])
         masks = {
             annotation: mask_in(by_id[annotation], found.pictures[number], frame)
             for annotation in dict.fromkeys(each for each, _ in said[number])
         }
         return visible(
-            (Thing(labels[text], masks[each]) for each, text in said[number]),
+            (Instance(labels[text], masks[each]) for each, text in said[number]),
             found.left_out,
             found.pictures[number].name,
         )
 
-    return Pictured(
+    return LabelledImages(
         root.name,
         Files(paths),
         Lazy(things, range(len(paths))),

@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from heatproof.data import masks
+from heatproof.data.dataset import Instance, LabelledImages
 from heatproof.data.layouts.classes import role_of
 from heatproof.data.layouts.reading import LayoutError, Sample, lines_of, picture
 from heatproof.data.lazy import Files, Lazy
 from heatproof.data.left_out import LeftOut
-from heatproof.data.pictured import Pictured, Thing
 from heatproof.images import Frame, frame_of
 
 VOID = 255
@@ -25,7 +25,7 @@ CLASSES = (
 """Their numbers are 1 to 20; "diningtable", "pottedplant" and "tvmonitor" written as words."""
 
 
-def read(root: Path, sample: Sample, template: str) -> Pictured:
+def read(root: Path, sample: Sample, template: str) -> LabelledImages:
     """One thing an object of SegmentationObject, its class that of its pixels in
     SegmentationClass. Void pixels are unjudged, for every thing of the picture."""
     listed = root / "ImageSets" / "Segmentation" / "val.txt"
@@ -48,7 +48,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
                     f"got no mask {root / part / f'{name}.png'}, expected one for {name}.jpg"
                 )
 
-    def things(row: int) -> tuple[Thing, ...]:
+    def things(row: int) -> tuple[Instance, ...]:
         frame, file = frame_of(paths[row]), f"{names[row]}.png"
         classes, objects = root / "SegmentationClass" / file, root / "SegmentationObject" / file
         found = _things(_pixels(classes, frame), _pixels(objects, frame), objects)
@@ -56,7 +56,7 @@ def read(root: Path, sample: Sample, template: str) -> Pictured:
             left_out.add("images without an object in their mask", [names[row]])
         return found
 
-    return Pictured(
+    return LabelledImages(
         "VOC 2012",
         Files(paths),
         Lazy(things, range(len(paths))),
@@ -103,9 +103,9 @@ def _pixels(path: Path, frame: Frame) -> Int64[np.ndarray, "row col"]:
 
 def _things(
     classes: Int64[np.ndarray, "row col"], objects: Int64[np.ndarray, "row col"], path: Path
-) -> tuple[Thing, ...]:
+) -> tuple[Instance, ...]:
     judged = (classes != VOID) & (objects != VOID)
-    found: list[Thing] = []
+    found: list[Instance] = []
     for number in np.unique(objects[judged]).tolist():
         if not number:
             continue
@@ -116,5 +116,5 @@ def _things(
             raise LayoutError(
                 f"{path}: object {number} is of class {kind}, expected 1 to {len(CLASSES)}"
             )
-        found.append(Thing(kind - 1, mask, None if judged.all() else judged))
+        found.append(Instance(kind - 1, mask, None if judged.all() else judged))
     return tuple(found)

@@ -113,7 +113,7 @@ def _coverage(
 def render(
     scenes: Scenes, *, pixels: int = PIXELS, masks: bool = True
 ) -> tuple[UInt8[Tensor, "scene 3 row col"], Bool[Tensor, "scene object row col"]]:
-    """Pictures (0-255) and the visible pixels of each object (occluded ones left out).
+    """ImageInputs (0-255) and the visible pixels of each object (occluded ones left out).
 
     With `masks=False` the second has no rows of objects: (scene, 0, row, col).
     """

@@ -1,0 +1,1 @@
+"""One `explain`, from arguments to result: inputs, batches, forward, attribution, certificate."""

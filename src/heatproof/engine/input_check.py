@@ -1,0 +1,233 @@
+"""The check named "input": are these the pixels that the model's own processor makes, and is this
+the score that the model's own call gives?
+
+The photo goes through the library's processor and the library's model once more (`models.library`);
+what comes out is compared with the pixels and the untouched scores of the explanation.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from heatproof import scores
+from heatproof.certificate import Check
+from heatproof.engine.inputs import ImageInputs, Prompts
+from heatproof.models.geometry import MOST_PIXELS, Preprocess
+from heatproof.models.library import Inputs, Library, NoCall, NoLibrary
+from heatproof.models.model import Model
+from heatproof.tolerances import TOLERANCE
+
+NAME = "input"
+TENSOR = "a preprocessed tensor was handed in: nobody can tell which photo and processor made it"
+
+# What a library's own call raises on inputs or settings that it does not take.
+REFUSALS = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError)
+
+
+@dataclass
+class InputCheck:
+    """Compares explanations of one question with the library's own call.
+
+    `given` are the prompts as the user handed them in, `prompts` what heatproof made of them. The
+    library embeds the prompts once, however many images follow.
+    """
+
+    given: Any
+    prompts: Prompts
+    score: scores.Score
+    texts: Any = field(init=False, default=None)
+    others: Any = field(init=False, default=None)
+
+    def __call__(
+        self, shown: ImageInputs, reported: Float[Tensor, "image prompt"], batch_size: int
+    ) -> Check:
+        """The check for these images, whose untouched scores are `reported`."""
+        if not shown.photos:
+            return Check(NAME, "not applicable", TENSOR)
+        library = shown.model.library
+        if isinstance(library, NoLibrary):
+            return Check(NAME, library.verdict, library.reason)
+        prepare = library_inputs(shown.model)
+        assert prepare is not None
+        asked = shown.own or tuple(prepare(photo.image) for photo in shown.photos)
+        own = [inputs for inputs in asked if inputs is not None]
+        if len(own) < len(asked):
+            text = f"{library.name} would enlarge a photo to over {MOST_PIXELS // 10**6} megapixels"
+            return Check(NAME, "not established", text)
+        try:
+            theirs = self._scores(library, shown, own, batch_size)
+        except NoCall as reason:
+            return Check(NAME, "not established", str(reason))
+        except REFUSALS as error:
+            said = " ".join(str(error).split())[:160]
+            text = f"the model's own call ended in {type(error).__name__}: {said}"
+            return Check(NAME, "not established", text)
+        return _compared(library, shown, own, reported, theirs, self.prompts.labels)
+
+    def _scores(
+        self, library: Library, shown: ImageInputs, own: Sequence[Inputs], batch_size: int
+    ) -> Float[Tensor, "image prompt"]:
+        model, parts = shown.model, list[Tensor]()
+        with torch.inference_mode(False), torch.no_grad():
+            if self.texts is None:
+                self.texts = library.texts(self._prompts(library))
+                if self.score.against:
+                    self.others = library.texts(self._against(library))
+            for start in range(0, len(own), batch_size):
+                inputs = _together(model, own[start : start + batch_size])
+                matched = library.match(inputs, self.texts)
+                others = matched[:, :0]
+                if self.others is not None:
+                    others = library.match(inputs, self.others)
+                parts.append(self.score(_pairs(model, matched, others)))
+        return torch.cat(parts)
+
+    def _prompts(self, library: Library) -> Any:
+        """Texts where the library reads them itself, else ids; classes and embeddings as given."""
+        tokens = self.prompts.tokens
+        if tokens is None:
+            return self.prompts.embeddings
+        if isinstance(self.given, Tensor) or not library.reads_text:
+            return tokens.ids
+        return list(tokens.texts)
+
+    def _against(self, library: Library) -> Any:
+        if self.prompts.tokens is not None and library.reads_text:
+            return list(self.score.against)
+        raise NoCall(f"score {self.score.name} names a prompt that the library cannot read here")
+
+
+def coordinates_check(
+    shown: ImageInputs, embeddings: Float[Tensor, "image dim"], batch_size: int
+) -> Check:
+    """The check for embeddings (or logits), whose coordinates are explained: `jacobian`."""
+    count = embeddings.shape[1]
+    each = torch.eye(count, dtype=embeddings.dtype, device=shown.pixels.device)
+    coordinates = Prompts(tuple(f"coordinate {n}" for n in range(count)), each)
+    classifier = bool(shown.model.classes)
+    reported = embeddings if classifier else torch.nn.functional.normalize(embeddings, dim=-1)
+    score = scores.Logit("class-logit") if classifier else scores.Cosine()
+    return InputCheck(each, coordinates, score)(shown, reported, batch_size)
+
+
+def library_inputs(model: Model) -> Callable[[Image.Image], Inputs | None] | None:
+    """What the library's own processor makes of a photo; None where no processor is known."""
+    if isinstance(model.library, NoLibrary):
+        return None
+    return partial(_prepared, model.image.preprocess, model.library.prepare)
+
+
+def _prepared(
+    preprocess: Preprocess, prepare: Callable[[Image.Image], Inputs], photo: Image.Image
+) -> Inputs | None:
+    width, height = preprocess.resized(*photo.size)
+    return None if width * height > MOST_PIXELS else prepare(photo)
+
+
+def _pairs(model: Model, matched: Tensor, others: Tensor) -> scores.Pairs:
+    """Cosines (or logits, of a classifier) as pairs; the scale is read off the model itself."""
+    if model.classes:
+        return scores.Pairs(None, matched, matched, others, own=True)
+    logit, against = (_logit(model.module, cosine) for cosine in (matched, others))
+    return scores.Pairs(matched, logit, logit, against, own=True)
+
+
+def _logit(module: Any, cosine: Tensor) -> Tensor:
+    scale, bias = getattr(module, "logit_scale", None), getattr(module, "logit_bias", None)
+    logit = cosine if scale is None else cosine * scale.exp().to(cosine)
+    return logit if bias is None else logit + bias.to(cosine)
+
+
+def _together(model: Model, own: Sequence[Inputs]) -> dict[str, Tensor]:
+    """One batch of several, on the model's device and in its dtype."""
+    joined = {name: torch.cat([inputs[name] for inputs in own]) for name in own[0]}
+    return {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+        for name, tensor in joined.items()
+    }
+
+
+# The verdict -------------------------------------------------------------------------------------
+
+
+def _compared(
+    library: Library,
+    shown: ImageInputs,
+    own: Sequence[Inputs],
+    reported: Float[Tensor, "image prompt"],
+    theirs: Float[Tensor, "image prompt"],
+    labels: Sequence[str],
+) -> Check:
+    reported, theirs = reported.double().cpu(), theirs.double().cpu()
+    tolerance = TOLERANCE[shown.model.precision]
+    limit = tolerance * max(1.0, float(theirs.abs().max()))
+    gaps = (reported - theirs).abs()
+    gap = float(gaps.max())
+    ours = shown.pixels.detach().cpu()
+    pairs = [
+        (pixels, library.pixels(inputs).to(pixels))
+        for pixels, inputs in zip(ours, own, strict=True)
+    ]
+    worst = max(range(len(pairs)), key=lambda n: _pixel_gap(*pairs[n]))
+    pixel_gap = _pixel_gap(*pairs[worst])
+    same_pixels = pixel_gap <= tolerance * max(1.0, float(pairs[worst][1].abs().max()))
+    if same_pixels and gap <= limit:
+        text = f"{library.name} and the model's own call give the reported score, to {gap:.2g}"
+        return Check(NAME, "holds", text, gap, limit)
+    image, prompt = divmod(int(gaps.argmax()), gaps.shape[1])
+    if same_pixels:
+        what = f"The pixels are those that {library.name} makes, but the model's own call differs"
+    else:
+        by = "" if pixel_gap == float("inf") else f" by up to {pixel_gap:.2g}"
+        what = f"These are not the pixels that {library.name} makes: {difference(*pairs[worst])}"
+        what = f"{what}; pixels differ{by}"
+    mine, other = float(reported[image, prompt]), float(theirs[image, prompt])
+    text = (
+        f"{what}; the reported score with {labels[prompt]!r} is {mine:.4g} where the library gives "
+        f"{other:.4g} (gap {gap:.2g})."
+    )
+    return Check(NAME, "violated", text, gap, limit)
+
+
+def _pixel_gap(ours: Tensor, theirs: Tensor) -> float:
+    if ours.shape != theirs.shape:
+        return float("inf")
+    return float((ours - theirs).abs().max())
+
+
+def difference(ours: Float[Tensor, "3 height width"], theirs: Float[Tensor, "3 _ _"]) -> str:
+    """What tells our pixels from theirs, in words: their size, order, scale or place."""
+    if ours.shape != theirs.shape:
+        (height, width), (own_height, own_width) = ours.shape[1:], theirs.shape[1:]
+        return f"{height} x {width} pixels instead of {own_height} x {own_width}"
+    mirrored = {
+        "left and right are swapped": theirs.flip(2),
+        "top and bottom are swapped": theirs.flip(1),
+        "red and blue are swapped": theirs.flip(0),
+    }
+    for name, pixels in mirrored.items():
+        if _alike(ours, pixels):
+            return name
+    if _alike(ours, _rescaled(theirs, ours)):
+        return "mean or standard deviation is another"
+    return "resizing or cropping is another (way, filter or place)"
+
+
+def _alike(ours: Tensor, theirs: Tensor) -> bool:
+    return _pixel_gap(ours, theirs) <= 1e-3 * max(1.0, float(theirs.abs().max()))
+
+
+def _rescaled(pixels: Tensor, like: Tensor) -> Tensor:
+    """The pixels, channel by channel, on the straight line that fits `like` best."""
+    x, y = pixels.double().flatten(1), like.double().flatten(1)
+    x0, y0 = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
+    slope = ((x - x0) * (y - y0)).sum(1, keepdim=True) / ((x - x0) ** 2).sum(1, keepdim=True).clamp(
+        min=1e-12
+    )
+    return (y0 + slope * (x - x0)).view_as(pixels).to(pixels)

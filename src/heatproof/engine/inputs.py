@@ -1,0 +1,294 @@
+"""What users hand in (files, pictures, tensors; texts, ids, embeddings) as the towers take it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from heatproof import checking
+from heatproof.engine.ledger import encoded_together
+from heatproof.errors import ImageError, InputError, PromptError
+from heatproof.images import Photo, open_image
+from heatproof.models.geometry import View
+from heatproof.models.library import Inputs
+from heatproof.models.model import Model, Tokens
+from heatproof.models.running import check_default_device, own_encoder
+
+Picture = str | Path | Image.Image | np.ndarray
+Images = Picture | Iterable[Picture] | Tensor
+PromptInput = Iterable[str] | Tensor
+ImageSize = tuple[int, int] | int | str | None
+
+TEXT_BATCH = 64
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+WEIGHTED = (
+    "the prompts are numbers and the model is a classifier: each score is the sum of all class "
+    "logits, times these numbers"
+)
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """ImageInputs as the image tower takes them, with the model at the size that they need.
+
+    `own` is what the library's own processor makes of each photo, where it was asked already; None
+    for a photo that it would enlarge too far.
+    """
+
+    model: Model
+    pixels: Float[Tensor, "image 3 height width"]
+    photos: tuple[Photo, ...] = ()
+    views: tuple[View, ...] = ()
+    own: tuple[Inputs | None, ...] = ()
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return tuple(f"{p.source}: {notice}" for p in self.photos for notice in p.notices)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts with their embeddings; `tokens` is None for class names and bare embeddings."""
+
+    labels: tuple[str, ...]
+    embeddings: Float[Tensor, "prompt dim"]
+    tokens: Tokens | None = None
+    said: tuple[str, ...] = ()
+
+    @property
+    def unknown(self) -> tuple[tuple[str, ...], ...]:
+        """For each prompt the words that the tokenizer does not know."""
+        known = () if self.tokens is None else self.tokens.unknown
+        return known or ((),) * len(self.labels)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What of the prompts the model does not read as it stands there."""
+        return self.said if self.tokens is None else tuple(_prompt_notices(self.tokens))
+
+
+def _prompt_notices(tokens: Tokens) -> Iterator[str]:
+    for text, cut in zip(tokens.texts, tokens.cut, strict=True):
+        if cut:
+            yield f"prompt {text!r} is longer than the context; cut off: {cut!r}"
+    for text, words, unread in zip(tokens.texts, tokens.control, tokens.unread, strict=False):
+        if words:
+            behind = f"; the model does not read what follows: {unread!r}" if unread else ""
+            yield (
+                f"prompt {text!r}: the tokenizer takes {_listed(words)} for its own control "
+                f"token{'s' if len(words) > 1 else ''}{behind}"
+            )
+    for text, words in zip(tokens.texts, tokens.unknown, strict=False):
+        if words:
+            yield (
+                f"prompt {text!r}: the model does not know {_listed(words)}; "
+                "it reads every unknown word as the same token"
+            )
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(repr(word) for word in dict.fromkeys(words))
+
+
+def pictures(model: Model, images: Images, size: ImageSize) -> ImageInputs:
+    """Open and preprocess pictures; `size` is (height, width), "keep" or "native".
+
+    "keep" keeps the aspect ratio of the pictures: shortest side as the model's own, both sides
+    rounded to whole patches, nothing cut off. Tensors say their size themselves.
+    """
+    check_default_device()
+    if isinstance(images, Tensor):
+        return _from_tensor(model, images)
+    photos = tuple(open_image(each) for each in checking.images(images))
+    sized = at_size(model, wanted_size(model, photos, size))
+    process = sized.image.preprocess
+    pixels = _stacked([process(photo.image) for photo in photos])
+    views = tuple(process.view(*photo.image.size) for photo in photos)
+    return ImageInputs(sized, pixels.to(model.device, model.dtype), photos, views)
+
+
+def _stacked(pixels: Sequence[Tensor]) -> Float[Tensor, "image 3 height width"]:
+    sizes = {tuple(each.shape[1:]) for each in pixels}
+    if len(sizes) > 1:
+        raise InputError(
+            f"the model gives each image a grid of its own aspect ratio, and these {len(pixels)} "
+            f"come to {len(sizes)} different sizes; explain them one by one, or with explain_each"
+        )
+    return torch.stack(list(pixels))
+
+
+def _from_tensor(model: Model, pixels: Tensor) -> ImageInputs:
+    if pixels.dim() == 3:
+        pixels = pixels.unsqueeze(0)
+    shaped = is_plain(pixels) and pixels.dim() == 4 and pixels.shape[1] == 3 and pixels.numel()
+    if not shaped or not pixels.is_floating_point():
+        raise ImageError(
+            f"got a tensor of shape {tuple(pixels.shape)} and {pixels.dtype}, expected "
+            "preprocessed floats of shape (image, 3, height, width), all of them there"
+        )
+    if not is_finite(pixels):
+        raise ImageError(
+            "got a tensor with values that are not finite (NaN or infinite), expected preprocessed "
+            "pixels; was something divided by 0?"
+        )
+    size = (pixels.shape[-2], pixels.shape[-1])
+    sized = at_size(model, size)  # refuses what is no whole number of patches
+    if model.image.preprocess.flexible:
+        sized = model
+    return ImageInputs(sized, pixels.to(model.device, model.dtype))
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor's values are there to be read: not sparse, quantized or on no device."""
+    return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite, asked without a copy: the memory may be limited."""
+    return all(bool(extreme.isfinite()) for extreme in tensor.detach().aminmax())
+
+
+def at_size(model: Model, size: tuple[int, int] | None) -> Model:
+    """The model for pictures of this height and width; itself where they are its own, or None."""
+    native = model.image.preprocess
+    height, width = size or (native.height, native.width)
+    if size is None or (not native.flexible and size == (native.height, native.width)):
+        return model
+    if model.resized is None:
+        raise InputError(
+            f"{model.spec} takes {native.height} x {native.width} pixels alone, got "
+            f"{height} x {width}: its family has no rule for other sizes"
+        )
+    return model.resized(height, width)
+
+
+def wanted_size(model: Model, photos: Sequence[Photo], size: ImageSize) -> tuple[int, int] | None:
+    size = checking.image_size(size)
+    if size is None or size == "native":
+        return None
+    if isinstance(size, tuple):
+        return size
+    native = model.image.preprocess
+    if native.flexible:
+        return None
+    patch = native.height // model.image.layout(native.height, native.width).rows
+    wanted = {_kept(photo.image.size, min(native.height, native.width), patch) for photo in photos}
+    if len(wanted) > 1:
+        raise InputError(
+            f"image size 'keep' needs pictures of one aspect ratio, got {len(wanted)} different "
+            "ones; explain them one by one"
+        )
+    return wanted.pop()
+
+
+def _kept(size: tuple[int, int], shortest: int, patch: int) -> tuple[int, int]:
+    width, height = size
+    factor = shortest / min(size)
+    if max(size) * factor > 8 * shortest:
+        raise InputError(
+            f"a picture of {width} x {height} pixels is too long and thin for image size 'keep'; "
+            "try --image-size native"
+        )
+    return max(patch, round(height * factor / patch) * patch), max(
+        patch, round(width * factor / patch) * patch
+    )
+
+
+def prompts(model: Model, given: PromptInput, memory: int | str | None = None) -> Prompts:
+    """Tokenise and embed prompts: texts, token ids, unit embeddings; class names of a classifier.
+
+    `memory` bounds what embedding them takes.
+
+    Raises:
+        PromptError: no prompt, an empty one, or a tensor of the wrong kind.
+    """
+    if isinstance(given, Tensor):
+        return _from_prompt_tensor(model, given, memory)
+    texts = checking.prompts(given, indices=bool(model.classes))
+    if model.classes:
+        return _classes(model, texts)
+    if model.text is None:
+        raise PromptError(
+            f"{model.spec} is an image tower without a text tower, got {texts[0][:40]!r}; expected "
+            "embeddings (prompt, dim) of the text tower that it was trained with"
+        )
+    return embed(model, texts, memory)
+
+
+def embed(model: Model, texts: Sequence[str], memory: int | str | None = None) -> Prompts:
+    """Texts through the model's own tokenizer and text encoder; an empty text is allowed."""
+    assert model.text is not None
+    tokens = model.text.tokenize(texts)
+    return Prompts(tuple(texts), _encode(model, tokens, memory), tokens)
+
+
+def _encode(model: Model, tokens: Tokens, memory: int | str | None) -> Tensor:
+    assert model.text is not None
+    encode = model.text.encode
+    size = encoded_together(model, lambda: encode(select(tokens, 0, 1)), memory, TEXT_BATCH)
+    parts: list[Tensor] = []
+    with torch.no_grad():
+        for start in range(0, len(tokens.texts), size):
+            with own_encoder(model.spec, "text"):
+                parts.append(encode(select(tokens, start, start + size)))
+    embeddings = torch.cat(parts)
+    return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+
+
+def select(tokens: Tokens, start: int, stop: int) -> Tokens:
+    """Some of the prompts."""
+    part = slice(start, stop)
+    return replace(
+        tokens,
+        ids=tokens.ids[part],
+        readout=tokens.readout[part],
+        texts=tokens.texts[part],
+        pieces=tokens.pieces[part],
+        cut=tokens.cut[part],
+        control=tokens.control[part],
+        unread=tokens.unread[part],
+        unknown=tokens.unknown[part],
+        mask=None if tokens.mask is None else tokens.mask[part],
+    )
+
+
+def _classes(model: Model, names: Sequence[str]) -> Prompts:
+    from heatproof.models.classifiers import class_indices
+
+    index = class_indices(model, names)
+    one_hot = torch.nn.functional.one_hot(index, len(model.classes))
+    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+    labels = tuple(model.classes[int(i)] for i in index)
+    return Prompts(labels, one_hot.to(model.device, dtype))
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """A tensor that gradients may go through: a copy of one made in `torch.inference_mode`."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def _from_prompt_tensor(model: Model, given: Tensor, memory: int | str | None) -> Prompts:
+    given = ordinary(given)
+    kind = given.dtype in INTEGERS or given.is_floating_point()
+    if not is_plain(given) or given.dim() != 2 or not given.numel() or not kind:
+        raise PromptError(
+            f"got a prompt tensor of shape {tuple(given.shape)} and {given.dtype}, expected token "
+            "ids (prompt, context) or embeddings (prompt, dim)"
+        )
+    if given.is_floating_point():
+        if not is_finite(given):
+            raise PromptError("got embeddings that are not finite (NaN or infinite values)")
+        dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+        labels = tuple(f"embedding {n}" for n in range(len(given)))
+        said = (WEIGHTED,) if model.classes else ()
+        return Prompts(labels, given.detach().to(model.device, dtype), said=said)
+    if model.text is None:
+        raise PromptError(f"{model.spec} has no text tower; expected class names or indices")
+    tokens = model.text.from_ids(given.to(model.device))
+    return Prompts(tokens.texts, _encode(model, tokens, memory), tokens)

@@ -1,0 +1,200 @@
+"""Maps for prompts that are not known yet: a picture's maps of all coordinates of its embedding.
+
+A map that is linear in the score's gradient is, by the chain rule, a sum over the embedding's
+coordinates: dS/df_c times the map of coordinate c. So a picture is read once, and any number of
+prompts is explained afterwards by a matrix product, without the image tower.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from heatproof import checking
+from heatproof.certificate import Certificate, certificate_from
+from heatproof.engine import inputs
+from heatproof.engine.forward import slopes_of
+from heatproof.engine.inputs import PromptInput
+from heatproof.errors import InputError, PromptError
+from heatproof.explanation import Record
+from heatproof.models.model import Model
+from heatproof.reading.attention_call import exact
+from heatproof.scores import Margin, Score, pairs, score_of, slopes
+
+SCHEMA = "heatproof jacobian 2"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What of a model compares embeddings: enough to score pairs without it."""
+
+    classes: tuple[str, ...] = ()
+    logit_scale: float = 1.0
+    logit_bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class Jacobian:
+    """The signed map of each coordinate of each image's embedding, on the patch grid.
+
+    `model` is needed for prompts that are texts; None after `load_jacobian` without one.
+    `certificate` is that of the coordinates' maps. `embeddings` are the untouched model's,
+    `explained` those of the pass that was explained, which the maps are about.
+    """
+
+    by_coordinate: Float[Tensor, "image dim row col"]
+    embeddings: Float[Tensor, "image dim"]
+    explained: Float[Tensor, "image dim"]
+    scale: Scale
+    record: Record
+    certificate: Certificate
+    model: Model | None = None
+
+    def maps(
+        self, prompts: PromptInput, *, score: str | Score = ""
+    ) -> Float[Tensor, "image prompt row col"]:
+        """Signed maps, float32: those that `explain` gives. Prompts are texts, token ids or class
+        names (with a model), or embeddings (prompt, dim).
+
+        Raises:
+            PromptError: texts without a model, or embeddings of another width.
+        """
+        chosen, texts, against = self._asked(prompts, score)
+        found = slopes(self.scale, chosen, self.explained, texts, against=against)
+        if found is None:
+            found = slopes_of(
+                lambda image: chosen(pairs(self.scale, image, texts, against=against)),
+                self.explained,
+            )
+        flat = self.by_coordinate.flatten(2)
+        with exact(flat):
+            return (found @ flat).unflatten(2, self.by_coordinate.shape[2:]).float()
+
+    def scores(
+        self, prompts: PromptInput, *, score: str | Score = ""
+    ) -> Float[Tensor, "image prompt"]:
+        """The untouched model's scores."""
+        return self._scores(self.embeddings, *self._asked(prompts, score))
+
+    def explained_scores(
+        self, prompts: PromptInput, *, score: str | Score = ""
+    ) -> Float[Tensor, "image prompt"]:
+        """The scores of the pass that `maps` explains."""
+        return self._scores(self.explained, *self._asked(prompts, score))
+
+    def _scores(
+        self,
+        embeddings: Float[Tensor, "image dim"],
+        chosen: Score,
+        texts: Tensor,
+        against: Tensor | None,
+    ) -> Float[Tensor, "image prompt"]:
+        return chosen(pairs(self.scale, embeddings, texts, against=against)).float()
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file: the tensors, and everything else as its metadata.
+
+        Raises:
+            InputError: the place cannot be written to.
+        """
+        path = checking.path("path", path)
+        about = {
+            "schema": SCHEMA,
+            "scale": asdict(self.scale),
+            "record": asdict(self.record),
+            "certificate": asdict(self.certificate),
+        }
+        tensors = {
+            "by_coordinate": self.by_coordinate.contiguous(),
+            "embeddings": self.embeddings.contiguous(),
+            "explained": self.explained.contiguous(),
+        }
+        try:
+            save_file(tensors, path, {"heatproof": json.dumps(about)})
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"cannot write {path}: {error}; try another place") from error
+        return path
+
+    def _asked(
+        self, prompts: PromptInput, score: str | Score
+    ) -> tuple[Score, Tensor, Tensor | None]:
+        if isinstance(score, str) and not score:
+            score = "class-logit" if self.scale.classes else "cosine"
+        chosen = score_of(score)
+        if not isinstance(prompts, Tensor):
+            prompts = checking.prompts(prompts, indices=bool(self.scale.classes))
+            if not self.scale.classes:
+                checking.no_files(prompts)
+        texts = self._embedded(prompts)
+        if isinstance(chosen, Margin) and len(texts) < 2:
+            raise InputError("score 'margin' compares prompts: got 1, expected at least 2")
+        if self.model is not None:
+            chosen.check(self.model, len(texts))
+        against = self._embedded(list(chosen.against)) if chosen.against else None
+        return chosen, texts, against
+
+    def _embedded(self, prompts: PromptInput) -> Float[Tensor, "prompt dim"]:
+        if self.model is not None:
+            texts = inputs.prompts(self.model, prompts).embeddings.cpu()
+        elif isinstance(prompts, Tensor) and prompts.dim() == 2 and prompts.is_floating_point():
+            if not inputs.is_plain(prompts) or not inputs.is_finite(prompts):
+                raise PromptError("got embeddings that are not finite, or not there to be read")
+            texts = prompts.detach().cpu()
+        else:
+            raise PromptError(
+                f"a jacobian of {self.record.model} without its model reads no texts; expected "
+                "embeddings (prompt, dim), or load_jacobian(path, model=...)"
+            )
+        width = self.embeddings.shape[1]
+        if texts.shape[1] != width:
+            raise PromptError(
+                f"got embeddings of width {texts.shape[1]}, {self.record.model} has {width}"
+            )
+        return texts.to(self.embeddings.dtype)
+
+
+def load_jacobian(path: str | Path, model: Model | None = None) -> Jacobian:
+    """Read what `Jacobian.save` wrote; `model`, where it is given, embeds texts.
+
+    Raises:
+        InputError: no such file, another kind of file, or a model of other weights.
+    """
+    path = checking.path("path", path)
+    if model is not None and not isinstance(model, Model):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"got {checking.shown(model)} as a model, expected one of heatproof.load")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about: dict[str, Any] = json.loads((file.metadata() or {}).get("heatproof", "{}"))
+            if about.get("schema") != SCHEMA:
+                raise InputError(
+                    f"{path} holds no jacobian of this version; expected a file of Jacobian.save"
+                )
+            names = ("by_coordinate", "embeddings", "explained")
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(
+            f"cannot read {path}: {error}; expected a file of Jacobian.save"
+        ) from error
+    certificate = certificate_from(about["certificate"])
+    made_by = certificate.environment.get("weights_sha256")
+    if model is not None and made_by is not None and model.weights_hash != made_by:
+        raise InputError(f"{path} is of other weights than {model.spec}; pass the model it is of")
+    scale: dict[str, Any] = {**about["scale"], "classes": tuple(about["scale"]["classes"])}
+    record: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in about["record"].items()
+    }
+    return Jacobian(
+        tensors["by_coordinate"],
+        tensors["embeddings"],
+        tensors["explained"],
+        Scale(**scale),
+        Record(**record),
+        certificate,
+        model,
+    )

@@ -1,0 +1,1 @@
+"""Pictures: colour, overlays, contact sheets, words, charts."""

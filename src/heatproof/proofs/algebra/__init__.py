@@ -1,0 +1,1 @@
+"""The algebra behind `prove`: symbols, exact arithmetic, the forms of a method, limits."""

@@ -1,0 +1,322 @@
+"""`prove`: is method A the same function as method B, by algebra, exactly, and on models?"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from heatproof import checking, methods, specs
+from heatproof.errors import InputError, UnknownName
+from heatproof.index import parse
+from heatproof.methods import Method, Switch
+from heatproof.proofs import models as on_models
+from heatproof.proofs.algebra import exact, limits, symbolic
+from heatproof.proofs.algebra.exact import ExactRun
+from heatproof.proofs.algebra.forms import Form, form_of
+from heatproof.proofs.algebra.limits import Limit
+from heatproof.proofs.algebra.symbolic import Step, SymbolicRun
+from heatproof.proofs.cost import Cost, measure
+from heatproof.proofs.models import ModelRun, Subject, text_of
+
+Verdict = Literal["proved", "refuted", "open"]
+LevelVerdict = Literal["proved", "refuted", "open", "not refuted", "not applicable"]
+Pair = tuple[Method, Method]
+CALLS: dict[str, tuple[int | None, ...]] = {"layers": (None, 1, 2)}
+"""Values that a switch without a list of values is run over; others stay at their default."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """What one level of proof found, in one sentence."""
+
+    name: Literal["symbolic", "exact", "models"]
+    verdict: LevelVerdict
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The answer, and all that carries it. Files and texts are made by `proofs.writing`.
+
+    `varied` are the switches that were run over, in step on both sides; `pairs` one pair of
+    methods for each setting. Runs are None where a level does not apply, `cost` where not asked.
+    """
+
+    names: tuple[str, str]
+    verdict: Verdict
+    levels: tuple[Level, ...]
+    varied: dict[str, tuple[Any, ...]]
+    pairs: tuple[Pair, ...]
+    steps: tuple[Step, ...]
+    symbolic: SymbolicRun | None
+    exact: ExactRun | None
+    models: ModelRun
+    limits: tuple[Limit, ...]
+    cost: Cost | None
+    seed: int
+
+    @property
+    def carried_by(self) -> tuple[str, ...]:
+        """The levels that carry the verdict."""
+        return tuple(level.name for level in self.levels if level.verdict == self.verdict)
+
+    @property
+    def exit_code(self) -> int:
+        return {"proved": 0, "refuted": 1, "open": 3}[self.verdict]
+
+    def markdown(self) -> str:
+        from heatproof.proofs.page import markdown
+
+        return markdown(self)
+
+    def json(self) -> str:
+        from heatproof.proofs.page import as_json
+
+        return as_json(self)
+
+
+def prove(
+    a: str | Method,
+    b: str | Method,
+    *,
+    switches: dict[str, Any] | None = None,
+    models: Sequence[str] = (),
+    cost: bool = True,
+    cost_model: str = "scenes",
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Proof:
+    """Whether two methods are one function, on all their common settings.
+
+    Args:
+        a, b: catalogue names, with switches as `grad-eclip:heads=model,layers=1`, or method
+            objects. A switch that is named on one side stays at its default on the other; one
+            that both have and neither names is run over all its values, in step.
+        switches: set on each side that has them.
+        models: further models by their names, beside a tiny random one of every family and
+            `scenes`.
+        cost: measure what either side costs, on `cost_model`.
+        seed: of the random exact networks.
+
+    Raises:
+        InputError: no such method, switch, value or model.
+    """
+    given = checking.settings("switches", switches)
+    specifications = checking.names("models", models)
+    for spec in (*specifications, checking.text("cost_model", cost_model)):
+        if not spec.startswith(specs.SPECIMEN):
+            specs.check(spec)
+    checking.flag("cost", cost)
+    checking.seed(seed)
+    say = checking.progress(progress, "doing") or _silent
+    pairs, varied = settings(_side(a, given), _side(b, given))
+    _check_used(given, pairs[0])
+    further = [on_models.loaded(spec) for spec in specifications]
+    forms = _forms(pairs)
+    derived = exactly = None
+    steps: tuple[Step, ...] = ()
+    if forms is not None:
+        say("deriving")
+        steps = symbolic.derivation()
+        asked = [form.layers for pair in forms for form in pair if isinstance(form.layers, int)]
+        derived = symbolic.compare(forms, max([2, *asked]))
+        say("calculating with fractions")
+        exactly = exact.compare(pairs, seed)
+    run = on_models.compare(pairs, _subjects(further), say)
+    measured = None
+    if cost:
+        say(f"measuring on {cost_model}")
+        measured = _measured(pairs[0], cost_model)
+    same = text_of(pairs[0][0]) == text_of(pairs[0][1]) and type(pairs[0][0]) is type(pairs[0][1])
+    levels = (
+        _symbolic_level(derived, steps, same),
+        _exact_level(exactly),
+        _models_level(run, derived),
+    )
+    return Proof(
+        (_name(a), _name(b)),
+        _verdict(levels),
+        levels,
+        varied,
+        pairs,
+        steps,
+        derived,
+        exactly,
+        run,
+        limits.limits() if forms is not None and _sums_gradients(forms) else (),
+        measured,
+        seed,
+    )
+
+
+def _silent(text: str) -> None:
+    del text
+
+
+# --- which settings --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One side as it was asked for: a method's name with its given switches, or an object."""
+
+    name: str
+    given: dict[str, Any]
+    free: dict[str, Switch]
+    object: Method | None = None
+
+    def at(self, chosen: dict[str, Any]) -> Method:
+        if self.object is not None:
+            return self.object
+        return methods.create(self.name, **self.given, **chosen)
+
+
+def _side(given: str | Method, switches: dict[str, Any]) -> Asked:
+    if isinstance(given, Method):
+        return Asked(given.card.name, dict(given.settings()), {}, given)
+    if not isinstance(given, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(
+            f"got the method {checking.shown(given)}, expected a name or a method object"
+        )
+    name, own = parse(given)
+    known = methods.catalogue()
+    if name not in known:
+        raise UnknownName("method", name, known)
+    allowed = known[name].switches
+    taken = {key: value for key, value in switches.items() if key in allowed} | own
+    methods.create(name, **taken)
+    free = {key: switch for key, switch in allowed.items() if key not in taken}
+    return Asked(name, taken, free)
+
+
+def settings(a: Asked, b: Asked) -> tuple[tuple[Pair, ...], dict[str, tuple[Any, ...]]]:
+    """One pair of methods for each common setting, the defaults first; and what was varied."""
+    varied: dict[str, tuple[Any, ...]] = {}
+    for key in a.free:
+        if key in b.free and a.free[key] == b.free[key]:
+            values = a.free[key].allowed or CALLS.get(key, ())
+            default = a.free[key].default
+            if values:
+                varied[key] = (default, *(value for value in values if value != default))
+    pairs: list[Pair] = []
+    for values in itertools.product(*varied.values()):
+        chosen = dict(zip(varied, values, strict=True))
+        pairs.append((a.at(chosen), b.at(chosen)))
+    return tuple(pairs), varied
+
+
+def _check_used(switches: dict[str, Any], pair: Pair) -> None:
+    for key in switches:
+        if not any(key in method.settings() for method in pair):
+            names = " nor ".join(dict.fromkeys(method.card.name for method in pair))
+            raise InputError(f"neither {names} has a switch {key!r}; see heatproof methods")
+
+
+def _name(given: str | Method) -> str:
+    return text_of(given) if isinstance(given, Method) else given
+
+
+def _forms(pairs: Sequence[Pair]) -> list[tuple[Form, Form]] | None:
+    found = [(form_of(one), form_of(other)) for one, other in pairs]
+    kept = [(one, other) for one, other in found if one is not None and other is not None]
+    return kept if len(kept) == len(found) else None
+
+
+def _sums_gradients(forms: Sequence[tuple[Form, Form]]) -> bool:
+    """Whether the equivalence is of any concern: either map is a sum of dS/dA or g . v."""
+    return any(form.route != "none" for pair in forms for form in pair)
+
+
+def _subjects(further: Sequence[Subject]) -> Iterator[Subject]:
+    yield from on_models.specimens()
+    yield on_models.loaded("scenes")
+    yield from further
+
+
+def _measured(pair: Pair, spec: str) -> Cost | None:
+    """The cost of the first setting; None where a method has no image side."""
+    if any("image" not in method.card.sides for method in pair):
+        return None
+    return measure(pair, spec)
+
+
+# --- verdicts --------------------------------------------------------------------------------
+
+
+def _verdict(levels: Sequence[Level]) -> Verdict:
+    found = {level.name: level.verdict for level in levels}
+    if "refuted" in found.values():
+        return "refuted"
+    if found["symbolic"] == "proved" and found["exact"] != "open":
+        return "proved"
+    return "open"
+
+
+def _symbolic_level(run: SymbolicRun | None, steps: Sequence[Step], same: bool) -> Level:
+    if run is None and same:
+        return Level("symbolic", "proved", "one and the same method with the same settings")
+    if run is None:
+        return Level("symbolic", "not applicable", "no symbolic form of both methods is known")
+    unchecked = [step.name for step in steps if not step.checked]
+    if unchecked:
+        return Level("symbolic", "open", f"a step did not check: {unchecked[0]}")
+    if run.equal:
+        sizes = f"{len(symbolic.SIZES)} sizes of layer"
+        return Level(
+            "symbolic",
+            "proved",
+            f"the difference of the two maps expands to 0 for any differentiable score, for "
+            f"{run.settings} setting(s) at {sizes}",
+        )
+    assert run.size is not None
+    where = "{} head(s), {} token(s), {} channel(s) a head".format(*run.size)
+    if run.refuted:
+        return Level("symbolic", "refuted", f"the difference does not vanish, from {where} on")
+    return Level("symbolic", "open", f"the difference was not shown to vanish, from {where} on")
+
+
+def _exact_level(run: ExactRun | None) -> Level:
+    if run is None:
+        return Level("exact", "not applicable", "no exact form of both methods is known")
+    if not run.compared:
+        return Level(
+            "exact", "not applicable", "exact networks have two layers; more were asked for"
+        )
+    count = f"{run.compared:,} maps on {run.networks} random networks of fractions"
+    if run.equal:
+        return Level(
+            "exact",
+            "proved",
+            f"equal (==, nothing rounded): all {count}, {run.zeros:,} of them zero",
+        )
+    if not run.differing:
+        return Level("exact", "open", f"all {count} were zero, which shows nothing")
+    heads = ", ".join(
+        f"{heads} head(s): {differing} of {compared}"
+        for heads, (compared, differing) in sorted(run.by_heads.items())
+    )
+    return Level("exact", "refuted", f"{run.differing:,} of {count} differ ({heads})")
+
+
+def _models_level(run: ModelRun, derived: SymbolicRun | None) -> Level:
+    if not run.compared:
+        why = next(iter(run.refused), "nothing to compare")
+        return Level("models", "not applicable", f"no model allows both methods: {why}")
+    assert run.largest is not None
+    place, count = run.largest, f"{run.compared:,} runs on {len(run.by_model)} models in float64"
+    where = (
+        f"{place.relative:.1e} of the map's largest value ({place.model}, {place.side} side, item "
+        f"{place.item}, target {place.target}, token {place.token})"
+    )
+    if run.differing:
+        return Level("models", "refuted", f"{run.differing:,} of {count} differ, by up to {where}")
+    if run.empty == run.compared:
+        return Level(
+            "models", "open", f"{count}: every map is zero or holds no numbers, which shows nothing"
+        )
+    proved = derived is not None and derived.equal
+    return Level(
+        "models",
+        "proved" if proved else "not refuted",
+        f"equal to {on_models.TOLERANCE:.0e}: all {count}; largest difference {where}",
+    )

@@ -1,0 +1,483 @@
+"""The one place where forward passes are read: `torch.nn.functional.scaled_dot_product_attention`.
+
+A `reading` is a context manager. While at least one is open, the torch function is replaced by a
+dispatcher that serves the readings of its own thread and passes every other call on untouched.
+Forward hooks tell which module is calling; a `TorchFunctionMode`, pushed while a read module runs,
+turns `nn.MultiheadAttention`'s fast path off there alone and recognises attention that is written
+out as softmax and product. All of it is gone when the context ends, whatever ended it.
+"""
+
+import threading
+from collections.abc import Collection, Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from heatproof.errors import ReadingError
+from heatproof.reading.attention_call import (
+    Attention,
+    AttentionCall,
+    at_least_float32,
+    merge_heads,
+    split_heads,
+)
+from heatproof.reading.compiled import as_python
+from heatproof.reading.eager_attention import Recogniser
+from heatproof.reading.hooks import hooked
+from heatproof.reading.interventions import Intervention
+
+_native = F.scaled_dot_product_attention  # or what stands there when the first reading opens
+_lock = threading.Lock()
+_open_readings = 0
+_thread = threading.local()
+
+
+class Trace(Mapping[str, Attention]):
+    """The attention calls of one forward pass by module path, in the order in which they ran.
+
+    A module that calls attention again within the pass appears again as `path#1`, `path#2`, ...
+    """
+
+    def __init__(self) -> None:
+        self._layers: dict[str, Attention] = {}
+
+    def __getitem__(self, path: str) -> Attention:
+        return self._layers[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    @property
+    def layers(self) -> tuple[Attention, ...]:
+        return tuple(self._layers.values())
+
+    def add(self, layer: Attention) -> None:
+        self._layers[layer.path] = layer
+
+
+@contextmanager
+def reading(
+    module: nn.Module,
+    paths: Collection[str] | None = None,
+    *,
+    weights: bool = False,
+    start: str | None = None,
+    interventions: Mapping[str, Intervention] | None = None,
+) -> Generator[Trace]:
+    """Read the attention calls of `module`'s own forward pass, run once inside this context.
+
+    Args:
+        paths: which calls to read, by module path (all of them by default, which also turns off
+            every fast path). Only calls that are read or intervened on leave the fused kernels,
+            and only modules around them leave what `nn.Module.compile` made of them.
+        weights: materialise the weights of the calls that are read.
+        start: the path of the first call that gradients must reach. Everything before it runs
+            without a graph; its weights (its output, where no weights are asked for) are the
+            leaves. Without it, the caller's grad mode stands. Inside the call and after it,
+            until the context ends, gradients are on.
+        interventions: what is done to the calls at a path (`path#1`: to its second one).
+            Readings may be nested: the outer one's interventions are part of the model that the
+            inner one reads.
+
+    Raises:
+        ReadingError: wrapped by torch.compile, scripted or training modules; a path that no
+            attention passed.
+    """
+    refuse_unreadable(module)
+    if start is not None and torch.is_inference_mode_enabled():
+        raise ReadingError(
+            "gradients are asked for inside torch.inference_mode, which forbids them; "
+            "leave it (torch.no_grad may stay)"
+        )
+    session = _Session(module, paths, weights, start, interventions or {})
+    with ExitStack() as stack:
+        stack.enter_context(as_python(module, None if paths is None else session.modules()))
+        stack.enter_context(_dispatching(session))
+        stack.enter_context(session.hooked())
+        if start is not None:
+            stack.enter_context(torch.no_grad())
+        yield session.trace
+        session.check_reached()
+
+
+def refuse_unreadable(module: nn.Module) -> None:
+    """Raise a `ReadingError` for modules whose forward pass python does not run, or trains."""
+    for name, part in module.named_modules():
+        where = f"module {name!r}" if name else "the model"
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ReadingError(
+                f"{where} is TorchScript, which cannot be read; pass the python model"
+            )
+        if hasattr(part, "_orig_mod") or hasattr(part.forward, "_torchdynamo_orig_callable"):
+            raise ReadingError(
+                f"{where} is compiled by torch.compile, which hides its attention; "
+                "pass the module that was given to torch.compile, or call its .compile() instead"
+            )
+        if part.training:
+            raise ReadingError(
+                f"{where} is in training mode (dropout is on); call model.eval() first"
+            )
+
+
+class _Session:
+    """What one open reading holds: where the pass is now, and what was read so far."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        paths: Collection[str] | None,
+        weights: bool,
+        start: str | None,
+        interventions: Mapping[str, Intervention],
+    ) -> None:
+        self.module = module
+        self.paths = None if paths is None else set(paths)
+        self.weights = weights
+        self.start = start
+        self.interventions = interventions
+        self.trace = Trace()
+        self.running: list[tuple[str, nn.Module]] = []
+        self.calls: dict[str, int] = {}
+        self.mode: Recogniser | None = None
+        self.reached: list[str] = []
+        self.owed_weights: dict[str, bool] = {}
+        self.last_weights: Tensor | None = None
+
+    # --- which module runs -----------------------------------------------------------------
+
+    @contextmanager
+    def hooked(self) -> Generator[None]:
+        named = dict(self.module.named_modules())
+        wanted = self.modules()
+        for path in sorted(wanted - set(named)):
+            self._refuse_path(path, named)
+        # The modules inside the chosen ones are followed too: a call is its innermost module's.
+        chosen = [
+            path
+            for path in named
+            if self.paths is None or path in wanted or wanted & set(_outer_paths(path))
+        ]
+        with ExitStack() as stack:
+            # A KeyboardInterrupt skips the modules' own post-hooks: close what they would have.
+            stack.callback(self._close_mode)
+            for path in chosen:
+                before, after = self._before(path), self._after(path)
+                stack.enter_context(hooked(named[path], before=before, after=after, always=True))
+            yield
+
+    def modules(self) -> set[str]:
+        """Paths of the modules whose calls are asked for."""
+        return {_module_path(path) for path in self._asked()}
+
+    def _asked(self) -> set[str]:
+        """Every path that the caller names: attention must pass through each of them."""
+        return {*(self.paths or ()), *self.interventions, *([self.start] if self.start else [])}
+
+    def _refuse_path(self, path: str, named: Mapping[str, nn.Module]) -> None:
+        part = dict(self.module.named_modules(remove_duplicate=False)).get(path)
+        other = next((name for name, known in named.items() if known is part), None)
+        hint = "" if other is None else f"; it is the same module as {other!r}: ask for that one"
+        raise ReadingError(f"the model has no module {path!r} whose attention could be read{hint}")
+
+    def _before(self, path: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
+            self._open_mode()
+            self.running.append((path, module))
+            if isinstance(module, nn.MultiheadAttention):
+                return self._ask_for_no_weights(path, args, kwargs)
+            return None
+
+        return hook
+
+    def _ask_for_no_weights(self, path: str, args: Any, kwargs: Any) -> Any:
+        """With weights, `nn.MultiheadAttention` leaves the function that is read: ask for none."""
+        names = ("need_weights", "attn_mask", "average_attn_weights")
+        asked = dict(zip(names, args[4:], strict=False)) | kwargs
+        if not asked.get("need_weights", True):
+            return None
+        self.owed_weights[path] = asked.get("average_attn_weights", True)
+        if len(args) > 4:
+            return (*args[:4], False, *args[5:]), kwargs
+        return args, kwargs | {"need_weights": False}
+
+    def _after(self, path: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            del args, kwargs
+            if all(module is not each for _, each in self.running):
+                return None  # a hook before ours failed
+            while self.running.pop()[1] is not module:
+                pass
+            if not self.running:
+                self._close_mode()
+            average = self.owed_weights.pop(path, None)
+            weights, self.last_weights = self.last_weights, None
+            if average is None or output is None or weights is None:
+                return None
+            return output[0], _returned_weights(weights, output[0], average)
+
+        return hook
+
+    def _open_mode(self) -> None:
+        if self.mode is None:
+            self.mode = Recogniser(_serve_written_out, _dispatch)
+            self.mode.__enter__()
+
+    def _close_mode(self) -> None:
+        if self.mode is not None:
+            self.mode.__exit__(None, None, None)
+            self.mode = None
+
+    # --- one call ---------------------------------------------------------------------------
+
+    @property
+    def path(self) -> str | None:
+        """The key of the call being made; None where this reading's model is not running."""
+        if not self.running:
+            return None
+        path = self.running[-1][0]
+        count = self.calls.get(path, 0)
+        return f"{path}#{count}" if count else path
+
+    def reads(self, path: str) -> bool:
+        return self.paths is None or path in self.paths
+
+    def intervene(self, call: AttentionCall) -> AttentionCall:
+        path = cast(str, self.path)
+        # A plain path means every call there, of later passes in this context too.
+        change = self.interventions.get(path, self.interventions.get(_module_path(path)))
+        if change is None:
+            return call
+        try:
+            return change(call)
+        except ValueError as error:
+            raise ReadingError(f"intervention on {path!r}: {error}") from error
+
+    def wants_weights(self) -> bool:
+        path = cast(str, self.path)
+        return (self.weights and self.reads(path)) or self.running[-1][0] in self.owed_weights
+
+    def starts(self) -> bool:
+        return self.start is not None and self.path == self.start
+
+    def record(self, call: AttentionCall, weights: Tensor | None, output: Tensor) -> None:
+        path, (name, module) = cast(str, self.path), self.running[-1]
+        self.reached.append(path)
+        self.calls[name] = self.calls.get(name, 0) + 1
+        if name in self.owed_weights and weights is not None:
+            self.last_weights = weights
+        if self.reads(path):
+            kept = weights if self.weights else None
+            own = None
+            if isinstance(module, nn.MultiheadAttention):
+                weight, bias = module.out_proj.weight, module.out_proj.bias
+                own = weight.detach().clone(), None if bias is None else bias.detach().clone()  # pyright: ignore[reportUnnecessaryComparison]
+            self.trace.add(
+                Attention(path, module, call.query, call.key, call.value, kept, output, own)
+            )
+
+    def check_reached(self) -> None:
+        missed = self._asked() - set(self.reached)
+        if missed:
+            seen = ", ".join(map(repr, self.reached))
+            raise ReadingError(
+                f"no attention passed through {min(missed)!r} in this forward pass; "
+                f"calls were seen at: {seen or 'no other path'}"
+            )
+
+
+# --- the dispatcher -------------------------------------------------------------------------
+
+
+@contextmanager
+def _dispatching(session: _Session) -> Generator[None]:
+    global _open_readings, _native
+    sessions: list[_Session] = _thread.__dict__.setdefault("sessions", [])
+    with _lock:
+        if _open_readings == 0:
+            _native = F.scaled_dot_product_attention
+        _open_readings += 1
+        F.scaled_dot_product_attention = _dispatch
+    sessions.append(session)
+    try:
+        yield
+    finally:
+        sessions.remove(session)
+        with _lock:
+            _open_readings -= 1
+            if _open_readings == 0:
+                F.scaled_dot_product_attention = _native
+
+
+def _running_sessions() -> list[_Session]:
+    sessions: list[_Session] = _thread.__dict__.get("sessions", [])
+    return [session for session in sessions if session.running]
+
+
+def readings_open() -> bool:
+    """Whether this thread reads or intervenes on anything now."""
+    return bool(_thread.__dict__.get("sessions"))
+
+
+def _dispatch(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Stands in for torch's function: same operands, same result."""
+    if not _running_sessions():
+        return _native(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    if dropout_p > 0:
+        raise ReadingError(f"attention dropout of {dropout_p} is on; call model.eval() first")
+    if query.is_nested or query.dim() not in (3, 4):
+        shape = "a nested tensor" if query.is_nested else tuple(query.shape)
+        raise ReadingError(f"got queries of shape {shape}, expected (batch, head, query, channel)")
+    call = _as_call(query, key, value, attn_mask, is_causal, scale, enable_gqa)
+    output = _serve(call)
+    return output.squeeze(1) if query.dim() == 3 else output
+
+
+def _as_call(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    grouped: bool,
+) -> AttentionCall:
+    if query.dim() == 3:
+        query, key, value = (t.unsqueeze(1) for t in (query, key, value))
+        mask = mask.unsqueeze(1) if mask is not None and mask.dim() == 3 else mask
+    if grouped:
+        key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    return AttentionCall(query, key, value, mask, is_causal, factor, query.shape[1])
+
+
+def _serve_written_out(call: AttentionCall, weights: Tensor) -> Tensor:
+    return _serve(call, weights)
+
+
+def _serve(call: AttentionCall, own_weights: Tensor | None = None) -> Tensor:
+    """Intervene, compute once, record: for every reading whose model makes this call.
+
+    `own_weights` are those that the model wrote out itself: they stand as they are unless an
+    intervention changes what they were made from.
+    """
+    sessions = _running_sessions()
+    dtype = _returned_dtype(call)
+    with _recognisers_paused(sessions):
+        untouched = call
+        for session in sessions:
+            call = session.intervene(call)
+        if own_weights is not None and _same_weights(call, untouched):
+            call = call.change(weights=own_weights)
+        leaf = any(session.starts() for session in sessions)
+        if leaf:
+            torch.set_grad_enabled(True)
+        native = call.query.dtype
+        call = call.change(
+            query=at_least_float32(call.query),
+            key=at_least_float32(call.key),
+            value=at_least_float32(call.value),
+        )
+        if any(session.wants_weights() for session in sessions):
+            weights, output = _from_weights(call, leaf)
+        else:
+            weights, output = None, _without_weights(call, native, leaf)
+        for session in sessions:
+            session.record(call, weights, output)
+        return split_heads(output, call.heads_out).to(dtype)
+
+
+def _same_weights(call: AttentionCall, other: AttentionCall) -> bool:
+    """Whether nothing differs that weights are made from."""
+    return (
+        call.query is other.query
+        and call.key is other.key
+        and call.mask is other.mask
+        and call.weights is other.weights
+        and (call.is_causal, call.scale) == (other.is_causal, other.scale)
+    )
+
+
+@contextmanager
+def _recognisers_paused(sessions: Collection[_Session]) -> Generator[None]:
+    """Our own softmax and product must not be taken for the model's."""
+    modes = [session.mode for session in sessions if session.mode is not None]
+    for mode in modes:
+        mode.paused = True
+    try:
+        yield
+    finally:
+        for mode in modes:
+            mode.paused = False
+
+
+def _from_weights(call: AttentionCall, leaf: bool) -> tuple[Tensor, Tensor]:
+    """Weights and output by head, at least in float32; the weights are leaves if asked."""
+    with torch.autocast(call.query.device.type, enabled=False):
+        weights = call.softmax() if call.weights is None else call.weights
+        weights = weights.to(call.value.dtype)
+        if leaf:
+            weights = weights.detach().requires_grad_()
+        return weights, weights @ call.value
+
+
+def _without_weights(call: AttentionCall, native: torch.dtype, leaf: bool) -> Tensor:
+    """The output by head as the model's own kernel gives it, in the dtype of the model."""
+    if call.weights is None:
+        output = at_least_float32(_fused_kernel(call, native))
+    else:
+        output = _from_weights(call, leaf=False)[1]
+    return output.detach().requires_grad_() if leaf else output
+
+
+def _fused_kernel(call: AttentionCall, native: torch.dtype) -> Tensor:
+    mask, is_causal = call.mask, call.is_causal
+    if mask is not None and is_causal:  # the kernel takes one or the other
+        mask, is_causal = call.whole_mask(), False
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(native)
+    query, key, value = (each.to(native) for each in (call.query, call.key, call.value))
+    return _native(query, key, value, mask, is_causal=is_causal, scale=call.scale)
+
+
+def _returned_weights(weights: Tensor, output: Tensor, average: bool) -> Tensor:
+    """What `nn.MultiheadAttention` returns beside its output, in its dtype and shape."""
+    weights = (weights.mean(1) if average else weights).to(output.dtype)
+    return weights.squeeze(0) if output.dim() == 2 else weights
+
+
+def _returned_dtype(call: AttentionCall) -> torch.dtype:
+    device, dtype = call.value.device.type, call.value.dtype
+    if torch.is_autocast_enabled(device) and dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return dtype
+
+
+def _module_path(path: str) -> str:
+    return path.split("#")[0]
+
+
+def _outer_paths(path: str) -> Iterator[str]:
+    """The paths of the modules that hold the module at `path`, the root's (empty) included."""
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
+__all__ = ["Trace", "merge_heads", "reading", "readings_open", "refuse_unreadable"]

@@ -1,0 +1,69 @@
+"""What every experiment is handed: a model, its material, where parts are kept, who watches."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from heatproof.engine import inputs
+from heatproof.engine.inputs import ImageInputs
+from heatproof.models import Model
+from heatproof.recipes.grad_eclip_paper.inputs import Material
+from heatproof.recipes.grad_eclip_paper.store import Store
+
+Input = Literal["native", "keep"]
+Watch = Callable[[str, int, int], None]
+"""What is being done, how many of its parts are done, and how many there are."""
+
+
+def _unwatched(doing: str, done: int, of: int) -> None:
+    del doing, done, of
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """One run of the experiments. `chunk` is how many pictures make a part."""
+
+    model: Model
+    double: Callable[[], Model] | None
+    material: Material
+    store: Store
+    seed: int
+    quick: bool = False
+    chunk: int = 50
+    watch: Watch = field(default=_unwatched)
+
+    def on(self, model: Model) -> "Study":
+        return replace(self, model=model)
+
+    def parts(self, doing: str, count: int, size: int | None = None) -> Iterator[tuple[int, int]]:
+        """Start and stop of each part of `count` items, told to whoever watches."""
+        step = size or self.chunk
+        starts = range(0, count, step)
+        for number, start in enumerate(starts):
+            self.watch(doing, number, len(starts))
+            yield start, min(start + step, count)
+        self.watch(doing, len(starts), len(starts))
+
+
+def seen(
+    model: Model, photos: Sequence[Image.Image], how: Input
+) -> Iterator[tuple[list[int], ImageInputs]]:
+    """The photos as the model takes them, with their places; a group for each size of input."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    opened = [photos[n] for n in range(len(photos))]
+    for number, photo in enumerate(opened):
+        groups.setdefault(photo.size if how == "keep" else (0, 0), []).append(number)
+    for places in groups.values():
+        yield places, inputs.pictures(model, [opened[n] for n in places], how)
+
+
+def native_pixels(
+    model: Model, photos: Sequence[Image.Image]
+) -> Float[Tensor, "item 3 height width"]:
+    """Preprocessed as the model itself does it, on the CPU."""
+    return torch.stack([model.image.preprocess(photos[n]) for n in range(len(photos))])

@@ -1,0 +1,168 @@
+"""Maps of pairs: each picture with its own prompt, each caption with its own picture.
+
+`explain` crosses every picture with every prompt; the experiments need the diagonal only.
+"""
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.engine import inputs
+from heatproof.engine.batches import POOLS
+from heatproof.engine.forward import Batch, attention_layers_of, run
+from heatproof.methods import Method
+from heatproof.methods.base import Side
+from heatproof.models import Model
+from heatproof.models.model import Tokens
+from heatproof.reading import AttentionLayer, Intervention, reading
+
+BATCH = 128
+
+
+def unit(embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"]:
+    """Unit vectors, at least in float32."""
+    return F.normalize(embedding if embedding.dtype == torch.float64 else embedding.float(), dim=-1)
+
+
+def image_sites(
+    model: Model, pixels: Float[Tensor, "item 3 height width"]
+) -> tuple[AttentionLayer, ...]:
+    """The attention calls of the image tower, first to last."""
+    return attention_layers_of(model, "image", lambda: model.image.encode(pixels[:1]))
+
+
+def text_sites(model: Model, tokens: Tokens) -> tuple[AttentionLayer, ...]:
+    """The attention calls of the text tower, first to last."""
+    assert model.text is not None
+    encode, first = model.text.encode, inputs.select(tokens, 0, 1)
+    return attention_layers_of(model, "text", lambda: encode(first))
+
+
+def image_maps(
+    model: Model,
+    method: Method,
+    pixels: Float[Tensor, "item 3 height width"],
+    targets: Float[Tensor, "item dim"],
+    *,
+    seed: int,
+    sites: Sequence[AttentionLayer] | None = None,
+) -> tuple[Float[Tensor, "item row col"], Float[Tensor, " item"]]:
+    """Signed maps of each picture's cosine with its own target, and the cosines explained."""
+    layout = model.image.layout(pixels.shape[-2], pixels.shape[-1])
+    start, cells = len(layout.prefix), layout.rows * layout.cols
+    tower = model.image
+    sites = image_sites(model, pixels) if sites is None else sites
+    maps: list[Tensor] = []
+    scores: list[Tensor] = []
+    for number, (part, wanted) in enumerate(
+        zip(pixels.split(BATCH), targets.split(BATCH), strict=True)
+    ):
+        row = tower.readout.row
+        chunk = Batch(
+            "image",
+            partial(tower.encode, part.to(model.device, model.dtype)),
+            partial(_own, wanted.to(model.device)),
+            None if row is None else torch.full((len(part),), row),
+            slice(start, start + cells),
+            tower.readout.name in POOLS,
+            (layout.rows, layout.cols),
+            part,
+            tower.encode,
+        )
+        found = run(model, method, sites, chunk, seed=seed + number, evidence=False)
+        maps.append(layout.grid(found.values[:, 0]).cpu())
+        scores.append(found.scores[:, 0].cpu())
+    return torch.cat(maps), torch.cat(scores)
+
+
+def text_maps(
+    model: Model,
+    method: Method,
+    tokens: Tokens,
+    targets: Float[Tensor, "item dim"],
+    *,
+    seed: int,
+) -> tuple[Float[Tensor, "item token"], Float[Tensor, " item"]]:
+    """One signed value for every position of the context, of each caption with its own picture."""
+    assert model.text is not None
+    tower, context = model.text, tokens.ids.shape[1]
+    sites = text_sites(model, tokens)
+    values: list[Tensor] = []
+    scores: list[Tensor] = []
+    for start in range(0, len(tokens.texts), BATCH):
+        part = inputs.select(tokens, start, start + BATCH)
+        chunk = Batch(
+            "text",
+            partial(tower.encode, part),
+            partial(_own, targets[start : start + BATCH].to(model.device)),
+            None if tower.readout.name == "mean of tokens" else part.readout,
+            slice(0, context),
+            False,
+        )
+        found = run(model, method, sites, chunk, seed=seed + start, evidence=False)
+        values.append(found.values[:, 0].cpu())
+        scores.append(found.scores[:, 0].cpu())
+    return torch.cat(values), torch.cat(scores)
+
+
+def _own(targets: Tensor, embedding: Tensor) -> Float[Tensor, "item 1"]:
+    return (unit(embedding) * targets.to(embedding.dtype)).sum(-1, keepdim=True)
+
+
+@contextmanager
+def changed(model: Model, interventions: Mapping[str, Intervention]) -> Generator[None]:
+    """The model with these attention calls intervened on, for one pass."""
+    if not interventions:
+        yield
+        return
+    none: list[str] = []
+    with reading(model.module, none, interventions=interventions):
+        yield
+
+
+def encode_pictures(
+    model: Model,
+    pixels: Float[Tensor, "item 3 height width"],
+    interventions: Mapping[str, Intervention] | None = None,
+) -> Float[Tensor, "item dim"]:
+    """Unit embeddings on the CPU, of the model as it is or as intervened on."""
+    parts: list[Tensor] = []
+    for part in pixels.split(BATCH):
+        with torch.no_grad(), changed(model, interventions or {}):
+            parts.append(unit(model.image.encode(part.to(model.device, model.dtype))).cpu())
+    return torch.cat(parts)
+
+
+def encode_texts(
+    model: Model,
+    texts: Sequence[str],
+    interventions: Mapping[str, Intervention] | None = None,
+) -> Float[Tensor, "text dim"]:
+    """Unit embeddings on the CPU; an empty text is allowed."""
+    assert model.text is not None
+    return encode_tokens(model, model.text.tokenize(list(texts)), interventions)
+
+
+def encode_tokens(
+    model: Model,
+    tokens: Tokens,
+    interventions: Mapping[str, Intervention] | None = None,
+    *,
+    batch_size: int = BATCH,
+) -> Float[Tensor, "text dim"]:
+    """Likewise of tokens. An intervention made for these very captions needs them in one batch."""
+    assert model.text is not None
+    parts: list[Tensor] = []
+    for start in range(0, len(tokens.texts), batch_size):
+        with torch.no_grad(), changed(model, interventions or {}):
+            part = model.text.encode(inputs.select(tokens, start, start + batch_size))
+        parts.append(unit(part).cpu())
+    return torch.cat(parts)
+
+
+__all__ = ["BATCH", "Side", "changed", "encode_pictures", "encode_texts", "image_maps", "text_maps"]

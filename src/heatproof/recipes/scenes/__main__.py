@@ -1,0 +1,3 @@
+from heatproof.recipes.scenes.commands import app
+
+app()

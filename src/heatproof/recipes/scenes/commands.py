@@ -1,0 +1,135 @@
+"""`heatproof scenes`: draw scenes, train the reference model, measure its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="scenes",
+    help="Rendered scenes with exact truth, and the small CLIP trained on them.",
+    no_args_is_help=True,
+)
+
+
+@app.command("render")
+def render_files(
+    folder: Annotated[Path, typer.Argument(help="Where to write.")],
+    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the first; the others follow.")] = 1 << 60,
+    pixels: Annotated[int, typer.Option(min=16, help="Side of the pictures.")] = 64,
+    objects: Annotated[
+        int | None, typer.Option(min=1, max=4, help="Objects in each; otherwise one to four.")
+    ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Only combinations that training never showed.")
+    ] = False,
+) -> None:
+    """Write pictures (PNG), instances.json (COCO masks) and captions.json."""
+    from heatproof.data.scenes import SceneDataset, write
+
+    combinations = "held-out" if held_out else "trained"
+    dataset = SceneDataset(
+        count, first=seed, pixels=pixels, objects=objects, combinations=combinations
+    )
+    write(dataset, folder)
+    typer.echo(f"{count} scenes in {folder}")
+
+
+@app.command()
+def train(
+    folder: Annotated[Path, typer.Argument(help="Where the run lives; an earlier one goes on.")],
+    steps: Annotated[int, typer.Option(min=1, help="How many steps in all.")] = 4000,
+    decay: Annotated[
+        int, typer.Option(min=0, help="The last of them, with a falling rate.")
+    ] = 1200,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each.")] = 2,
+    batch: Annotated[int, typer.Option(min=8, help="Scenes a step for each worker.")] = 32,
+    seed: Annotated[int, typer.Option(help="Decides weights, scenes and captions.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda with one worker.")] = "cpu",
+    start: Annotated[
+        Path | None, typer.Option(help="Another run, whose state a new one begins from.")
+    ] = None,
+) -> None:
+    """Train the reference model, or go on where a run stopped."""
+    from heatproof.recipes.scenes.recipe import Settings
+    from heatproof.recipes.scenes.recipe import train as run
+
+    settings = Settings(steps=steps, decay=decay, workers=workers, batch=batch, seed=seed)
+    try:
+        run(folder, settings, device=device, start=start)
+    except ValueError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def release(
+    folders: Annotated[
+        list[Path], typer.Argument(help="A finished run, after those it began from.")
+    ],
+    step: Annotated[list[int], typer.Option(help="Snapshot to keep in the graded family.")],
+    hardware: Annotated[str, typer.Option(help="What it ran on, in words.")],
+) -> None:
+    """Put a run's final weights and some of its snapshots into the package."""
+    from heatproof.recipes.scenes.release import release as put
+
+    put(folders, step, hardware)
+
+
+@app.command()
+def seeds(
+    folders: Annotated[list[Path], typer.Argument(help="Finished runs that differ by seed alone.")],
+    count: Annotated[int, typer.Option(min=10, help="Scenes a figure.")] = 2000,
+) -> None:
+    """Measure several runs of the recipe, and put their figures into the card."""
+    import json
+
+    from heatproof.models.scenes import CARD
+    from heatproof.recipes.scenes.seeds import measure_runs, seeds_table
+
+    try:
+        measured = measure_runs(folders, count)
+    except (OSError, ValueError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    kept = json.loads(CARD.read_text())
+    CARD.write_text(json.dumps({**kept, "seeds": measured}, indent=1) + "\n")
+    typer.echo(seeds_table(measured))
+
+
+@app.command()
+def card(
+    count: Annotated[int, typer.Option(min=10, help="Scenes a figure.")] = 2000,
+    family_count: Annotated[int, typer.Option(min=10, help="The same, for the family.")] = 1000,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write card.json here.")
+    ] = None,
+    docs: Annotated[
+        Path | None, typer.Option(help="Also write scenes.md and its curve into this folder.")
+    ] = None,
+) -> None:
+    """Measure the shipped model on scenes it never saw, and print the figures."""
+    import json
+    import shutil
+    import tempfile
+
+    from heatproof.models.scenes import CARD
+    from heatproof.recipes.scenes.card import draw_curve, family_table, markdown, table, update
+
+    with tempfile.TemporaryDirectory() as scratch:
+        # The shipped card stays as it is unless it is the file asked for.
+        path = Path(scratch) / "card.json"
+        shutil.copy(CARD, path)
+        measured = update(path, count=count, family_count=family_count)
+    for name, rows in measured["figures"].items():
+        typer.echo(f"\n{name}\n{table(rows)}")
+    typer.echo(f"\nfamily\n{family_table(measured['family'])}")
+    if output is not None:
+        output.write_text(json.dumps(measured, indent=1) + "\n")
+    if docs is not None:
+        docs.mkdir(parents=True, exist_ok=True)
+        (docs / "scenes.md").write_text(markdown(measured))
+        draw_curve(measured, docs / "scenes-curve.svg")

@@ -1,0 +1,78 @@
+"""How much another seed would differ: the same recipe's other runs, measured as the card is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from heatproof.models.scenes import build
+from heatproof.recipes.scenes.release import training_facts
+from heatproof.recipes.scenes.scoring import (
+    Judge,
+    borrowed_colour,
+    drawn,
+    named_or_absent,
+    plain,
+    preferred,
+    single_objects,
+    swapped_colours,
+)
+
+
+def measure_runs(folders: list[Path], count: int = 2000) -> dict[str, Any]:
+    """By seed: final figures of finished runs, and the settings that must be the same in all.
+
+    Raises `ValueError` where two runs differ in more than the seed.
+    """
+    found: dict[str, Any] = {}
+    recipes: list[dict[str, Any]] = []
+    for folder in folders:
+        facts = training_facts(folder)
+        settings = facts["stages"][-1]
+        recipes.append({k: v for k, v in settings.items() if k != "seed"})
+        if recipes[-1] != recipes[0] or len(facts["stages"]) > 1:
+            raise ValueError(f"got another recipe in {folder}: only the seed may differ")
+        found[str(settings["seed"])] = {
+            "seconds": facts["seconds"],
+            "figures": _figures(
+                folder / "snapshots" / f"step-{facts['steps']:06d}.safetensors", count
+            ),
+        }
+    return found
+
+
+def _figures(weights: Path, count: int) -> dict[str, dict[str, float]]:
+    model = build(None)
+    model.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
+    judge = Judge(model.eval())
+    three, two = drawn(count, 13, objects=3), drawn(count, 20, objects=2)
+    return plain(
+        {
+            **single_objects(judge, count),
+            "present against absent, shape, 3 objects": preferred(
+                judge, three, named_or_absent(("shape",))
+            ),
+            "one object, the other's colour": preferred(judge, two, borrowed_colour),
+            "two objects, colours swapped": preferred(judge, two, swapped_colours),
+        }
+    )
+
+
+def seeds_table(seeds: dict[str, Any]) -> str:
+    """A line a figure, a column a seed."""
+    names = list(next(iter(seeds.values()))["figures"])
+    lines = [
+        f"| | {' | '.join(f'seed {seed}' for seed in seeds)} |",
+        "|---" * (len(seeds) + 1) + "|",
+    ]
+    for name in names:
+        cells = [
+            f"{f['value']:.1%} ({f['low']:.1%} to {f['high']:.1%})"
+            for f in (run["figures"][name] for run in seeds.values())
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    minutes = [f"{run['seconds'] / 60:.0f}" for run in seeds.values()]
+    lines.append(f"| minutes of training | {' | '.join(minutes)} |")
+    return "\n".join(lines)

@@ -1,3 +1,0 @@
-from heatproof.training.commands import app
-
-app()

@@ -1,0 +1,509 @@
+"""The command line: one line for bad input, the promised exit codes, no torch too early."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import tiny
+from by_hand_explanations import scene
+from heatproof.cli import main
+
+SOURCES = Path(main.__file__).parents[2]
+ECLIP = ["photo.jpg", "a cat", "--method", "grad-eclip"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.open_clip_vit(torch.float32)
+
+
+@pytest.fixture
+def run(model, monkeypatch, tmp_path, capsys):
+    """Run a command line in an empty folder; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("heatproof.models.load", lambda _spec, **_more: model)
+    scene(320, 200).save("photo.jpg")
+
+    def start(*arguments: str) -> tuple[int, str, str]:
+        code = main.run(arguments)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return start
+
+
+def one_line(stderr: str) -> str:
+    """The only line on stderr."""
+    lines = stderr.splitlines()
+    assert len(lines) == 1, stderr
+    assert lines[0].startswith("heatproof: ")
+    return lines[0]
+
+
+def shell(*arguments: str, **more) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "heatproof", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        **more,
+    )
+
+
+# No torch
+
+
+@pytest.mark.parametrize(
+    "code", ["import heatproof", "import heatproof.cli.main, heatproof.images"]
+)
+def test_importing_imports_no_torch(code):
+    check = f"{code}; import sys; sys.exit('torch' in sys.modules or 'open_clip' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    assert subprocess.run([sys.executable, "-c", check], env=environment).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["explain", "--help"], ["--version"], ["models"]]
+)
+def test_help_imports_no_torch(arguments):
+    check = (
+        "import sys; from heatproof import cli; code = cli.run(sys.argv[1:]); "
+        "sys.exit(99 if 'torch' in sys.modules else code)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    done = subprocess.run(
+        [sys.executable, "-c", check, *arguments], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+# It works
+
+
+def test_explain_writes_everything_and_says_where(run):
+    code, out, err = run("explain", "photo.jpg", "a red disc", "a cat", "--words", "-o", "new/out")
+    assert code == 0, err
+    folder = Path("new/out")
+    stored = json.loads((folder / "explanation.json").read_text())
+    assert stored["prompts"] == ["a red disc", "a cat"]
+    assert stored["method"] == "attention-x-gradient"
+    assert stored["grid"] == {"rows": 3, "cols": 5}
+    tensors = load_file(folder / "maps.safetensors")
+    assert tensors["maps"].shape == (2, 3, 5)
+    assert {"words.0", "words.1"} < set(tensors)
+    assert {p.name for p in folder.glob("*.png")} == {
+        "overlay-0.png",
+        "overlay-1.png",
+        "strip.png",
+        "words.png",
+    }
+    assert "a red disc" in out
+    assert "certificate holds" in out
+    assert out.splitlines()[-2] == f"report: {folder / 'report.html'}"
+    assert out.splitlines()[-1] == "certificate: holds"
+    assert stored["replay"].startswith("heatproof explain photo.jpg 'a red disc' 'a cat' --model")
+
+
+def test_replay_makes_the_same_maps_again(run, monkeypatch):
+    monkeypatch.setattr("heatproof.specs.check", lambda _spec: None)  # the model has no true name
+    run("explain", "photo.jpg", "a red disc", "--method", "raw-attention", "--seed", "5", "-o", "a")
+    import shlex
+
+    command = shlex.split(json.loads(Path("a/explanation.json").read_text())["replay"])
+    assert run(*command[1:], "-o", "b")[0] == 0
+    assert Path("a/maps.safetensors").read_bytes() == Path("b/maps.safetensors").read_bytes()
+    assert "--seed 5" in " ".join(command)
+
+
+def test_failed_certificate_exits_with_1_unless_allowed(run):
+    code, out, _ = run("explain", "photo.jpg", "a cat", "--method", "grad-eclip")
+    assert code == 1
+    assert "CERTIFICATE FAILS: This map" in out
+    assert out.splitlines()[-1] == "certificate: FAILS"
+    assert Path("out/report.html").is_file()
+    code, out, _ = run(
+        "explain", "photo.jpg", "a cat", "--method", "grad-eclip", "--allow-uncertified"
+    )
+    assert code == 0
+    assert "CERTIFICATE FAILS" in out
+
+
+def test_without_certificate_nothing_claims_one(run):
+    code, out, _ = run("explain", "photo.jpg", "a cat", "--no-certify")
+    assert code == 3
+    assert "not established: no check was made (certify=False)" in out
+    assert out.splitlines()[-1] == "certificate: not established"
+    assert "holds" not in out
+    stored = json.loads(Path("out/explanation.json").read_text())["certificate"]
+    assert (stored["holds"], stored["verdict"]) == (None, "not established")
+    assert "Not certified: nothing is established" in Path("out/report.html").read_text()
+    allowed = run("explain", "photo.jpg", "a cat", "--no-certify", "--allow-uncertified")
+    assert allowed[0] == 0
+    assert allowed[1].splitlines()[-1] == "certificate: not established"
+
+
+def test_switches_reach_the_method(run):
+    code, _, err = run(
+        "explain", "photo.jpg", "a cat", "--method", "attention-eclip",
+        "--set", "heads=model", "--set", "spatial=attention", "--score", "logit",
+    )  # fmt: skip
+    assert code in (0, 1), err
+    stored = json.loads(Path("out/explanation.json").read_text())
+    assert stored["settings"]["heads"] == "model"
+    assert stored["settings"]["spatial"] == "attention"
+    assert stored["score"] == "logit"
+
+
+def test_all_layers_are_asked_for_by_name(run):
+    code, _, err = run("explain", "photo.jpg", "a cat", "--method", "gae", "--set", "layers=all")
+    assert code == 0, err
+    assert json.loads(Path("out/explanation.json").read_text())["settings"] == {"layers": "all"}
+
+
+def test_several_methods_make_a_contact_sheet(run):
+    code, out, _ = run(
+        "explain", "photo.jpg", "a cat", "--method", "attention-x-gradient,raw-attention,random"
+    )
+    assert code == 1  # random noise explains nothing
+    assert "random: CERTIFICATE FAILS" in out
+    assert out.splitlines()[-1] == "certificate: FAILS for 1 of 3: random"
+    assert "holds with limits</span>" in Path("out/report.html").read_text()
+    for name in ("attention-x-gradient", "raw-attention", "random"):
+        assert Path(f"out/{name}/report.html").is_file()
+        assert f"{name}/report.html" in Path("out/report.html").read_text()
+    with Image.open("out/sheet.png") as sheet:
+        assert sheet.height > 3 * 200
+
+
+def test_every_method_explains_one_picture(run):
+    code, out, err = run("explain", "photo.jpg", "a cat", "--method", "all")
+    assert code in (0, 1), err
+    assert out.splitlines()[-2] == f"report: {Path('out/report.html')}"
+    assert out.splitlines()[-1].startswith("certificate: FAILS for ")
+
+
+@pytest.mark.parametrize("size", ["28x42", "keep", "native"])
+def test_image_size_is_passed_on(run, size):
+    code, _, err = run("explain", "photo.jpg", "a cat", "--image-size", size)
+    assert code == 0, err
+    stored = json.loads(Path("out/explanation.json").read_text())
+    assert stored["image_size"] == size
+    if size == "28x42":
+        assert stored["grid"] == {"rows": 4, "cols": 6}
+
+
+def test_catalogues_are_listed(run):
+    code, out, _ = run("methods")
+    assert code == 0
+    assert "attention-x-gradient" in out
+    assert "--set heads=one|model" in out
+    code, out, _ = run("methods", "grad-eclip")
+    assert code == 0
+    assert "source:" in out
+    code, out, _ = run("models")
+    assert code == 0
+    assert "open_clip:NAME/PRETRAINED" in out
+    code, out, _ = run("models", "vit-b-16")
+    assert "open_clip:ViT-B-16/openai" in out.splitlines()
+
+
+# Odd input: done, with a notice
+
+
+def test_notices_of_the_model_stand_on_stderr_and_in_the_report(run, model, monkeypatch):
+    from dataclasses import replace
+
+    noticed = replace(model, notices=("scenes knows rendered scenes only",))
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "heatproof.models.load", lambda spec, **_more: asked.append(spec) or noticed
+    )
+    code, _, err = run("explain", "photo.jpg", "a cat")
+    assert (code, asked) == (0, ["scenes"])  # the default model
+    assert "notice: scenes knows rendered scenes only" in err
+    assert "scenes knows rendered scenes only" in Path("out/report.html").read_text()
+
+
+def test_animated_gif_is_explained_by_its_first_frame(run):
+    frames = [Image.new("RGB", (80, 60), colour) for colour in ("red", "blue")]
+    frames[0].save("moving.gif", save_all=True, append_images=frames[1:])
+    code, _, err = run("explain", "moving.gif", "a cat")
+    assert code == 0
+    assert "it has 2 frames; only the first is explained" in err
+
+
+@pytest.mark.parametrize("size", [(1, 1), (30_000, 40), (30_000, 1), (40, 30_000)])
+def test_extreme_sizes_are_explained_with_a_notice(run, size):
+    Image.new("RGB", size, "red").save("odd.png")
+    code, _, err = run("explain", "odd.png", "a cat")
+    assert code == 0, err
+    assert "notice: " in err
+    assert Path("out/overlay-0.png").is_file()
+
+
+def test_what_the_crop_cut_off_is_said(run, monkeypatch):
+    from heatproof.models import geometry
+
+    old = geometry.Preprocess.view
+    view = lambda self, w, h: old(self, w, h).__class__(w, h, w / 4, 0.0, w / 2, float(h))  # noqa: E731
+    monkeypatch.setattr(geometry.Preprocess, "view", view)
+    code, _, err = run("explain", "photo.jpg", "a cat")
+    assert code == 0
+    assert "cut off 75% of the picture" in err
+
+
+def test_a_file_name_that_is_not_utf_8_is_written_with_escapes(run):
+    """Break: write the page without an answer to what UTF-8 cannot hold."""
+    Path("photo.jpg").rename("\udcff.jpg")  # as Python reads a name of the byte 0xff
+    code, _, err = run("explain", "\udcff.jpg", "a cat")
+    assert code == 0, err
+    assert "its file's name is not UTF-8" in err
+    assert "\\udcff.jpg" in Path("out/report.html").read_text("utf-8")
+    stored = json.loads(Path("out/explanation.json").read_text("utf-8"))
+    assert stored["photo"]["source"] == "\udcff.jpg"
+
+
+def test_prompt_longer_than_the_context_says_what_was_cut(run):
+    code, _, err = run("explain", "photo.jpg", "a dog " * 60, "--words")
+    assert code == 0
+    assert "longer than the context" in err
+
+
+# Bad input: one line, exit code 2, nothing written
+
+
+def png_bomb(path: str) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
+    Path(path).write_bytes(data + chunk(b"IEND", b""))
+
+
+BAD_PICTURES = {
+    "missing.jpg": (lambda _: None, "no such file"),
+    "folder.jpg": (lambda path: Path(path).mkdir(), "a folder; expected one picture file"),
+    "notes.jpg": (
+        lambda path: Path(path).write_text("hello"),
+        "a text file, whatever its name says",
+    ),
+    "cut.jpg": (
+        lambda path: Path(path).write_bytes(Path("photo.jpg").read_bytes()[:2000]),
+        "cut short",
+    ),
+    "empty.jpg": (lambda path: Path(path).write_bytes(b""), "zero bytes"),
+    "bomb.png": (png_bomb, "more pixels than is safe to unpack"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PICTURES)
+def test_bad_pictures(run, name):
+    make, words = BAD_PICTURES[name]
+    make(name)
+    code, out, err = run("explain", name, "a cat")
+    assert (code, out) == (2, "")
+    assert words in one_line(err)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["photo.jpg"], "got no prompt, expected at least one"),
+        (["photo.jpg", ""], "prompt 1 is empty"),
+        (["photo.jpg", "a cat", "  "], "prompt 2 is empty"),
+        (["photo.jpg", "\udcff"], "prompt 1 is not UTF-8"),
+        ([], "missing argument 'photo'"),
+        (["photo.jpg", "a cat", "--modle", "scenes"], "--model"),
+        (["photo.jpg", "a cat", "--seed", "x"], "invalid value for '--seed'"),
+        (["photo.jpg", "a cat", "--method", "grad-eclipp"], "did you mean grad-eclip"),
+        (["photo.jpg", "a cat", "--method", "rollout,grad-eclipp"], "did you mean grad-eclip"),
+        (["photo.jpg", "a cat", "--method", ","], "got no method"),
+        ([*ECLIP, "--set", "head=model"], "did you mean heads?"),
+        ([*ECLIP, "--set", "heads=modle"], "did you mean model"),
+        (["photo.jpg", "a cat", "--set", "heads"], "expected SWITCH=VALUE"),
+        ([*ECLIP, "--set", "layers=every"], "expected a whole number or all"),
+        ([*ECLIP, "--set", "layers=1.5"], "expected a whole number or all"),
+        ([*ECLIP, "--set", "layers=-1"], "got layers=-1, expected 1 to"),
+        ([*ECLIP[:3], "rollout,random", "--set", "zzz=1"], "has a switch 'zzz'"),
+        (["photo.jpg", "a cat", "--score", "cosin"], "did you mean cosine?"),
+        (["photo.jpg", "a cat", "--score", "margin"], "'margin' compares prompts"),
+        (["photo.jpg", "a cat", "--score", "class-logit"], "is no classifier"),
+        (["photo.jpg", "a cat", "--image-size", "big"], "expected HEIGHTxWIDTH"),
+        (["photo.jpg", "a cat", "--image-size", "0x224"], "expected HEIGHTxWIDTH"),
+        (["photo.jpg", "a cat", "--image-size", "22x224"], "22"),
+        (["photo.jpg", "a cat", "-o", "photo.jpg"], "a file is in the way of the output folder"),
+        (["photo.jpg", "a cat", "--method", "center", "--words"], "explains the image side alone"),
+    ],
+)  # fmt: skip
+def test_bad_arguments(run, arguments, words):
+    code, out, err = run("explain", *arguments)
+    assert (code, out) == (2, "")
+    assert words.lower() in one_line(err).lower()
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["explian"], "no such command"),
+        (["--wrong"], "no such option"),
+        (["methods", "grad-eclipp"], "did you mean grad-eclip"),
+        (["models", "zzz"], "no model name holds 'zzz'"),
+    ],
+)
+def test_bad_commands(run, arguments, words):
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert words in one_line(err).lower()
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("open_clip:ViT-B-61", "did you mean"),
+        ("ViT-B-16", "open_clip:ViT-B-16"),
+        ("nonsense", "expected"),
+    ],
+)
+def test_unknown_models_name_their_neighbours(tmp_path, monkeypatch, capsys, model, words):
+    monkeypatch.chdir(tmp_path)
+    scene(64, 48).save("photo.jpg")
+    assert main.run(["explain", "photo.jpg", "a cat", "--model", model]) == 2
+    assert words in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that is not there")
+def test_cuda_where_there_is_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scene(64, 48).save("photo.jpg")
+    arguments = [
+        "explain",
+        "photo.jpg",
+        "a cat",
+        "--model",
+        "open_clip:ViT-B-16",
+        "--device",
+        "cuda",
+    ]
+    assert main.run(arguments) == 2
+    assert "cuda" in one_line(capsys.readouterr().err)
+
+
+def test_nothing_at_all_shows_the_help(run):
+    code, out, _ = run()
+    assert code == 2
+    assert "Commands:" in out
+
+
+def test_ctrl_c_is_one_line_and_leaves_nothing(run, monkeypatch):
+    def stop(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("heatproof.pages.explanation_page.page", stop)
+    code, _, err = run("explain", "photo.jpg", "a cat")
+    assert code == 130
+    assert one_line(err.strip()) == "heatproof: interrupted; no report was written"
+    assert sorted(path.name for path in Path().iterdir()) == ["photo.jpg"]
+
+
+def test_ctrl_c_from_a_terminal(tmp_path):
+    """A real signal to a real process, while it loads the model."""
+    scene(64, 48).save(tmp_path / "photo.jpg")
+    code = "import os, signal, sys, time; from heatproof import cli, models\n"
+    # Where the tests run in the background, the signal is ignored from the start.
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += (
+        f"load = lambda *_, **__: (os.kill(os.getpid(), {int(signal.SIGINT)}), time.sleep(30))\n"
+    )
+    code += "models.load = load; sys.exit(cli.run(['explain', 'photo.jpg', 'a cat']))"
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert "interrupted" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
+
+
+def test_memory_is_said_to_both_sides(run, monkeypatch):
+    from heatproof.engine import api
+
+    said: dict[str, str] = {}
+
+    def noting(inner):
+        def noted(*given, **more):
+            said[inner.__name__] = more["memory"]
+            return inner(*given, **more)
+
+        return noted
+
+    monkeypatch.setattr(api, "explain", noting(api.explain))
+    monkeypatch.setattr(api, "explain_words", noting(api.explain_words))
+    code, _, err = run("explain", "photo.jpg", "a cat", "--words", "--memory", "90MB")
+    assert code == 0, err
+    assert said == {"explain": "90MB", "explain_words": "90MB"}
+    assert "expected a size" in one_line(
+        run("explain", "photo.jpg", "a cat", "--memory", "lots")[2]
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("tried 9 GB"),
+        torch.OutOfMemoryError("tried 9 GB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: tried 9 GB"),
+    ],
+)
+def test_out_of_memory_is_one_line(run, monkeypatch, error):
+    def refuse(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr("heatproof.engine.api.explain", refuse)
+    code, _, err = run("explain", "photo.jpg", "a cat")
+    assert code == 2
+    assert "not enough memory" in one_line(err)
+    assert "tried 9 GB" in one_line(err)
+
+
+def test_bad_pictures_are_found_before_torch_is_imported(tmp_path):
+    check = (
+        "import sys; from heatproof import cli; code = cli.run(['explain', 'none.jpg', 'a cat']); "
+        "sys.exit(99 if 'torch' in sys.modules else code)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    done = subprocess.run(
+        [sys.executable, "-c", check], env=environment, cwd=tmp_path, capture_output=True
+    )
+    assert done.returncode == 2, done.stderr
+
+
+def test_as_a_process(tmp_path):
+    done = shell("explain", "nothing.jpg", "a cat", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no such file" in one_line(done.stderr)
+    assert done.stdout == ""
+
+
+def test_prompts_may_hold_anything_printable_or_not(run):
+    code, out, err = run("explain", "photo.jpg", "日本\x1b[31m \u202e <b>&amp;")
+    assert code == 0, err
+    assert "\x1b" not in out
+    assert Path("out/overlay-0.png").is_file()

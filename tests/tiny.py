@@ -1,3 +1,0 @@
-"""The tiny open_clip models, which the package itself proves things on."""
-
-from heatproof.models.specimens.open_clip import *  # noqa: F403 (names of the specimens)
