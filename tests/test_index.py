@@ -62,12 +62,12 @@ ANSWERS = {
     "prove grad-eclip attention-eclip -o a.png": (2, "in the way of the output folder"),
     "reproduce --only z": (2, "unknown experiment 'z'"),
     "reproduce --model scenez": (2, "did you mean scenes?"),
-    "reproduce --imagenet none": (2, "none is no folder"),
+    "reproduce --imagenet none": (2, "none is not a folder"),
 }
 RUN = """
 import contextlib, io, json, sys
 sys.modules["torch"] = None  # whoever imports it fails
-from heatproof import cli
+from heatproof.cli import main as cli
 for line in json.load(sys.stdin):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

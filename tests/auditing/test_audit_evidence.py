@@ -30,8 +30,8 @@ from heatproof.auditing.result import Audit
 from heatproof.auditing.run import MAPS, Auditor
 from heatproof.auditing.subject import Subject
 from heatproof.cli import main
-from heatproof.cli.audit import _code
-from heatproof.cli.benchmark import _measured
+from heatproof.cli.audit import _exit_code
+from heatproof.cli.benchmark import _has_values
 from heatproof.data.scenes.single_attribute import asked
 from heatproof.errors import InputError, PromptError, ReadingError, UserCodeError
 from heatproof.evaluation.task import Bench
@@ -402,7 +402,7 @@ def test_variants_that_a_model_does_not_allow_are_named(monkeypatch: Any) -> Non
 def test_the_worst_method_decides_the_exit_code(
     states: list[bool | None], allow: bool, code: int
 ) -> None:
-    assert _code(states, allow) == code
+    assert _exit_code(states, allow) == code
 
 
 def test_a_method_that_is_left_out_is_not_established(
@@ -449,7 +449,7 @@ def test_a_benchmark_that_measured_nothing_says_so() -> None:
         methods = [{"label": "mine", "control": False}, {"label": "random", "control": True}]
         return {"methods": methods, "metrics": [{"tables": {"right": rows}}]}
 
-    assert _measured(summary(0.5))
-    assert not _measured(summary(None))
-    assert not _measured(summary(0.5, "random"))
-    assert not _measured({"methods": [], "metrics": []})
+    assert _has_values(summary(0.5))
+    assert not _has_values(summary(None))
+    assert not _has_values(summary(0.5, "random"))
+    assert not _has_values({"methods": [], "metrics": []})

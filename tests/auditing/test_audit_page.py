@@ -470,7 +470,7 @@ def test_ctrl_c_says_where_finished_methods_are(tmp_path, monkeypatch, capsys) -
 
     monkeypatch.setattr("heatproof.auditing.run.Auditor.audit", stopped)
     assert main.run(["audit", "center,edges", "--principle", "1", "-o", str(tmp_path)]) == 130
-    assert f"what is done is kept in {tmp_path}" in capsys.readouterr().err.replace("\n", "")
+    assert f"finished parts are in {tmp_path}" in capsys.readouterr().err.replace("\n", "")
 
 
 def test_an_audit_of_many_goes_on_with_the_same_code_alone(tmp_path, monkeypatch, capsys) -> None:

@@ -111,4 +111,4 @@ def test_ctrl_c_says_what_is_kept(
     given = ["--methods", "gae", "--metrics", "pointing", "-o", str(tmp_path)]
     assert main.run([*SMALL, *given]) == 130
     (line,) = said(capsys)
-    assert f"what is done is kept in {tmp_path / 'parts'}" in line
+    assert f"finished parts are in {tmp_path / 'parts'}" in line

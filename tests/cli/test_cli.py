@@ -78,7 +78,7 @@ def test_importing_imports_no_torch(code):
 )
 def test_help_imports_no_torch(arguments):
     check = (
-        "import sys; from heatproof import cli; code = cli.run(sys.argv[1:]); "
+        "import sys; from heatproof.cli import main as cli; code = cli.run(sys.argv[1:]); "
         "sys.exit(99 if 'torch' in sys.modules else code)"
     )
     environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
@@ -336,7 +336,7 @@ def test_bad_pictures(run, name):
         (["photo.jpg", "a cat", "--method", ","], "got no method"),
         ([*ECLIP, "--set", "head=model"], "did you mean heads?"),
         ([*ECLIP, "--set", "heads=modle"], "did you mean model"),
-        (["photo.jpg", "a cat", "--set", "heads"], "expected SWITCH=VALUE"),
+        (["photo.jpg", "a cat", "--set", "heads"], "expected OPTION=VALUE"),
         ([*ECLIP, "--set", "layers=every"], "expected a whole number or all"),
         ([*ECLIP, "--set", "layers=1.5"], "expected a whole number or all"),
         ([*ECLIP, "--set", "layers=-1"], "got layers=-1, expected 1 to"),
@@ -364,7 +364,7 @@ def test_bad_arguments(run, arguments, words):
         (["explian"], "no such command"),
         (["--wrong"], "no such option"),
         (["methods", "grad-eclipp"], "did you mean grad-eclip"),
-        (["models", "zzz"], "no model name holds 'zzz'"),
+        (["models", "zzz"], "no model name contains 'zzz'"),
     ],
 )
 def test_bad_commands(run, arguments, words):
@@ -425,7 +425,8 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(run, monkeypatch):
 def test_ctrl_c_from_a_terminal(tmp_path):
     """A real signal to a real process, while it loads the model."""
     scene(64, 48).save(tmp_path / "photo.jpg")
-    code = "import os, signal, sys, time; from heatproof import cli, models\n"
+    code = "import os, signal, sys, time\n"
+    code += "from heatproof import models; from heatproof.cli import main as cli\n"
     # Where the tests run in the background, the signal is ignored from the start.
     code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += (
@@ -485,7 +486,8 @@ def test_out_of_memory_is_one_line(run, monkeypatch, error):
 
 def test_bad_pictures_are_found_before_torch_is_imported(tmp_path):
     check = (
-        "import sys; from heatproof import cli; code = cli.run(['explain', 'none.jpg', 'a cat']); "
+        "import sys; from heatproof.cli import main as cli; "
+        "code = cli.run(['explain', 'none.jpg', 'a cat']); "
         "sys.exit(99 if 'torch' in sys.modules else code)"
     )
     environment = {**os.environ, "PYTHONPATH": str(SOURCES)}

@@ -456,7 +456,7 @@ def test_exit_codes_and_levels_on_the_command_line(
     [
         (["gae"], "expected two methods"),
         (["gae", "nope"], "unknown method 'nope'"),
-        (["gae", "gae", "--set", "layers"], "expected SWITCH=VALUE"),
+        (["gae", "gae", "--set", "layers"], "expected OPTION=VALUE"),
         (["gae", "gae", "--replay", "x.json"], "beside --replay"),
         (["--replay", "x.json"], "there is no file x.json"),
         (["gae", "gae", "-o", "pyproject.toml"], "a file is in the way"),
@@ -473,7 +473,7 @@ def test_bad_input_is_one_line(
 
 def test_the_command_line_imports_no_torch_to_list_prove() -> None:
     script = (
-        "import sys; from heatproof import cli; cli.run(['prove', '--help']); "
+        "import sys; from heatproof.cli import main as cli; cli.run(['prove', '--help']); "
         "assert not {'torch', 'sympy'} & set(sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": str(SOURCES)}

@@ -1,4 +1,4 @@
-"""`heatproof audit METHOD`. No torch until it runs."""
+"""`heatproof audit METHOD`. Names and files are checked before torch is imported."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heatproof import index, specs, user_code
-from heatproof.cli import terminal
+from heatproof.cli import options, terminal
 from heatproof.data.opening import check as check_data
 from heatproof.errors import HeatproofError, InputError
 from heatproof.pages.folder import check_folder
@@ -17,56 +17,61 @@ if TYPE_CHECKING:
     from heatproof.auditing.result import Audit
     from heatproof.auditing.run import Auditor
 
-VIOLATED, NOT_ESTABLISHED = 1, 3
-
 
 def audit(
     method: Annotated[
         str,
         typer.Argument(
-            help="A catalogue name, `all`, or FILE.py:NAME, code of your own: a function "
-            "(image, prompt) -> map, or a function of the model that returns one. Several with "
-            "commas."
+            metavar="METHOD",
+            help="A name from `heatproof methods`, `all`, or your own code as FILE.py:NAME: a "
+            "function (image, prompt) -> map, or a function of the model that returns one. "
+            "Several with commas.",
         ),
     ],
-    switches: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SWITCH=VALUE", help="A switch of the method; repeatable."),
-    ] = None,
-    model: Annotated[str, typer.Option(help="See `heatproof models`.")] = "scenes",
+    settings: options.MethodOptions = None,
+    model: options.ModelSpec = options.DEFAULT_MODEL,
     data: Annotated[
         str | None,
         typer.Option(
-            help="scenes, a folder of pictures with masks, or KIND:PATH (docs/data.md).",
+            help=f"Images for principle 2: {options.DATA_SPECS}",
             show_default="scenes for the embedded model, otherwise none",
         ),
     ] = None,
     principle: Annotated[
-        list[int] | None, typer.Option(help="1 or 2 alone; both by default.", min=1, max=2)
+        list[int] | None,
+        typer.Option(help="Check only this principle, 1 or 2.", min=1, max=2, show_default="both"),
     ] = None,
-    pictures: Annotated[
-        int, typer.Option(min=20, help="How many pictures principle 2 is measured on.")
-    ] = 300,
+    pictures: Annotated[int, typer.Option(min=20, help="Number of images for principle 2.")] = 300,
     budget: Annotated[
         int,
-        typer.Option(min=1, help="Forward passes that principle 2 may take per method."),
+        typer.Option(min=1, help="Most forward passes per method for principle 2."),
     ] = 100_000,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")] = Path("audit"),
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Decides whatever is left to chance.")] = 0,
+    out: options.OutputFolder = Path("audit"),
+    device: options.Device = "cpu",
+    seed: options.Seed = 0,
     allow_violations: Annotated[
-        bool, typer.Option("--allow-violations", help="Exit with 0 where checks are violated.")
+        bool, typer.Option("--allow-violations", help="Exit with 0 even if a check is violated.")
     ] = False,
 ) -> None:
-    """Check METHOD against two principles: explain the model itself, follow its performance.
+    """Check METHOD against two principles.
 
-    Writes audit.html and audit.json; with several methods, one folder per method and a league
-    table. Exit codes: 0 every principle that was asked for is established, 1 one is violated, 3
-    neither, 2 bad input; of several methods, the worst. Methods that are already in the folder,
-    for the same model and settings, are not audited again.
+    Principle 1: maps explain the model itself. Principle 2: maps are good where the model is right
+    and bad where it is wrong. Writes audit.html and audit.json; with several methods, one folder
+    per method and a league table. A method that the folder already holds, for the same model and
+    settings, is not audited again.
+
+    Example: heatproof audit grad-eclip -o audit/
+
+    Exit codes; with several methods, the worst counts:
+
+    \b
+      0  every principle is established
+      1  a principle is violated
+      2  bad input
+      3  a principle is not established
     """
-    given = terminal.switches(switches)
-    own, named = _asked(method, given)
+    given = terminal.parse_options(settings)
+    own, named = _parse_methods(method, given)
     specs.check(model)
     if data is not None:
         check_data(data)
@@ -79,130 +84,120 @@ def audit(
         auditor = Auditor(
             loaded, data, principles=principle or (1, 2), scenes=pictures, seed=seed, budget=budget
         )
-        chosen = _chosen(own, named, auditor)
+        chosen = _create(own, named, auditor)
         if len(chosen) == 1:
             audits, left_out = [auditor.audit(next(iter(chosen.values())), progress=say)], 0
             page = audits[0].save(out)
         else:
-            with terminal.kept(out):
-                audits, page = _many(auditor, chosen, out, say)
+            with terminal.resumable(out):
+                audits, page = _audit_all(auditor, chosen, out, say)
             left_out = len(chosen) - len(audits)
     typer.echo(f"page: {page}")
-    for found in audits:
-        _tell(found, len(audits) == 1)
-    states = [found.holds for found in audits] + [None] * left_out
+    for done in audits:
+        _summarise(done, full=len(audits) == 1)
+    states = [done.holds for done in audits] + [None] * left_out
     if len(states) > 1:
         typer.echo(_count(states, left_out))
-    raise typer.Exit(_code(states, allow_violations))
+    raise typer.Exit(_exit_code(states, allow_violations))
 
 
-def _code(states: Sequence[bool | None], allow_violations: bool) -> int:
-    """The worst of them: one violation, else one method that is not established."""
+def _exit_code(states: Sequence[bool | None], allow_violations: bool) -> int:
+    """Return the worst of them: a violation, else a method that is not established."""
     if False in states and not allow_violations:
-        return VIOLATED
-    return NOT_ESTABLISHED if None in states else 0
+        return terminal.FAILED
+    return terminal.NOT_ESTABLISHED if None in states else terminal.DONE
 
 
 def _count(states: Sequence[bool | None], left_out: int) -> str:
-    told = f" ({left_out} of them left out)" if left_out else ""
+    suffix = f" ({left_out} of them left out)" if left_out else ""
     return (
         f"{len(states)} methods: {states.count(True)} established, {states.count(False)} violated, "
-        f"{states.count(None)} not established{told}"
+        f"{states.count(None)} not established{suffix}"
     )
 
 
-def _asked(given: str, switches: dict[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Code of the user's own by its name, and methods by theirs with their switches; all that can
-    be checked before torch is imported."""
-    names = [name.strip() for name in given.split(",") if name.strip()]
+def _parse_methods(text: str, settings: dict[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Parse the argument METHOD: the user's code by name, and catalogue names with their options.
+
+    Raises:
+        InputError: two methods of one name, no such file, an unknown method or option.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
     own = {name.rpartition(":")[2]: name for name in names if user_code.is_user_code(name)}
     named = [name for name in names if not user_code.is_user_code(name)]
     if len(own) + len(named) < len(names) or set(own) & set(named):
-        raise InputError("two methods have the same name; name them apart in their files")
-    for text in own.values():
-        user_code.check(text)
-    if own and not named and switches:
-        raise InputError("code of your own has no switches; leave --set out")
-    return own, {} if own and not named else index.chosen_methods(",".join(named), switches)
+        raise InputError("two methods have the same name; rename one of the functions")
+    for source in own.values():
+        user_code.check(source)
+    if own and not named and settings:
+        raise InputError("your own code has no options; leave out --set")
+    return own, {} if own and not named else index.chosen_methods(",".join(named), settings)
 
 
-def _chosen(own: dict[str, str], named: dict[str, Any], auditor: "Auditor") -> dict[str, Any]:
-    """Method objects by the name of their folder."""
+def _create(own: dict[str, str], named: dict[str, Any], auditor: "Auditor") -> dict[str, Any]:
+    """Create the methods, by the name of their folder."""
     from heatproof import methods
 
     return {
-        **{name: user_code.load(text, auditor.model) for name, text in own.items()},
-        **{name: methods.create(name, **switches) for name, switches in named.items()},
+        **{name: user_code.load(source, auditor.model) for name, source in own.items()},
+        **{name: methods.create(name, **settings) for name, settings in named.items()},
     }
 
 
-def _many(
+def _audit_all(
     auditor: "Auditor", chosen: dict[str, Any], out: Path, say: Callable[[str], None]
 ) -> tuple[list["Audit"], Path]:
-    """Each method in a folder of its own; what is there already for the same question stays."""
+    """Audit every method into a folder of its own, but for those that an earlier run finished."""
     from heatproof.auditing.page import save_league
 
     audits: list[Audit] = []
     for number, (name, method) in enumerate(chosen.items(), 1):
         say(f"{name} ({number} of {len(chosen)})")
-        kept = _kept(out / name, auditor, method)
-        if isinstance(kept, str):
-            typer.echo(f"notice: {terminal.one_line(kept)}", err=True)
-            kept = None
-        if kept is None:
+        done = _earlier(out / name, auditor, method)
+        if done is None:
             try:
-                kept = auditor.audit(method, progress=say)
+                done = auditor.audit(method, progress=say)
             except HeatproofError as error:
-                told = terminal.one_line(str(error))
-                typer.echo(f"notice: {name} is left out: {told}", err=True)
+                terminal.notice(f"{name} is left out: {error}")
                 continue
-            kept.save(out / name)
-        audits.append(kept)
+            done.save(out / name)
+        audits.append(done)
     if not audits:
         raise InputError("no method could be audited on this model; see the notices above")
     return audits, save_league(audits, out)
 
 
-def _kept(folder: Path, auditor: "Auditor", method: Any) -> "Audit | str | None":
-    """The audit that an earlier run left for this very question; or why it cannot be read."""
+def _earlier(folder: Path, auditor: "Auditor", method: Any) -> "Audit | None":
+    """Read the audit that an earlier run left in `folder`, if it answers the same question."""
     from heatproof.auditing.result import from_json
 
     path = folder / "audit.json"
     try:
-        found = from_json(json.loads(path.read_text("utf-8")))
+        done = from_json(json.loads(path.read_text("utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{path} cannot be read ({type(error).__name__}); {folder.name} is audited again"
-    same = (found.settings, found.model, found.question) == (
-        method.settings(),
-        auditor.model.spec,
-        auditor.question,
-    )
-    made_by = auditor.environment
-    alike = all(
-        found.environment.get(key) == made_by[key] for key in ("weights_sha256", "code_sha256")
-    )
-    return found if same and alike else None
+        reason = type(error).__name__
+        terminal.notice(f"{path} cannot be read ({reason}); {folder.name} is audited again")
+        return None
+    # Other weights under the same name, or other code, may give another verdict.
+    keys = ("weights_sha256", "code_sha256")
+    if any(done.environment.get(key) != auditor.environment[key] for key in keys):
+        return None
+    wanted = (method.settings(), auditor.model.spec, auditor.question)
+    return done if (done.settings, done.model, done.question) == wanted else None
 
 
-def _tell(found: "Audit", whole: bool) -> None:
-    if not whole:
-        typer.echo(terminal.one_line(found.sentence))
-        return
-    for notice in found.notices:
-        typer.echo(f"notice: {terminal.one_line(notice)}", err=True)
-    wide = max(len(finding.check) for finding in found.findings) if found.findings else 0
-    for principle, findings in _by_principle(found.findings).items():
-        typer.echo(f"principle {principle}: {found.verdict(principle)}")
-        for finding in findings:
-            verdict = "VIOLATED" if finding.verdict == "violated" else finding.verdict
-            typer.echo(f"  {finding.check:<{wide}}  {verdict:<14}  {finding.evidence}")
-    typer.echo(terminal.one_line(found.sentence))
-
-
-def _by_principle(findings: Sequence[Any]) -> dict[int, list[Any]]:
-    found: dict[int, list[Any]] = {}
-    for finding in findings:
-        found.setdefault(finding.principle, []).append(finding)
-    return found
+def _summarise(audit: "Audit", *, full: bool) -> None:
+    """Print the verdict of an audit; if `full`, every check with its evidence too."""
+    if full:
+        for notice in audit.notices:
+            terminal.notice(notice)
+        width = max((len(finding.check) for finding in audit.findings), default=0)
+        for principle in dict.fromkeys(finding.principle for finding in audit.findings):
+            typer.echo(f"principle {principle}: {audit.verdict(principle)}")
+            for finding in audit.findings:
+                if finding.principle == principle:
+                    verdict = "VIOLATED" if finding.verdict == "violated" else finding.verdict
+                    typer.echo(f"  {finding.check:<{width}}  {verdict:<14}  {finding.evidence}")
+    typer.echo(terminal.one_line(audit.sentence))

@@ -1,4 +1,4 @@
-"""`heatproof reproduce -o out/`. No torch until it runs."""
+"""`heatproof reproduce`. Arguments are checked before torch is imported."""
 
 import sys
 from collections import Counter
@@ -10,25 +10,20 @@ from typing import Annotated
 import typer
 
 from heatproof import index, specs
-from heatproof.cli import terminal
+from heatproof.cli import options, terminal
 from heatproof.errors import InputError, UnknownName
 from heatproof.pages.folder import check_folder
 
-NOTHING_MEASURED = 3
 Watch = Callable[[str, int, int], None]
+"""Progress: what is measured, how many items are done, and of how many."""
 
 
 def reproduce(
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the page; a run goes on in it.")
-    ] = Path("out"),
-    model: Annotated[
-        str | None,
-        typer.Option(help="See `heatproof models`.", show_default="scenes, the embedded model"),
-    ] = None,
+    out: options.ResumableFolder = Path("out"),
+    model: options.ModelSpec = options.DEFAULT_MODEL,
     imagenet: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="ImageNet's validation set, a folder a class."),
+        typer.Option(metavar="DIR", help="ImageNet's validation set, one folder per class."),
     ] = None,
     imagenet_s: Annotated[
         Path | None, typer.Option("--imagenet-s", metavar="DIR", help="ImageNet-S, with its masks.")
@@ -38,60 +33,72 @@ def reproduce(
     ] = None,
     images: Annotated[
         int | None,
-        typer.Option(min=4, help="ImageInputs and captions of each kind.", show_default="1000"),
+        typer.Option(
+            min=4, help="Number of images, and of captions, per experiment.", show_default="1000"
+        ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="24 pictures: does it run?")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Decides whatever is left to chance.")] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="24 images: a smoke test, not evidence.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     only: Annotated[
-        str | None, typer.Option(metavar="a,b,...", help="Some of the experiments a to e.")
+        str | None, typer.Option(metavar="a,b,...", help="Run only these experiments, of a to e.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: options.Device = "cpu",
 ) -> None:
-    """Run the claims of arXiv 2605.12952 on a model, as tables and figures.
+    """Test the claims of the paper "Debunking Grad-ECLIP".
 
-    Rendered scenes unless folders are given. What is done is kept in OUT/parts: a run that was
-    stopped goes on. Writes reproduce.html, reproduce.json and figures/*.png. Exit codes: 0 at least
-    one claim was measured, 3 none was, 2 bad input.
+    The paper is arXiv 2605.12952. Images are rendered scenes unless you give data sets. Writes
+    reproduce.html with tables and figures, reproduce.json and figures/*.png. Finished parts are
+    kept in OUT/parts: the same command resumes a stopped run.
+
+    Example: heatproof reproduce --quick -o out/
+
+    Exit codes:
+
+    \b
+      0  at least one claim was measured
+      2  bad input
+      3  no claim was measured
     """
-    letters = tuple(each.strip() for each in (only or "").split(",") if each.strip())
+    letters = tuple(letter.strip() for letter in (only or "").split(",") if letter.strip())
     for letter in letters:
         if letter not in index.EXPERIMENTS:
             raise UnknownName("experiment", letter, index.EXPERIMENTS)
-    specs.check(model or "scenes")
+    specs.check(model)
     folders = {"ImageNet": imagenet, "ImageNet-S": imagenet_s, "COCO": coco}
     for name, folder in folders.items():
         if folder is not None and not folder.is_dir():
-            raise InputError(f"{folder} is no folder; expected {name}; check the path")
+            raise InputError(f"{folder} is not a folder; expected {name}; check the path")
     check_folder(out)
-    with _watching() as watch:
+    with _progress() as watch:
         from heatproof.recipes.grad_eclip_paper.reproducing import Order, run
 
-        order = Order(
-            model or "scenes", imagenet, imagenet_s, coco, images, quick, seed, letters, device
-        )
-        with terminal.kept(out / "parts"):
-            result = run(order, out, watch)
-    for each in result["conclusions"]:
-        typer.echo(f"{each['verdict']:<12}  ({each['section']}) {each['claim']}")
+        request = Order(model, imagenet, imagenet_s, coco, images, quick, seed, letters, device)
+        with terminal.resumable(out / "parts"):
+            result = run(request, out, watch)
+    for claim in result["conclusions"]:
+        typer.echo(f"{claim['verdict']:<12}  ({claim['section']}) {claim['claim']}")
     typer.echo(f"page: {out / 'reproduce.html'}")
-    verdicts = Counter(each["verdict"] for each in result["conclusions"])
-    told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
-    typer.echo(f"{verdicts.total()} claims: {told or 'none was measured'}")
+    verdicts = Counter(claim["verdict"] for claim in result["conclusions"])
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    typer.echo(f"{verdicts.total()} claims: {counts or 'none was measured'}")
     if verdicts.total() == verdicts["not measured"]:
-        raise typer.Exit(NOTHING_MEASURED)
+        raise typer.Exit(terminal.NOT_ESTABLISHED)
 
 
 @contextmanager
-def _watching() -> Generator[Watch]:
-    """A bar for what is being done, where somebody watches; one line each elsewhere."""
+def _progress() -> Generator[Watch]:
+    """Yield a callback that draws one bar per task, or prints one line per task into a log."""
     if not sys.stderr.isatty():
-        last: list[str] = []
+        last = ""
 
-        def say(doing: str, done: int, of: int) -> None:
-            del done, of
-            if last != [doing]:
-                last[:] = [doing]
-                typer.echo(doing, err=True)
+        def say(task: str, done: int, total: int) -> None:
+            nonlocal last
+            del done, total
+            if task != last:
+                last = task
+                typer.echo(task, err=True)
 
         yield say
         return
@@ -99,6 +106,7 @@ def _watching() -> Generator[Watch]:
     from rich.progress import (
         BarColumn,
         Progress,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -107,12 +115,12 @@ def _watching() -> Generator[Watch]:
     count = TextColumn("{task.completed}/{task.total}")
     columns = (TextColumn("{task.description}"), BarColumn(), count,
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
-        tasks: dict[str, object] = {}
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        tasks: dict[str, TaskID] = {}
 
-        def show(doing: str, done: int, of: int) -> None:
-            if doing not in tasks:
-                tasks[doing] = progress.add_task(doing, total=of)
-            progress.update(tasks[doing], completed=done, total=of)  # pyright: ignore[reportArgumentType]
+        def show(task: str, done: int, total: int) -> None:
+            if task not in tasks:
+                tasks[task] = progress.add_task(task, total=total)
+            progress.update(tasks[task], completed=done, total=total)
 
         yield show

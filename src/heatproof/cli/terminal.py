@@ -1,51 +1,65 @@
-"""What the commands share on the terminal: progress where somebody watches, SWITCH=VALUE, lines."""
+"""What the commands share on the terminal: exit codes, progress, OPTION=VALUE, single lines."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import typer
+
 from heatproof.errors import InputError, Interrupted
+
+DONE, FAILED, BAD_INPUT, NOT_ESTABLISHED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes of all commands."""
 
 
 @contextmanager
-def working(on: str = "starting") -> Generator[Callable[[str], None]]:
-    """Say what is being done, where somebody watches; yields what changes the words."""
+def working(task: str = "starting") -> Generator[Callable[[str], None]]:
+    """Show a spinner beside `task` if stderr is a terminal; yields a function that changes it."""
     from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda _: None
         return
-    with console.status(f"{on} ...") as status:
+    with console.status(f"{task} ...") as status:
         yield lambda text: status.update(f"{text} ...")
 
 
-def switches(given: list[str] | None) -> dict[str, str]:
-    """`--set SWITCH=VALUE`, repeated.
+@contextmanager
+def resumable(folder: Path) -> Generator[None]:
+    """Turn Ctrl-C into one line that says where the finished parts are, and how to resume.
 
     Raises:
-        InputError: a text that is not of that form.
+        Interrupted: Ctrl-C was pressed.
     """
-    found: dict[str, str] = {}
-    for text in given or []:
-        key, equals, value = (part.strip() for part in text.partition("="))
-        if not (equals and key and value):
-            raise InputError(f"got --set {text!r}, expected SWITCH=VALUE such as heads=model")
-        found[key] = value
-    return found
-
-
-def one_line(text: str) -> str:
-    """One line without control characters, whatever a prompt or a file name holds."""
-    return " ".join("".join(x if x.isprintable() else " " for x in text).split())
-
-
-@contextmanager
-def kept(where: Path) -> Generator[None]:
-    """Ctrl-C inside loses nothing, and says so: what is done lies in `where`."""
     try:
         yield
     except KeyboardInterrupt:
         raise Interrupted(
-            f"interrupted; what is done is kept in {where}: the same command goes on"
+            f"interrupted; finished parts are in {folder}; to resume, run the same command again"
         ) from None
+
+
+def parse_options(texts: list[str] | None) -> dict[str, str]:
+    """Parse repeated `--set OPTION=VALUE`.
+
+    Raises:
+        InputError: a text is not of that form.
+    """
+    options: dict[str, str] = {}
+    for text in texts or []:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not (equals and key and value):
+            raise InputError(f"got --set {text!r}, expected OPTION=VALUE such as heads=model")
+        options[key] = value
+    return options
+
+
+def one_line(text: str) -> str:
+    """Return `text` on one line, without the control characters that a prompt may hold."""
+    return " ".join("".join(x if x.isprintable() else " " for x in text).split())
+
+
+def notice(text: str) -> None:
+    """Print a notice on stderr, so that stdout stays readable by programs."""
+    typer.echo(f"notice: {one_line(text)}", err=True)

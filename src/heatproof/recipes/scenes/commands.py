@@ -9,25 +9,32 @@ import typer
 
 app = typer.Typer(
     name="scenes",
-    help="Rendered scenes with exact truth, and the small CLIP trained on them.",
+    help="Render scenes; train and measure the embedded model.",
     no_args_is_help=True,
 )
 
 
 @app.command("render")
 def render_files(
-    folder: Annotated[Path, typer.Argument(help="Where to write.")],
-    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 100,
-    seed: Annotated[int, typer.Option(help="Seed of the first; the others follow.")] = 1 << 60,
-    pixels: Annotated[int, typer.Option(min=16, help="Side of the pictures.")] = 64,
+    folder: Annotated[Path, typer.Argument(help="Output folder.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the first scene; the next ones count up.")] = 1
+    << 60,
+    pixels: Annotated[
+        int, typer.Option(min=16, help="Height and width of the images, in pixels.")
+    ] = 64,
     objects: Annotated[
-        int | None, typer.Option(min=1, max=4, help="Objects in each; otherwise one to four.")
+        int | None,
+        typer.Option(min=1, max=4, help="Objects per scene.", show_default="1 to 4, at random"),
     ] = None,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Only combinations that training never showed.")
+        bool,
+        typer.Option("--held-out", help="Only colour and shape pairs that training never showed."),
     ] = False,
 ) -> None:
-    """Write pictures (PNG), instances.json (COCO masks) and captions.json."""
+    """Write images, masks and captions.
+
+    PNG files, instances.json in COCO's format, and captions.json."""
     from heatproof.data.scenes import SceneDataset, write
 
     combinations = "held-out" if held_out else "trained"
@@ -40,20 +47,22 @@ def render_files(
 
 @app.command()
 def train(
-    folder: Annotated[Path, typer.Argument(help="Where the run lives; an earlier one goes on.")],
-    steps: Annotated[int, typer.Option(min=1, help="How many steps in all.")] = 4000,
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of the run; a stopped run in it is resumed.")
+    ],
+    steps: Annotated[int, typer.Option(min=1, help="Number of training steps.")] = 4000,
     decay: Annotated[
-        int, typer.Option(min=0, help="The last of them, with a falling rate.")
+        int, typer.Option(min=0, help="Number of last steps, in which the learning rate falls.")
     ] = 1200,
-    workers: Annotated[int, typer.Option(min=1, help="Processes of one thread each.")] = 2,
-    batch: Annotated[int, typer.Option(min=8, help="Scenes a step for each worker.")] = 32,
-    seed: Annotated[int, typer.Option(help="Decides weights, scenes and captions.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of processes, of one thread each.")
+    ] = 2,
+    batch: Annotated[int, typer.Option(min=8, help="Scenes per step and worker.")] = 32,
+    seed: Annotated[int, typer.Option(help="Random seed of weights, scenes and captions.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, or cuda with one worker.")] = "cpu",
-    start: Annotated[
-        Path | None, typer.Option(help="Another run, whose state a new one begins from.")
-    ] = None,
+    start: Annotated[Path | None, typer.Option(help="Folder of another run to start from.")] = None,
 ) -> None:
-    """Train the reference model, or go on where a run stopped."""
+    """Train the embedded model, or resume a stopped run."""
     from heatproof.recipes.scenes.recipe import Settings
     from heatproof.recipes.scenes.recipe import train as run
 
@@ -68,12 +77,18 @@ def train(
 @app.command()
 def release(
     folders: Annotated[
-        list[Path], typer.Argument(help="A finished run, after those it began from.")
+        list[Path],
+        typer.Argument(help="A finished run, preceded by the runs that it started from."),
     ],
-    step: Annotated[list[int], typer.Option(help="Snapshot to keep in the graded family.")],
-    hardware: Annotated[str, typer.Option(help="What it ran on, in words.")],
+    step: Annotated[
+        list[int],
+        typer.Option(help="Training step whose snapshot joins the graded family; repeatable."),
+    ],
+    hardware: Annotated[str, typer.Option(help="Hardware that it ran on, in words.")],
 ) -> None:
-    """Put a run's final weights and some of its snapshots into the package."""
+    """Copy a run's weights into the package.
+
+    The final weights, and the snapshots named by --step."""
     from heatproof.recipes.scenes.release import release as put
 
     put(folders, step, hardware)
@@ -81,10 +96,12 @@ def release(
 
 @app.command()
 def seeds(
-    folders: Annotated[list[Path], typer.Argument(help="Finished runs that differ by seed alone.")],
-    count: Annotated[int, typer.Option(min=10, help="Scenes a figure.")] = 2000,
+    folders: Annotated[
+        list[Path], typer.Argument(help="Finished runs that differ only in their seed.")
+    ],
+    count: Annotated[int, typer.Option(min=10, help="Scenes per measured number.")] = 2000,
 ) -> None:
-    """Measure several runs of the recipe, and put their figures into the card."""
+    """Measure runs with other seeds, for the card."""
     import json
 
     from heatproof.models.scenes import CARD
@@ -102,16 +119,18 @@ def seeds(
 
 @app.command()
 def card(
-    count: Annotated[int, typer.Option(min=10, help="Scenes a figure.")] = 2000,
-    family_count: Annotated[int, typer.Option(min=10, help="The same, for the family.")] = 1000,
+    count: Annotated[int, typer.Option(min=10, help="Scenes per measured number.")] = 2000,
+    family_count: Annotated[
+        int, typer.Option(min=10, help="The same, for the graded family.")
+    ] = 1000,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write card.json here.")
+        Path | None, typer.Option("-o", "--output", help="Write card.json to this file.")
     ] = None,
     docs: Annotated[
-        Path | None, typer.Option(help="Also write scenes.md and its curve into this folder.")
+        Path | None, typer.Option(help="Also write scenes.md and its figure into this folder.")
     ] = None,
 ) -> None:
-    """Measure the shipped model on scenes it never saw, and print the figures."""
+    """Measure the embedded model on new scenes."""
     import json
     import shutil
     import tempfile

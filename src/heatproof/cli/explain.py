@@ -1,0 +1,306 @@
+"""`heatproof explain PHOTO PROMPT ...`. Input is checked before torch is imported."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from heatproof import checking, index, specs
+from heatproof.cli import options, terminal
+from heatproof.errors import HeatproofError
+
+if TYPE_CHECKING:
+    from heatproof.certificate import Certificate
+    from heatproof.explanation import Explanation, WordExplanation
+    from heatproof.methods.base import Method
+    from heatproof.models.model import Model
+
+DEFAULT_METHOD = "attention-x-gradient"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainRequest:
+    """The arguments of `explain`, checked as far as possible before a model is loaded."""
+
+    photo: Path
+    prompts: tuple[str, ...]
+    methods: tuple["Method", ...]
+    words: bool
+    options: dict[str, Any]
+    """Keyword arguments of `heatproof.explain` that are the same for all methods."""
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """The maps of one method, and its values of words where they were asked for."""
+
+    explanation: "Explanation"
+    words: "WordExplanation | None"
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.explanation.record.method
+
+    @property
+    def certificates(self) -> list[tuple[str, "Certificate"]]:
+        """The certificate of the maps and, if there is one, of the words, each with its title."""
+        words = [("words: ", self.words.certificate)] if self.words else []
+        return [("", self.explanation.certificate), *words]
+
+    @property
+    def holds(self) -> bool | None:
+        """The worst verdict of its certificates."""
+        from heatproof.certificate import worst
+
+        return worst([certificate.holds for _, certificate in self.certificates])
+
+
+def explain(
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="Image file.")],
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT", help="One or more texts.")
+    ] = None,
+    model: options.ModelSpec = options.DEFAULT_MODEL,
+    method: Annotated[
+        str, typer.Option(help="See `heatproof methods`; several with commas, or `all`.")
+    ] = DEFAULT_METHOD,
+    settings: options.MethodOptions = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            help="What to explain: cosine, logit, margin, contrast:OTHER, sigmoid-logit or "
+            "class-logit.",
+            show_default="cosine; class-logit for a classifier",
+        ),
+    ] = None,
+    words: Annotated[
+        bool, typer.Option("--words", help="Also explain by the words of the prompt.")
+    ] = False,
+    out: options.OutputFolder = Path("out"),
+    device: options.Device = "cpu",
+    image_size: Annotated[
+        str,
+        typer.Option(
+            metavar="HxW|native|keep",
+            help="Input size of the model. keep: the photo's aspect ratio, nothing cropped.",
+        ),
+    ] = "native",
+    seed: options.Seed = 0,
+    allow_uncertified: Annotated[
+        bool,
+        typer.Option(
+            "--allow-uncertified",
+            help="Exit with 0 even if the certificate fails or is not established.",
+        ),
+    ] = False,
+    certify: Annotated[
+        bool,
+        typer.Option(
+            "--certify/--no-certify",
+            help="Check what the maps explain. Faster without, but the exit code is then 3.",
+        ),
+    ] = True,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory limit, on top of the model: 2GiB, 500MB.",
+            show_default="no limit",
+        ),
+    ] = None,
+) -> None:
+    """Draw a heat map of PHOTO for each prompt, with a certificate.
+
+    The certificate says whether the maps explain this model and not another one. Writes
+    report.html, explanation.json, maps.safetensors and one overlay image per prompt.
+
+    Example: heatproof explain photo.jpg "a dog" "a car" -o out/
+
+    Exit codes; with several methods, the worst counts:
+
+    \b
+      0  the certificate holds
+      1  the certificate fails
+      2  bad input
+      3  not established (with --no-certify, for example)
+    """
+    texts = _prompts(prompts, photo)
+    size = checking.image_size(image_size)
+    checking.memory(memory)
+    given = terminal.parse_options(settings)
+    index.chosen_methods(method, given)
+    index.check_score(score or "cosine")
+    specs.check(model)
+    with terminal.working("checking the input"):
+        from heatproof.images import open_image
+        from heatproof.pages.folder import check_folder
+
+        check_folder(out)
+        open_image(photo)
+        request = ExplainRequest(
+            photo=photo,
+            prompts=texts,
+            methods=_methods(method, given),
+            words=words,
+            options={
+                "score": score,
+                "image_size": size,
+                "certify": certify,
+                "seed": seed,
+                "memory": memory,
+            },
+        )
+    with terminal.working(f"loading {model}"):
+        from heatproof.models import load
+
+        loaded = load(model, device=device)
+    results = _explain_all(loaded, request)
+    with terminal.working("drawing"):
+        report = _save(results, out)
+    _summarise(results, request, report)
+    outcome = _worst(results)
+    if outcome is not True and not allow_uncertified:
+        raise typer.Exit(terminal.FAILED if outcome is False else terminal.NOT_ESTABLISHED)
+
+
+def _prompts(texts: list[str] | None, photo: Path) -> tuple[str, ...]:
+    """Check the prompts. `explain *.jpg "a dog"` hands in images as prompts: say how to loop."""
+    prompts = checking.prompts(texts or [])
+    ending = photo.suffix or ".jpg"
+    checking.no_files(
+        prompts,
+        f"one image is explained at a time; for many: for f in *{ending}; "
+        'do heatproof explain "$f" "a dog" -o "out/$f"; done',
+    )
+    return tuple(prompts)
+
+
+def _methods(names: str, settings: dict[str, str]) -> tuple["Method", ...]:
+    """Create the methods of a comma list or of `all`, each with those options that it has."""
+    from heatproof import methods
+
+    chosen = index.chosen_methods(names, settings)
+    return tuple(methods.create(name, **own) for name, own in chosen.items())
+
+
+def _explain_all(model: "Model", request: ExplainRequest) -> list[MethodResult]:
+    """Explain by each method; of several, those that do not apply to this model are left out."""
+    results: list[MethodResult] = []
+    errors: list[HeatproofError] = []
+    count = len(request.methods)
+    for number, method in enumerate(request.methods, 1):
+        name = method.card.name
+        place = f" ({number} of {count})" if count > 1 else ""
+        try:
+            with terminal.working(f"explaining with {name}{place}: {method.card.cost}"):
+                results.append(_explain(model, request, method))
+        except HeatproofError as error:
+            if count == 1:
+                raise
+            errors.append(error)
+            terminal.notice(f"{name} is left out: {error}")
+    if not results:
+        raise errors[0]
+    return results
+
+
+def _explain(model: "Model", request: ExplainRequest, method: "Method") -> MethodResult:
+    from heatproof.engine import api
+
+    arguments = (model, request.photo, request.prompts)
+    explanation = api.explain(*arguments, method=method, **request.options)
+    # Of several methods, those without a text side explain the image alone; a single one is asked
+    # all the same, so that its refusal is shown.
+    words = request.words and (len(request.methods) == 1 or "text" in method.card.sides)
+    return MethodResult(
+        explanation,
+        api.explain_words(*arguments, method=method, **request.options) if words else None,
+    )
+
+
+def _save(results: list[MethodResult], out: Path) -> Path:
+    """Write one method's files into `out`; of several, a folder per method and a contact sheet."""
+    from heatproof.certificate import worst_kind
+    from heatproof.pages import bundle
+    from heatproof.plots.contact_sheet import row, sheet
+    from heatproof.plots.overlay import pictured
+
+    if len(results) == 1:
+        return bundle.save(results[0].explanation, results[0].words, out)
+    rows: list[tuple[str, str, str]] = []
+    for result in results:
+        bundle.save(result.explanation, result.words, out / result.method)
+        kind = worst_kind([certificate.kind for _, certificate in result.certificates])
+        rows.append((result.method, f"{result.method}/report.html", kind))
+    first = results[0].explanation
+    drawn = sheet(*pictured(first), [row(result.explanation) for result in results])
+    title = f"{Path(first.photos[0].source).name}: {len(results)} methods"
+    return bundle.save_contents(title, rows, out, drawn)
+
+
+def _summarise(results: list[MethodResult], request: ExplainRequest, report: Path) -> None:
+    """Print notices on stderr; scores, verdicts and the report's path on stdout."""
+    from heatproof.plots.overlay import score_text
+
+    for line in dict.fromkeys(_notices(results)):
+        typer.echo(terminal.one_line(line), err=True)
+    first = results[0].explanation
+    typer.echo(f"{terminal.one_line(str(request.photo))} · {first.record.model}")
+    for number, prompt in enumerate(first.record.prompts):
+        typer.echo(f"  {score_text(first, 0, number)}  {terminal.one_line(prompt)}")
+    for result in results:
+        for side, certificate in result.certificates:
+            sentence = terminal.one_line(certificate.sentence)
+            typer.echo(f"{result.method}: {side}{VERDICTS[certificate.kind].format(sentence)}")
+            if len(results) > 1:
+                short = (f"{light.name}: {light.state}" for light in certificate.lights)
+                typer.echo(f"  {' · '.join(short)}")
+                continue
+            for light in certificate.lights:
+                typer.echo(f"  {light.name}: {light.state} · {terminal.one_line(light.evidence)}")
+    typer.echo(f"report: {report}")
+    typer.echo(_last_line(results))
+
+
+VERDICTS = {
+    "holds": "certificate holds",
+    "holds with limits": "certificate holds, with limits: {}",
+    "another backward rule": "certificate fails: {}",
+    "fails": "CERTIFICATE FAILS: {}",
+    "not established": "{}",
+}
+"""What each kind of certificate is on the terminal; the braces take its sentence."""
+
+
+def _notices(results: Sequence[MethodResult]) -> list[str]:
+    """List the notices of all results, and the warnings of their certificates."""
+    from heatproof.pages.explanation_page import notices
+
+    lines = [f"notice: {text}" for result in results for text in notices(result.explanation)]
+    for result in results:
+        name = f"{result.method}: " if len(results) > 1 else ""
+        lines += [f"warning: {name}{text}" for text in result.explanation.certificate.warnings]
+    return lines
+
+
+def _last_line(results: list[MethodResult]) -> str:
+    """State the verdict behind the exit code, and which methods it is due to."""
+    outcome = _worst(results)
+    text = {
+        True: "certificate: holds",
+        False: "certificate: FAILS",
+        None: "certificate: not established",
+    }[outcome]
+    if outcome is True or len(results) == 1:
+        return text
+    names = [result.method for result in results if result.holds is outcome]
+    return f"{text} for {len(names)} of {len(results)}: {', '.join(names)}"
+
+
+def _worst(results: list[MethodResult]) -> bool | None:
+    from heatproof.certificate import worst
+
+    return worst([result.holds for result in results])
