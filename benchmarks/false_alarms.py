@@ -16,8 +16,8 @@ import torch
 
 from heatproof import methods
 from heatproof.auditing.principle1 import explain_the_model_itself
-from heatproof.auditing.subject import Subject
 from heatproof.errors import ReadingError
+from heatproof.evaluation.subject import Subject
 from heatproof.methods import Foreign, Method
 from heatproof.models import Model
 from heatproof.models import open_clip as adapter

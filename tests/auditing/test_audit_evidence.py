@@ -28,13 +28,13 @@ from heatproof.auditing.monitor import monitor
 from heatproof.auditing.principle2 import follow
 from heatproof.auditing.result import Audit
 from heatproof.auditing.run import MAPS, Auditor
-from heatproof.auditing.subject import Subject
+from heatproof.auditing.task import AuditTask
 from heatproof.cli import main
 from heatproof.cli.audit import _exit_code
 from heatproof.cli.benchmark import _has_values
 from heatproof.data.scenes.single_attribute import asked
 from heatproof.errors import InputError, PromptError, ReadingError, UserCodeError
-from heatproof.evaluation.task import Bench
+from heatproof.evaluation.subject import Subject
 from heatproof.methods import Foreign
 from heatproof.models import Model
 
@@ -347,12 +347,12 @@ def test_no_more_maps_are_asked_for_than_the_budget_counts(scenes: Model) -> Non
         maps.append(1)
         return torch.rand(8, 8, generator=torch.Generator().manual_seed(len(prompt)))
 
-    bench = Bench(scenes, asked(4, seed=0))
+    bench = AuditTask(scenes, asked(4, seed=0))
     follow(Subject(Foreign(call)), bench)
     assert len(maps) <= MAPS * len(bench)
     maps.clear()
     other = tiny.open_clip_vit(torch.float32)
-    follow(Subject(Foreign(call)), Bench(other, asked(4, seed=0, pixels=64)))
+    follow(Subject(Foreign(call)), AuditTask(other, asked(4, seed=0, pixels=64)))
     assert 0 < len(maps) <= MAPS * 4
 
 
@@ -367,16 +367,16 @@ def test_too_small_a_budget_is_told_with_one_that_suffices(scenes: Model) -> Non
 
 def test_variants_that_a_model_does_not_allow_are_named(monkeypatch: Any) -> None:
     """Before: left out without a word."""
-    model, whole = tiny.open_clip_vit(torch.float32), Bench.scores
+    model, whole = tiny.open_clip_vit(torch.float32), AuditTask.scores
     name = "one head in the last 1 layer(s)"
 
-    def scores(self: Bench, *variant: Any) -> Tensor:
+    def scores(self: AuditTask, *variant: Any) -> Tensor:
         if variant and variant[0].name == name:
             raise ReadingError("a mask for each head")
         return whole(self, *variant)
 
-    monkeypatch.setattr(Bench, "scores", scores)
-    bench = Bench(model, asked(4, seed=0, pixels=64))
+    monkeypatch.setattr(AuditTask, "scores", scores)
+    bench = AuditTask(model, asked(4, seed=0, pixels=64))
     numbers = graded(Subject.of("center"), bench).numbers
     assert numbers["left out"] == {name: "a mask for each head"}
     assert name not in [each["model"] for each in numbers["models"]]

@@ -12,17 +12,18 @@ from PIL import Image
 import heatproof
 import tiny
 import tiny_sets
-from heatproof.auditing import principle2, variants
+from heatproof.auditing import principle2
 from heatproof.auditing.checks.graded import ordered
 from heatproof.auditing.checks.moved_model import measured
 from heatproof.auditing.run import Auditor
+from heatproof.auditing.task import AuditTask
 from heatproof.auditing.verdicts import judge
 from heatproof.data import dataset as pictured
 from heatproof.data.dataset import Instance, LabelledImages
 from heatproof.data.scenes import HELD_OUT, UNSEEN, SceneDataset, write
 from heatproof.data.scenes.single_attribute import FIRST, Asked, asked, drawn
 from heatproof.errors import InputError
-from heatproof.evaluation.task import Bench
+from heatproof.evaluation import variants
 from heatproof.models import Model
 from heatproof.reading import reading
 from heatproof.reading.interventions import one_head
@@ -151,7 +152,7 @@ def scenes() -> Model:
 
 
 def test_questions_name_what_is_there_and_what_is_not(scenes: Model) -> None:
-    bench = Bench(scenes, asked(12))
+    bench = AuditTask(scenes, asked(12))
     for n, things in enumerate(bench.data.things):
         there = {thing.label for thing in things}
         assert int(bench.named[n]) in there
@@ -160,7 +161,7 @@ def test_questions_name_what_is_there_and_what_is_not(scenes: Model) -> None:
 
 
 def test_beaten_is_the_share_of_absent_prompts_below(scenes: Model) -> None:
-    bench = Bench(scenes, asked(5))
+    bench = AuditTask(scenes, asked(5))
     for n, things in enumerate(bench.data.things):
         there = {thing.label for thing in things}
         scores = bench.scores()[n].tolist()
@@ -177,7 +178,7 @@ def test_what_the_crop_cuts_off_is_not_asked_for(scenes: Model) -> None:
     data = LabelledImages(
         "wide", (photo,), ((Instance(0, left), Instance(1, middle)),), ("a star", "a ring")
     )
-    bench = Bench(scenes, data)
+    bench = AuditTask(scenes, data)
     assert bench.labels.tolist() == [[-1, 1]]
     assert int(bench.named[0]) == 1
     assert bench.cover(bench.named)[0, 2:4, 2:4].tolist() == [[1, 1], [1, 1]]
@@ -186,7 +187,7 @@ def test_what_the_crop_cuts_off_is_not_asked_for(scenes: Model) -> None:
 
 def test_no_picture_is_told_so(scenes: Model) -> None:
     with pytest.raises(InputError, match="no picture"):
-        Bench(scenes, LabelledImages("nothing", (), (), ("a star",)))
+        AuditTask(scenes, LabelledImages("nothing", (), (), ("a star",)))
 
 
 def test_every_check_runs_on_a_model_of_another_family_and_grid() -> None:
@@ -205,16 +206,16 @@ def test_every_check_runs_on_a_model_of_another_family_and_grid() -> None:
 
 
 def test_checkpoints_are_the_models_of_their_names(scenes: Model) -> None:
-    bench = Bench(scenes, asked(3))
-    family = {each.name: each for each in variants.family(scenes, bench.sites)}
+    bench = AuditTask(scenes, asked(3))
+    family = {each.name: each for each in variants.family(scenes, bench.attention_layers)}
     assert list(family)[-1] == "as it is"
     name = list(family)[1]
-    there = Bench(heatproof.load(f"scenes:{name}"), asked(3))
+    there = AuditTask(heatproof.load(f"scenes:{name}"), asked(3))
     torch.testing.assert_close(bench.scores(family[name]), there.scores(), rtol=0, atol=0)
 
 
 def test_a_family_is_made_where_there_are_no_checkpoints() -> None:
-    bench = Bench(heatproof.load("scenes:step-01600"), asked(4))
+    bench = AuditTask(heatproof.load("scenes:step-01600"), asked(4))
     names = {each.name for each in ordered(bench)}
     assert "100% noise in the weights" in names
     assert "last 3 layer(s) re-initialised" in names
@@ -222,9 +223,9 @@ def test_a_family_is_made_where_there_are_no_checkpoints() -> None:
 
 
 def test_one_head_is_the_intervention_itself(scenes: Model) -> None:
-    bench = Bench(scenes, asked(3))
-    site = bench.sites[-1]
-    variant = variants.one_headed(scenes, bench.sites, 1)
+    bench = AuditTask(scenes, asked(3))
+    site = bench.attention_layers[-1]
+    variant = variants.one_headed(scenes, bench.attention_layers, 1)
     with reading(scenes.module, (), interventions={site.path: one_head()}), torch.no_grad():
         by_hand = scenes.image.encode(bench.pixels)
     with variant.enter():
@@ -243,9 +244,9 @@ def test_noise_keeps_each_tensors_values_and_the_text_tower(scenes: Model) -> No
 
 
 def test_re_initialising_stops_at_the_last_layers(scenes: Model) -> None:
-    bench = Bench(scenes, asked(3))
+    bench = AuditTask(scenes, asked(3))
     before = {k: v.clone() for k, v in scenes.module.state_dict().items()}
-    with variants.reinitialised(scenes, bench.sites, 2, seed=3).enter():
+    with variants.reinitialised(scenes, bench.attention_layers, 2, seed=3).enter():
         changed = {
             name.split(".")[3]
             for name, tensor in scenes.module.state_dict().items()
@@ -254,17 +255,17 @@ def test_re_initialising_stops_at_the_last_layers(scenes: Model) -> None:
     assert changed == {"4", "5"}
 
 
-def _run_and_stop(bench: Bench, stop: type[BaseException]) -> None:
+def _run_and_stop(bench: AuditTask, stop: type[BaseException]) -> None:
     bench.encode(bench.pixels)
     raise stop
 
 
 @pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt])
 def test_weights_come_back_to_the_bit(scenes: Model, stop: type[BaseException]) -> None:
-    bench = Bench(scenes, asked(3))
+    bench = AuditTask(scenes, asked(3))
     native, before = F.scaled_dot_product_attention, scenes.module.state_dict()
     before = {k: v.clone() for k, v in before.items()}
-    for each in (*variants.family(scenes, bench.sites), *measured(bench)):
+    for each in (*variants.family(scenes, bench.attention_layers), *measured(bench)):
         with pytest.raises(stop), each.enter():
             _run_and_stop(bench, stop)
         after = scenes.module.state_dict()

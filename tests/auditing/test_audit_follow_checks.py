@@ -19,9 +19,9 @@ from heatproof.auditing.checks.moved_model import costing, moved
 from heatproof.auditing.checks.null_prompts import null_prompts
 from heatproof.auditing.checks.right_wrong import difference, right_wrong
 from heatproof.auditing.checks.sign import most, sign
-from heatproof.auditing.subject import Subject
+from heatproof.auditing.task import CONTROLS, AuditTask, OracleControl
 from heatproof.errors import UserCodeError
-from heatproof.evaluation.task import CONTROLS, Bench, OracleControl
+from heatproof.evaluation.subject import Subject
 from heatproof.methods import ReadPass
 from planted_maps import Planted
 
@@ -37,7 +37,7 @@ CHECKS = {
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+def bench() -> Iterator[AuditTask]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield principle2.bench(heatproof.load("scenes"))
@@ -45,35 +45,35 @@ def bench() -> Iterator[Bench]:
 
 
 @pytest.fixture(scope="module")
-def few(bench: Bench) -> Bench:
+def few(bench: AuditTask) -> AuditTask:
     """Enough pictures to run, too few to judge by."""
-    return Bench(bench.model, bench.data.first(6))
+    return AuditTask(bench.model, bench.data.first(6))
 
 
-def told(bench: Bench, how: planted.Told) -> Subject:
+def told(bench: AuditTask, how: planted.Told) -> Subject:
     return Subject(Planted(bench, how))
 
 
 @pytest.mark.parametrize("check", ["graded", "moved", "right_wrong", "null_prompts"])
-def test_the_mask_if_and_only_if_the_model_is_right_holds(bench: Bench, check: str) -> None:
+def test_the_mask_if_and_only_if_the_model_is_right_holds(bench: AuditTask, check: str) -> None:
     found = CHECKS[check](told(bench, planted.where_right), bench)
     assert found.verdict == "holds", found.evidence
 
 
 @pytest.mark.parametrize("check", ["graded", "moved", "right_wrong"])
-def test_the_mask_whatever_the_model_does_is_a_phantom(bench: Bench, check: str) -> None:
+def test_the_mask_whatever_the_model_does_is_a_phantom(bench: AuditTask, check: str) -> None:
     found = CHECKS[check](told(bench, planted.always), bench)
     assert found.verdict == "violated", found.evidence
 
 
-def test_a_phantom_that_also_follows_is_a_phantom(bench: Bench) -> None:
+def test_a_phantom_that_also_follows_is_a_phantom(bench: AuditTask) -> None:
     found = graded(told(bench, planted.half), bench)
     assert found.verdict == "violated"
     assert found.numbers["phantom"]
     assert "Phantom" in found.evidence
 
 
-def test_one_map_for_every_prompt_is_blind(bench: Bench) -> None:
+def test_one_map_for_every_prompt_is_blind(bench: AuditTask) -> None:
     found = null_prompts(told(bench, planted.one_map), bench)
     assert found.verdict == "violated"
     assert all(each["value"] < 1e-6 for each in found.numbers["change"].values())
@@ -81,12 +81,12 @@ def test_one_map_for_every_prompt_is_blind(bench: Bench) -> None:
 
 @pytest.mark.parametrize("name", CONTROLS)
 @pytest.mark.parametrize("check", CHECKS)
-def test_controls_never_hold(bench: Bench, check: str, name: str) -> None:
+def test_controls_never_hold(bench: AuditTask, check: str, name: str) -> None:
     assert CHECKS[check](Subject.of(name), bench).verdict != "holds"
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_findings_are_plain(few: Bench, check: str) -> None:
+def test_findings_are_plain(few: AuditTask, check: str) -> None:
     import json
 
     found = CHECKS[check](Subject.of("attention-x-gradient"), few)
@@ -97,13 +97,15 @@ def test_findings_are_plain(few: Bench, check: str) -> None:
     assert "\n" not in found.evidence
 
 
-def test_noise_that_depends_on_the_seed_alone_does_not_depend_on_the_prompt(bench: Bench) -> None:
+def test_noise_that_depends_on_the_seed_alone_does_not_depend_on_the_prompt(
+    bench: AuditTask,
+) -> None:
     found = null_prompts(Subject.of("random"), bench)
     assert found.verdict == "violated"
     assert found.numbers["noise floor"]["value"] == pytest.approx(1, abs=0.05)
 
 
-def test_a_map_that_an_intervention_leaves_as_it_was_is_named(bench: Bench) -> None:
+def test_a_map_that_an_intervention_leaves_as_it_was_is_named(bench: AuditTask) -> None:
     found = moved(told(bench, planted.always), bench)
     assert "the map did not" in found.evidence
     assert any(each["costs accuracy"] for each in found.numbers["interventions"])
@@ -112,21 +114,21 @@ def test_a_map_that_an_intervention_leaves_as_it_was_is_named(bench: Bench) -> N
 # --- a check that its controls pass is broken, one that nothing passes is blunt -----------------
 
 
-def test_a_control_that_follows_breaks_the_check(bench: Bench) -> None:
-    broken = Bench(bench.model, bench.data)
+def test_a_control_that_follows_breaks_the_check(bench: AuditTask) -> None:
+    broken = AuditTask(bench.model, bench.data)
     broken.controls = {**bench.controls, "center": told(bench, planted.where_right)}
     found = right_wrong(Subject.of("attention-x-gradient"), broken)
     assert found.verdict == "cannot tell"
     assert "broken here: the control center passes it" in found.evidence
 
 
-def test_where_no_map_could_follow_the_check_cannot_tell(few: Bench) -> None:
+def test_where_no_map_could_follow_the_check_cannot_tell(few: AuditTask) -> None:
     for check in (graded, right_wrong):
         assert check(told(few, planted.where_right), few).verdict == "cannot tell"
 
 
-def test_controls_are_measured_once(bench: Bench) -> None:
-    fresh = Bench(bench.model, bench.data.first(6))
+def test_controls_are_measured_once(bench: AuditTask) -> None:
+    fresh = AuditTask(bench.model, bench.data.first(6))
     counted = Planted(fresh, planted.one_map, "counted")
     fresh.controls = {"counted": Subject(counted)}
     counts: list[int] = []
@@ -180,9 +182,9 @@ def test_difference_is_its_slow_twin() -> None:
 
 
 @pytest.fixture(scope="module")
-def removed(bench: Bench) -> tuple[Bench, Tensor]:
+def removed(bench: AuditTask) -> tuple[AuditTask, Tensor]:
     """What each patch of 24 pictures does for each score, by removing it alone: the true signs."""
-    small = Bench(bench.model, bench.data.first(24))
+    small = AuditTask(bench.model, bench.data.first(24))
     rows, (height, width) = torch.arange(24), small.grid
     effect = torch.zeros(24, len(small.data.prompts), height, width)
     for row in range(height):
@@ -196,7 +198,7 @@ def removed(bench: Bench) -> tuple[Bench, Tensor]:
 
 @pytest.mark.parametrize(("sense", "verdict"), [(1.0, "holds"), (-1.0, "violated")])
 def test_true_signs_hold_and_false_ones_do_not(
-    removed: tuple[Bench, Tensor], sense: float, verdict: str
+    removed: tuple[AuditTask, Tensor], sense: float, verdict: str
 ) -> None:
     small, effect = removed
     subject = told(small, lambda _bench, rows, label, _right: sense * effect[rows, label])
@@ -210,11 +212,11 @@ def test_the_most_are_as_many_as_asked_for() -> None:
     assert not chosen[0, 0, 0]
 
 
-def test_hidden_tokens_are_hidden_and_no_others(bench: Bench) -> None:
+def test_hidden_tokens_are_hidden_and_no_others(bench: AuditTask) -> None:
     """Pixels of a removed patch can be anything; those of its neighbour cannot."""
     rows, hidden = torch.arange(2), torch.zeros(2, *bench.grid, dtype=torch.bool)
     hidden[:, 2, 5] = True
-    other = Bench(bench.model, bench.data.first(2))
+    other = AuditTask(bench.model, bench.data.first(2))
     before = scores_without(bench, rows, hidden)["tokens"]
     other.pixels[:, :, 16:24, 40:48] = 3.0
     torch.testing.assert_close(scores_without(other, rows, hidden)["tokens"], before)
@@ -222,7 +224,7 @@ def test_hidden_tokens_are_hidden_and_no_others(bench: Bench) -> None:
     assert (scores_without(other, rows, hidden)["tokens"] - before).abs().max() > 1e-3
 
 
-def test_fills_change_hidden_pixels_alone(bench: Bench) -> None:
+def test_fills_change_hidden_pixels_alone(bench: AuditTask) -> None:
     pixels = bench.pixels[:2]
     made = {name: fill(pixels) for name, fill in fills(bench.model, bench.grid).items()}
     assert set(made) == {"mean", "blur", "black"}
@@ -238,7 +240,7 @@ def test_fills_change_hidden_pixels_alone(bench: Bench) -> None:
 class Promising(Planted):
     """Spreads the score's change from a mean-coloured picture evenly, in part."""
 
-    def __init__(self, bench: Bench, part: float) -> None:
+    def __init__(self, bench: AuditTask, part: float) -> None:
         super().__init__(bench, planted.always)
         self.part = part
 
@@ -255,14 +257,16 @@ class Promising(Planted):
 @pytest.mark.parametrize(
     ("part", "verdict"), [(1.0, "holds"), (0.0, "violated"), (-1.0, "violated")]
 )
-def test_sums_are_held_to_the_change_they_promise(bench: Bench, part: float, verdict: str) -> None:
+def test_sums_are_held_to_the_change_they_promise(
+    bench: AuditTask, part: float, verdict: str
+) -> None:
     found = attribution_error(Subject(Promising(bench, part)), bench, scenes=24)
     assert found.verdict == verdict
     assert found.numbers["baseline"] == "mean picture"
     assert found.numbers["error"]["value"] == pytest.approx(1 - part, abs=1e-4)
 
 
-def test_one_sum_for_every_picture_tells_no_change(bench: Bench) -> None:
+def test_one_sum_for_every_picture_tells_no_change(bench: AuditTask) -> None:
     """The mean change comes nearer to each change than zero does, but so does anybody's sum."""
     told = attribution_error(Subject(Promising(bench, 1.0)), bench, scenes=24).numbers
     mean = told["mean score change by baseline"]["mean picture"]
@@ -276,15 +280,15 @@ def test_one_sum_for_every_picture_tells_no_change(bench: Bench) -> None:
     assert found.verdict != "holds"
 
 
-def test_without_a_promise_there_is_no_error(bench: Bench) -> None:
+def test_without_a_promise_there_is_no_error(bench: AuditTask) -> None:
     assert attribution_error(Subject.of("gae"), bench).verdict == "not applicable"
 
 
 # --- strangers, and the model afterwards ----------------------------------------------------------
 
 
-def test_a_strangers_code_sees_every_changed_model(bench: Bench) -> None:
-    small = Bench(bench.model, bench.data.first(12))
+def test_a_strangers_code_sees_every_changed_model(bench: AuditTask) -> None:
+    small = AuditTask(bench.model, bench.data.first(12))
     rows = {photo.tobytes(): row for row, photo in enumerate(small.data.photos)}
     seen: set[float] = set()
 
@@ -299,9 +303,9 @@ def test_a_strangers_code_sees_every_changed_model(bench: Bench) -> None:
     assert len(seen) > 12 * (len(ordered(small)) - 1)
 
 
-def test_the_model_is_put_back_to_the_bit_even_after_an_error(bench: Bench) -> None:
+def test_the_model_is_put_back_to_the_bit_even_after_an_error(bench: AuditTask) -> None:
     before = {k: v.clone() for k, v in bench.model.module.state_dict().items()}
-    small = Bench(bench.model, bench.data.first(30))
+    small = AuditTask(bench.model, bench.data.first(30))
     ordered(small)
     costing(small)
 
@@ -316,7 +320,7 @@ def test_the_model_is_put_back_to_the_bit_even_after_an_error(bench: Bench) -> N
     assert NATIVE is F.scaled_dot_product_attention
 
 
-def test_all_checks_run_in_their_order(few: Bench) -> None:
+def test_all_checks_run_in_their_order(few: AuditTask) -> None:
     found: list[Finding] = principle2.follow("raw-attention", few)
     assert [each.check for each in found] == [
         "graded family",
@@ -328,7 +332,7 @@ def test_all_checks_run_in_their_order(few: Bench) -> None:
     ]
 
 
-def test_the_map_that_follows_does_so(bench: Bench) -> None:
+def test_the_map_that_follows_does_so(bench: AuditTask) -> None:
     quality = [float(bench.gain(OracleControl(), each).nanmean()) for each in ordered(bench)]
     accuracy = [float(bench.beaten(each).mean()) for each in ordered(bench)]
     assert float(statistics.spearman(torch.tensor(quality), torch.tensor(accuracy))) > 0.8

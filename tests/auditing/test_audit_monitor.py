@@ -12,8 +12,8 @@ from families import picture
 from heatproof import methods
 from heatproof.auditing.base import Finding
 from heatproof.auditing.monitor import monitor
-from heatproof.auditing.subject import Subject
 from heatproof.errors import UserCodeError
+from heatproof.evaluation.subject import Subject
 from heatproof.methods import Foreign
 from heatproof.models import Model
 

@@ -17,8 +17,8 @@ from heatproof import methods
 from heatproof.auditing import labelled, measures
 from heatproof.auditing.checks import implied_model, parity, readout
 from heatproof.auditing.principle1 import explain_the_model_itself
-from heatproof.auditing.subject import Subject
 from heatproof.engine.forward import attention_layers_of
+from heatproof.evaluation.subject import Subject
 from heatproof.methods import Card, Factors, Foreign, Method, Plan, ReadPass, Side, Tower
 from heatproof.models import Model
 from heatproof.reading import AttentionLayer, reading, weight_edits

@@ -13,9 +13,9 @@ import tiny
 from families import FAMILIES, model_of, picture
 from heatproof.auditing.checks import reparametrisation
 from heatproof.auditing.checks.weights import weight_views
-from heatproof.auditing.subject import Subject
 from heatproof.engine.forward import attention_layers_of
 from heatproof.errors import ReadingError
+from heatproof.evaluation.subject import Subject
 from heatproof.methods import Card, Foreign, Method, Plan, ReadPass, Side
 from heatproof.models import Model
 from heatproof.reading import Attention, AttentionLayer, weight_edits

@@ -809,21 +809,21 @@ def test_the_notices_of_the_data_are_the_benchmarks_and_the_audits():
 def test_of_an_incomplete_set_a_prompt_is_beaten_by_those_alone_that_are_known_to_be_absent():
     """Break: absent is whatever is not listed, as in complete sets."""
     from heatproof import load
-    from heatproof.benchmarking.task import Bench
+    from heatproof.evaluation.task import EvaluationTask
 
     model, found = load("scenes"), data.open("scenes", most=12)
     named = [{thing.label for thing in things} for things in found.things]
     least = [min(set(range(len(found.prompts))) - labels) for labels in named]
     absent = [frozenset({label}) for label in least[:-1]] + [frozenset()]
-    whole = Bench.of(model, found).asked(0, 12)
-    part = Bench.of(model, replace(found, complete=False, absent=absent)).asked(0, 12)
-    assert part.picture.tolist() == list(range(11))  # of the last nothing is known to be absent
-    scores = part.bench.compare(part.bench.encode(part.pixels))
-    wanted = [bool(scores[n, part.named[n]] > scores[n, least[n]]) for n in part.picture.tolist()]
+    whole = EvaluationTask(model, found).batch(0, 12)
+    part = EvaluationTask(model, replace(found, complete=False, absent=absent)).batch(0, 12)
+    assert part.index.tolist() == list(range(11))  # of the last nothing is known to be absent
+    scores = part.task.scores_of(part.task.encode(part.pixels))
+    wanted = [bool(scores[n, part.named[n]] > scores[n, least[n]]) for n in part.index.tolist()]
     assert part.answers == wanted
     assert part.named.tolist() == whole.named[:11].tolist()
     assert part.answers != whole.answers[:11]
-    nothing = Bench.of(model, replace(found, complete=False)).asked(0, 12)
+    nothing = EvaluationTask(model, replace(found, complete=False)).batch(0, 12)
     assert set(nothing.answers) == {None}
 
 

@@ -4,7 +4,7 @@ import jaxtyping
 import pytest
 import torch
 
-from heatproof.metrics.localisation import energy
+from heatproof.evaluation.localisation import energy
 
 
 def test_swapped_axes_fail_though_the_sizes_would_do() -> None:

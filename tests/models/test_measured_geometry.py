@@ -19,7 +19,7 @@ import heatproof
 import tiny
 import tiny_hf
 from heatproof.errors import InputError, ModelError
-from heatproof.metrics.localisation import coverage
+from heatproof.evaluation.localisation import coverage
 from heatproof.models import hugging_face_processing as processing
 from heatproof.models import measured_geometry
 from heatproof.models.geometry import Preprocess, View

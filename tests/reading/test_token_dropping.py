@@ -9,12 +9,12 @@ from torch import Tensor, nn
 import heatproof
 from families import FAMILIES, model_of, picture
 from heatproof.auditing.ablation import scores_without
-from heatproof.benchmarking.task import Bench as Trials
+from heatproof.auditing.task import AuditTask
 from heatproof.data.scenes.single_attribute import asked
 from heatproof.engine import inputs
 from heatproof.engine.forward import attention_layers_of
 from heatproof.errors import ReadingError
-from heatproof.evaluation.task import Bench
+from heatproof.evaluation.task import EvaluationTask
 from heatproof.models import Model
 from heatproof.reading import block_path, reading, token_dropping
 from heatproof.reading.interventions import masked_keys
@@ -223,27 +223,27 @@ def test_too_little_memory_is_no_reason_to_mask_for_ever(vit: Tower, error: Exce
 
 def test_a_trials_tokens_are_those_of_its_own_pictures() -> None:
     model = heatproof.load("scenes")
-    trial = Trials.of(model, asked(5)).asked(0, 5)
-    cells = trial.bench.grid[0] * trial.bench.grid[1]
+    trial = EvaluationTask(model, asked(5)).batch(0, 5)
+    cells = trial.task.grid[0] * trial.task.grid[1]
     generator = torch.Generator().manual_seed(0)
     keep = torch.rand(23, cells, generator=generator) > torch.linspace(0, 1, 23)[:, None]
     item = torch.randint(0, len(trial), (23,), generator=generator)
     found = trial.tokens(keep, item)
     keys = torch.cat([torch.ones(23, 1, dtype=torch.bool), keep], 1)
-    changes = {site.path: masked_keys(keys) for site in trial.bench.sites}
+    changes = {site.path: masked_keys(keys) for site in trial.task.attention_layers}
     with torch.no_grad(), reading(model.module, (), interventions=changes):
         images = model.image.encode(trial.pixels[item])
-    expected = trial.bench.paired(images, trial.named[item])
+    expected = trial.task.paired(images, trial.named[item])
     torch.testing.assert_close(found, expected, rtol=0, atol=FLOAT32)
     assert found.unique().numel() > 20
 
 
 def test_an_audits_tokens_are_those_of_its_own_pictures() -> None:
-    bench = Bench(heatproof.load("scenes"), asked(5))
+    bench = AuditTask(heatproof.load("scenes"), asked(5))
     hidden = torch.rand(5, *bench.grid, generator=torch.Generator().manual_seed(0))
     hidden = hidden > torch.tensor([0.9, 0.1, 0.5, 0.9, 0.3])[:, None, None]
     keys = torch.cat([torch.ones(5, 1, dtype=torch.bool), ~hidden.flatten(1)], 1)
-    changes = {site.path: masked_keys(keys) for site in bench.sites}
+    changes = {site.path: masked_keys(keys) for site in bench.attention_layers}
     texts = inputs.prompts(bench.model, bench.data.prompts).embeddings
     with torch.no_grad(), reading(bench.model.module, (), interventions=changes):
         masked = bench.compare(bench.model.image.encode(bench.pixels), texts)

@@ -9,11 +9,11 @@ from PIL import Image
 import heatproof
 from heatproof import methods
 from heatproof.cli import main
+from heatproof.evaluation.presence import margin
 from heatproof.recipes.grad_eclip_paper import reproducing
 from heatproof.recipes.grad_eclip_paper.alignment import joined
 from heatproof.recipes.grad_eclip_paper.catalogue import compared
 from heatproof.recipes.grad_eclip_paper.conclusions import conclude, side_of_zero
-from heatproof.recipes.grad_eclip_paper.localisation import answers
 from heatproof.recipes.grad_eclip_paper.maps import (
     encode_pictures,
     encode_texts,
@@ -75,9 +75,9 @@ def test_a_confounder_alone_makes_no_difference_within_strata():
 def test_right_means_above_every_absent_prompt_and_no_other():
     cosines = torch.tensor([[0.2, 0.3, 0.1], [0.2, 0.3, 0.1]])
     absent = torch.tensor([[False, False, True], [False, True, True]])
-    right, margin = answers(cosines, torch.tensor([0, 0]), absent)
-    assert right.tolist() == [True, False]
-    assert margin.tolist() == pytest.approx([0.1, -0.1])
+    found = margin(cosines, torch.tensor([0, 0]), ~absent)
+    assert (found > 0).tolist() == [True, False]
+    assert found.tolist() == pytest.approx([0.1, -0.1])
 
 
 def ends(low, high):

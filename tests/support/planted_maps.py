@@ -6,20 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from heatproof.auditing.task import AuditTask
 from heatproof.engine import inputs
-from heatproof.evaluation.task import Bench
 from heatproof.methods import Card, Method, Plan, ReadPass, Side
 from heatproof.methods.base import last_sites
 from heatproof.reading import AttentionLayer
 
-Told = Callable[[Bench, Tensor, int, Tensor], Tensor]
+Told = Callable[[AuditTask, Tensor, int, Tensor], Tensor]
 """(bench, rows, label or -1, is the model right now) -> map (row of rows, row, col)."""
 
 
 class Planted(Method):
     """A map made by `told`, which learns what the model, as it now is, gets right."""
 
-    def __init__(self, bench: Bench, told: Told, name: str = "planted") -> None:
+    def __init__(self, bench: AuditTask, told: Told, name: str = "planted") -> None:
         self.bench, self.told, self.calls = bench, told, 0
         self.card = Card(name, "", "planted", "masks", "everything", "", "", ("image",))
         self.rows = {_key(pixels): row for row, pixels in enumerate(bench.pixels)}
@@ -46,7 +46,7 @@ def _key(pixels: Tensor) -> bytes:
     return pixels.numpy().tobytes()
 
 
-def right_now(bench: Bench, rows: Tensor, label: int) -> Tensor:
+def right_now(bench: AuditTask, rows: Tensor, label: int) -> Tensor:
     """Whether the model in its present state scores this prompt above all absent ones."""
     texts = inputs.prompts(bench.model, bench.data.prompts).embeddings
     scores = bench.compare(bench.encode(bench.pixels[rows]), texts)
@@ -54,18 +54,18 @@ def right_now(bench: Bench, rows: Tensor, label: int) -> Tensor:
     return scores[:, label] > scores.masked_fill(~absent, -torch.inf).amax(1)
 
 
-def mask_of(bench: Bench, rows: Tensor, label: int) -> Tensor:
+def mask_of(bench: AuditTask, rows: Tensor, label: int) -> Tensor:
     labels = torch.full((len(bench),), label)
     return bench.cover(labels)[rows]
 
 
-def noise(bench: Bench, rows: Tensor, label: int) -> Tensor:
+def noise(bench: AuditTask, rows: Tensor, label: int) -> Tensor:
     """Fixed for a picture and a prompt."""
     generator = torch.Generator().manual_seed(1000 + label)
     return torch.randn(len(bench), *bench.grid, generator=generator)[rows]
 
 
-def where_right(bench: Bench, rows: Tensor, label: int, right: Tensor) -> Tensor:
+def where_right(bench: AuditTask, rows: Tensor, label: int, right: Tensor) -> Tensor:
     """The exact mask if and only if the model is right."""
     if label < 0:
         return noise(bench, rows, label)
@@ -73,19 +73,19 @@ def where_right(bench: Bench, rows: Tensor, label: int, right: Tensor) -> Tensor
     return torch.where(right[:, None, None], shown, noise(bench, rows, label))
 
 
-def always(bench: Bench, rows: Tensor, label: int, right: Tensor) -> Tensor:
+def always(bench: AuditTask, rows: Tensor, label: int, right: Tensor) -> Tensor:
     """The exact mask whatever the model does."""
     del right
     return mask_of(bench, rows, label) if label >= 0 else noise(bench, rows, label)
 
 
-def half(bench: Bench, rows: Tensor, label: int, right: Tensor) -> Tensor:
+def half(bench: AuditTask, rows: Tensor, label: int, right: Tensor) -> Tensor:
     """The mask in every other picture whatever the model does, in the rest if it is right."""
     either = right | (rows % 2 == 0)
     return where_right(bench, rows, label, either)
 
 
-def one_map(bench: Bench, rows: Tensor, label: int, right: Tensor) -> Tensor:
+def one_map(bench: AuditTask, rows: Tensor, label: int, right: Tensor) -> Tensor:
     """All objects, whatever is asked."""
     del label, right
     return bench.objects[rows].sum(1)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from heatproof.evaluation.task import Bench
+from heatproof.auditing.task import AuditTask
 from heatproof.metrics.imputers import blurred
 from heatproof.models import Model
 from heatproof.reading import AttentionLayer
@@ -34,7 +34,7 @@ def _black(model: Model) -> Tensor:
 
 
 def scores_without(
-    bench: Bench,
+    bench: AuditTask,
     rows: Tensor,
     hidden: Bool[Tensor, "image row col"],
     only: Collection[str] = ("tokens", "mean", "blur", "black"),
@@ -57,19 +57,23 @@ def scores_without(
     return made
 
 
-def _scored(bench: Bench, pixels: Tensor) -> Tensor:
+def _scored(bench: AuditTask, pixels: Tensor) -> Tensor:
     return bench.compare(bench.encode(pixels), _texts(bench))
 
 
-def _texts(bench: Bench) -> Tensor:
+def _texts(bench: AuditTask) -> Tensor:
     from heatproof.engine import inputs
 
     prompts = bench.data.prompts
     return bench.kept(("texts",), lambda: inputs.prompts(bench.model, prompts).embeddings)
 
 
-def _token_sites(bench: Bench) -> tuple[AttentionLayer, ...]:
+def _token_sites(bench: AuditTask) -> tuple[AttentionLayer, ...]:
     """All calls of the tower, or none where one of them has other tokens than patches."""
     process = bench.model.image.preprocess
     tokens = bench.model.image.layout(process.height, process.width).tokens
-    return bench.sites if all(site.keys == tokens for site in bench.sites) else ()
+    return (
+        bench.attention_layers
+        if all(site.keys == tokens for site in bench.attention_layers)
+        else ()
+    )

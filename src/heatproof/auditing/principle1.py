@@ -10,7 +10,7 @@ from heatproof.auditing.base import Finding
 from heatproof.auditing.checks import implied_model, parity, readout, reparametrisation
 from heatproof.auditing.labelled import Labelled
 from heatproof.auditing.monitor import monitor
-from heatproof.auditing.subject import Subject
+from heatproof.evaluation.subject import Subject
 from heatproof.models import Model
 from heatproof.reading.weight_edits import restored
 

@@ -18,7 +18,7 @@ from heatproof.auditing.cost import forward_passes
 from heatproof.auditing.labelled import Labelled
 from heatproof.auditing.principle1 import explain_the_model_itself
 from heatproof.auditing.result import Audit
-from heatproof.auditing.subject import Auditable, Subject
+from heatproof.auditing.task import AuditTask
 from heatproof.code_hash import code_sha256
 from heatproof.data.dataset import LabelledImages
 from heatproof.data.opening import check as checked
@@ -29,7 +29,7 @@ from heatproof.engine.arguments import ModelInput
 from heatproof.engine.certify import environment
 from heatproof.engine.inputs import prompts as embedded
 from heatproof.errors import InputError, PromptError
-from heatproof.evaluation.task import Bench
+from heatproof.evaluation.subject import Auditable, Subject
 from heatproof.models import Model
 
 Progress = Callable[[str], None]
@@ -98,9 +98,9 @@ class Auditor:
         self.data = _data(data, scenes, seed)
         self.labelled = labels.scenes() if known else _labelled(self.data)
         self.budget = budget
-        self._benches: dict[int, Bench] = {}
+        self._benches: dict[int, AuditTask] = {}
 
-    def bench(self, pictures: int) -> Bench:
+    def bench(self, pictures: int) -> AuditTask:
         """The first `pictures` of the data, with what all methods share; made once."""
         assert self.data is not None
         if pictures not in self._benches:

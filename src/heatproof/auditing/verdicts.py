@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from heatproof.evaluation.task import Bench, Mapped
+from heatproof.auditing.task import AuditTask, Mapped
 from heatproof.statistics import Interval
 
 LEVEL = 0.99
@@ -63,7 +63,9 @@ class Judged:
         }
 
 
-def held(bench: Bench, subject: Mapped, key: str, measure: Callable[[Mapped], Interval]) -> Judged:
+def held(
+    bench: AuditTask, subject: Mapped, key: str, measure: Callable[[Mapped], Interval]
+) -> Judged:
     """The subject's statistic against that of the controls, which are measured once a bench."""
 
     def kept(other: Mapped) -> Interval:

@@ -34,7 +34,6 @@ from heatproof.benchmarking.tables import (
     ranked,
     stability,
 )
-from heatproof.benchmarking.task import Bench
 from heatproof.data import open as opened
 from heatproof.data.dataset import LabelledImages
 from heatproof.data.opening import check as check_data
@@ -42,6 +41,7 @@ from heatproof.engine import arguments
 from heatproof.engine.arguments import ModelInput
 from heatproof.engine.certify import environment
 from heatproof.errors import InputError
+from heatproof.evaluation.task import EvaluationTask
 from heatproof.metrics.base import Metric
 from heatproof.models import Model
 from heatproof.models import load as load_model
@@ -143,7 +143,7 @@ def benchmark(
     )
     chosen = [replace(each, method=method_of(each.method, loaded)) for each in chosen]
     pictures = _data(loaded, data, images, seed)
-    bench = Bench.of(loaded, pictures, seed=seed, batch_size=batch_size)
+    bench = _task(loaded, pictures, seed, batch_size)
     count = len(pictures)
     order = identity(chosen, wanted, loaded, pictures, count, seed, batch_size)
     folder = Path(tempfile.mkdtemp(prefix="heatproof-")) if out is None else Path(out)
@@ -273,6 +273,17 @@ def _imputers(job: Job) -> dict[str, tuple[str, str]]:
             own = [part for part in each.label.split() if not part.startswith("imputer=")]
             found[each.label] = (" ".join(own), str(settings["imputer"]))
     return found
+
+
+def _task(model: Model, data: LabelledImages, seed: int, batch_size: int) -> EvaluationTask:
+    task = EvaluationTask(model, data, seed=seed, batch_size=batch_size)
+    if len(data.prompts) < 2:
+        raise InputError(
+            f"{data.name} has {len(data.prompts)} prompt, expected at least two: whether the model "
+            "is right is told by the prompts that name nothing in a picture"
+        )
+    assert len(task.embeddings)  # refuses unfit prompts before anything is measured
+    return task
 
 
 def _data(

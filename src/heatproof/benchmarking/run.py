@@ -14,9 +14,9 @@ from torch import Tensor
 
 from heatproof.benchmarking.request import Entrant, Measure, plain
 from heatproof.benchmarking.store import SCHEMAS, Store
-from heatproof.benchmarking.task import Asked, Bench
 from heatproof.benchmarking.trial import LACKS, Maker, attempt, shared, words_of
 from heatproof.errors import HeatproofError, InputError
+from heatproof.evaluation.task import EvaluationTask, TaskBatch
 from heatproof.metrics.base import Curve, Metric, Trial
 from heatproof.metrics.perturbation_curves import First, Removing
 
@@ -51,7 +51,7 @@ def spoken(seconds: float) -> str:
 class Job:
     """All that is measured. `count` pictures are asked, `bench.batch_size` of them at a time."""
 
-    bench: Bench
+    bench: EvaluationTask
     entrants: Sequence[Entrant]
     measures: Sequence[Measure]
     count: int
@@ -104,10 +104,10 @@ class Job:
             raise InputError(f"no metric can be measured here; {label}: {reason}")
         return {"left_out": left_out, "cost": cost}
 
-    def _first(self) -> Asked:
+    def _first(self) -> TaskBatch:
         """The first picture that can be asked something."""
         for n in range(self.count):
-            if len(asked := self.bench.asked(n, n + 1)):
+            if len(asked := self.bench.batch(n, n + 1)):
                 return asked
         raise InputError(
             f"{self.bench.data.name}: none of {self.count} pictures shows an object that a prompt "
@@ -117,7 +117,7 @@ class Job:
     # --- a chunk ------------------------------------------------------------------------------
 
     def _chunk(self, number: int, start: int, stop: int, clock: "_Clock") -> None:
-        asked = self.bench.asked(start, stop)
+        asked = self.bench.batch(start, stop)
         values: dict[str, list[Any]] = {f.name: [] for f in SCHEMAS["values"]}
         curves: dict[str, list[Any]] = {f.name: [] for f in SCHEMAS["curves"]}
         seconds: dict[str, float] = {}
@@ -149,7 +149,7 @@ class Job:
         clock.finish(stop - start)
         clock.say("measured", stop)
 
-    def _trial(self, asked: Asked, entrant: Entrant, ground: Trial) -> Trial:
+    def _trial(self, asked: TaskBatch, entrant: Entrant, ground: Trial) -> Trial:
         maker, name = Maker(asked, entrant.method), entrant.label
         needs = {need for each in self.measures for need in each.metric.needs}
         total: Tensor | None = None
@@ -160,9 +160,9 @@ class Job:
         words = words_of(asked, entrant.method) if "words" in needs else {}
         return replace(ground, maps=maps, explain=_Told(maker, name), total=total, **words)
 
-    def _seed(self, asked: Asked) -> int:
+    def _seed(self, asked: TaskBatch) -> int:
         """A chunk's own, and the same for all methods."""
-        return self.bench.seed * 1_000_003 + int(asked.picture[0])
+        return self.bench.seed * 1_000_003 + int(asked.index[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +251,7 @@ def _refused(metric: Metric, trial: Trial) -> str | None:
 
 def _append(
     columns: dict[str, list[Any]],
-    asked: Asked,
+    asked: TaskBatch,
     entrant: Entrant,
     each: Measure,
     **own: list[Any],
@@ -263,7 +263,7 @@ def _append(
         "metric": each.label,
         "metric_settings": json.dumps(plain(each.metric.settings())),
     }
-    columns["item"] += asked.picture.tolist()
+    columns["item"] += asked.index.tolist()
     columns["image"] += asked.names
     columns["prompt"] += asked.prompts
     columns["right"] += asked.answers

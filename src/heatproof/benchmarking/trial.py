@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float, Int, Int64
 from PIL import Image
 from torch import Tensor
 
-from heatproof.auditing.subject import Subject
-from heatproof.auditing.variants import reinitialised
-from heatproof.benchmarking.task import Asked, Bench
 from heatproof.engine import inputs
 from heatproof.engine.api import explain_words
 from heatproof.engine.certify import NULL_PROMPTS
 from heatproof.errors import HeatproofError, InputError
+from heatproof.evaluation.subject import Subject
+from heatproof.evaluation.task import EvaluationTask, TaskBatch
+from heatproof.evaluation.variants import reinitialised
 from heatproof.methods import Foreign, Method, Plan, ReadPass, Side
 from heatproof.metrics.base import Need, Trial
 from heatproof.metrics.text_deletion import without
@@ -44,7 +44,7 @@ LACKS: dict[Need, str] = {
 class Maker:
     """A method, asked about the items of a chunk: those of one prompt go through it together."""
 
-    asked: Asked
+    asked: TaskBatch
     method: Method
 
     def promising(self) -> tuple[Float[Tensor, "item row col"], Float[Tensor, " item"] | None]:
@@ -71,10 +71,10 @@ class Maker:
     ) -> Float[Tensor, "variant row col"]:
         """See `metrics.base.Explain`."""
         item = item.cpu()
-        subject, bench = Subject(self.method), self.asked.bench
+        subject, bench = Subject(self.method), self.asked.task
         made = torch.full((len(item), *bench.grid), torch.nan)
         for label, rows in self._groups(item, prompt):
-            first = int(self.asked.picture[item[rows[0]]])
+            first = int(self.asked.index[item[rows[0]]])
             made[rows] = subject.maps(
                 bench.model,
                 self._pictures(item[rows]) if pixels is None else pixels[rows.to(pixels.device)],
@@ -86,7 +86,7 @@ class Maker:
 
     def words(self) -> Float[Tensor, "item word"]:
         """A value for each word of each item's prompt, NaN behind its last."""
-        bench = self.asked.bench
+        bench = self.asked.task
         rows_of: list[tuple[Tensor, list[list[float]]]] = []
         for label, rows in self._groups(torch.arange(len(self.asked)), None):
             found = explain_words(
@@ -95,7 +95,7 @@ class Maker:
                 [bench.data.prompts[label]],
                 method=self.method,
                 certify=False,
-                seed=self._seed(int(self.asked.picture[rows[0]]), None),
+                seed=self._seed(int(self.asked.index[rows[0]]), None),
                 batch_size=bench.batch_size,
             )
             rows_of.append((rows, [[word.value for word in words[0]] for words in found.words]))
@@ -116,12 +116,12 @@ class Maker:
             yield label, (labels == label).nonzero()[:, 0]
 
     def _prompt(self, label: int, prompt: str | None) -> Sequence[str] | Tensor:
-        bench = self.asked.bench
+        bench = self.asked.task
         text = bench.data.prompts[label] if prompt is None else NULL_PROMPTS.get(prompt, prompt)
         if self.method.foreign:
             return [text]
         if prompt is None:
-            return bench.texts[label, None]
+            return bench.embeddings[label, None]
         if text:
             return inputs.prompts(bench.model, [text]).embeddings
         return inputs.embed(bench.model, [text]).embeddings
@@ -133,7 +133,7 @@ class Maker:
 
     def _seed(self, first: int, seed: int | None) -> int:
         """A group's own, so that noise is not the same in all groups of a chunk."""
-        return (self.asked.bench.seed if seed is None else seed) * 1_000_003 + first
+        return (self.asked.task.seed if seed is None else seed) * 1_000_003 + first
 
 
 class Promise(Method):
@@ -170,16 +170,16 @@ class Promise(Method):
 class Randomised:
     """See `metrics.base.Models`: weights shuffled within each tensor, from the readout on."""
 
-    bench: Bench
+    bench: EvaluationTask
 
     @property
     def steps(self) -> int:
-        return len(self.bench.sites)
+        return len(self.bench.attention_layers)
 
     def __call__(
         self, order: Literal["cascade", "independent"], n: int, /
     ) -> AbstractContextManager[object]:
-        sites = self.bench.sites
+        sites = self.bench.attention_layers
         chosen = sites if order == "cascade" else sites[: len(sites) - n + 1]
         last = n if order == "cascade" else 1
         return reinitialised(self.bench.model, chosen, last, seed=self.bench.seed).enter()
@@ -189,17 +189,17 @@ class Randomised:
 class WordScores:
     """See `metrics.base.WordScore`: shortened prompts against the items' own pictures."""
 
-    asked: Asked
+    asked: TaskBatch
     words: list[list[str]]
 
     @cached_property
     def images(self) -> Float[Tensor, "item dim"]:
-        return self.asked.bench.encode(self.asked.pixels)
+        return self.asked.task.encode(self.asked.pixels)
 
     def __call__(
         self, keep: Bool[Tensor, "variant word"], item: Int[Tensor, " variant"]
     ) -> Float[Tensor, " variant"]:
-        bench, rows = self.asked.bench, item.cpu()
+        bench, rows = self.asked.task, item.cpu()
         texts = [
             without(self.words[n], kept[: len(self.words[n])])
             for n, kept in zip(rows.tolist(), keep.cpu(), strict=True)
@@ -212,9 +212,9 @@ class WordScores:
         return (unit(images, dim=-1) * unit(chosen, dim=-1)).sum(-1).cpu()
 
 
-def shared(asked: Asked, seed: int) -> Trial:
+def shared(asked: TaskBatch, seed: int) -> Trial:
     """What is the same for all methods; the maps are still to come."""
-    bench = asked.bench
+    bench = asked.task
     points, complete = asked.points, bench.data.complete
     # Points that were clicked are no masks: they are held against a map as points alone.
     pictured = complete or points is None
@@ -223,25 +223,25 @@ def shared(asked: Asked, seed: int) -> Trial:
         pixels=asked.pixels,
         mask=asked.mask if pictured else None,
         objects=asked.objects if pictured else None,
-        named=asked.mine if pictured else None,
+        named=asked.is_named if pictured else None,
         score=asked.score,
         points=points,
         hit=asked.hit if bench.knows_absent else None,
         tokens=asked.tokens if asked.removable else None,
         levels=bench.levels,
         models=Randomised(bench),
-        item=asked.picture,
+        item=asked.index,
         seed=seed,
         batch_size=bench.batch_size,
         device=bench.model.device,
     )
 
 
-def words_of(asked: Asked, method: Method) -> dict[str, Any]:
+def words_of(asked: TaskBatch, method: Method) -> dict[str, Any]:
     """The trial's `words` and `word_score`, where the model reads and the method explains words."""
     from heatproof.engine.api import merge
 
-    text = asked.bench.model.text
+    text = asked.task.model.text
     if text is None or "text" not in method.card.sides:
         return {}
     tokens = text.tokenize(asked.prompts)

@@ -1,65 +1,45 @@
-"""The bench that methods are audited on: model, data, questions, and what all methods share.
+"""Ask a model about images whose objects are known, and tell whether it is right.
 
-Everything that does not depend on the method (the scores of every variant, the controls' results)
-is made once and kept, so that auditing a second method costs that method alone.
+Each image gets one question: where is the object that the `named` prompt names? The model is right
+where that prompt outscores every prompt that is known to be false of the image.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast, get_args
+from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from PIL import Image
 from torch import Tensor
 
-from heatproof import scores as scoring
-from heatproof.auditing.subject import Subject
-from heatproof.auditing.variants import UNTOUCHED, Variant
-from heatproof.data.dataset import LabelledImages
+from heatproof.data.dataset import Instance, LabelledImages
 from heatproof.engine import inputs
-from heatproof.engine.certify import NULL_PROMPTS
 from heatproof.engine.forward import attention_layers_of
 from heatproof.errors import InputError
-from heatproof.evaluation.presence import beaten, drawn, present, seen
-from heatproof.methods import Foreign
-from heatproof.metrics import localisation
+from heatproof.evaluation.encoding import encode_images, score_pairs
+from heatproof.evaluation.presence import (
+    draw_prompt,
+    of_label,
+    prompts_present,
+    share_outscored,
+    union,
+    visible_objects,
+)
 from heatproof.models import Model
 from heatproof.reading import AttentionLayer
-from heatproof.statistics import Bounds
-
-Kind = Literal["named", "other", "absent", "empty", "gibberish", "unrelated"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-T = TypeVar("T")
-GAIN: Bounds = (-1.0, 1.0)
-"""The bounds of `Bench.gain`."""
-
-CONTROLS = ("random", "center", "raw-attention")
-"""Maps that must pass no check: noise, a map of no picture, a map of no prompt."""
+from heatproof.reading.token_dropping import seen_in
 
 
-@dataclass(frozen=True)
-class OracleControl:
-    """The positive control: a map that follows the model's performance by construction.
+class EvaluationTask:
+    """A model and labelled images; images are opened, encoded and scored when they are asked for.
 
-    The mask of the object asked for where the model knows it, else noise. It knows it where it is
-    right, and in as many pictures as its accuracy is above chance (see `Bench.known`). It explains
-    nothing: it is what a map that keeps to principle 2 scores in a check, on this model and these
-    pictures. A check that does not let it pass has no power here.
-    """
+    Args:
+        seed: decides which prompt each image is asked about.
+        batch_size: how many images are encoded together.
 
-    name: str = "a map that follows"
-
-
-Mapped = Subject | OracleControl
-
-
-class Bench:
-    """A model and pictures with masks. Each picture asks one question: where is the `named` one?
-
-    named, other, absent: the label asked for, that of another object and one that fits none, drawn
-        from the seed; -1 where there is none.
-    objects: how much of each patch each object covers, as the model sees the picture.
+    Raises:
+        InputError: the data hold no image.
     """
 
     def __init__(
@@ -69,186 +49,222 @@ class Bench:
             raise InputError(f"{data.name} holds no picture, expected at least one")
         self.model, self.data, self.seed, self.batch_size = model, data, seed, batch_size
         process = model.image.preprocess
-        pixels = torch.stack([process(photo) for photo in data.photos])
-        self.pixels = pixels.to(model.device, model.dtype)
         layout = model.image.layout(process.height, process.width)
         self.grid = (layout.rows, layout.cols)
-        self.objects, self.labels = seen(model, data.photos, data.things, self.grid)
-        self.present = present(self.labels, len(data.prompts))
-        self.named, self.other, self.absent = _questions(self.labels, self.present, seed)
-        self.follower = OracleControl()
-        self.controls = {name: Subject.of(name) for name in CONTROLS}
-        self._kept: dict[Any, Any] = {}
 
-    def __len__(self) -> int:
-        return len(self.data)
+    @cached_property
+    def embeddings(self) -> Float[Tensor, "prompt dim"]:
+        """The embeddings of all prompts that the data know, by the model as it was at first use."""
+        return inputs.prompts(self.model, self.data.prompts).embeddings
+
+    @cached_property
+    def attention_layers(self) -> tuple[AttentionLayer, ...]:
+        """The attention layers of the image tower, first to last."""
+        process = self.model.image.preprocess
+        blank = torch.zeros(1, 3, process.height, process.width)
+        blank = blank.to(self.model.device, self.model.dtype)
+        return attention_layers_of(self.model, "image", lambda: self.model.image.encode(blank))
+
+    @cached_property
+    def levels(self) -> Float[Tensor, "2 3"]:
+        """What the model's preprocessing makes of black and of white."""
+        process = self.model.image.preprocess
+        row, col = process.height // 2, process.width // 2
+        sheets = [
+            process(Image.new("RGB", (process.width, process.height), (level,) * 3))
+            for level in (0, 255)
+        ]
+        return torch.stack([sheet[:, row, col] for sheet in sheets]).to(self.model.device)
 
     @property
-    def sites(self) -> tuple[AttentionLayer, ...]:
-        """The attention calls of the image tower, first to last."""
-        encode = self.model.image.encode
-        return attention_layers_of(self.model, "image", lambda: encode(self.pixels[:1]))
+    def knows_absent(self) -> bool:
+        """Whether the data say of any prompt that it names nothing in an image."""
+        return self.data.complete or self.data.absent is not None
 
-    def kept(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """What was made under this key before, or `make()`."""
-        if key not in self._kept:
-            self._kept[key] = make()
-        return cast(T, self._kept[key])
+    def preprocessed(self, photos: Sequence[Image.Image]) -> Float[Tensor, "image 3 height width"]:
+        """Return the photos as the image tower takes them."""
+        process = self.model.image.preprocess
+        pixels = [process(photo) for photo in photos]
+        shape = (0, 3, process.height, process.width)
+        stacked = torch.stack(pixels) if pixels else torch.zeros(shape)
+        return stacked.to(self.model.device, self.model.dtype)
 
-    # --- the model ---------------------------------------------------------------------------
+    def encode(self, pixels: Float[Tensor, "image 3 height width"]) -> Float[Tensor, "image dim"]:
+        """Return embeddings of preprocessed images by the model as it now is, in batches."""
+        return encode_images(self.model, pixels, self.batch_size)
 
-    def scores(self, variant: Variant = UNTOUCHED) -> Float[Tensor, "image prompt"]:
-        """What the variant scores every picture with every prompt."""
-        return self.kept(("scores", variant.name), lambda: self._scores(variant))
+    def scores_of(self, images: Float[Tensor, "image dim"]) -> Float[Tensor, "image prompt"]:
+        """Return the score of each embedding with every prompt."""
+        return score_pairs(self.model, images, self.embeddings)
 
-    def _scores(self, variant: Variant) -> Tensor:
-        with variant.enter(), torch.no_grad():
-            texts = inputs.prompts(self.model, self.data.prompts).embeddings
-            return self.compare(self.encode(self.pixels), texts)
-
-    def encode(self, pixels: Tensor) -> Float[Tensor, "image dim"]:
-        """Embeddings of preprocessed pictures by the model as it is now, in batches."""
-        with torch.no_grad():
-            parts = [self.model.image.encode(part) for part in pixels.split(self.batch_size)]
-        return torch.cat(parts)
-
-    def compare(self, images: Tensor, texts: Tensor) -> Float[Tensor, "image prompt"]:
-        """The model's own score of every pair of embeddings: cosine, or a classifier's logit."""
-        score = scoring.create(scoring.default(self.model))
-        return score(scoring.pairs(self.model, images.to(texts.dtype), texts)).double().cpu()
-
-    def label(self, kind: Kind) -> Int64[Tensor, " image"]:
-        """The label that this kind of prompt names in each picture."""
-        return {"named": self.named, "other": self.other, "absent": self.absent}[kind]
-
-    def beaten(self, variant: Variant = UNTOUCHED, kind: Kind = "named") -> Float[Tensor, " image"]:
-        """The share of absent prompts that score less than this one (chance: a half); NaN where
-        there is no prompt of this kind."""
-        return beaten(self.scores(variant), self.label(kind), self.present)
-
-    def right(self, variant: Variant = UNTOUCHED, kind: Kind = "named") -> Bool[Tensor, " image"]:
-        """Whether this prompt outscores every absent one."""
-        return self.beaten(variant, kind) == 1
-
-    def known(self, variant: Variant = UNTOUCHED, kind: Kind = "named") -> Bool[Tensor, " image"]:
-        """Where the variant is right, and the pictures of the widest margins of the prompt over
-        absent ones, up to a share of 2 * accuracy - 1 of all (accuracy: mean of `beaten`)."""
-        scores, beaten, labels = self.scores(variant), self.beaten(variant, kind), self.label(kind)
-        mine = scores.gather(1, labels.clamp(min=0)[:, None])[:, 0]
-        margin = mine - scores.masked_fill(self.present, -torch.inf).amax(1)
-        share = 2 * float(beaten.nanmean()) - 1
-        count = max(0, round(share * len(self)))
-        widest = torch.zeros(len(self), dtype=torch.bool)
-        order = margin.masked_fill(labels < 0, -torch.inf).argsort(descending=True)
-        widest[order[:count]] = True
-        return widest | self.right(variant, kind)
-
-    # --- maps --------------------------------------------------------------------------------
-
-    def maps(
-        self, subject: Mapped, variant: Variant = UNTOUCHED, kind: Kind = "named", draw: int = 0
-    ) -> Float[Tensor, "image row col"]:
-        """Each picture's map for its prompt of this kind; NaN where it has none.
-
-        draw: another number gives methods that use chance another seed.
-        """
-        key = ("maps", subject, variant.name, kind, draw)
-        return self.kept(key, lambda: self._maps(subject, variant, kind, draw))
-
-    def _maps(self, subject: Mapped, variant: Variant, kind: Kind, draw: int) -> Tensor:
-        seed = self.seed + 100_003 * draw
-        if isinstance(subject, OracleControl):
-            return self._followed(variant, kind, seed)
-        maps = torch.full((len(self), *self.grid), torch.nan)
-        with variant.enter():
-            for number, (prompt, rows) in enumerate(self._asked(kind, subject)):
-                made = subject.maps(
-                    self.model,
-                    self.pictures(subject, rows),
-                    prompt,
-                    seed=seed + 1009 * number,
-                    batch_size=self.batch_size,
-                )
-                maps[rows] = made[:, 0].cpu()
-        return maps
-
-    def _followed(self, variant: Variant, kind: Kind, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed + 1 + KINDS.index(kind))
-        noise = torch.randn(len(self), *self.grid, generator=generator)
-        if kind not in ("named", "other"):
-            return noise
-        mask = self.cover(self.label(kind))
-        return torch.where(self.known(variant, kind)[:, None, None], mask, noise)
-
-    def pictures(
-        self, subject: Subject, rows: Int64[Tensor, " chosen"]
-    ) -> Tensor | list[Image.Image]:
-        """ImageInputs as the subject takes them."""
-        if isinstance(subject.method, Foreign) and subject.method.takes == "photo":
-            return [self.data.photos[row] for row in rows.tolist()]
-        return self.pixels[rows]
-
-    def kinds(self, subject: Mapped) -> tuple[Kind, ...]:
-        """The kinds of prompt that can be asked beside the named one."""
-        constant: tuple[Kind, ...] = ("empty", "gibberish", "unrelated")
-        if self.model.text is None:
-            constant = ()
-        elif isinstance(subject, Subject) and subject.method.foreign:
-            constant = constant[1:]  # user code is handed texts, and an empty one is none
-        some: tuple[Kind, ...] = ("other", "absent")
-        return (*(kind for kind in some if (self.label(kind) >= 0).any()), *constant)
-
-    def _asked(
-        self, kind: Kind, subject: Subject
-    ) -> list[tuple[Sequence[str] | Tensor, Int64[Tensor, " chosen"]]]:
-        """Prompts of this kind, each with the pictures that it is asked of."""
-        if kind in NULL_PROMPTS:
-            text, everything = NULL_PROMPTS[kind], torch.arange(len(self))
-            if subject.method.foreign:
-                return [([text], everything)]
-            return [(inputs.embed(self.model, [text]).embeddings, everything)]
-        labels = self.label(kind)
-        return [
-            ([self.data.prompts[label]], (labels == label).nonzero()[:, 0])
-            for label in labels.unique().tolist()
-            if label >= 0
-        ]
-
-    # --- how good maps are -------------------------------------------------------------------
-
-    def gain(
-        self,
-        subject: Mapped,
-        variant: Variant = UNTOUCHED,
-        kind: Kind = "named",
-        draw: int = 0,
+    def paired(
+        self, images: Float[Tensor, "image dim"], prompt: Int64[Tensor, " image"]
     ) -> Float[Tensor, " image"]:
-        """Choice above chance of the map for the prompt of this kind.
+        """Return the score of each embedding with its own prompt alone."""
+        texts = self.embeddings[prompt.to(self.embeddings.device)]
+        if not self.model.classes:
+            images, texts = (torch.nn.functional.normalize(t, dim=-1) for t in (images, texts))
+        return (images * texts).sum(-1)
 
-        NaN where there is nothing to choose from, or no object of its name to be seen.
+    def batch(self, start: int, stop: int) -> "TaskBatch":
+        """Return the images `start` to `stop`, those left out that can be asked nothing.
+
+        The prompt of each is drawn by its number alone, so that batches of any size ask the same.
         """
-        maps, labels = self.maps(subject, variant, kind, draw).unsqueeze(1), self.label(kind)
-        named = ((self.labels == labels[:, None]) & (labels[:, None] >= 0)).unsqueeze(1)
-        chance = localisation.chance_of_choice(self.objects, named)
-        gain = localisation.choice(maps, self.objects, named) - chance
-        return gain.masked_fill(chance == 1, torch.nan)[:, 0].double()
+        photos = [self.data.photos[n] for n in range(start, stop)]
+        instances = [self.data.things[n] for n in range(start, stop)]
+        objects, labels = visible_objects(self.model, photos, instances, self.grid)
+        present = prompts_present(labels, len(self.data.prompts))
+        chance = torch.stack([self._chance(n) for n in range(start, stop)])
+        named = draw_prompt(chance, present)
+        possible = self._possible(start, stop, present)
+        if self.knows_absent:
+            named[possible.all(1)] = -1  # nothing is absent: right and wrong are the same
+        rows = (named >= 0).nonzero()[:, 0]
+        asked = [photos[row] for row in rows.tolist()]
+        return TaskBatch(
+            task=self,
+            index=rows + start,
+            photos=tuple(asked),
+            pixels=self.preprocessed(asked),
+            objects=objects[rows],
+            labels=labels[rows],
+            possible=possible[rows],
+            named=named[rows],
+            instances=tuple(tuple(instances[row]) for row in rows.tolist()),
+        )
 
-    def cover(self, labels: Int64[Tensor, " image"]) -> Float[Tensor, "image row col"]:
-        """How much of each patch objects of this label cover."""
-        mine = (self.labels == labels[:, None]) & (labels[:, None] >= 0)
-        return (self.objects * mine[:, :, None, None]).sum(1).clamp(max=1)
+    def _possible(
+        self, start: int, stop: int, present: Bool[Tensor, "image prompt"]
+    ) -> Bool[Tensor, "image prompt"]:
+        """Return all prompts but those that are known to name nothing.
 
-    def pointing(self, subject: Mapped, kind: Kind = "named") -> Float[Tensor, " image"]:
-        """Pointing at the object of the prompt of this kind."""
-        maps = self.maps(subject, kind=kind).unsqueeze(1)
-        cover = self.cover(self.label(kind)).unsqueeze(1)
-        return localisation.pointing(maps, cover)[:, 0].double()
+        Where the data are not complete, a prompt that is not listed may still be true.
+        """
+        if self.data.complete or self.data.absent is None:
+            return present
+        possible = torch.ones_like(present)
+        for row, index in enumerate(range(start, stop)):
+            possible[row, list(self.data.absent[index])] = False
+        return possible | present
+
+    def _chance(self, index: int) -> Float[Tensor, " prompt"]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        return torch.rand(len(self.data.prompts), generator=generator)
 
 
-def _questions(labels: Tensor, present: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    chance = torch.rand(present.shape, generator=generator)
-    named = drawn(chance, present)
-    others = present.clone()
-    others[torch.arange(len(labels)), named.clamp(min=0)] = False
-    return named, drawn(chance, others), drawn(chance, ~present)
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TaskBatch:
+    """Images of a task, each with the one prompt that it is asked about.
+
+    index: the images' numbers in the data.
+    objects, labels: see `visible_objects`.
+    possible: the prompts that may name an object of the image: all that are not known to be absent.
+    named: the prompt that the image is asked about.
+    """
+
+    task: EvaluationTask
+    index: Int64[Tensor, " item"]
+    photos: tuple[Image.Image, ...]
+    pixels: Float[Tensor, "item 3 _ _"]
+    objects: Float[Tensor, "item object row col"]
+    labels: Int64[Tensor, "item object"]
+    possible: Bool[Tensor, "item prompt"]
+    named: Int64[Tensor, " item"]
+    instances: tuple[tuple[Instance, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def names(self) -> list[str]:
+        """What the images are called: their numbers, which keep the order of the data."""
+        return [str(n) for n in self.index.tolist()]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The texts of the named prompts."""
+        return [self.task.data.prompts[n] for n in self.named.tolist()]
+
+    @cached_property
+    def right(self) -> Bool[Tensor, " item"]:
+        """Whether the named prompt outscores every absent one."""
+        return self._outscores(self.task.encode(self.pixels), torch.arange(len(self)))
+
+    @property
+    def answers(self) -> list[bool | None]:
+        """`right`, or None where the data do not say which prompts are absent."""
+        known = self.task.knows_absent
+        return [bool(right) if known else None for right in self.right.tolist()]
+
+    @property
+    def points(self) -> Int[Tensor, "item height width"] | None:
+        """Judged pixels of the named objects as the model sees them: 1 in, -1 out, 0 not judged.
+
+        None where the data judge every pixel, as masks do.
+        """
+        if not any(one.judged is not None for listed in self.instances for one in listed):
+            return None
+        process = self.task.model.image.preprocess
+        points = torch.zeros(len(self), process.height, process.width, dtype=torch.int64)
+        for item, (photo, listed) in enumerate(zip(self.photos, self.instances, strict=True)):
+            view = process.view(*photo.size)
+            for instance in listed:
+                if instance.label == int(self.named[item]) and instance.judged is not None:
+                    outside = instance.judged & ~instance.mask
+                    for pixels, sign in ((outside, -1), (instance.mask, 1)):
+                        row, col = torch.as_tensor(pixels).nonzero().double().unbind(1)
+                        y = (row + 0.5 - view.top) / (view.bottom - view.top) * process.height
+                        x = (col + 0.5 - view.left) / (view.right - view.left) * process.width
+                        y, x = y.floor().long(), x.floor().long()
+                        inside = (y >= 0) & (y < process.height) & (x >= 0) & (x < process.width)
+                        points[item, y[inside], x[inside]] = sign
+        return points
+
+    @property
+    def is_named(self) -> Bool[Tensor, "item object"]:
+        """Which objects the named prompt names."""
+        return of_label(self.labels, self.named)
+
+    @property
+    def mask(self) -> Float[Tensor, "item row col"]:
+        """The share of each patch that the named objects cover."""
+        return union(self.objects, self.is_named)
+
+    # --- what metrics ask of the model --------------------------------------------------------
+
+    def score(
+        self, pixels: Float[Tensor, "variant 3 _ _"], item: Int[Tensor, " variant"]
+    ) -> Float[Tensor, " variant"]:
+        """Score changed images with their items' prompts: see `metrics.base.Score`."""
+        return self.task.paired(self.task.encode(pixels), self.named[item.cpu()]).cpu()
+
+    def hit(
+        self, pixels: Float[Tensor, "variant 3 _ _"], item: Int[Tensor, " variant"]
+    ) -> Float[Tensor, " variant"]:
+        """Return 1 where the item's prompt outscores all that are absent from its image, else 0."""
+        return self._outscores(self.task.encode(pixels), item.cpu()).float()
+
+    def _outscores(self, images: Tensor, rows: Int[Tensor, " variant"]) -> Bool[Tensor, " variant"]:
+        scores = self.task.scores_of(images).cpu()
+        return share_outscored(scores, self.named[rows], self.possible[rows]) == 1
+
+    @property
+    def removable(self) -> bool:
+        """Whether a masked key takes its token away from the embedding.
+
+        It does where all layers attend to the same tokens and the embedding is the row of one.
+        """
+        one_row = self.task.model.image.readout.row is not None
+        return one_row and len({layer.keys for layer in self.task.attention_layers}) == 1
+
+    def tokens(
+        self, keep: Bool[Tensor, "variant cell"], item: Int[Tensor, " variant"]
+    ) -> Float[Tensor, " variant"]:
+        """Score images of which these patches' tokens are left: see `metrics.base.TokenScore`."""
+        task = self.task
+        with torch.inference_mode():
+            images = seen_in(
+                task.model, task.attention_layers, self.pixels, item, keep, task.batch_size
+            )
+            return task.paired(images.to(task.embeddings.dtype), self.named[item.cpu()]).cpu()

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.metrics import localisation
+from heatproof.evaluation import localisation
 from heatproof.metrics.base import Card, Metric, Trial
 from heatproof.metrics.normalisation import broken
 from heatproof.metrics.registry import register

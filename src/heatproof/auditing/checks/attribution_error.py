@@ -14,8 +14,8 @@ from heatproof import statistics
 from heatproof.auditing.ablation import fills
 from heatproof.auditing.base import Finding
 from heatproof.auditing.method_proxy import Wrapped
-from heatproof.auditing.subject import Subject
-from heatproof.evaluation.task import Bench
+from heatproof.auditing.task import AuditTask
+from heatproof.evaluation.subject import Subject
 from heatproof.methods import Method, ReadPass
 from heatproof.reading.interventions import knock_out, masked_keys
 from heatproof.statistics import FEWEST
@@ -25,7 +25,7 @@ CHECK = "attribution error"
 QUESTION = "Does the map add up to the score's change from the baseline?"
 
 
-def attribution_error(subject: Subject, bench: Bench, *, scenes: int = 64) -> Finding:
+def attribution_error(subject: Subject, bench: AuditTask, *, scenes: int = 64) -> Finding:
     """Mean |sum - change| over pictures, in units of the mean |change|.
 
     The baseline is the one, of those listed in `numbers`, whose change comes nearest to what the
@@ -82,7 +82,7 @@ def attribution_error(subject: Subject, bench: Bench, *, scenes: int = 64) -> Fi
 class _Summing(Wrapped):
     """The method itself, its sums, promised totals and baselines kept as it runs."""
 
-    def __init__(self, method: Method, bench: Bench) -> None:
+    def __init__(self, method: Method, bench: AuditTask) -> None:
         super().__init__(method)
         self.bench = bench
         self.sums: list[Tensor] = []
@@ -105,16 +105,20 @@ def _plain(values: Tensor) -> Tensor:
     return values.detach().double().cpu()[:, 0]
 
 
-def _baselines(bench: Bench, read: ReadPass) -> dict[str, Tensor]:
+def _baselines(bench: AuditTask, read: ReadPass) -> dict[str, Tensor]:
     """Scores of the baselines: nothing from the last call, no patches, flat pictures."""
     assert read.pixels is not None
-    last = bench.sites[-1]
+    last = bench.attention_layers[-1]
     patches = torch.ones(1, last.keys, dtype=torch.bool)
     patches[:, read.content] = False
     silent = {last.path: knock_out(range(last.heads))}
     found = {"the last attention call hands nothing on": read.rerun(interventions=silent)}
-    if not patches.all() and patches.any() and all(s.keys == last.keys for s in bench.sites):
-        gone = {site.path: masked_keys(patches) for site in bench.sites}
+    if (
+        not patches.all()
+        and patches.any()
+        and all(s.keys == last.keys for s in bench.attention_layers)
+    ):
+        gone = {site.path: masked_keys(patches) for site in bench.attention_layers}
         found["no patch tokens"] = read.rerun(interventions=gone)
     for name, fill in fills(bench.model, bench.grid).items():
         found[f"{name} picture"] = read.rerun(fill(read.pixels))
@@ -124,7 +128,7 @@ def _baselines(bench: Bench, read: ReadPass) -> dict[str, Tensor]:
 
 
 def _measured(
-    subject: Subject, bench: Bench, rows: Tensor
+    subject: Subject, bench: AuditTask, rows: Tensor
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]] | None:
     spy = _Summing(subject.method, bench)
     order: list[Tensor] = []

@@ -8,17 +8,17 @@ from torch import Tensor
 
 from heatproof import statistics
 from heatproof.auditing.base import Finding, Verdict
-from heatproof.auditing.subject import Subject
-from heatproof.auditing.variants import Usable, Variant, family, usable
+from heatproof.auditing.task import GAIN, AuditTask, Mapped
 from heatproof.auditing.verdicts import LEVEL, Judged, held
-from heatproof.evaluation.task import GAIN, Bench, Mapped
+from heatproof.evaluation.subject import Subject
+from heatproof.evaluation.variants import Usable, Variant, family, usable
 from heatproof.statistics import SHARE, Interval
 
 CHECK = "graded family"
 QUESTION = "Over models from chance to trained, do maps become better as the model does?"
 
 
-def graded(subject: Subject, bench: Bench) -> Finding:
+def graded(subject: Subject, bench: AuditTask) -> Finding:
     """Choice above chance (maps) against the share of absent prompts beaten (model).
 
     Three figures: the rank correlation over models; the rise in quality from the least accurate
@@ -74,7 +74,7 @@ def graded(subject: Subject, bench: Bench) -> Finding:
 
 
 def _verdict(
-    bench: Bench,
+    bench: AuditTask,
     models: Sequence[Variant],
     ranks: Interval,
     rise: Judged,
@@ -110,7 +110,7 @@ def _unclear(rise: Judged, ranks: Interval) -> str:
     return rise.why if rise.outcome == "unclear" else f"the order over models is unsure ({ranks})"
 
 
-def ordered(bench: Bench) -> tuple[Variant, ...]:
+def ordered(bench: AuditTask) -> tuple[Variant, ...]:
     """The family from the least accurate model to the most accurate."""
 
     def make() -> tuple[Variant, ...]:
@@ -121,12 +121,12 @@ def ordered(bench: Bench) -> tuple[Variant, ...]:
     return bench.kept(("family",), make)
 
 
-def _family(bench: Bench) -> Usable:
-    every = family(bench.model, bench.sites, seed=bench.seed)
+def _family(bench: AuditTask) -> Usable:
+    every = family(bench.model, bench.attention_layers, seed=bench.seed)
     return bench.kept(("usable family",), lambda: usable(every, bench.scores))
 
 
-def accuracy(bench: Bench, variant: Variant) -> Interval:
+def accuracy(bench: AuditTask, variant: Variant) -> Interval:
     return statistics.mean(bench.beaten(variant), bounds=SHARE)
 
 
@@ -134,7 +134,7 @@ def _contains_chance(found: Interval) -> bool:
     return found.low <= 0.5
 
 
-def _rivals(bench: Bench) -> dict[str, Mapped]:
+def _rivals(bench: AuditTask) -> dict[str, Mapped]:
     return {
         "random": bench.controls["random"],
         "center": bench.controls["center"],
@@ -142,13 +142,13 @@ def _rivals(bench: Bench) -> dict[str, Mapped]:
     }
 
 
-def _gain(bench: Bench, subject: Mapped, variant: Variant) -> Tensor:
+def _gain(bench: AuditTask, subject: Mapped, variant: Variant) -> Tensor:
     """Methods that use chance draw anew for every model: the last one, as it is, has draw 0."""
     models = ordered(bench)
     return bench.gain(subject, variant, draw=len(models) - 1 - models.index(variant))
 
 
-def correlation(bench: Bench, subject: Mapped, models: Sequence[Variant]) -> Interval:
+def correlation(bench: AuditTask, subject: Mapped, models: Sequence[Variant]) -> Interval:
     """Spearman's correlation over models of mean accuracy and mean quality, resampled over
     pictures: both change with the pictures that are drawn."""
     accuracies = torch.stack([bench.beaten(each) for each in models], 1)

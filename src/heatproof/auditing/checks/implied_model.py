@@ -14,9 +14,9 @@ from heatproof import scores
 from heatproof.auditing.base import Finding
 from heatproof.auditing.labelled import Accuracy, Labelled, accuracy, prepared
 from heatproof.auditing.measures import code_of, percent, ranking
-from heatproof.auditing.subject import Subject
 from heatproof.engine import inputs
 from heatproof.engine.forward import attention_layers_of
+from heatproof.evaluation.subject import Subject
 from heatproof.methods import Tower
 from heatproof.models import Model
 from heatproof.reading import Intervention, reading

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from heatproof import statistics
 from heatproof.auditing.base import Finding
-from heatproof.auditing.subject import Subject
-from heatproof.auditing.variants import UNTOUCHED, Usable, Variant, interventions, usable
+from heatproof.auditing.task import GAIN, AuditTask, Mapped
 from heatproof.auditing.verdicts import LEVEL, held
 from heatproof.engine.certify import change
-from heatproof.evaluation.task import GAIN, Bench, Mapped
+from heatproof.evaluation.subject import Subject
+from heatproof.evaluation.variants import UNTOUCHED, Usable, Variant, interventions, usable
 from heatproof.statistics import SHARE, Interval
 
 CHECK = "moved model, unmoved map"
@@ -20,7 +20,7 @@ UNMOVED = 1e-6
 """1 - cosine below which two maps differ by rounding alone (float32 maps, some thousand steps)."""
 
 
-def moved(subject: Subject, bench: Bench) -> Finding:
+def moved(subject: Subject, bench: AuditTask) -> Finding:
     """Mean loss of quality over all interventions that cost accuracy, held to the controls.
 
     Besides, a map that an intervention leaves as it was, to rounding, while accuracy moved, is a
@@ -81,32 +81,32 @@ def moved(subject: Subject, bench: Bench) -> Finding:
             return Finding(CHECK, 2, QUESTION, "cannot tell", f"{seen}: {judged.why}.", numbers)
 
 
-def measured(bench: Bench) -> tuple[Variant, ...]:
+def measured(bench: AuditTask) -> tuple[Variant, ...]:
     """The interventions that this model's layers allow."""
     return _interventions(bench).variants
 
 
-def _interventions(bench: Bench) -> Usable:
-    every = interventions(bench.model, bench.sites, seed=bench.seed)
+def _interventions(bench: AuditTask) -> Usable:
+    every = interventions(bench.model, bench.attention_layers, seed=bench.seed)
     return bench.kept(("interventions",), lambda: usable(every, bench.scores))
 
 
-def loss(bench: Bench, variant: Variant) -> Interval:
+def loss(bench: AuditTask, variant: Variant) -> Interval:
     """Accuracy (share of absent prompts beaten) lost, paired over pictures."""
     return statistics.paired(bench.beaten(), bench.beaten(variant), bounds=SHARE)
 
 
-def costing(bench: Bench) -> tuple[Variant, ...]:
+def costing(bench: AuditTask) -> tuple[Variant, ...]:
     """The interventions whose loss of accuracy has an interval above zero."""
     return tuple(each for each in measured(bench) if loss(bench, each).low > 0)
 
 
-def _drop(bench: Bench, subject: Mapped, variants: tuple[Variant, ...]) -> Tensor:
+def _drop(bench: AuditTask, subject: Mapped, variants: tuple[Variant, ...]) -> Tensor:
     """Each picture's loss of quality, mean over variants, by the same draws of chance."""
     before = bench.gain(subject)
     return torch.stack([before - bench.gain(subject, each) for each in variants]).mean(0)
 
 
-def _map_change(bench: Bench, subject: Mapped, variant: Variant) -> float:
+def _map_change(bench: AuditTask, subject: Mapped, variant: Variant) -> float:
     before, after = (bench.maps(subject, each).flatten(1).double() for each in (UNTOUCHED, variant))
     return max(0.0, float(change(before.unsqueeze(1), after).nanmean()))

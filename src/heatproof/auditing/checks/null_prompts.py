@@ -6,11 +6,11 @@ from torch import Tensor
 
 from heatproof import statistics
 from heatproof.auditing.base import Finding
-from heatproof.auditing.subject import Subject
+from heatproof.auditing.task import AuditTask, Kind, Mapped
 from heatproof.auditing.verdicts import LEVEL, Judged, held
 from heatproof.engine.certify import change
-from heatproof.evaluation.task import Bench, Kind, Mapped
-from heatproof.metrics import localisation
+from heatproof.evaluation import localisation
+from heatproof.evaluation.subject import Subject
 from heatproof.statistics import SHARE, Interval
 
 CHECK = "null prompts"
@@ -18,7 +18,7 @@ DISTANCE = (0.0, 2.0)
 QUESTION = "Does the map change under an empty, gibberish, absent, unrelated or another prompt?"
 
 
-def null_prompts(subject: Subject, bench: Bench) -> Finding:
+def null_prompts(subject: Subject, bench: AuditTask) -> Finding:
     """1 - cosine of the named prompt's map to the null prompt's, over the method's noise floor.
 
     The floor is the same figure for the same prompt asked twice, with other seeds: a method that
@@ -65,7 +65,7 @@ def null_prompts(subject: Subject, bench: Bench) -> Finding:
     return Finding(CHECK, 2, QUESTION, "holds", f"The map depends on the prompt: {seen}.", numbers)
 
 
-def _judged(bench: Bench, subject: Subject, kind: Kind) -> Judged:
+def _judged(bench: AuditTask, subject: Subject, kind: Kind) -> Judged:
     return held(
         bench,
         subject,
@@ -78,11 +78,11 @@ def _over(changes: Tensor, floor: Tensor) -> Interval:
     return statistics.paired(changes, floor, bounds=DISTANCE, level=LEVEL)
 
 
-def _change(bench: Bench, subject: Mapped, kind: Kind) -> Tensor:
+def _change(bench: AuditTask, subject: Mapped, kind: Kind) -> Tensor:
     return _distance(bench.maps(subject), bench.maps(subject, kind=kind))
 
 
-def _floor(bench: Bench, subject: Mapped) -> Tensor:
+def _floor(bench: AuditTask, subject: Mapped) -> Tensor:
     return _distance(bench.maps(subject), bench.maps(subject, draw=1))
 
 
@@ -91,7 +91,7 @@ def _distance(one: Tensor, other: Tensor) -> Tensor:
     return distances.clamp(min=0)  # rounding makes a cosine a little more than 1
 
 
-def _on_objects(bench: Bench, subject: Mapped, kind: Kind) -> Tensor:
+def _on_objects(bench: AuditTask, subject: Mapped, kind: Kind) -> Tensor:
     """The share of positive heat on any object: does the map still look like the picture?"""
     cover = bench.objects.sum(1).clamp(max=1).unsqueeze(1)
     return localisation.energy(bench.maps(subject, kind=kind).unsqueeze(1), cover)[:, 0].double()

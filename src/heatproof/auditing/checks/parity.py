@@ -10,9 +10,9 @@ from torch import Tensor
 from heatproof.auditing.base import Finding
 from heatproof.auditing.measures import code_of, ranking
 from heatproof.auditing.method_proxy import Wrapped
-from heatproof.auditing.subject import Subject
 from heatproof.engine.api import explain, explain_words
 from heatproof.errors import PromptError
+from heatproof.evaluation.subject import Subject
 from heatproof.methods import Method, ReadPass, Side
 from heatproof.models import Model
 from heatproof.reading.weight_edits import in_dtype

@@ -22,10 +22,10 @@ from torch import Tensor
 from heatproof.auditing.base import Finding
 from heatproof.auditing.checks.weights import WeightView, weight_views
 from heatproof.auditing.measures import EPSILON, code_of, percent, relative_change
-from heatproof.auditing.subject import Subject
 from heatproof.engine import inputs
 from heatproof.engine.forward import attention_layers_of
 from heatproof.errors import UserCodeError
+from heatproof.evaluation.subject import Subject
 from heatproof.methods import Foreign
 from heatproof.models import Model
 from heatproof.reading.weight_edits import coarsest, formats, in_dtype, kept

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from heatproof import statistics
 from heatproof.auditing.base import Finding
-from heatproof.auditing.subject import Subject
+from heatproof.auditing.task import GAIN, AuditTask, Kind, Mapped
 from heatproof.auditing.verdicts import LEVEL, held
-from heatproof.evaluation.task import GAIN, Bench, Kind, Mapped
+from heatproof.evaluation.subject import Subject
 from heatproof.statistics import Interval
 
 CHECK = "right and wrong"
@@ -21,7 +21,7 @@ ASKED: tuple[Kind, ...] = ("named", "other")
 """Two objects of each picture are asked for: twice the evidence from the same pictures."""
 
 
-def right_wrong(subject: Subject, bench: Bench) -> Finding:
+def right_wrong(subject: Subject, bench: AuditTask) -> Finding:
     """Choice above chance where the model is right, less where it is wrong, in matched pictures.
 
     The model is right where the prompt outscores every absent one, wrong where it outscores no more
@@ -59,7 +59,7 @@ def right_wrong(subject: Subject, bench: Bench) -> Finding:
             return Finding(CHECK, 2, QUESTION, "cannot tell", f"{seen}: {judged.why}.", numbers)
 
 
-def _cell(bench: Bench, subject: Mapped, among: Bool[Tensor, "image asked"]) -> dict[str, Any]:
+def _cell(bench: AuditTask, subject: Mapped, among: Bool[Tensor, "image asked"]) -> dict[str, Any]:
     """How often the map is on the object; questions are counted as if independent."""
     gain = _gain(bench, subject)
     chosen = gain + _chance(bench)[:, None] > 0.5
@@ -76,21 +76,21 @@ def _share(hits: Tensor, among: Tensor) -> Interval:
     return statistics.wilson(int((hits & among).sum()), int(among.sum()))
 
 
-def _chance(bench: Bench) -> Float[Tensor, " image"]:
+def _chance(bench: AuditTask) -> Float[Tensor, " image"]:
     return 1 / (bench.labels >= 0).sum(1).clamp(min=1).double()
 
 
-def _sides(bench: Bench) -> tuple[Bool[Tensor, "image asked"], Bool[Tensor, "image asked"]]:
+def _sides(bench: AuditTask) -> tuple[Bool[Tensor, "image asked"], Bool[Tensor, "image asked"]]:
     """Where the model is right, and where it is wrong."""
     beaten = torch.stack([bench.beaten(kind=kind) for kind in ASKED], 1)
     return beaten == 1, beaten <= 0.5
 
 
-def _gain(bench: Bench, subject: Mapped) -> Float[Tensor, "image asked"]:
+def _gain(bench: AuditTask, subject: Mapped) -> Float[Tensor, "image asked"]:
     return torch.stack([bench.gain(subject, kind=kind) for kind in ASKED], 1)
 
 
-def strata(bench: Bench) -> Int64[Tensor, "image asked"]:
+def strata(bench: AuditTask) -> Int64[Tensor, "image asked"]:
     """Which questions are alike in number of objects and size of the one asked for."""
     covers = [bench.cover(bench.label(kind)).mean((1, 2)).double() for kind in ASKED]
     size = torch.stack(covers, 1)
@@ -99,7 +99,7 @@ def strata(bench: Bench) -> Int64[Tensor, "image asked"]:
     return number * SIZES + torch.bucketize(size, cuts)
 
 
-def _matched(bench: Bench, subject: Mapped) -> Interval:
+def _matched(bench: AuditTask, subject: Mapped) -> Interval:
     (right, wrong), gain, alike = _sides(bench), _gain(bench, subject), strata(bench)
     return _interval(gain, right, wrong, alike, LEVEL)
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from heatproof import statistics
 from heatproof.auditing.ablation import scores_without
 from heatproof.auditing.base import Finding
-from heatproof.auditing.subject import Subject
+from heatproof.auditing.task import AuditTask, Kind, Mapped
 from heatproof.auditing.verdicts import LEVEL, Judged, held
-from heatproof.evaluation.task import Bench, Kind, Mapped
+from heatproof.evaluation.subject import Subject
 from heatproof.metrics.perturbation import ranked, shuffled
 from heatproof.statistics import Interval
 
@@ -22,7 +22,7 @@ RANDOM_SETS = 2
 Scores = dict[str, Float[Tensor, " image"]]
 
 
-def sign(subject: Subject, bench: Bench, *, scenes: int = 100, share: int = 16) -> Finding:
+def sign(subject: Subject, bench: AuditTask, *, scenes: int = 100, share: int = 16) -> Finding:
     """Hide one patch in `share`: the most positive, the most negative, the least by size.
 
     Effects are on the named prompt's score, in units of what random patches of the same number do
@@ -86,20 +86,20 @@ def _found(judged: Judged, pooled: dict[str, Interval], numbers: dict[str, Any])
 # --- effects ----------------------------------------------------------------------------------
 
 
-def _specific(bench: Bench, subject: Mapped, rows: Tensor, count: int) -> Interval:
+def _specific(bench: AuditTask, subject: Mapped, rows: Tensor, count: int) -> Interval:
     return statistics.mean(
         _pooled(_effects(bench, subject, rows, count)["positive, specific"]), level=LEVEL
     )
 
 
-def _effects(bench: Bench, subject: Mapped, rows: Tensor, count: int) -> dict[str, Scores]:
+def _effects(bench: AuditTask, subject: Mapped, rows: Tensor, count: int) -> dict[str, Scores]:
     """By claim and way of hiding: positive where the score moves as the map says."""
     return bench.kept(
         ("effects", subject, len(rows), count), lambda: _measured(bench, subject, rows, count)
     )
 
 
-def _measured(bench: Bench, subject: Mapped, rows: Tensor, count: int) -> dict[str, Scores]:
+def _measured(bench: AuditTask, subject: Mapped, rows: Tensor, count: int) -> dict[str, Scores]:
     here, there = (bench.maps(subject, kind=kind)[rows] for kind in _KINDS)
     enough = ((here < 0).sum((1, 2)) >= count).double()
     enough = enough.masked_fill(enough == 0, torch.nan)
@@ -141,7 +141,7 @@ def most(
     return chosen.view_as(maps)
 
 
-def _without(bench: Bench, rows: Tensor, hidden: Tensor) -> Scores:
+def _without(bench: AuditTask, rows: Tensor, hidden: Tensor) -> Scores:
     named = bench.named[rows, None]
     return {
         way: scores.gather(1, named)[:, 0]
@@ -149,7 +149,7 @@ def _without(bench: Bench, rows: Tensor, hidden: Tensor) -> Scores:
     }
 
 
-def _random(bench: Bench, rows: Tensor, count: int) -> dict[str, Float[Tensor, "image set"]]:
+def _random(bench: AuditTask, rows: Tensor, count: int) -> dict[str, Float[Tensor, "image set"]]:
     def make() -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(bench.seed)
         sets: list[Scores] = []

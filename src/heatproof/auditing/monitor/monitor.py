@@ -21,9 +21,9 @@ from heatproof.auditing.measures import percent, relative_change, unless_refused
 from heatproof.auditing.method_proxy import Wrapped
 from heatproof.auditing.monitor.module_recorder import Event, Sketch, TopCall, Watch
 from heatproof.auditing.monitor.verdict import Difference, Reference, Seen, judge
-from heatproof.auditing.subject import Subject
 from heatproof.engine import inputs
 from heatproof.engine.forward import attention_layers_of
+from heatproof.evaluation.subject import Subject
 from heatproof.methods import Foreign, Method, Plan, ReadPass, Side
 from heatproof.models import Model
 from heatproof.reading import AttentionLayer, reading

@@ -9,7 +9,7 @@ from torch import Tensor
 from heatproof.auditing.base import Finding, Verdict
 from heatproof.auditing.measures import code_of, percent
 from heatproof.auditing.monitor.module_recorder import Event, TopCall, Watch
-from heatproof.auditing.subject import Subject
+from heatproof.evaluation.subject import Subject
 from heatproof.methods import Foreign
 from heatproof.reading import AttentionLayer
 

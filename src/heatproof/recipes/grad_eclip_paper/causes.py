@@ -14,6 +14,7 @@ from torch import Tensor
 
 from heatproof import methods
 from heatproof.auditing.checks.implied_model import tower_of
+from heatproof.evaluation.presence import margin
 from heatproof.reading import Intervention
 from heatproof.reading.interventions import one_head
 from heatproof.recipes.grad_eclip_paper.alignment import joined, listed
@@ -22,7 +23,6 @@ from heatproof.recipes.grad_eclip_paper.inputs import Located
 from heatproof.recipes.grad_eclip_paper.localisation import (
     QUALITIES,
     View,
-    answers,
     chances,
     qualities,
     views,
@@ -158,8 +158,8 @@ def _row(
     native = own.gather(1, named.unsqueeze(1))[:, 0]
     return {
         "gap": (scores - native).abs().tolist(),
-        "explained right": answers(explained @ texts.T, named, absent)[0].tolist(),
-        "implied right": answers(used @ texts.T, named, absent)[0].tolist(),
+        "explained right": (margin(explained @ texts.T, named, ~absent) > 0).tolist(),
+        "implied right": (margin(used @ texts.T, named, ~absent) > 0).tolist(),
         **listed(values),
     }
 

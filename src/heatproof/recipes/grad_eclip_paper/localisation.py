@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
 from heatproof.engine.inputs import ImageInputs
+from heatproof.evaluation.localisation import chance_of_choice, choice, coverage, energy, pointing
+from heatproof.evaluation.presence import margin
 from heatproof.methods import Method
-from heatproof.metrics.localisation import chance_of_choice, choice, coverage, energy, pointing
 from heatproof.models import Model
 from heatproof.reading import Intervention
 from heatproof.recipes.grad_eclip_paper.context import Input, seen
@@ -53,19 +54,9 @@ def views(
         rows = torch.tensor(places) + start
         embedding = encode_pictures(pictures.model, pictures.pixels, interventions)
         cosines = embedding @ texts.T
-        right, margin = answers(cosines, located.named[rows], located.absent[rows])
-        yield View(rows.tolist(), pictures, texts[located.named[rows]], cosines, right, margin)
-
-
-def answers(
-    cosines: Float[Tensor, "item prompt"],
-    named: Int[Tensor, " item"],
-    absent: Bool[Tensor, "item prompt"],
-) -> tuple[Bool[Tensor, " item"], Float[Tensor, " item"]]:
-    """Whether the named prompt beats every absent one, and by how much."""
-    own = cosines.gather(1, named.unsqueeze(1))[:, 0]
-    rival = cosines.masked_fill(~absent, -torch.inf).amax(1)
-    return own > rival, own - rival
+        named = located.named[rows]
+        lead = margin(cosines, named, ~located.absent[rows])
+        yield View(rows.tolist(), pictures, texts[named], cosines, lead > 0, lead)
 
 
 def qualities(

@@ -15,6 +15,7 @@ from torch import Tensor
 from heatproof.engine import inputs
 from heatproof.engine.batches import POOLS
 from heatproof.engine.forward import Batch, attention_layers_of, run
+from heatproof.evaluation.encoding import encode_images
 from heatproof.methods import Method
 from heatproof.methods.base import Side
 from heatproof.models import Model
@@ -131,11 +132,8 @@ def encode_pictures(
     interventions: Mapping[str, Intervention] | None = None,
 ) -> Float[Tensor, "item dim"]:
     """Unit embeddings on the CPU, of the model as it is or as intervened on."""
-    parts: list[Tensor] = []
-    for part in pixels.split(BATCH):
-        with torch.no_grad(), changed(model, interventions or {}):
-            parts.append(unit(model.image.encode(part.to(model.device, model.dtype))).cpu())
-    return torch.cat(parts)
+    with changed(model, interventions or {}):
+        return unit(encode_images(model, pixels, BATCH)).cpu()
 
 
 def encode_texts(

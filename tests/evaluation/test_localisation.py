@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatproof.metrics import localisation
-from heatproof.metrics.localisation import (
+from heatproof.evaluation import localisation
+from heatproof.evaluation.localisation import (
     average_precision,
     chance_of_choice,
     choice,
