@@ -95,7 +95,7 @@ def _prove(a: str, b: str, arguments: dict[str, Any], out: Path | None) -> int:
     for file in files:
         typer.echo(f"wrote {file}")
         if file.name.startswith("counterexample"):
-            typer.echo(f"  to replay it: heatproof prove --replay {file}")
+            typer.echo(f"  replay: heatproof prove --replay {file}")
     return proof.exit_code
 
 
