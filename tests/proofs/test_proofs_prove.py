@@ -457,7 +457,7 @@ def test_exit_codes_and_levels_on_the_command_line(
         (["gae"], "expected two methods"),
         (["gae", "nope"], "unknown method 'nope'"),
         (["gae", "gae", "--set", "layers"], "expected OPTION=VALUE"),
-        (["gae", "gae", "--replay", "x.json"], "beside --replay"),
+        (["gae", "gae", "--replay", "x.json"], "and --replay; the file names its methods"),
         (["--replay", "x.json"], "there is no file x.json"),
         (["gae", "gae", "-o", "pyproject.toml"], "a file is in the way"),
     ],
