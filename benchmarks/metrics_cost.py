@@ -28,7 +28,7 @@ from heatproof.engine.forward import attention_layers_of
 from heatproof.metrics import Trial
 from heatproof.models import Model
 from heatproof.reading import reading
-from heatproof.reading.token_dropping import seen_in
+from heatproof.reading.token_dropping import encode_visible
 
 LIMIT = 0.9
 STEPS = 20
@@ -55,7 +55,7 @@ def trial_of(model: Model, items: int, batch: int) -> Trial:
 
     def tokens(keep: Tensor, item: Tensor) -> Tensor:
         with torch.inference_mode():
-            made = seen_in(model, sites, pixels, item, keep, batch)
+            made = encode_visible(model, sites, pixels, item, keep, batch)
             return (torch.nn.functional.normalize(made, dim=1) * prompts[item]).sum(1)
 
     maps = torch.randn(items, layout.rows, layout.cols, generator=generator)

@@ -24,7 +24,7 @@ from heatproof.auditing.checks import readout
 from heatproof.engine.inputs import at_size
 from heatproof.models import Model, Tokens
 from heatproof.models.tokens import Codec
-from heatproof.reading import editing
+from heatproof.reading import edit_activations
 from method_cases import NAMES, QUICK, sides, texts
 
 THREADS = 4
@@ -153,7 +153,7 @@ def test_a_copy_of_a_model_that_is_being_read_is_not_read() -> None:
 
     with torch.no_grad():
         own = model.image.encode(picture(model))
-        with editing(model.module, {"visual.transformer.resblocks.0": edit}):
+        with edit_activations(model.module, {"visual.transformer.resblocks.0": edit}):
             twin = copy.deepcopy(model.module)
             assert torch.equal(twin.encode_image(picture(model)), own)
             assert not seen

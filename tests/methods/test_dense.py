@@ -25,7 +25,7 @@ from heatproof import methods
 from heatproof.errors import InputError, ReadingError
 from heatproof.methods import head_outputs, residual, text_span
 from heatproof.models import Model, Projection
-from heatproof.reading import AttentionLayer, find_attention_layers, observing, reading
+from heatproof.reading import AttentionLayer, find_attention_layers, reading, record_activations
 from heatproof.reading.interventions import one_head, self_attention
 from method_cases import POOLED, close, texts, token_values
 
@@ -61,7 +61,7 @@ def test_projecting_the_readout_token_gives_the_embedding(family: str) -> None:
         sites = find_attention_layers(model.module, lambda e=encode, g=given: e(g), len(rows))
         block = sites[-1].block
         assert block is not None
-        with torch.no_grad(), observing(model.module, [block]) as states:
+        with torch.no_grad(), record_activations(model.module, [block]) as states:
             embedding = encode(given)
         tokens = states[block].output[torch.arange(len(rows)), rows]
         assert torch.allclose(project(tokens), embedding, rtol=1e-12, atol=1e-12)
@@ -96,7 +96,7 @@ def read_family(family: str) -> tuple[Model, Any, Any, Any]:
     with (
         torch.no_grad(),
         reading(model.module, [site.path for site in sites]) as trace,
-        observing(model.module, [*wanted, *second]) as states,
+        record_activations(model.module, [*wanted, *second]) as states,
     ):
         model.image.encode(picture(model))
     return model, trace, states, second

@@ -33,8 +33,8 @@ from heatproof.methods import Method, eclip, registry
 from heatproof.models import Model
 from heatproof.models import open_clip as adapter
 from heatproof.reading import reading
-from heatproof.reading.interventions import replaced_weights
 from method_cases import NAMES, QUICK, REFUSES, close, sides, texts, token_values
+from towers import replaced_weights
 
 NATIVE_TORCH = F.scaled_dot_product_attention
 # What the certificate must say of each method as its bare name runs.

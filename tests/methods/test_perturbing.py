@@ -289,12 +289,12 @@ def test_exclip_by_one_step_is_a_product_of_gradients(vit: Model) -> None:
     found = interactions.exclip(vit, pixels, ids(1), steps=1, blank=blank(vit)).values[0][0]
 
     def ends(module: str, run: object, other: object) -> tuple[Tensor, Tensor, Tensor]:
-        from heatproof.reading import observing
+        from heatproof.reading import record_activations
 
-        with torch.no_grad(), observing(vit.module, [module]) as states:
+        with torch.no_grad(), record_activations(vit.module, [module]) as states:
             other()
         far = states[module].input
-        with observing(vit.module, [module], leaf=module) as states:
+        with record_activations(vit.module, [module], leaf=module) as states:
             embedding = run()
         return embedding, states[module].input, far
 

@@ -129,17 +129,18 @@ def test_other_sizes_and_other_clips_are_refused_in_one_line() -> None:
 
 
 def test_tokens_first_is_known_of_blocks_alone(both: tuple[Model, Model]) -> None:
-    from heatproof.reading.activations import observing, token_first
+    from heatproof.reading import record_activations
+    from heatproof.reading.blocks import is_token_first
 
     module: Any = both[0].module
-    assert token_first(module, "visual.transformer.resblocks.0")
-    assert token_first(module, "transformer.resblocks.1.mlp")
-    assert not token_first(module, "visual.ln_pre")
-    assert not token_first(both[1].module, "visual.transformer.resblocks.0")
+    assert is_token_first(module, "visual.transformer.resblocks.0")
+    assert is_token_first(module, "transformer.resblocks.1.mlp")
+    assert not is_token_first(module, "visual.ln_pre")
+    assert not is_token_first(both[1].module, "visual.transformer.resblocks.0")
     pixels = torch.randn(2, 3, SIZE, SIZE)
     paths = ["visual.transformer.resblocks.0", "visual.transformer.resblocks.1.mlp"]
     plain = module.encode_image(pixels)
-    with observing(module, paths, leaf=paths[0]) as states:
+    with record_activations(module, paths, leaf=paths[0]) as states:
         seen = module.encode_image(pixels)
     assert [tuple(states[path].output.shape) for path in paths] == [(2, 10, WIDTH)] * 2
     torch.testing.assert_close(seen, plain)

@@ -17,7 +17,7 @@ from heatproof import methods
 from heatproof.errors import InputError, ReadingError
 from heatproof.methods.full_gradient import FullGradient
 from heatproof.methods.ruled import ruled_plan
-from heatproof.reading.backward_rules import Rules, frozen_rules
+from heatproof.reading.backward_rules import BackwardRules, frozen_rules
 from method_cases import REFUSES, Spy, close, texts, token_values
 
 WIDTH = 11
@@ -58,7 +58,7 @@ def test_a_ruled_function_keeps_its_bits_and_its_input_times_gradient_is_its_res
     x = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(4)).double()
     x[0, 0] = 0.0
     leaf = x.clone().requires_grad_()
-    with Rules(frozen_rules(), {}):
+    with BackwardRules(frozen_rules(), {}):
         found = function(leaf)
     assert torch.equal(found.detach(), function(x).detach())
     weight = torch.arange(1.0, 5 * WIDTH + 1).double().view(5, WIDTH)
@@ -71,7 +71,7 @@ def test_a_ruled_function_keeps_its_bits_and_its_input_times_gradient_is_its_res
 def test_an_encoder_under_rules_keeps_its_bits(family: str, dtype: torch.dtype) -> None:
     model = FAMILIES[family](dtype)
     pixels = picture(model)
-    with torch.enable_grad(), Rules(frozen_rules(), {}):
+    with torch.enable_grad(), BackwardRules(frozen_rules(), {}):
         found = model.image.encode(pixels.clone().requires_grad_())
     # Rules switch off multi-head attention's fast path: so must the other side.
     with torch.enable_grad():
@@ -82,7 +82,7 @@ def test_an_encoder_under_rules_keeps_its_bits(family: str, dtype: torch.dtype) 
 def test_a_norm_without_a_rule_is_refused() -> None:
     with (
         pytest.raises(ReadingError, match="no backward rule is known for group_norm"),
-        Rules(frozen_rules(), {}),
+        BackwardRules(frozen_rules(), {}),
     ):
         nn.GroupNorm(1, 4)(torch.randn(2, 4))
 
@@ -124,7 +124,7 @@ def test_full_gradient_under_the_model_s_own_gradients_does_not_add_up() -> None
     class Unruled(FullGradient):
         def plan(self, sites, side):
             plan = ruled_plan(super().plan(sites, side), {}, keep_biases=True)
-            return dataclasses.replace(plan, rules=lambda: Rules({}, {}, keep_biases=True))
+            return dataclasses.replace(plan, rules=lambda: BackwardRules({}, {}, keep_biases=True))
 
     model = tiny.open_clip_vit()
     found = heatproof.explain(model, picture(model), texts(), method=Unruled(plus=False))

@@ -15,7 +15,7 @@ from families import FAMILIES, picture, prompts_for
 from heatproof.errors import InputError
 from heatproof.models import Model
 from heatproof.models.compiling import compile_blocks
-from heatproof.reading import editing, observing, reading
+from heatproof.reading import edit_activations, reading, record_activations
 from heatproof.reading.compiled import CALL, as_python
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -94,9 +94,9 @@ def test_hooks_inside_what_is_compiled_are_seen(model: Model) -> None:
     pixels, inner = picture(model, 1), f"{BLOCKS}.0.mlp"
     with torch.inference_mode():
         own = model.image.encode(pixels)
-        with observing(model.module, [inner]) as states:
+        with record_activations(model.module, [inner]) as states:
             model.image.encode(pixels)
-        with editing(model.module, {inner: torch.zeros_like}):
+        with edit_activations(model.module, {inner: torch.zeros_like}):
             changed = model.image.encode(pixels)
         again = model.image.encode(pixels)
     assert states[inner].output.shape[0] == 1

@@ -106,7 +106,7 @@ def test_every_way_of_writing_it_is_read_as_the_fused_call(form: Callable[..., T
 
 CHANGES = {
     "one head": interventions.one_head(),
-    "values": interventions.value_attention(),
+    "values": interventions.self_attention("value"),
     "identity": interventions.identity(),
     "knock out": interventions.knock_out([1]),
     "masked": interventions.masked_keys(torch.tensor([[True, False, True, True, True]])),

@@ -21,6 +21,7 @@ from towers import (
     SelfAttention,
     WrittenOut,
     attn,
+    replaced_weights,
     tokens,
     tower,
 )
@@ -139,16 +140,8 @@ def test_replaced_weights_stand_in_for_the_softmax(call: nn.Module, weights: boo
     query, key, value = operands()
     given = torch.randn(BATCH, HEAD_COUNT, QUERIES, KEYS).double()
     for mine in (given, given[:1], given[:, :1], given[:1, :1]):
-        inside = changed(
-            call, interventions.replaced_weights(mine), query, key, value, weights=weights
-        )
+        inside = changed(call, replaced_weights(mine), query, key, value, weights=weights)
         same(inside, attended(mine.expand(given.shape), value))
-
-
-def test_replaced_weights_of_another_shape_are_refused() -> None:
-    given = torch.ones(1, 1, KEYS, QUERIES)
-    with pytest.raises(ReadingError, match=r"shape \(1, 1, 7, 5\), expected \(2, 3, 5, 7\)"):
-        changed(Call(), interventions.replaced_weights(given), *operands())
 
 
 @both
@@ -157,7 +150,7 @@ def test_values_attend_to_values(call: nn.Module, weights: bool) -> None:
     query, key, value = operands(CHANNELS, QUERIES)
     for settings in ({}, {"is_causal": True}, {"scale": 0.7}):
         expected = attended(by_hand(value, value, **settings), value)
-        change = interventions.value_attention()
+        change = interventions.self_attention("value")
         same(changed(call, change, query, key, value, weights=weights, **settings), expected)
 
 
@@ -234,9 +227,7 @@ def test_masked_keys_leave_a_row_that_has_none_at_zero() -> None:
 def test_masked_keys_keep_the_sum_of_weights_that_were_set() -> None:
     query, key, value = operands()
     given = torch.rand(BATCH, HEAD_COUNT, QUERIES, KEYS).double()
-    change = interventions.chain(
-        interventions.replaced_weights(given), interventions.masked_keys(KEEP)
-    )
+    change = interventions.chain(replaced_weights(given), interventions.masked_keys(KEEP))
     expected = given * KEEP
     expected = expected * given.sum(-1, keepdim=True) / expected.sum(-1, keepdim=True)
     same(changed(Call(), change, query, key, value), attended(expected, value))
@@ -251,7 +242,7 @@ def test_a_chain_runs_first_to_last(call: nn.Module) -> None:
     for change in (interventions.chain(wide, hide), interventions.chain(hide, wide)):
         same(changed(call, change, query, key, value), expected)
     out, ident = interventions.knock_out([0, 1]), interventions.identity()
-    given = interventions.replaced_weights(torch.rand(QUERIES, QUERIES).double()[None, None])
+    given = replaced_weights(torch.rand(QUERIES, QUERIES).double()[None, None])
     last_wins = changed(call, interventions.chain(given, ident), query, key, value)
     same(last_wins, value)
     same(changed(call, interventions.chain(ident, out), query, key, value)[:, 2], value[:, 2])
@@ -262,7 +253,7 @@ def test_a_chain_runs_first_to_last(call: nn.Module) -> None:
 KINDS = [SelfAttention, WrittenOut, MultiHead]
 NOTHING: dict[str, Callable[[Tensor], Intervention]] = {
     "no head": lambda _: interventions.knock_out([]),
-    "its own weights": interventions.replaced_weights,
+    "its own weights": replaced_weights,
     "every key": lambda _: interventions.masked_keys(torch.ones(1, TOKENS, dtype=torch.bool)),
     "an empty chain": lambda _: interventions.chain(),
 }
@@ -334,8 +325,8 @@ def test_interventions_work_in_half_precision(dtype: torch.dtype, kind) -> None:
         interventions.identity(),
         interventions.knock_out([0]),
         interventions.masked_keys(keep),
-        interventions.value_attention(),
-        interventions.replaced_weights(torch.full((1, 1, TOKENS, TOKENS), 0.25)),
+        interventions.self_attention("value"),
+        replaced_weights(torch.full((1, 1, TOKENS, TOKENS), 0.25)),
     ):
         with reading(model, weights=dtype == torch.float16, interventions={path: change}):
             half = model(x.to(dtype))

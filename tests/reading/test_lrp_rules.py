@@ -83,7 +83,7 @@ def test_a_sum_is_dealt_out_item_by_item() -> None:
 def test_a_sum_that_is_not_laid_out_by_item_is_refused() -> None:
     x = noise(TOKENS, ITEMS, WIDTH).requires_grad_()
     with (
-        pytest.raises(ReadingError, match=r"for 2 item\(s\) cannot be dealt out by item; try gae"),
+        pytest.raises(ReadingError, match=r"for 2 item\(s\) cannot be divided by item; try gae"),
         RelevanceRules(ITEMS),
     ):
         x + torch.relu(x)

@@ -26,6 +26,7 @@ from towers import (
     Tower,
     WrittenOut,
     attn,
+    replaced_weights,
     tokens,
     tower,
 )
@@ -463,7 +464,7 @@ def test_gradients_of_the_weights_equal_finite_differences(kind: type[nn.Module]
         for sign in (1, -1):
             moved = weights.clone()
             moved[entry] += sign * step
-            change = {start: interventions.replaced_weights(moved)}
+            change = {start: replaced_weights(moved)}
             with torch.no_grad(), reading(model, interventions=change):
                 scores.append(score(model(tokens())))
         slope = (scores[0] - scores[1]) / (2 * step)
@@ -963,7 +964,7 @@ def test_torchscript_is_refused(how: str) -> None:
     part = nn.Linear(3, 3).eval()
     scripted = torch.jit.trace(part, torch.ones(1, 3)) if how == "trace" else torch.jit.script(part)
     with (
-        pytest.raises(ReadingError, match=r"the model is TorchScript.*pass the python model"),
+        pytest.raises(ReadingError, match=r"the model is TorchScript.*pass the Python model"),
         reading(scripted),
     ):
         pass

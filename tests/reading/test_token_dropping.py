@@ -79,7 +79,7 @@ class Tower:
         handle = self.block.register_forward_hook(note)
         try:
             with torch.no_grad():
-                return token_dropping.each_without(
+                return token_dropping.without_tokens(
                     self.model.module, self.paths, keep, self.run, batch_size
                 )
         finally:
@@ -114,7 +114,7 @@ def test_what_is_left_scores_as_with_masked_keys(family: str) -> None:
 
 def no_block(bench: Tower, keep: Tensor) -> Tensor:
     with torch.no_grad():
-        return token_dropping.each_without(bench.model.module, bench.paths, keep, bench.run, 32)
+        return token_dropping.without_tokens(bench.model.module, bench.paths, keep, bench.run, 32)
 
 
 @pytest.mark.parametrize("family", TAKERS)
@@ -195,7 +195,7 @@ def test_no_hook_survives_an_error(vit: Tower, error: type[BaseException]) -> No
         raise error
 
     with pytest.raises(error):
-        token_dropping.each_without(vit.model.module, vit.paths, vit.keep(2), run, 32)
+        token_dropping.without_tokens(vit.model.module, vit.paths, vit.keep(2), run, 32)
     whole = torch.ones(2, vit.tokens, dtype=torch.bool)
     vit.without(whole)
     assert vit.passes == [(2, vit.tokens)]
@@ -212,7 +212,7 @@ def test_too_little_memory_is_no_reason_to_mask_for_ever(vit: Tower, error: Exce
         return vit.run(rows)
 
     with pytest.raises(type(error)):
-        token_dropping.each_without(vit.model.module, vit.paths, vit.keep(2), run, 32)
+        token_dropping.without_tokens(vit.model.module, vit.paths, vit.keep(2), run, 32)
     vit.without(vit.keep(2))
     vit.without(vit.keep(2))
     assert vit.passes == [(1, 2 + vit.others)]

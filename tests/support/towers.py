@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from heatproof.reading import AttentionCall, Intervention
+
 WIDTH, HEADS, TOKENS = 14, 2, 5
 
 
@@ -79,6 +81,16 @@ def tower(attention: type[nn.Module] = SelfAttention, depth: int = 3, seed: int 
 def tokens(batch: int = 3, seed: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, TOKENS, WIDTH, generator=generator, dtype=torch.float64)
+
+
+def replaced_weights(weights: Tensor) -> Intervention:
+    """`weights` in place of the softmax of queries and keys; rows need not sum to one."""
+
+    def intervene(call: AttentionCall) -> AttentionCall:
+        size = (*call.query.shape[:3], call.key.shape[2])
+        return call.change(weights=weights.to(call.value.device).expand(size))
+
+    return intervene
 
 
 def attn(layer: int) -> str:

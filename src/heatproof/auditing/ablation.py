@@ -13,7 +13,7 @@ from heatproof.auditing.task import AuditTask
 from heatproof.metrics.imputers import blurred
 from heatproof.models import Model
 from heatproof.reading import AttentionLayer
-from heatproof.reading.token_dropping import seen_in
+from heatproof.reading.token_dropping import encode_visible
 
 Fill = Callable[[Tensor], Tensor]
 """(image, 3, height, width) -> what stands in the place of hidden pixels, of the same shape."""
@@ -49,7 +49,7 @@ def scores_without(
     if "tokens" in only and sites:
         each, cells = torch.arange(len(pixels)), ~hidden.flatten(1)
         with torch.no_grad():
-            images = seen_in(bench.model, sites, pixels, each, cells, bench.batch_size)
+            images = encode_visible(bench.model, sites, pixels, each, cells, bench.batch_size)
         made["tokens"] = bench.compare(images, _texts(bench))
     for name, fill in fills(bench.model, bench.grid).items():
         if name in only:

@@ -29,16 +29,16 @@ from heatproof.methods.base import (
 from heatproof.models.model import Model, Projection
 from heatproof.models.running import find_out_why
 from heatproof.reading import (
+    Activation,
     Attention,
     AttentionLayer,
     Edit,
     Intervention,
-    State,
     Trace,
-    editing,
+    edit_activations,
     find_attention_layers,
-    observing,
     reading,
+    record_activations,
 )
 from heatproof.reading.attention_call import at_least_float32, exact
 from heatproof.reading.compiled import as_python
@@ -108,7 +108,7 @@ class Batch:
                     paths: list[str] = []
                     stack.enter_context(reading(module, paths, interventions=interventions))
                 if edits:
-                    stack.enter_context(editing(module, edits))
+                    stack.enter_context(edit_activations(module, edits))
                 if pixels is None:
                     embedding = self.encode()
                 else:
@@ -431,7 +431,7 @@ def _read_pass(
     )
 
 
-def _read(model: Model, plan: Plan, chunk: Batch) -> tuple[Tensor, Trace, Mapping[str, State]]:
+def _read(model: Model, plan: Plan, chunk: Batch) -> tuple[Tensor, Trace, Mapping[str, Activation]]:
     with (
         reading(
             model.module,
@@ -440,7 +440,7 @@ def _read(model: Model, plan: Plan, chunk: Batch) -> tuple[Tensor, Trace, Mappin
             start=plan.start,
             interventions=plan.interventions,
         ) as trace,
-        observing(model.module, plan.states, leaf=plan.leaf) as states,
+        record_activations(model.module, plan.states, leaf=plan.leaf) as states,
     ):
         embedding = chunk.encode()
     if plan.differentiates and not embedding.requires_grad:

@@ -28,9 +28,9 @@ from heatproof.reading import (
     AttentionLayer,
     reading,
     readings_open,
-    rows_of,
 )
 from heatproof.reading.attention_call import at_least_float32
+from heatproof.reading.blocks import select_rows
 from heatproof.reading.hooks import hooked
 from heatproof.reading.interventions import chain
 from heatproof.tolerances import UNFIT, agree, log, says_unfit
@@ -138,7 +138,7 @@ class _Kept:
 
     def block_given(self, block: nn.Module, args: Any, kwargs: Any) -> None:
         del block
-        self.given.append(rows_of(args, kwargs, self.rows[:, None], self.site.queries))
+        self.given.append(select_rows(args, kwargs, self.rows[:, None], self.site.queries))
 
     def call_made(self, call: AttentionCall) -> AttentionCall:
         self.calls.append(call)

@@ -28,7 +28,7 @@ from heatproof.evaluation.presence import (
 )
 from heatproof.models import Model
 from heatproof.reading import AttentionLayer
-from heatproof.reading.token_dropping import seen_in
+from heatproof.reading.token_dropping import encode_visible
 
 
 class EvaluationTask:
@@ -264,7 +264,7 @@ class TaskBatch:
         """Score images of which these patches' tokens are left: see `metrics.base.TokenScore`."""
         task = self.task
         with torch.inference_mode():
-            images = seen_in(
+            images = encode_visible(
                 task.model, task.attention_layers, self.pixels, item, keep, task.batch_size
             )
             return task.paired(images.to(task.embeddings.dtype), self.named[item.cpu()]).cpu()

@@ -161,10 +161,7 @@ def _names(module: nn.Module, parts: Sequence[str]) -> tuple[str, ...]:
 
 
 def _block(module: nn.Module, path: str) -> str:
-    try:
-        return block_path(module, path)
-    except ReadingError:
-        return path.split("#")[0]
+    return block_path(module, path) or path.split("#")[0]
 
 
 def _blended(module: nn.Module, names: Sequence[str], share: float, seed: int) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from heatproof.interactions.result import Interactions, names, repeated, taken
 from heatproof.methods.blocks import by_token
 from heatproof.methods.perturbing import positive
 from heatproof.models.model import Model, Tokens
-from heatproof.reading import block_path, editing
+from heatproof.reading import block_path, edit_activations
 from heatproof.reading.attention_call import at_least_float32
 
 Encode = Callable[[int], Tensor]
@@ -147,7 +147,7 @@ def _put(module: nn.Module, block: str, states: Tensor, encode: Encode) -> Float
             )
         return states
 
-    with torch.no_grad(), editing(module, {block: edit}):
+    with torch.no_grad(), edit_activations(module, {block: edit}):
         return at_least_float32(encode(len(states)))
 
 
@@ -159,7 +159,7 @@ def _run(module: nn.Module, block: str, encode: Encode) -> tuple[Tensor, Tensor]
         kept.append(output.detach())
         return output
 
-    with torch.no_grad(), editing(module, {block: keep}):
+    with torch.no_grad(), edit_activations(module, {block: keep}):
         embedding = encode(1)
     return kept[-1], at_least_float32(embedding)
 
@@ -200,10 +200,9 @@ def _before_last(model: Model, paths: list[str]) -> str:
     """The last but one residual block of a tower: its output is the last one's input."""
     found: dict[str, None] = {}
     for path in paths:
-        try:
-            found[block_path(model.module, path)] = None
-        except ReadingError:  # a pool
-            continue
+        block = block_path(model.module, path)
+        if block is not None:  # not a pool
+            found[block] = None
     if len(found) < 2:
         raise ReadingError(f"exclip needs two residual blocks with attention, got {len(found)}")
     return list(found)[-2]

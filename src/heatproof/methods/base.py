@@ -16,7 +16,7 @@ from heatproof.errors import InputError, ReadingError
 from heatproof.images import Photo
 from heatproof.models.model import Projection
 from heatproof.options import Switch, checked
-from heatproof.reading import Attention, AttentionLayer, Edit, Intervention, State, Trace
+from heatproof.reading import Activation, Attention, AttentionLayer, Edit, Intervention, Trace
 
 Side = Literal["image", "text"]
 Layers = int | Literal["all"] | None
@@ -149,7 +149,7 @@ class ReadPass:
     pixels: Float[Tensor, "item 3 height width"] | None = None
     seed: int = 0
     reached: dict[str, bool] = field(default_factory=dict[str, bool])
-    states: Mapping[str, State] = field(default_factory=dict[str, State])
+    states: Mapping[str, Activation] = field(default_factory=dict[str, Activation])
     labels: tuple[str, ...] = ()
     photos: tuple[Photo, ...] = ()
     embedding: Float[Tensor, "item dim"] | None = None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from heatproof.errors import ReadingError
 from heatproof.methods.base import Plan, ReadPass
-from heatproof.reading import AttentionLayer, block_path
+from heatproof.reading import AttentionLayer
 
 
 def plan_of_all(sites: Sequence[AttentionLayer]) -> Plan:
@@ -24,10 +24,8 @@ def blocks(read: ReadPass, least: int, method: str) -> list[str]:
     """
     found: dict[str, None] = {}
     for layer in read.trace.layers:
-        try:
-            found[block_path(read.root, layer.path)] = None
-        except ReadingError:  # a pool after the blocks
-            continue
+        if layer.block is not None:  # a pool after the blocks has none
+            found[layer.block] = None
     if len(found) < least:
         raise ReadingError(
             f"{method} needs at least {least} residual block(s) with attention, and this tower "

@@ -18,7 +18,7 @@ from heatproof.errors import ReadingError
 from heatproof.methods.base import Card, Method, Plan, ReadPass, Side
 from heatproof.methods.token_states import blocks_of, products
 from heatproof.reading import AttentionLayer
-from heatproof.reading.backward_rules import Bias, Rules, token_values
+from heatproof.reading.backward_rules import BackwardRules, Bias, token_values
 
 ByToken = Float[Tensor, "item token"]
 
@@ -83,7 +83,7 @@ class FullGradient(Method):
 
 
 def _kept(read: ReadPass) -> list[Bias]:
-    assert isinstance(read.rules, Rules)
+    assert isinstance(read.rules, BackwardRules)
     return read.rules.biases
 
 

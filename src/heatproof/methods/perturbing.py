@@ -19,7 +19,7 @@ from heatproof.errors import InputError, ReadingError
 from heatproof.methods.base import Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.reading import AttentionLayer
 from heatproof.reading.interventions import masked_keys
-from heatproof.reading.token_dropping import each_without
+from heatproof.reading.token_dropping import without_tokens
 
 Remove = Literal["pixels", "tokens"]
 Fill = Literal["zero", "black", "mean", "blur"]
@@ -242,7 +242,7 @@ def _image_token_scores(
         return _exact(read.rerun(same[: len(rows)]))
 
     with torch.no_grad():
-        return each_without(read.root, paths, keys, run, BATCH)
+        return without_tokens(read.root, paths, keys, run, BATCH)
 
 
 def _text_token_scores(

@@ -12,7 +12,7 @@ from heatproof.errors import ReadingError
 from heatproof.methods.base import ReadPass
 from heatproof.models.model import LINEAR, Projection
 from heatproof.models.projection import output_projection_of
-from heatproof.reading import Attention, AttentionLayer, State
+from heatproof.reading import Activation, Attention, AttentionLayer
 from heatproof.reading.attention_call import at_least_float32, merge_heads
 
 SCALES = ("ls_1", "ls1", "layer_scale1", "gamma_1")
@@ -68,7 +68,7 @@ def states_wanted(sites: Sequence[AttentionLayer]) -> tuple[str, ...]:
 
 
 def read_blocks(
-    root: nn.Module, layers: Sequence[Attention], states: Mapping[str, State]
+    root: nn.Module, layers: Sequence[Attention], states: Mapping[str, Activation]
 ) -> list[Block]:
     """The blocks of some attention calls, first to last, each held to what its module returned.
 
@@ -78,7 +78,7 @@ def read_blocks(
     return [_block(root, layer, states) for layer in layers]
 
 
-def _block(root: nn.Module, layer: Attention, states: Mapping[str, State]) -> Block:
+def _block(root: nn.Module, layer: Attention, states: Mapping[str, Activation]) -> Block:
     path = block_around(states, layer)
     branch = states[branch_of(path, layer.path)].output
     items, tokens = layer.output.shape[0], layer.output.shape[2]
@@ -102,7 +102,7 @@ def _block(root: nn.Module, layer: Attention, states: Mapping[str, State]) -> Bl
     )
 
 
-def block_around(states: Mapping[str, State], layer: Attention) -> str:
+def block_around(states: Mapping[str, Activation], layer: Attention) -> str:
     """Which of the modules that were read is the block around an attention call."""
     return next(
         path

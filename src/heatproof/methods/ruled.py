@@ -9,7 +9,7 @@ from torch import Tensor
 
 from heatproof.methods.base import Plan, ReadPass
 from heatproof.reading import Edit, Intervention
-from heatproof.reading.backward_rules import Rules, frozen_rules
+from heatproof.reading.backward_rules import BackwardRules, frozen_rules
 from heatproof.reading.interventions import chain
 
 
@@ -18,14 +18,14 @@ def ruled_plan(
 ) -> Plan:
     """The plan under frozen norms and gates, with these rules of attention by path."""
     merged = merge(plan.interventions, attention)
-    rules = partial(Rules, frozen_rules(), attention, keep_biases=keep_biases)
+    rules = partial(BackwardRules, frozen_rules(), attention, keep_biases=keep_biases)
     return replace(plan, interventions=merged, rules=rules)
 
 
 def ruled_pass(read: ReadPass) -> ReadPass:
     """The pass, whose further runs of the encoder keep to its rules too."""
     kept = read.rules
-    assert isinstance(kept, Rules)
+    assert isinstance(kept, BackwardRules)
 
     def rerun(
         pixels: Float[Tensor, "variant 3 height width"] | None = None,
@@ -34,7 +34,7 @@ def ruled_pass(read: ReadPass) -> ReadPass:
         edits: Mapping[str, Edit] | None = None,
     ) -> Float[Tensor, "variant target"]:
         both = merge(interventions or {}, kept.interventions)
-        with Rules(kept.rules, kept.interventions):
+        with BackwardRules(kept.rules, kept.interventions):
             return read.rerun(pixels, interventions=both, edits=edits)
 
     return replace(read, rerun=rerun)

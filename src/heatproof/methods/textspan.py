@@ -13,7 +13,7 @@ from heatproof.errors import InputError, ReadingError
 from heatproof.methods.base import last_sites
 from heatproof.methods.residual import read_blocks, states_wanted, tail_of
 from heatproof.models.model import Model
-from heatproof.reading import find_attention_layers, observing, reading
+from heatproof.reading import find_attention_layers, reading, record_activations
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def head_outputs(
     with (
         torch.no_grad(),
         reading(module, paths) as trace,
-        observing(module, states_wanted(sites[-len(paths) :])) as states,
+        record_activations(module, states_wanted(sites[-len(paths) :])) as states,
     ):
         tower.encode(pixels)
     blocks = read_blocks(module, trace.layers, states)

@@ -29,7 +29,7 @@ from heatproof.reading import (
     AttentionLayer,
     Intervention,
     block_path,
-    observing,
+    record_activations,
 )
 from heatproof.reading.lrp_rules import RelevanceRules
 
@@ -128,14 +128,13 @@ def _relevances(read: ReadPass, paths: Sequence[str]) -> Iterator[tuple[Tensor, 
 
 
 def _starting(read: ReadPass, path: str) -> AbstractContextManager[object]:
-    """The graph starts where the first call's block does: what passes the call by has its share.
+    """Return a context that starts the graph at the input of the first call's block.
 
-    A pool belongs to no block and has nothing that passes it by: its own operands are the start.
+    What passes the call by has its share of relevance, too. A pool belongs to no block and has
+    nothing that passes it by: its own operands are the start.
     """
-    try:
-        return observing(read.root, (), leaf=block_path(read.root, path))
-    except ReadingError:
-        return nullcontext()
+    block = block_path(read.root, path)
+    return nullcontext() if block is None else record_activations(read.root, (), leaf=block)
 
 
 def _keep(kept: dict[str, Tensor], path: str) -> Intervention:

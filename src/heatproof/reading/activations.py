@@ -1,7 +1,7 @@
-"""Module states beside the attention: what goes into a module and what comes out, read or edited.
+"""Activations beside attention: the inputs and outputs of modules, recorded or edited.
 
-Attention is read at torch's own function (`intercept`); residual streams, norms and blocks are read
-here, by forward hooks of this thread (`hooks`) that are gone when the context ends.
+Attention is read at torch's own function (`attention`). Residual streams, norms and blocks are read
+here, by forward hooks of this thread (`hooks`), which are gone when the context ends.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -10,29 +10,33 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
+from heatproof.reading.blocks import is_token_first
 from heatproof.reading.compiled import as_python
 from heatproof.reading.hooks import hooked
 
 Edit = Callable[[Tensor], Tensor]
+"""A function of a module's output (items first) that gives another one of the same shape."""
 
 
 @dataclass(frozen=True)
-class State:
-    """The first tensor that a module was given and the first that it returned, in the graph."""
+class Activation:
+    """The first tensor that a module was given and the first that it returned, in the graph.
+
+    Items come first, whatever the layout of the module.
+    """
 
     input: Tensor
     output: Tensor
 
 
 @contextmanager
-def observing(
+def record_activations(
     module: nn.Module, paths: Sequence[str], *, leaf: str | None = None
-) -> Generator[dict[str, State]]:
-    """Keep the states of the modules at `paths` for the pass that is run inside this context.
+) -> Generator[dict[str, Activation]]:
+    """Record the activations of the modules at `paths` in the pass that runs in this context.
 
     leaf: path of a module whose input becomes the leaf of the graph. What runs before it runs
         without one; gradients are on from there to the end of the context.
@@ -40,160 +44,106 @@ def observing(
     Raises:
         ReadingError: no such module, or the pass never went through it.
     """
-    states: dict[str, State] = {}
+    activations: dict[str, Activation] = {}
+    inputs: dict[str, Tensor] = {}
+    leaves = () if leaf is None else (leaf,)
+    asked = tuple(dict.fromkeys((*leaves, *paths)))
     with ExitStack() as stack:
-        stack.enter_context(as_python(module, [*paths, *([] if leaf is None else [leaf])]))
-        leaves: dict[str, Tensor] = {}
+        stack.enter_context(as_python(module, asked))
         if leaf is not None:
             stack.enter_context(torch.no_grad())
-            hook = _leaf_hook(leaves, leaf, token_first(module, leaf))
-            stack.enter_context(hooked(_module(module, leaf), before=hook))
-        for path in dict.fromkeys(paths):
-            part, turned = _module(module, path), token_first(module, path)
-            if turned and path != leaf:
-                stack.enter_context(hooked(part, before=_turn_hook(leaves, path)))
-            keep = _keep_hook(states, leaves, path, turned)
-            stack.enter_context(hooked(part, after=keep))
-        yield states
-        for path in [*paths, *([leaf] if leaf is not None else [])]:
-            if path not in states and path not in leaves:
+        for path in asked:
+            part = _submodule(module, path)
+            token_first = is_token_first(module, path)
+            if path == leaf or token_first:
+                before = _input_hook(inputs, path, token_first, leaf=path == leaf)
+                stack.enter_context(hooked(part, before=before))
+            if path in paths:
+                after = _output_hook(activations, inputs, path, token_first)
+                stack.enter_context(hooked(part, after=after))
+        yield activations
+        for path in asked:
+            if path not in activations and path not in inputs:
                 raise ReadingError(f"this forward pass never went through the module {path!r}")
 
 
 @contextmanager
-def editing(module: nn.Module, edits: Mapping[str, Edit]) -> Generator[None]:
-    """Put `edits[path](output)` in the place of each module's output, inside this context."""
+def edit_activations(module: nn.Module, edits: Mapping[str, Edit]) -> Generator[None]:
+    """Replace the output of each module at a path by `edits[path](output)` in this context."""
     with ExitStack() as stack:
         stack.enter_context(as_python(module, edits))
         for path, edit in edits.items():
-            edit = _turned_edit(edit) if token_first(module, path) else edit
-            stack.enter_context(hooked(_module(module, path), after=_edit_hook(edit)))
+            part = _submodule(module, path)
+            hook = _edit_hook(edit, is_token_first(module, path))
+            stack.enter_context(hooked(part, after=hook))
         yield
 
 
-def block_path(module: nn.Module, path: str) -> str:
-    """The residual block that the attention call at `path` belongs to: an entry of a list.
-
-    Raises:
-        ReadingError: the call stands in no list of blocks (an attention pool).
-    """
-    parts = path.split("#")[0].split(".")
-    for end in range(len(parts) - 1, 0, -1):
-        parent = module.get_submodule(".".join(parts[: end - 1]))
-        if isinstance(parent, nn.ModuleList | nn.Sequential):
-            return ".".join(parts[:end])
-    raise ReadingError(f"{path!r} belongs to no residual block: it stands in no list of modules")
-
-
-def token_first(module: nn.Module, path: str) -> bool:
-    """Whether the module at `path` stands in a block whose states are (token, item, channel).
-
-    Such blocks (OpenAI's clip) have torch's attention with `batch_first=False`.
-    """
-    parts = path.split(".")
-    for end in range(1, len(parts) + 1):
-        parent = _module(module, ".".join(parts[: end - 1]))
-        if isinstance(parent, nn.ModuleList | nn.Sequential):
-            block = _module(module, ".".join(parts[:end]))
-            if any(
-                isinstance(part, nn.MultiheadAttention) and not part.batch_first
-                for part in block.modules()
-            ):
-                return True
-    return False
-
-
-def _turned(state: Tensor, turned: bool = True) -> Tensor:
-    """Tokens and items swapped, where the state has both."""
-    return state.transpose(0, 1) if turned and state.dim() == 3 else state
-
-
-def _turned_edit(edit: Edit) -> Edit:
-    return lambda state: _turned(edit(_turned(state)))
-
-
-def _turn_hook(inputs: dict[str, Tensor], path: str) -> Any:
-    """Keeps a module's input with items first, and in the graph: the module gets a view of it."""
-
-    def hook(part: nn.Module, args: Any, kwargs: Any) -> Any:
-        del part
-        given = _first(args) if args else _first(kwargs)
-        inputs[path] = _turned(given)
-        back = _turned(inputs[path])
-        return tuple(back if each is given else each for each in args), {
-            key: back if each is given else each for key, each in kwargs.items()
-        }
-
-    return hook
-
-
-def rows_of(
-    args: tuple[Any, ...], kwargs: dict[str, Any], rows: Int[Tensor, "item row"], tokens: int
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a block is given, cut down to these rows of (item, token, channel); what is no tensor of
-    one row a token stays as it is."""
-
-    def cut(given: Any) -> Any:
-        size = (len(rows), tokens)
-        if not isinstance(given, Tensor) or given.dim() != 3 or given.shape[:2] != size:
-            return given
-        return given.take_along_dim(rows.to(given.device)[:, :, None], 1)
-
-    return tuple(map(cut, args)), {name: cut(each) for name, each in kwargs.items()}
-
-
-def _module(root: nn.Module, path: str) -> nn.Module:
+def _submodule(root: nn.Module, path: str) -> nn.Module:
     try:
         return root.get_submodule(path)
     except AttributeError:
         raise ReadingError(f"the model has no module {path!r}") from None
 
 
-def _first(values: Any) -> Tensor:
-    if isinstance(values, Tensor):
-        return values
-    found = values.values() if isinstance(values, Mapping) else values
-    return next(each for each in found if isinstance(each, Tensor))
-
-
-def _leaf_hook(leaves: dict[str, Tensor], path: str, turned: bool) -> Any:
+def _input_hook(inputs: dict[str, Tensor], path: str, token_first: bool, *, leaf: bool) -> Any:
     def hook(part: nn.Module, args: Any, kwargs: Any) -> Any:
         del part
-        torch.set_grad_enabled(True)
-        given = _first(args) if args else _first(kwargs)
-        leaves[path] = _turned(given.detach(), turned).requires_grad_()
-        made = _turned(leaves[path], turned)
-        return tuple(made if each is given else each for each in args), {
-            key: made if each is given else each for key, each in kwargs.items()
-        }
+        given = _first(args or kwargs)
+        if leaf:
+            torch.set_grad_enabled(True)
+            inputs[path] = _swapped(given.detach(), token_first).requires_grad_()
+        else:
+            inputs[path] = _swapped(given, token_first)
+        # The module itself is given a view of the kept tensor, so that gradients reach that one.
+        view = _swapped(inputs[path], token_first)
+        named = {name: view if value is given else value for name, value in kwargs.items()}
+        return _replaced(args, given, view), named
 
     return hook
 
 
-def _keep_hook(states: dict[str, State], inputs: dict[str, Tensor], path: str, turned: bool) -> Any:
+def _output_hook(
+    activations: dict[str, Activation], inputs: dict[str, Tensor], path: str, token_first: bool
+) -> Any:
     def hook(part: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         del part
-        given = inputs.get(path)
-        if given is None:
-            given = _first(args) if args else _first(kwargs)
+        given = inputs[path] if path in inputs else _first(args or kwargs)
         first = _first(output)
-        states[path] = State(given, _turned(first, turned))
-        if not turned:
+        activations[path] = Activation(given, _swapped(first, token_first))
+        if not token_first:
             return None
-        back = _turned(states[path].output)
-        if isinstance(output, Tensor):
-            return back
-        return type(output)(back if each is first else each for each in output)
+        # What follows must go through the tensor that was kept: only so does it get a gradient.
+        return _replaced(output, first, _swapped(activations[path].output, token_first))
 
     return hook
 
 
-def _edit_hook(edit: Edit) -> Any:
+def _edit_hook(edit: Edit, token_first: bool) -> Any:
     def hook(part: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         del part, args, kwargs
-        if isinstance(output, Tensor):
-            return edit(output)
         first = _first(output)
-        return type(output)(edit(first) if each is first else each for each in output)
+        edited = _swapped(edit(_swapped(first, token_first)), token_first)
+        return _replaced(output, first, edited)
 
     return hook
+
+
+def _swapped(state: Tensor, token_first: bool) -> Tensor:
+    """Swap tokens and items, where the state has both."""
+    return state.transpose(0, 1) if token_first and state.dim() == 3 else state
+
+
+def _first(values: Any) -> Tensor:
+    """Return the first tensor of an output, of arguments or of a mapping."""
+    if isinstance(values, Tensor):
+        return values
+    several = values.values() if isinstance(values, Mapping) else values
+    return next(value for value in several if isinstance(value, Tensor))
+
+
+def _replaced(values: Any, old: Tensor, new: Tensor) -> Any:
+    """Return an output, or positional arguments, with one tensor replaced."""
+    if isinstance(values, Tensor):
+        return new
+    return type(values)(new if value is old else value for value in values)

@@ -1,10 +1,14 @@
 """The one place where forward passes are read: `torch.nn.functional.scaled_dot_product_attention`.
 
-A `reading` is a context manager. While at least one is open, the torch function is replaced by a
-dispatcher that serves the readings of its own thread and passes every other call on untouched.
-Forward hooks tell which module is calling; a `TorchFunctionMode`, pushed while a read module runs,
-turns `nn.MultiheadAttention`'s fast path off there alone and recognises attention that is written
-out as softmax and product. All of it is gone when the context ends, whatever ended it.
+While at least one `reading` is open, `_dispatch` stands in the place of torch's function. How one
+call of attention goes through this file:
+
+1. a hook on each followed module (`_Session._before`) notes which module runs, and switches on an
+   `EagerAttention` mode, which hands calls that are written out to `_serve_eager`;
+2. `_dispatch` passes calls of modules that are not followed on, and makes an `AttentionCall` of
+   the others;
+3. `_serve` lets each open reading intervene, computes the call once, and has each record it;
+4. the hook after the module (`_Session._after`) returns the weights that the caller asked for.
 """
 
 import threading
@@ -20,12 +24,13 @@ from heatproof.errors import ReadingError
 from heatproof.reading.attention_call import (
     Attention,
     AttentionCall,
+    Trace,
     at_least_float32,
-    merge_heads,
     split_heads,
 )
+from heatproof.reading.blocks import block_path
 from heatproof.reading.compiled import as_python
-from heatproof.reading.eager_attention import Recogniser
+from heatproof.reading.eager_attention import EagerAttention
 from heatproof.reading.hooks import hooked
 from heatproof.reading.interventions import Intervention
 
@@ -33,32 +38,6 @@ _native = F.scaled_dot_product_attention  # or what stands there when the first 
 _lock = threading.Lock()
 _open_readings = 0
 _thread = threading.local()
-
-
-class Trace(Mapping[str, Attention]):
-    """The attention calls of one forward pass by module path, in the order in which they ran.
-
-    A module that calls attention again within the pass appears again as `path#1`, `path#2`, ...
-    """
-
-    def __init__(self) -> None:
-        self._layers: dict[str, Attention] = {}
-
-    def __getitem__(self, path: str) -> Attention:
-        return self._layers[path]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._layers)
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    @property
-    def layers(self) -> tuple[Attention, ...]:
-        return tuple(self._layers.values())
-
-    def add(self, layer: Attention) -> None:
-        self._layers[layer.path] = layer
 
 
 @contextmanager
@@ -72,18 +51,16 @@ def reading(
 ) -> Generator[Trace]:
     """Read the attention calls of `module`'s own forward pass, run once inside this context.
 
-    Args:
-        paths: which calls to read, by module path (all of them by default, which also turns off
-            every fast path). Only calls that are read or intervened on leave the fused kernels,
-            and only modules around them leave what `nn.Module.compile` made of them.
-        weights: materialise the weights of the calls that are read.
-        start: the path of the first call that gradients must reach. Everything before it runs
-            without a graph; its weights (its output, where no weights are asked for) are the
-            leaves. Without it, the caller's grad mode stands. Inside the call and after it,
-            until the context ends, gradients are on.
-        interventions: what is done to the calls at a path (`path#1`: to its second one).
-            Readings may be nested: the outer one's interventions are part of the model that the
-            inner one reads.
+    paths: which calls to read, by module path (all of them by default, which also turns off every
+        fast path). Only calls that are read or intervened on leave the fused kernels, and only
+        modules around them leave what `nn.Module.compile` made of them.
+    weights: materialise the weights of the calls that are read.
+    start: the path of the first call that gradients must reach. Everything before it runs without
+        a graph; its weights (its output, where no weights are asked for) are the leaves. Inside
+        the call and after it, until the context ends, gradients are on. Without `start`, the
+        caller's grad mode stands.
+    interventions: what is done to the calls at a path (`path#1`: to its second one). Readings may
+        be nested: the outer one's interventions are part of the model that the inner one reads.
 
     Raises:
         ReadingError: wrapped by torch.compile, scripted or training modules; a path that no
@@ -97,6 +74,7 @@ def reading(
         )
     session = _Session(module, paths, weights, start, interventions or {})
     with ExitStack() as stack:
+        # Compiled code would call the function that stood there when it was compiled.
         stack.enter_context(as_python(module, None if paths is None else session.modules()))
         stack.enter_context(_dispatching(session))
         stack.enter_context(session.hooked())
@@ -107,12 +85,16 @@ def reading(
 
 
 def refuse_unreadable(module: nn.Module) -> None:
-    """Raise a `ReadingError` for modules whose forward pass python does not run, or trains."""
+    """Check that Python runs the module's forward pass, and not for training.
+
+    Raises:
+        ReadingError: a part is scripted, wrapped by torch.compile, or in training mode.
+    """
     for name, part in module.named_modules():
         where = f"module {name!r}" if name else "the model"
         if isinstance(part, torch.jit.ScriptModule):
             raise ReadingError(
-                f"{where} is TorchScript, which cannot be read; pass the python model"
+                f"{where} is TorchScript, which cannot be read; pass the Python model"
             )
         if hasattr(part, "_orig_mod") or hasattr(part.forward, "_torchdynamo_orig_callable"):
             raise ReadingError(
@@ -126,7 +108,7 @@ def refuse_unreadable(module: nn.Module) -> None:
 
 
 class _Session:
-    """What one open reading holds: where the pass is now, and what was read so far."""
+    """One open reading: where the pass is now, and what was read so far."""
 
     def __init__(
         self,
@@ -142,10 +124,13 @@ class _Session:
         self.start = start
         self.interventions = interventions
         self.trace = Trace()
+        # The followed modules that are running now, the innermost one last.
         self.running: list[tuple[str, nn.Module]] = []
+        # How many calls each module has made in this context.
         self.calls: dict[str, int] = {}
-        self.mode: Recogniser | None = None
+        self.mode: EagerAttention | None = None
         self.reached: list[str] = []
+        # `nn.MultiheadAttention`s whose caller asked for weights, and whether for their average.
         self.owed_weights: dict[str, bool] = {}
         self.last_weights: Tensor | None = None
 
@@ -164,7 +149,7 @@ class _Session:
             if self.paths is None or path in wanted or wanted & set(_outer_paths(path))
         ]
         with ExitStack() as stack:
-            # A KeyboardInterrupt skips the modules' own post-hooks: close what they would have.
+            # A KeyboardInterrupt skips the hooks after modules, which would have closed the mode.
             stack.callback(self._close_mode)
             for path in chosen:
                 before, after = self._before(path), self._after(path)
@@ -172,14 +157,15 @@ class _Session:
             yield
 
     def modules(self) -> set[str]:
-        """Paths of the modules whose calls are asked for."""
+        """Return the paths of the modules whose calls are asked for."""
         return {_module_path(path) for path in self._asked()}
 
     def _asked(self) -> set[str]:
-        """Every path that the caller names: attention must pass through each of them."""
+        """Return every path that the caller names: attention must pass through each of them."""
         return {*(self.paths or ()), *self.interventions, *([self.start] if self.start else [])}
 
     def _refuse_path(self, path: str, named: Mapping[str, nn.Module]) -> None:
+        # A module with two names is listed, and hooked, under its first one alone.
         part = dict(self.module.named_modules(remove_duplicate=False)).get(path)
         other = next((name for name, known in named.items() if known is part), None)
         hint = "" if other is None else f"; it is the same module as {other!r}: ask for that one"
@@ -196,7 +182,8 @@ class _Session:
         return hook
 
     def _ask_for_no_weights(self, path: str, args: Any, kwargs: Any) -> Any:
-        """With weights, `nn.MultiheadAttention` leaves the function that is read: ask for none."""
+        """Have an `nn.MultiheadAttention` give no weights; `_after` returns them in their place."""
+        # Asked for weights, it computes attention itself and never calls the function that is read.
         names = ("need_weights", "attn_mask", "average_attn_weights")
         asked = dict(zip(names, args[4:], strict=False)) | kwargs
         if not asked.get("need_weights", True):
@@ -209,8 +196,9 @@ class _Session:
     def _after(self, path: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             del args, kwargs
-            if all(module is not each for _, each in self.running):
-                return None  # a hook before ours failed
+            if all(module is not part for _, part in self.running):
+                return None  # somebody else's hook failed before `_before` could run
+            # Modules inside this one whose forward failed, and whose error it caught, go as well.
             while self.running.pop()[1] is not module:
                 pass
             if not self.running:
@@ -225,7 +213,7 @@ class _Session:
 
     def _open_mode(self) -> None:
         if self.mode is None:
-            self.mode = Recogniser(_serve_written_out, _dispatch)
+            self.mode = EagerAttention(_serve_eager, _dispatch)
             self.mode.__enter__()
 
     def _close_mode(self) -> None:
@@ -237,7 +225,7 @@ class _Session:
 
     @property
     def path(self) -> str | None:
-        """The key of the call being made; None where this reading's model is not running."""
+        """Return the key of the call being made; None where this reading's model is not running."""
         if not self.running:
             return None
         path = self.running[-1][0]
@@ -266,22 +254,29 @@ class _Session:
         return self.start is not None and self.path == self.start
 
     def record(self, call: AttentionCall, weights: Tensor | None, output: Tensor) -> None:
+        """Count a call that was computed, and add it to the trace if it is read."""
         path, (name, module) = cast(str, self.path), self.running[-1]
         self.reached.append(path)
         self.calls[name] = self.calls.get(name, 0) + 1
         if name in self.owed_weights and weights is not None:
             self.last_weights = weights
         if self.reads(path):
-            kept = weights if self.weights else None
-            own = None
-            if isinstance(module, nn.MultiheadAttention):
-                weight, bias = module.out_proj.weight, module.out_proj.bias
-                own = weight.detach().clone(), None if bias is None else bias.detach().clone()  # pyright: ignore[reportUnnecessaryComparison]
             self.trace.add(
-                Attention(path, module, call.query, call.key, call.value, kept, output, own)
+                Attention(
+                    path=path,
+                    module=module,
+                    query=call.query,
+                    key=call.key,
+                    value=call.value,
+                    weights=weights if self.weights else None,
+                    output=output,
+                    projection=_own_projection(module),
+                    block=block_path(self.module, path),
+                )
             )
 
     def check_reached(self) -> None:
+        """Raise a `ReadingError` where a path that was named saw no attention."""
         missed = self._asked() - set(self.reached)
         if missed:
             seen = ", ".join(map(repr, self.reached))
@@ -289,6 +284,15 @@ class _Session:
                 f"no attention passed through {min(missed)!r} in this forward pass; "
                 f"calls were seen at: {seen or 'no other path'}"
             )
+
+
+def _own_projection(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """Return the output projection of a module that multiplies by it itself."""
+    if not isinstance(module, nn.MultiheadAttention):
+        return None
+    # A copy, as they are now: LoRA's wrappers put weights in for the call and take them out again.
+    weight, bias = module.out_proj.weight, module.out_proj.bias
+    return weight.detach().clone(), None if bias is None else bias.detach().clone()  # pyright: ignore[reportUnnecessaryComparison]
 
 
 # --- the dispatcher -------------------------------------------------------------------------
@@ -299,6 +303,8 @@ def _dispatching(session: _Session) -> Generator[None]:
     global _open_readings, _native
     sessions: list[_Session] = _thread.__dict__.setdefault("sessions", [])
     with _lock:
+        # The first reading of any thread puts the dispatcher in, the last one takes it out: those
+        # in between may close in any order.
         if _open_readings == 0:
             _native = F.scaled_dot_product_attention
         _open_readings += 1
@@ -320,7 +326,7 @@ def _running_sessions() -> list[_Session]:
 
 
 def readings_open() -> bool:
-    """Whether this thread reads or intervenes on anything now."""
+    """Return whether this thread reads or intervenes on anything now."""
     return bool(_thread.__dict__.get("sessions"))
 
 
@@ -334,7 +340,7 @@ def _dispatch(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """Stands in for torch's function: same operands, same result."""
+    """Stand in for torch's function: same operands, same result."""
     if not _running_sessions():
         return _native(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
@@ -364,30 +370,38 @@ def _as_call(
     if grouped:
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    return AttentionCall(query, key, value, mask, is_causal, factor, query.shape[1])
+    return AttentionCall(
+        query=query,
+        key=key,
+        value=value,
+        mask=mask,
+        is_causal=is_causal,
+        scale=factor,
+        heads_out=query.shape[1],
+    )
 
 
-def _serve_written_out(call: AttentionCall, weights: Tensor) -> Tensor:
+def _serve_eager(call: AttentionCall, weights: Tensor) -> Tensor:
     return _serve(call, weights)
 
 
 def _serve(call: AttentionCall, own_weights: Tensor | None = None) -> Tensor:
     """Intervene, compute once, record: for every reading whose model makes this call.
 
-    `own_weights` are those that the model wrote out itself: they stand as they are unless an
-    intervention changes what they were made from.
+    own_weights: those that the model wrote out itself.
     """
     sessions = _running_sessions()
     dtype = _returned_dtype(call)
-    with _recognisers_paused(sessions):
+    with _modes_paused(sessions):
         untouched = call
-        for session in sessions:
+        for session in sessions:  # the outer reading's interventions come first
             call = session.intervene(call)
         if own_weights is not None and _same_weights(call, untouched):
+            # Taken as they are: the model may have rounded or masked in a way of its own.
             call = call.change(weights=own_weights)
         leaf = any(session.starts() for session in sessions)
         if leaf:
-            torch.set_grad_enabled(True)
+            torch.set_grad_enabled(True)  # `reading` restores the caller's mode at its end
         native = call.query.dtype
         call = call.change(
             query=at_least_float32(call.query),
@@ -404,7 +418,7 @@ def _serve(call: AttentionCall, own_weights: Tensor | None = None) -> Tensor:
 
 
 def _same_weights(call: AttentionCall, other: AttentionCall) -> bool:
-    """Whether nothing differs that weights are made from."""
+    """Return whether nothing differs that weights are made from."""
     return (
         call.query is other.query
         and call.key is other.key
@@ -415,8 +429,8 @@ def _same_weights(call: AttentionCall, other: AttentionCall) -> bool:
 
 
 @contextmanager
-def _recognisers_paused(sessions: Collection[_Session]) -> Generator[None]:
-    """Our own softmax and product must not be taken for the model's."""
+def _modes_paused(sessions: Collection[_Session]) -> Generator[None]:
+    """Keep the reading's own softmax and product from being taken for the model's."""
     modes = [session.mode for session in sessions if session.mode is not None]
     for mode in modes:
         mode.paused = True
@@ -428,7 +442,7 @@ def _recognisers_paused(sessions: Collection[_Session]) -> Generator[None]:
 
 
 def _from_weights(call: AttentionCall, leaf: bool) -> tuple[Tensor, Tensor]:
-    """Weights and output by head, at least in float32; the weights are leaves if asked."""
+    """Compute weights and output by head, at least in float32; the weights are leaves if asked."""
     with torch.autocast(call.query.device.type, enabled=False):
         weights = call.softmax() if call.weights is None else call.weights
         weights = weights.to(call.value.dtype)
@@ -438,7 +452,7 @@ def _from_weights(call: AttentionCall, leaf: bool) -> tuple[Tensor, Tensor]:
 
 
 def _without_weights(call: AttentionCall, native: torch.dtype, leaf: bool) -> Tensor:
-    """The output by head as the model's own kernel gives it, in the dtype of the model."""
+    """Compute the output by head by the model's own kernel, in the dtype of the model."""
     if call.weights is None:
         output = at_least_float32(_fused_kernel(call, native))
     else:
@@ -448,21 +462,22 @@ def _without_weights(call: AttentionCall, native: torch.dtype, leaf: bool) -> Te
 
 def _fused_kernel(call: AttentionCall, native: torch.dtype) -> Tensor:
     mask, is_causal = call.mask, call.is_causal
-    if mask is not None and is_causal:  # the kernel takes one or the other
+    if mask is not None and is_causal:  # torch's kernel takes one or the other
         mask, is_causal = call.whole_mask(), False
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(native)
-    query, key, value = (each.to(native) for each in (call.query, call.key, call.value))
+    query, key, value = (t.to(native) for t in (call.query, call.key, call.value))
     return _native(query, key, value, mask, is_causal=is_causal, scale=call.scale)
 
 
 def _returned_weights(weights: Tensor, output: Tensor, average: bool) -> Tensor:
-    """What `nn.MultiheadAttention` returns beside its output, in its dtype and shape."""
+    """Return weights in the dtype and shape that `nn.MultiheadAttention` returns them in."""
     weights = (weights.mean(1) if average else weights).to(output.dtype)
     return weights.squeeze(0) if output.dim() == 2 else weights
 
 
 def _returned_dtype(call: AttentionCall) -> torch.dtype:
+    # Torch's function is on autocast's list: outside a reading it would return autocast's dtype.
     device, dtype = call.value.device.type, call.value.dtype
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         return torch.get_autocast_dtype(device)
@@ -474,10 +489,7 @@ def _module_path(path: str) -> str:
 
 
 def _outer_paths(path: str) -> Iterator[str]:
-    """The paths of the modules that hold the module at `path`, the root's (empty) included."""
+    """Yield the paths of the modules that hold the one at `path`, the root's (empty) included."""
     while path:
         path = path.rpartition(".")[0]
         yield path
-
-
-__all__ = ["Trace", "merge_heads", "reading", "readings_open", "refuse_unreadable"]

@@ -1,6 +1,7 @@
-"""One attention call: what goes in, what is done to it, what comes out."""
+"""One attention call: its operands before anything is computed, and what was read of it."""
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,16 +9,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Mask = Bool[Tensor, "..."] | Float[Tensor, "..."]
+"""As torch takes it: True where a key may be attended to, or a float that is added to the scores.
+It broadcasts to (batch, head, query, key)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AttentionCall:
     """What a module hands to attention, by head, before anything is computed.
 
-    `mask` is torch's: True where a key may be attended to, or a float that is added; it broadcasts
-    to (batch, head, query, key). `weights`, where an intervention has set them, take the place of
-    softmax(query key' scale + mask).
-    `heads_out` is how many heads the module expects back.
+    `weights`, where an intervention has set them, take the place of
+    softmax(query key' scale + mask). `heads_out` is how many heads the module expects back.
     """
 
     query: Float[Tensor, "batch head query channel"]
@@ -30,11 +31,11 @@ class AttentionCall:
     weights: Float[Tensor, "batch head query key"] | None = None
 
     def change(self, **fields: object) -> "AttentionCall":
-        """The same call with some fields changed."""
+        """Return the same call with some fields changed."""
         return replace(self, **fields)  # pyright: ignore[reportArgumentType]
 
     def softmax(self) -> Float[Tensor, "batch head query key"]:
-        """The weights that the model's own kernel forms inside, at least in float32."""
+        """Compute the weights that the model's own kernel forms inside, at least in float32."""
         query, key = at_least_float32(self.query), at_least_float32(self.key)
         scores = query @ key.transpose(-2, -1) * self.scale
         mask = self.whole_mask()
@@ -42,11 +43,11 @@ class AttentionCall:
             scores = scores.masked_fill(~mask, -math.inf)
         elif mask is not None:
             scores = scores + mask
-        # Zeros, as the fused kernels give, in a row all of whose keys are masked.
+        # A row all of whose keys are masked gives zeros, as in the fused kernels, not NaN.
         return torch._safe_softmax(scores, -1)  # pyright: ignore[reportPrivateUsage]
 
     def whole_mask(self) -> Mask | None:
-        """`mask` and the causal mask in one."""
+        """Return `mask` and the causal mask in one; None where neither masks anything."""
         if not self.is_causal:
             return self.mask
         size = (self.query.shape[-2], self.key.shape[-2])
@@ -58,15 +59,15 @@ class AttentionCall:
         return self.mask.masked_fill(~allowed, -math.inf)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Attention:
     """One attention call as it was read: a layer of the trace.
 
     Tensors stand in the graph of the pass where gradients were asked for, and are at least
     float32. `weights` (after softmax) is None where they were not asked for. `module` is the
-    innermost module that called. `projection` is the output projection's matrix and bias (or None)
-    where `module` multiplies by them itself, as they were in that moment: LoRA's wrappers of
-    `nn.MultiheadAttention` put weights in for the call and take them out after it.
+    innermost module that called, `block` the path of the residual block around it, if any.
+    `projection` is the output projection's matrix and bias (or None) where `module` multiplies by
+    them itself.
     """
 
     path: str
@@ -77,29 +78,62 @@ class Attention:
     weights: Float[Tensor, "batch head query key"] | None
     output: Float[Tensor, "batch head query value_channel"]
     projection: tuple[Tensor, Tensor | None] | None = None
+    block: str | None = None
 
     @property
     def heads(self) -> int:
+        """Return the number of heads."""
         return self.output.shape[1]
 
 
+class Trace(Mapping[str, Attention]):
+    """The attention calls of one forward pass by module path, in the order in which they ran.
+
+    A module that calls attention again within the pass appears again as `path#1`, `path#2`, ...
+    """
+
+    def __init__(self) -> None:
+        self._layers: dict[str, Attention] = {}
+
+    def __getitem__(self, path: str) -> Attention:
+        return self._layers[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    @property
+    def layers(self) -> tuple[Attention, ...]:
+        """Return the calls in the order in which they ran."""
+        return tuple(self._layers.values())
+
+    def add(self, layer: Attention) -> None:
+        """Add a call under its path."""
+        self._layers[layer.path] = layer
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Attribution is done in float32 where the model computes in less, in float64 where in that."""
+    """Return a tensor in float64 where it is in that, else in float32.
+
+    Attributions are computed in float32 even where the model runs in less.
+    """
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def exact(like: Tensor) -> torch.autocast:
-    """The context in which nothing is rounded by the caller's `torch.autocast`."""
+    """Return a context in which the caller's `torch.autocast` rounds nothing on `like`'s device."""
     return torch.autocast(like.device.type, enabled=False)
 
 
 def merge_heads(tensor: Float[Tensor, "batch head token channel"]) -> Tensor:
-    """All heads side by side as one: (batch, 1, token, head * channel)."""
+    """Put all heads side by side as one: (batch, 1, token, head * channel)."""
     return tensor.transpose(1, 2).flatten(2).unsqueeze(1)
 
 
 def split_heads(tensor: Float[Tensor, "batch head token channel"], heads: int) -> Tensor:
-    """The channels of all heads dealt out to `heads` heads, in the order of `merge_heads`."""
+    """Divide the channels of all heads among `heads` heads, in the order of `merge_heads`."""
     if tensor.shape[1] == heads:
         return tensor
     return merge_heads(tensor).squeeze(1).unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from heatproof.errors import ReadingError
-from heatproof.reading.activations import block_path
 from heatproof.reading.attention import reading
 
 
@@ -15,7 +14,8 @@ from heatproof.reading.attention import reading
 class AttentionLayer:
     """One attention call of a tower: the path of its module and the sizes that it had.
 
-    `block` is the path of the residual block around it; None where it stands in none (a pool).
+    `heads`, `queries` and `keys` are numbers. `block` is the path of the residual block around the
+    call; None where it stands in none (an attention pool).
     """
 
     path: str
@@ -28,7 +28,7 @@ class AttentionLayer:
 def find_attention_layers(
     module: nn.Module, run: Callable[[], object], batch: int
 ) -> tuple[AttentionLayer, ...]:
-    """The attention calls of the pass `run`, in their order, over a batch of `batch` inputs.
+    """Return the attention calls of the pass `run`, in their order, over `batch` inputs.
 
     Raises:
         ReadingError: no attention passed through the function that is read, or attention is
@@ -42,28 +42,14 @@ def find_attention_layers(
             f"{type(module).__name__}: it has none, or a kernel of its own (flash-attn, xformers, "
             "linear attention); try the model's 'sdpa' or 'eager' attention implementation"
         )
-    for layer in trace.layers:
-        seen = layer.query.shape[0]
-        if seen != batch:
+    layers: list[AttentionLayer] = []
+    for call in trace.layers:
+        groups, heads, queries = call.query.shape[:3]
+        if groups != batch:
             raise ReadingError(
-                f"attention at {layer.path!r} is windowed or folded: {seen} groups of "
-                f"{layer.query.shape[2]} tokens for {batch} input(s), expected one group an input; "
-                "windowed models (Swin) have no token that sees the whole image"
+                f"attention at {call.path!r} is windowed or folded: {groups} groups of {queries} "
+                f"tokens for {batch} input(s), expected one group per input; windowed models "
+                "(Swin) have no token that sees the whole image"
             )
-    return tuple(
-        AttentionLayer(
-            layer.path,
-            layer.query.shape[1],
-            layer.query.shape[2],
-            layer.key.shape[2],
-            _block(module, layer.path),
-        )
-        for layer in trace.layers
-    )
-
-
-def _block(module: nn.Module, path: str) -> str | None:
-    try:
-        return block_path(module, path)
-    except ReadingError:
-        return None
+        layers.append(AttentionLayer(call.path, heads, queries, call.key.shape[2], call.block))
+    return tuple(layers)

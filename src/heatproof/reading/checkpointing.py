@@ -1,8 +1,4 @@
-"""Gradient checkpointing, off where a model is read.
-
-It runs blocks a second time in the backward pass, when no reading is open any more: what was read
-would be of another pass than what gradients go through. What the model computes is the same.
-"""
+"""Gradient checkpointing, switched off where a model is read."""
 
 import threading
 from collections import Counter
@@ -12,22 +8,28 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-# The switches of open_clip and timm, and of Hugging Face's models.
-SWITCHES = ("grad_checkpointing", "gradient_checkpointing", "activation_checkpointing")
+# The attributes by which open_clip and timm, and Hugging Face's models, turn it on.
+ATTRIBUTES = ("grad_checkpointing", "gradient_checkpointing", "activation_checkpointing")
 
 _lock = threading.Lock()
-# Which switches are held off, and by how many contexts: two threads may read one model.
+# Which attributes are held off, and by how many contexts: two threads may read one model, and the
+# one that ends first must not turn checkpointing on again for the other.
 _held_off: WeakKeyDictionary[nn.Module, Counter[str]] = WeakKeyDictionary()
 
 
 @contextmanager
 def without_checkpoints(module: nn.Module) -> Generator[None]:
-    """Switch gradient checkpointing off in all parts of `module`; put it back at the end."""
+    """Switch gradient checkpointing off in all parts of `module`; restore it at the end.
+
+    What the model computes is the same.
+    """
+    # Checkpointing runs blocks a second time in the backward pass, when no reading is open any
+    # more: what was read would be of another pass than what gradients go through.
     with _lock:
         held = [
             (part, name)
             for part in module.modules()
-            for name in SWITCHES
+            for name in ATTRIBUTES
             if vars(part).get(name) is True or _held_off.get(part, Counter())[name]
         ]
         for part, name in held:

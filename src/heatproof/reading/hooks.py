@@ -1,8 +1,8 @@
-"""Forward hooks that serve one thread.
+"""Forward hooks that serve one thread: `hooked` is the library's only way to hook a module.
 
-A module's hooks run in every thread that runs the module. Those registered here answer to the
-thread that registered them, for the module that they were registered on, while their context is
-open; in any other thread, and in a copy of the module, they do nothing.
+A module's hooks run in every thread that runs the module. Hooks registered here answer in the
+thread that registered them, on the module that they were registered for, while their context is
+open. In any other thread, and in a copy of the module, they do nothing.
 """
 
 import threading
@@ -27,13 +27,15 @@ def hooked(
     after: Hook | None = None,
     always: bool = False,
 ) -> Generator[None]:
-    """Hooks on `module` for this thread, gone when the context ends.
+    """Hook `module` for this thread; the hooks are gone when the context ends.
 
-    before: (module, args, kwargs), before its forward; returns None or new (args, kwargs).
-    after: (module, args, kwargs, output), after its forward; returns None or another output.
+    before: called with (module, args, kwargs) before its forward; returns None or new
+        (args, kwargs).
+    after: called with (module, args, kwargs, output) after its forward; returns None or another
+        output.
     always: call `after` where the forward failed, too; its output is then None.
     """
-    hooks = [_Own(module, hook) for hook in (before, after) if hook is not None]
+    hooks = [_ThreadHook(module, hook) for hook in (before, after) if hook is not None]
     handles: list[Any] = []
     try:
         with _lock:
@@ -46,6 +48,7 @@ def hooked(
                 )
         yield
     finally:
+        # Silent first: another thread may be about to call a hook that is being removed.
         for hook in hooks:
             hook.close()
         with _lock:
@@ -55,13 +58,13 @@ def hooked(
 
 @contextmanager
 def no_hooks_change() -> Generator[None]:
-    """No hook of ours comes or goes in here, in any thread: a module can be copied."""
+    """Let no thread add or remove a hook of this library: a module can be copied meanwhile."""
     with _lock:
         yield
 
 
-class _Own:
-    """One thread's hook on one module."""
+class _ThreadHook:
+    """A hook of one thread on one module."""
 
     def __init__(self, module: nn.Module, hook: Hook) -> None:
         self.module: nn.Module | None = module
@@ -69,13 +72,14 @@ class _Own:
         self.thread = threading.get_ident()
 
     def __call__(self, module: nn.Module, *given: Any) -> Any:
-        # Torch may call a hook that is gone, and then forgets that it takes keyword arguments.
+        # Torch lists a module's hooks, then calls them: one removed in between by its own thread is
+        # still called by another, and without keyword arguments. It must not run.
         if threading.get_ident() != self.thread or self.hook is None or module is not self.module:
             return None
         return self.hook(module, *given)
 
     def __deepcopy__(self, memo: Any) -> Hook:
-        """In a copy of the module: nothing, and nothing of the pass is kept alive by it."""
+        """Return a hook that does nothing: a copied module keeps nothing of the pass alive."""
         del memo
         return _nothing
 
@@ -84,4 +88,4 @@ class _Own:
 
 
 def _nothing(*_given: Any) -> None:
-    """A hook that does nothing."""
+    """Do nothing."""

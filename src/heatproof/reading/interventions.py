@@ -1,14 +1,15 @@
 """Interventions: pure functions on an attention call, placed where the model calls attention.
 
 They express the published methods that change the model, exactly as published, and they are what
-an audit measures with. None re-writes a forward pass: each changes one call's operands.
+an audit measures with. None re-writes a forward pass: each changes the operands of one call. A
+`ValueError` that one raises becomes a `ReadingError` that names the call.
 """
 
 from collections.abc import Callable, Collection
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from heatproof.reading.attention_call import AttentionCall, at_least_float32, merge_heads
@@ -17,7 +18,7 @@ Intervention = Callable[[AttentionCall], AttentionCall]
 
 
 def one_head(scale: Literal["full", "head"] = "full") -> Intervention:
-    """All heads taken as one over the full width, as Grad-ECLIP's `attention_layer(q, k, v, 1)`.
+    """Take all heads as one over the full width, as Grad-ECLIP's `attention_layer(q, k, v, 1)`.
 
     `full` divides by the square root of the full width (generate_emap.py), `head` keeps the
     model's own per-head scale (the authors' ViT and BLIP notebooks).
@@ -34,66 +35,52 @@ def one_head(scale: Literal["full", "head"] = "full") -> Intervention:
 
 
 def _one_mask(call: AttentionCall) -> Tensor | None:
+    """Return the mask that all heads share, with one head (or without a head axis)."""
     mask = call.mask
     if mask is None or mask.dim() < 3 or mask.shape[-3] == 1:
         return mask
     first = mask[..., :1, :, :]
     if not torch.equal(mask, first.expand_as(mask)):
-        raise ValueError(f"one head cannot take {mask.shape[-3]} different masks, one a head")
+        raise ValueError(f"one head cannot take {mask.shape[-3]} different masks, one per head")
     return first
 
 
-def replaced_weights(weights: Float[Tensor, "#batch #head query key"]) -> Intervention:
-    """`weights` in place of the softmax of queries and keys; rows need not sum to one."""
+def self_attention(*operands: Literal["query", "key", "value"]) -> Intervention:
+    """Replace the weights by the sum over `operands` x of softmax(x x' scale).
+
+    Queries attend to queries (ClearCLIP), keys to keys, values to values (CLIP Surgery). With two
+    operands (SCLIP: query and key) the rows add up to 2.
+    """
 
     def intervene(call: AttentionCall) -> AttentionCall:
-        batch, heads, queries, _ = call.query.shape
-        shape = (batch, heads, queries, call.key.shape[2])
-        if any(
-            have not in (1, want)
-            for have, want in zip(weights.shape[-4:], shape[-weights.dim() :], strict=True)
-        ):
-            raise ValueError(f"got weights of shape {tuple(weights.shape)}, expected {shape}")
-        return call.change(weights=weights.to(call.value.device).expand(shape))
-
-    return intervene
-
-
-def value_attention() -> Intervention:
-    """Values attend to values: softmax(v v' scale) v (CLIP Surgery, arXiv 2304.05653)."""
-    return lambda call: call.change(query=call.value, key=call.value, weights=None)
-
-
-def self_attention(*of: Literal["query", "key"]) -> Intervention:
-    """Queries attend to queries (ClearCLIP), keys to keys, or both added up (SCLIP): the sum over
-    `of` of softmax(x x' scale), whose rows add up to their number."""
-
-    def intervene(call: AttentionCall) -> AttentionCall:
-        queries, keys = call.query.shape[2], call.key.shape[2]
-        if queries != keys:
-            raise ValueError(f"needs as many queries as keys, got {queries} and {keys}")
-        parts = [getattr(call, each) for each in of]
-        weights = [call.change(query=x, key=x, weights=None).softmax() for x in parts]
+        _check_square(call)
+        tensors = [getattr(call, operand) for operand in operands]
+        weights = [call.change(query=x, key=x, weights=None).softmax() for x in tensors]
         return call.change(weights=torch.stack(weights).sum(0))
 
     return intervene
 
 
 def identity() -> Intervention:
-    """Each token attends to itself alone, so that attention hands its values through (MaskCLIP)."""
+    """Let each token attend to itself alone: attention hands its values through (MaskCLIP)."""
 
     def intervene(call: AttentionCall) -> AttentionCall:
-        queries, keys = call.query.shape[2], call.key.shape[2]
-        if queries != keys:
-            raise ValueError(f"identity needs as many queries as keys, got {queries} and {keys}")
-        eye = torch.eye(keys, device=call.value.device, dtype=at_least_float32(call.value).dtype)
+        _check_square(call)
+        keys, dtype = call.key.shape[2], at_least_float32(call.value).dtype
+        eye = torch.eye(keys, device=call.value.device, dtype=dtype)
         return call.change(weights=eye.expand(*call.query.shape[:2], keys, keys))
 
     return intervene
 
 
+def _check_square(call: AttentionCall) -> None:
+    queries, keys = call.query.shape[2], call.key.shape[2]
+    if queries != keys:
+        raise ValueError(f"needs as many queries as keys, got {queries} and {keys}")
+
+
 def knock_out(heads: Collection[int]) -> Intervention:
-    """The named heads (0-based) attend to nothing: their output is zero."""
+    """Set the output of the named heads (numbered from 0) to zero."""
 
     def intervene(call: AttentionCall) -> AttentionCall:
         count = call.value.shape[1]
@@ -108,20 +95,19 @@ def knock_out(heads: Collection[int]) -> Intervention:
 
 
 def masked_keys(keep: Bool[Tensor, "#batch key"]) -> Intervention:
-    """Nothing attends to the keys where `keep` is False: in every layer, true token removal.
-
-    Weights that another intervention has set are dealt out among the keys that are left.
-    """
+    """Let nothing attend to the keys where `keep` is False. In every layer: true token removal."""
 
     def intervene(call: AttentionCall) -> AttentionCall:
         if keep.shape[-1] != call.key.shape[2]:
             raise ValueError(f"got a mask of {keep.shape[-1]} keys for {call.key.shape[2]} keys")
         allowed = keep.to(call.key.device)[:, None, None, :]
         if call.weights is not None:
-            kept = call.weights.masked_fill(~allowed, 0)
-            left = kept.sum(-1, keepdim=True)
-            share = call.weights.sum(-1, keepdim=True) / left.masked_fill(left == 0, 1)
-            return call.change(weights=kept * share)
+            # Another intervention has set the weights: no softmax follows that could rescale
+            # them, so what the removed keys had goes to the others in proportion.
+            left = call.weights.masked_fill(~allowed, 0)
+            total = left.sum(-1, keepdim=True)
+            share = call.weights.sum(-1, keepdim=True) / total.masked_fill(total == 0, 1)
+            return call.change(weights=left * share)
         if call.mask is None:
             return call.change(mask=allowed)
         if call.mask.dtype == torch.bool:
@@ -132,11 +118,11 @@ def masked_keys(keep: Bool[Tensor, "#batch key"]) -> Intervention:
 
 
 def chain(*interventions: Intervention) -> Intervention:
-    """One after the other, the first one first."""
+    """Apply interventions one after the other, the first one first."""
 
     def intervene(call: AttentionCall) -> AttentionCall:
-        for each in interventions:
-            call = each(call)
+        for intervention in interventions:
+            call = intervention(call)
         return call
 
     return intervene
