@@ -114,7 +114,7 @@ def test_the_smallest_model_is_kept() -> None:
     subjects = [specimen(name) for name in ("open_clip vit", "open_clip resnet", "open_clip coca")]
     run = compare([(RAW, Planted("image", 1.0))], iter(subjects))
     assert run.smallest is not None
-    assert run.smallest.subject.name == "specimen:open_clip resnet"
+    assert run.smallest.case.name == "specimen:open_clip resnet"
     assert len(run.by_model) == 3
 
 
@@ -194,8 +194,8 @@ class Thrice(Method):
 def test_passes_and_gradients_are_counted() -> None:
     found = cost.measure((RAW, Thrice()))
     assert [(side.passes, side.gradients) for side in found.sides] == [(1, 0), (1, 3)]
-    assert found.sides[0].kept == 0
-    assert found.sides[1].kept > 0
+    assert found.sides[0].saved_tensors == 0
+    assert found.sides[1].saved_tensors > 0
     assert found.ratio("gradients") is None
     assert found.ratio("passes") == 1
     assert all(side.seconds > 0 for side in found.sides)
@@ -203,7 +203,7 @@ def test_passes_and_gradients_are_counted() -> None:
 
 def test_a_longer_graph_keeps_more() -> None:
     found = cost.measure((methods.GAE(layers=1), methods.GAE()))
-    for of in ("kept", "kept_bytes", "peak_bytes"):
+    for of in ("saved_tensors", "saved_bytes", "peak_bytes"):
         ratio = found.ratio(of)
         assert ratio is not None
         assert ratio > 2

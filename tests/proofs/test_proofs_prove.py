@@ -205,7 +205,7 @@ def refuted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counterexample.save_exact(exact.smallest, folder)
     run = on_models.compare([pairs], iter([on_models.specimen("open_clip vit")]))
     assert run.smallest is not None
-    counterexample.save_found(run.smallest, folder)
+    counterexample.save_on_model(run.smallest, folder)
     return folder
 
 
@@ -237,10 +237,22 @@ def test_word_side_and_class_names_replay(tmp_path: Path) -> None:
         assert run.smallest is not None
         found = run.smallest
         if found.place.side != side:
-            found = on_models.Found(
-                found.subject, pair, on_models.Place("", side, 1, 0, 0, ("", ""), 1, 1), 0
+            found = on_models.ModelDifference(
+                found.case,
+                pair,
+                on_models.Place(
+                    model="",
+                    side=side,
+                    item=1,
+                    target=0,
+                    token=0,
+                    settings=("", ""),
+                    absolute=1,
+                    relative=1,
+                ),
+                0,
             )
-        assert counterexample.replay(counterexample.save_found(found, tmp_path)).reproduced
+        assert counterexample.replay(counterexample.save_on_model(found, tmp_path)).reproduced
 
 
 def test_a_tampered_exact_counterexample_fails(files: Path) -> None:

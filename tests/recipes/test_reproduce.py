@@ -128,7 +128,13 @@ def test_a_model_that_did_not_move_tests_no_map():
 
 
 def test_maps_that_differ_contradict_the_equivalence():
-    ratios = {"passes": 1.0, "gradients": 1.0, "kept": 0.5, "kept_bytes": 0.5, "seconds": 2.0}
+    ratios = {
+        "passes": 1.0,
+        "gradients": 1.0,
+        "saved_tensors": 0.5,
+        "saved_bytes": 0.5,
+        "seconds": 2.0,
+    }
     data = {
         "settings": 1,
         "pictures": 1,
@@ -140,7 +146,7 @@ def test_maps_that_differ_contradict_the_equivalence():
     }
     assert [c["verdict"] for c in conclude({"a": data})] == ["shown", "shown"]
     data["worst"]["float64"] = 1e-3
-    data["cost"]["ratios"]["kept"] = 2.0
+    data["cost"]["ratios"]["saved_tensors"] = 2.0
     assert [c["verdict"] for c in conclude({"a": data})] == ["contradicted", "not shown"]
     assert conclude({"a": None}) == []
 

@@ -1,6 +1,6 @@
-"""What either method costs on one model: passes, gradients, tensors kept, time, memory.
+"""The cost of two methods on one model: passes, gradients, saved tensors, time, memory.
 
-Each quantity has a run of its own, after one that is not counted, so that no meter is on the clock.
+Each quantity has a run of its own, after a warm-up, so that no meter runs while time is taken.
 """
 
 import statistics
@@ -19,43 +19,47 @@ from heatproof.engine.ledger import Ledger
 from heatproof.methods import Method, ReadPass
 from heatproof.models import load
 from heatproof.models.model import Model
-from heatproof.proofs.models import Kept
+from heatproof.proofs.models import ValueRecorder
 from heatproof.specimens import embeddings, picture
 
 REPEATS = 7
 
 
-@dataclass(frozen=True)
-class Spent:
-    """One method's cost of one picture and one prompt. `kept` are tensors that the graph holds for
-    the backward pass, parameters apart; `peak_bytes` the most that was allocated at once."""
+@dataclass(frozen=True, kw_only=True)
+class MethodCost:
+    """The cost of one method for one image and one prompt.
+
+    saved_tensors: tensors that autograd saves for the backward pass, parameters not counted;
+        `saved_bytes` their size.
+    peak_bytes: the most memory allocated at once.
+    """
 
     method: str
     reads: str
     passes: int
     gradients: int
-    kept: int
-    kept_bytes: int
+    saved_tensors: int
+    saved_bytes: int
     seconds: float
     peak_bytes: int
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Both sides in one run, on the model that is named."""
+    """Both methods measured in one run on the named model."""
 
     model: str
     device: str
     threads: int
-    sides: tuple[Spent, Spent]
+    sides: tuple[MethodCost, MethodCost]
 
-    def ratio(self, of: str) -> float | None:
-        """The second method's over the first's; None where the first needs none."""
-        one, other = (getattr(side, of) for side in self.sides)
+    def ratio(self, quantity: str) -> float | None:
+        """Return the second method's cost over the first's; None where the first needs none."""
+        one, other = (getattr(side, quantity) for side in self.sides)
         return other / one if one else None
 
 
-class _Metered(Kept):
+class _Metered(ValueRecorder):
     """Counts how often a gradient is taken of the scores."""
 
     gradients = 0
@@ -71,7 +75,7 @@ class _Metered(Kept):
 
 
 def measure(methods: tuple[Method, Method], spec: str = "scenes", device: str = "cpu") -> Cost:
-    """Both methods on one picture and one prompt, in float32, the first and the second in turn."""
+    """Measure both methods on one image and one prompt, in float32, in turn."""
     model = load(spec, device=device)
     pixels = picture(model, 1)
     targets: Any = list(model.classes[:1]) if model.classes else embeddings(model, 1)
@@ -111,7 +115,7 @@ class _Run:
         _wait(self.model.device)
         return time.perf_counter() - start
 
-    def side(self, seconds: float) -> Spent:
+    def side(self, seconds: float) -> MethodCost:
         metered = _Metered(self.method)
         self.passes = 0
         self(metered)
@@ -122,14 +126,21 @@ class _Run:
         peak = _peak(self, self.model.device, own)
         name = self.method.card.name
         size = sum(storage.nbytes() for storage in saved.values())
-        return Spent(
-            name, self.method.card.reads, passes, metered.gradients, len(saved), size, seconds, peak
+        return MethodCost(
+            method=name,
+            reads=self.method.card.reads,
+            passes=passes,
+            gradients=metered.gradients,
+            saved_tensors=len(saved),
+            saved_bytes=size,
+            seconds=seconds,
+            peak_bytes=peak,
         )
 
 
 @contextmanager
 def _saved(own: Iterable[Tensor]) -> Generator[dict[int, Any]]:
-    """The storages that autograd keeps for a backward pass, those of `own` tensors apart."""
+    """Collect the storages that autograd saves for a backward pass, without those of `own`."""
     known = {tensor.untyped_storage().data_ptr() for tensor in own}
     saved: dict[int, Any] = {}
 

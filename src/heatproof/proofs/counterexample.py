@@ -2,7 +2,7 @@
 
 An exact one holds the network's integers and both maps as fractions; one on a model holds the
 model's name and weights hash, the input, both maps and their difference. `replay` computes all of
-it again and believes nothing of what stands in the file.
+it again and trusts no number in the file.
 """
 
 import json
@@ -34,34 +34,34 @@ MOST_NUMBERS = 64
 
 @dataclass(frozen=True)
 class Replay:
-    """Whether the recorded difference came out again, and what came out."""
+    """The result of a replay: was the recorded difference reproduced, and what came out."""
 
     reproduced: bool
     difference: str
     reason: str
 
 
-def save_exact(found: ExactDifference, folder: Path) -> Path:
+def save_exact(difference: ExactDifference, folder: Path) -> Path:
     """Write a difference over the rationals."""
     text: dict[str, Any] = {
         "format": FORMAT,
         "kind": "exact",
-        "methods": [_described(method) for method in found.methods],
-        "network": found.network.description(),
-        "token": found.token,
-        "maps": [[str(x) for x in each] for each in found.maps],
-        "difference": str(found.difference),
+        "methods": [_described(method) for method in difference.methods],
+        "network": difference.network.description(),
+        "token": difference.token,
+        "maps": [[str(x) for x in values] for values in difference.maps],
+        "difference": str(difference.difference),
     }
     return _written(text, folder / EXACT)
 
 
-def save_found(found: models.Found, folder: Path) -> Path:
-    """Write a difference on a model: one picture and one prompt, recomputed alone."""
-    side, place = found.place.side, found.place
-    subject = found.subject.single(side, place.item, place.target)
-    maps = [subject.values(method, side)[0, 0].double() for method in found.methods]
+def save_on_model(difference: models.ModelDifference, folder: Path) -> Path:
+    """Write a difference on a model: one image and one prompt, recomputed alone."""
+    side, place = difference.place.side, difference.place
+    case = difference.case.single(side, place.item, place.target)
+    maps = [case.values(method, side)[0, 0].double() for method in difference.methods]
     tensors = {"map_a": maps[0], "map_b": maps[1], "difference": maps[0] - maps[1]}
-    tensors |= {"pixels": subject.pixels, **_prompts(subject, side)}
+    tensors |= {"pixels": case.pixels, **_prompts(case, side)}
     path = folder / MODEL
     save_file(
         {k: v.cpu().contiguous() for k, v in tensors.items()}, path.with_suffix(".safetensors")
@@ -70,23 +70,23 @@ def save_found(found: models.Found, folder: Path) -> Path:
     text: dict[str, Any] = {
         "format": FORMAT,
         "kind": "model",
-        "methods": [_described(method) for method in found.methods],
-        "model": subject.name,
-        "weights_hash": subject.model.weights_hash,
+        "methods": [_described(method) for method in difference.methods],
+        "model": case.name,
+        "weights_hash": case.model.weights_hash,
         "side": side,
-        "classes": subject.targets if isinstance(subject.targets, list) else None,
+        "classes": case.targets if isinstance(case.targets, list) else None,
         "token": token,
-        "values": [float(each[token]) for each in maps],
+        "values": [float(values[token]) for values in maps],
         "difference": float(maps[0][token] - maps[1][token]),
         "tensors": path.with_suffix(".safetensors").name,
     }
     return _written(text, path)
 
 
-def _prompts(subject: models.Subject, side: str) -> dict[str, Tensor]:
+def _prompts(case: models.ModelCase, side: str) -> dict[str, Tensor]:
     if side == "text":
-        return {"words": subject.words}
-    return {} if isinstance(subject.targets, list) else {"targets": subject.targets}
+        return {"words": case.words}
+    return {} if isinstance(case.targets, list) else {"targets": case.targets}
 
 
 def _described(method: Method) -> dict[str, Any]:
@@ -168,13 +168,13 @@ def _network(given: dict[str, Any]) -> Network:
     )
     linear, square, below = _integers(given["score"])
     network = Network(
-        int(given["heads"]),
-        int(given["channels"]),
-        given["side"],
-        None if given["row"] is None else int(given["row"]),
-        _integers(given["tokens"]),
-        layers,
-        (linear, square, below),
+        heads=int(given["heads"]),
+        channels=int(given["channels"]),
+        side=given["side"],
+        row=None if given["row"] is None else int(given["row"]),
+        tokens=_integers(given["tokens"]),
+        layers=layers,
+        score=(linear, square, below),
     )
     if max(len(network.tokens), *(len(token) for token in network.tokens)) > MOST_NUMBERS:
         raise InputError(f"the network of this counterexample is larger than {MOST_NUMBERS}")
@@ -195,8 +195,8 @@ def _replay_model(text: dict[str, Any], pair: list[Method], path: Path) -> Repla
         )
     side, token = text["side"], int(text["token"])
     targets = tensors.get("targets") if text["classes"] is None else list(text["classes"])
-    subject = models.Subject(text["model"], model, tensors["pixels"], targets, tensors.get("words"))
-    maps = [subject.values(method, side)[0, 0].double() for method in pair]
+    case = models.ModelCase(text["model"], model, tensors["pixels"], targets, tensors.get("words"))
+    maps = [case.values(method, side)[0, 0].double() for method in pair]
     difference = float(maps[0][token] - maps[1][token])
     scale = max(float(each.abs().max()) for each in maps)
     recorded = [tensors["map_a"], tensors["map_b"]]

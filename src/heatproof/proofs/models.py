@@ -1,7 +1,7 @@
 """Two methods compared on models, in float64: the largest difference, and where it is.
 
-Methods run as they do for any user, through `explain` and `explain_words`; what they return is
-taken before maps are cut out in float32. All key tokens are compared, class token and padding too.
+Methods run as they do for any user, through `explain` and `explain_words`; their values are taken
+before the map is cut out in float32. All key tokens are compared, class token and padding too.
 """
 
 from collections import Counter
@@ -24,12 +24,12 @@ from heatproof.specs import SPECIMEN
 
 Settings = dict[str, Any]
 TOLERANCE = 1e-9
-"""Of the maps' largest value. Two routes through the same float64 sums differ by 1e-13."""
+"""Relative to the maps' largest value. Two routes through the same float64 sums differ by 1e-13."""
 ITEMS = 2
 
 
-class Kept(Method):
-    """A method that keeps what its inner one returned, in the dtype it was computed in."""
+class ValueRecorder(Method):
+    """A method that records the values of its inner one, in the dtype they were computed in."""
 
     def __init__(self, inner: Method) -> None:
         self.inner, self.card = inner, inner.card  # pyright: ignore[reportAttributeAccessIssue]
@@ -50,9 +50,12 @@ class Kept(Method):
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model with the inputs on which methods are compared: pictures, prompts, and what each
-    side is explained against (`targets` of pictures: class names or embeddings)."""
+class ModelCase:
+    """A model with the inputs on which methods are compared.
+
+    targets: prompts of the image side, class names or embeddings.
+    words: prompts of the text side; None where the model reads no text.
+    """
 
     name: str
     model: Model
@@ -62,28 +65,29 @@ class Subject:
 
     @property
     def sides(self) -> tuple[Side, ...]:
+        """Return the sides that can be compared."""
         return ("image",) if self.words is None else ("image", "text")
 
     def values(self, method: Method, side: Side) -> Float[Tensor, "item target token"]:
-        """What the method gives each key token; items are pictures, or prompts on the text side."""
-        kept = Kept(method)
+        """Return the value of each key token; items are images, or prompts on the text side."""
+        recorder = ValueRecorder(method)
         if side == "image":
-            explain(self.model, self.pixels, self.targets, method=kept, certify=False)
+            explain(self.model, self.pixels, self.targets, method=recorder, certify=False)
         else:
-            explain_words(self.model, self.pixels, self.words, method=kept, certify=False)
-        return kept.values
+            explain_words(self.model, self.pixels, self.words, method=recorder, certify=False)
+        return recorder.values
 
-    def single(self, side: Side, item: int, target: int) -> "Subject":
-        """The same model with one picture and one prompt."""
-        picture, prompt = (item, target) if side == "image" else (target, item)
+    def single(self, side: Side, item: int, target: int) -> "ModelCase":
+        """Return the same model with one image and one prompt."""
+        image, prompt = (item, target) if side == "image" else (target, item)
         words = self.words if side == "image" else self.words[prompt : prompt + 1]
         targets = self.targets[prompt : prompt + 1] if side == "image" else self.targets[:1]
-        return Subject(self.name, self.model, self.pixels[picture, None], targets, words)
+        return ModelCase(self.name, self.model, self.pixels[image, None], targets, words)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where two maps differ most, and by how much: absolute, and over the maps' largest value."""
+    """The place where two maps differ most; `relative` is over the maps' largest value."""
 
     model: str
     side: Side
@@ -95,11 +99,11 @@ class Place:
     relative: float
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ModelRun:
-    """What was compared. `by_model`: largest relative difference; `refused`: why, how often.
+    """Counts of one comparison. `by_model`: largest relative difference; `refused`: reason, count.
 
-    `empty` counts the runs where both maps hold zeros or no numbers: they show nothing.
+    `empty` counts the runs where both maps hold zeros or no numbers: they establish nothing.
     """
 
     settings: int
@@ -107,112 +111,132 @@ class ModelRun:
     differing: int = 0
     empty: int = 0
     largest: Place | None = None
-    smallest: "Found | None" = None
+    smallest: "ModelDifference | None" = None
     by_model: dict[str, float] = field(default_factory=dict[str, float])
     refused: Counter[str] = field(default_factory=Counter[str])
 
     @property
     def equal(self) -> bool:
+        """True where no run differs and some map is not empty."""
         return self.compared > self.empty and self.differing == 0
 
 
 @dataclass(frozen=True)
-class Found:
-    """Two methods on a subject where their maps differ, at a place."""
+class ModelDifference:
+    """Two methods whose maps differ on a model, at a place."""
 
-    subject: Subject
+    case: ModelCase
     methods: tuple[Method, Method]
     place: Place
     tokens: int
 
 
-def specimens() -> Iterator[Subject]:
-    """The tiny random model of every family."""
+def specimens() -> Iterator[ModelCase]:
+    """Yield the tiny random model of every family."""
     for name in SPECIMENS:
         yield specimen(name)
 
 
-def specimen(name: str) -> Subject:
+def specimen(name: str) -> ModelCase:
+    """Return the tiny random model of a family with noise images and random prompts."""
     model = model_of(name)
     if model.classes:
-        return Subject(SPECIMEN + name, model, picture(model, ITEMS), list(model.classes[:ITEMS]))
+        return ModelCase(SPECIMEN + name, model, picture(model, ITEMS), list(model.classes[:ITEMS]))
     words = None if model.text is None else ids_for(name, ITEMS)
-    return Subject(SPECIMEN + name, model, picture(model, ITEMS), embeddings(model, ITEMS), words)
+    return ModelCase(SPECIMEN + name, model, picture(model, ITEMS), embeddings(model, ITEMS), words)
 
 
-def loaded(spec: str, *, allow_download: bool = True) -> Subject:
-    """Any model, in float64, on noise and two prompts of its own tokenizer."""
+def loaded(spec: str, *, allow_download: bool = True) -> ModelCase:
+    """Load a model in float64, with noise images and two prompts of its own tokenizer."""
     if spec.startswith(SPECIMEN) and spec.removeprefix(SPECIMEN) in SPECIMENS:
         return specimen(spec.removeprefix(SPECIMEN))
     model = load(spec, dtype="float64", allow_download=allow_download)
     pixels = picture(model, ITEMS)
     if model.text is None:
-        return Subject(spec, model, pixels, list(model.classes[:ITEMS]))
+        return ModelCase(spec, model, pixels, list(model.classes[:ITEMS]))
     words = model.text.tokenize(["a red circle", "two blue squares on white"]).ids
-    return Subject(spec, model, pixels, embeddings(model, ITEMS), words)
+    return ModelCase(spec, model, pixels, embeddings(model, ITEMS), words)
 
 
 def compare(
     pairs: Sequence[tuple[Method, Method]],
-    subjects: Iterator[Subject],
+    cases: Iterator[ModelCase],
     progress: Callable[[str], None] | None = None,
 ) -> ModelRun:
-    """Each pair of methods (one for each setting) on every subject, image and text side.
+    """Each pair of methods (one for each setting) on every case, image and text side.
 
     Where a method refuses a model, nothing is compared: that is counted, with who refused and why.
     """
-    run = ModelRun(len(pairs))
-    for subject in subjects:
+    run = ModelRun(settings=len(pairs))
+    for case in cases:
         if progress is not None:
-            progress(subject.name)
-        for side in subject.sides:
+            progress(case.name)
+        for side in case.sides:
             for pair in pairs:
-                _compare_one(run, subject, side, pair)
+                _compare_one(run, case, side, pair)
     return run
 
 
-def _compare_one(run: ModelRun, subject: Subject, side: Side, pair: tuple[Method, Method]) -> None:
+def _compare_one(run: ModelRun, case: ModelCase, side: Side, pair: tuple[Method, Method]) -> None:
     maps: list[Tensor] = []
     refusals: dict[str, str] = {}
     for method in pair:
         try:
-            maps.append(subject.values(method, side))
+            maps.append(case.values(method, side))
         except HeatproofError as error:
             refusals[method.card.name] = str(error)
     if refusals:
         run.refused[f"{' and '.join(refusals)}: {next(iter(refusals.values()))}"] += 1
         return
     run.compared += 1
-    run.empty += not any(each.nan_to_num(0, 0, 0).any() for each in maps)
-    place = differ(subject.name, side, pair, maps[0], maps[1])
-    known = run.by_model.get(subject.name, 0.0)
-    run.by_model[subject.name] = max(known, place.relative)
+    run.empty += not any(values.nan_to_num(0, 0, 0).any() for values in maps)
+    place = differ(case.name, side, pair, maps[0], maps[1])
+    known = run.by_model.get(case.name, 0.0)
+    run.by_model[case.name] = max(known, place.relative)
     if run.largest is None or place.relative > run.largest.relative:
         run.largest = place
     if place.relative > TOLERANCE:
         run.differing += 1
         tokens = maps[0].shape[-1]
         if run.smallest is None or tokens < run.smallest.tokens:
-            run.smallest = Found(subject, pair, place, tokens)
+            run.smallest = ModelDifference(case, pair, place, tokens)
 
 
 def differ(
     name: str, side: Side, pair: tuple[Method, Method], left: Tensor, right: Tensor
 ) -> Place:
-    """The place of the largest difference. Maps that hold no numbers differ by infinity."""
+    """Return the place of the largest difference. Maps that hold no numbers differ by infinity."""
     settings = (text_of(pair[0]), text_of(pair[1]))
     if left.shape != right.shape:
-        return Place(name, side, 0, 0, 0, settings, torch.inf, torch.inf)
+        return Place(
+            model=name,
+            side=side,
+            item=0,
+            target=0,
+            token=0,
+            settings=settings,
+            absolute=torch.inf,
+            relative=torch.inf,
+        )
     gap = (left.double() - right.double()).abs().nan_to_num(torch.inf, torch.inf)
     gap[(left == right) | (left.isnan() & right.isnan())] = 0
     item, target, token = (int(n) for n in torch.unravel_index(gap.argmax(), gap.shape))
     absolute = float(gap[item, target, token])
-    scale = max(float(each.nan_to_num(0, 0, 0).abs().max()) for each in (left, right))
+    scale = max(float(values.nan_to_num(0, 0, 0).abs().max()) for values in (left, right))
     relative = absolute / scale if absolute and scale else absolute
-    return Place(name, side, item, target, token, settings, absolute, relative)
+    return Place(
+        model=name,
+        side=side,
+        item=item,
+        target=target,
+        token=token,
+        settings=settings,
+        absolute=absolute,
+        relative=relative,
+    )
 
 
 def text_of(method: Method) -> str:
-    """The method as it is written on the command line: name:switch=value,..."""
+    """Return the method as the command line writes it: name:option=value,..."""
     given = ",".join(f"{key}={value}" for key, value in method.settings().items())
     return f"{method.card.name}:{given}" if given else method.card.name

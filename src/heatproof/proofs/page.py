@@ -20,8 +20,8 @@ SAID = {"proved": "PROVED", "refuted": "REFUTED", "open": "OPEN: neither proved 
 MEASURES = {
     "passes": "forward passes",
     "gradients": "gradients of the score",
-    "kept": "tensors kept for the backward pass",
-    "kept_bytes": "bytes kept for the backward pass",
+    "saved_tensors": "tensors saved for the backward pass",
+    "saved_bytes": "bytes saved for the backward pass",
     "peak_bytes": "peak bytes of activations",
     "seconds": "seconds",
 }
@@ -37,7 +37,7 @@ def save(proof: Proof, folder: Path) -> list[Path]:
     made[0].write_text(as_json(proof) + "\n", "utf-8")
     made[1].write_text(markdown(proof), "utf-8")
     if proof.models.smallest is not None:
-        made.append(counterexample.save_found(proof.models.smallest, folder))
+        made.append(counterexample.save_on_model(proof.models.smallest, folder))
     if proof.exact is not None and proof.exact.smallest is not None:
         made.append(counterexample.save_exact(proof.exact.smallest, folder))
     return made

@@ -16,7 +16,7 @@ from heatproof.proofs.algebra.forms import Form, form_of
 from heatproof.proofs.algebra.limits import Limit
 from heatproof.proofs.algebra.symbolic import Step, SymbolicRun
 from heatproof.proofs.cost import Cost, measure
-from heatproof.proofs.models import ModelRun, Subject, text_of
+from heatproof.proofs.models import ModelCase, ModelRun, text_of
 
 Verdict = Literal["proved", "refuted", "open"]
 LevelVerdict = Literal["proved", "refuted", "open", "not refuted", "not applicable"]
@@ -27,19 +27,19 @@ CALLS: dict[str, tuple[int | None, ...]] = {"layers": (None, 1, 2)}
 
 @dataclass(frozen=True)
 class Level:
-    """What one level of proof found, in one sentence."""
+    """The verdict of one level of proof, with its evidence in one sentence."""
 
     name: Literal["symbolic", "exact", "models"]
     verdict: LevelVerdict
     evidence: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Proof:
-    """The answer, and all that carries it. Files and texts are made by `proofs.writing`.
+    """The verdict and its evidence. `proofs.page` writes it.
 
-    `varied` are the switches that were run over, in step on both sides; `pairs` one pair of
-    methods for each setting. Runs are None where a level does not apply, `cost` where not asked.
+    `varied` are the options that were varied together on both sides; `pairs` one pair of methods
+    per setting. Runs are None where a level does not apply, `cost` where it was not asked for.
     """
 
     names: tuple[str, str]
@@ -57,19 +57,22 @@ class Proof:
 
     @property
     def carried_by(self) -> tuple[str, ...]:
-        """The levels that carry the verdict."""
+        """Return the levels that carry the verdict."""
         return tuple(level.name for level in self.levels if level.verdict == self.verdict)
 
     @property
     def exit_code(self) -> int:
+        """Return 0 for proved, 1 for refuted, 3 for open."""
         return {"proved": 0, "refuted": 1, "open": 3}[self.verdict]
 
     def markdown(self) -> str:
+        """Return the whole proof as a Markdown page with LaTeX."""
         from heatproof.proofs.page import markdown
 
         return markdown(self)
 
     def json(self) -> str:
+        """Return the whole proof as JSON text."""
         from heatproof.proofs.page import as_json
 
         return as_json(self)
@@ -86,7 +89,7 @@ def prove(
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Proof:
-    """Whether two methods are one function, on all their common settings.
+    """Prove or refute that two methods are one function, on all their common settings.
 
     Args:
         a, b: catalogue names, with switches as `grad-eclip:heads=model,layers=1`, or method
@@ -96,7 +99,7 @@ def prove(
         models: further models by their names, beside a tiny random one of every family and
             `scenes`.
         cost: measure what either side costs, on `cost_model`.
-        seed: of the random exact networks.
+        seed: for the random networks of fractions.
 
     Raises:
         InputError: no such method, switch, value or model.
@@ -122,7 +125,7 @@ def prove(
         derived = symbolic.compare(forms, max([2, *asked]))
         say("calculating with fractions")
         exactly = exact.compare(pairs, seed)
-    run = on_models.compare(pairs, _subjects(further), say)
+    run = on_models.compare(pairs, _cases(further), say)
     measured = None
     if cost:
         say(f"measuring on {cost_model}")
@@ -134,18 +137,18 @@ def prove(
         _models_level(run, derived),
     )
     return Proof(
-        (_name(a), _name(b)),
-        _verdict(levels),
-        levels,
-        varied,
-        pairs,
-        steps,
-        derived,
-        exactly,
-        run,
-        limits.limits() if forms is not None and _sums_gradients(forms) else (),
-        measured,
-        seed,
+        names=(_name(a), _name(b)),
+        verdict=_verdict(levels),
+        levels=levels,
+        varied=varied,
+        pairs=pairs,
+        steps=steps,
+        symbolic=derived,
+        exact=exactly,
+        models=run,
+        limits=limits.limits() if forms is not None and _sums_gradients(forms) else (),
+        cost=measured,
+        seed=seed,
     )
 
 
@@ -157,8 +160,8 @@ def _silent(text: str) -> None:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One side as it was asked for: a method's name with its given switches, or an object."""
+class ProofSide:
+    """One side of the question: a method's name with its given options, or a method object."""
 
     name: str
     given: dict[str, Any]
@@ -166,14 +169,15 @@ class Asked:
     object: Method | None = None
 
     def at(self, chosen: dict[str, Any]) -> Method:
+        """Return the method with these values of its free options."""
         if self.object is not None:
             return self.object
         return methods.create(self.name, **self.given, **chosen)
 
 
-def _side(given: str | Method, switches: dict[str, Any]) -> Asked:
+def _side(given: str | Method, switches: dict[str, Any]) -> ProofSide:
     if isinstance(given, Method):
-        return Asked(given.card.name, dict(given.settings()), {}, given)
+        return ProofSide(given.card.name, dict(given.settings()), {}, given)
     if not isinstance(given, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(
             f"got the method {checking.shown(given)}, expected a name or a method object"
@@ -186,11 +190,11 @@ def _side(given: str | Method, switches: dict[str, Any]) -> Asked:
     taken = {key: value for key, value in switches.items() if key in allowed} | own
     methods.create(name, **taken)
     free = {key: switch for key, switch in allowed.items() if key not in taken}
-    return Asked(name, taken, free)
+    return ProofSide(name, taken, free)
 
 
-def settings(a: Asked, b: Asked) -> tuple[tuple[Pair, ...], dict[str, tuple[Any, ...]]]:
-    """One pair of methods for each common setting, the defaults first; and what was varied."""
+def settings(a: ProofSide, b: ProofSide) -> tuple[tuple[Pair, ...], dict[str, tuple[Any, ...]]]:
+    """Return one pair of methods per common setting, the defaults first, and what was varied."""
     varied: dict[str, tuple[Any, ...]] = {}
     for key in a.free:
         if key in b.free and a.free[key] == b.free[key]:
@@ -217,17 +221,17 @@ def _name(given: str | Method) -> str:
 
 
 def _forms(pairs: Sequence[Pair]) -> list[tuple[Form, Form]] | None:
-    found = [(form_of(one), form_of(other)) for one, other in pairs]
-    kept = [(one, other) for one, other in found if one is not None and other is not None]
-    return kept if len(kept) == len(found) else None
+    forms = [(form_of(one), form_of(other)) for one, other in pairs]
+    known = [(one, other) for one, other in forms if one is not None and other is not None]
+    return known if len(known) == len(forms) else None
 
 
 def _sums_gradients(forms: Sequence[tuple[Form, Form]]) -> bool:
-    """Whether the equivalence is of any concern: either map is a sum of dS/dA or g . v."""
+    """True where the equivalence matters: either map is a sum of dS/dA or g . v."""
     return any(form.route != "none" for pair in forms for form in pair)
 
 
-def _subjects(further: Sequence[Subject]) -> Iterator[Subject]:
+def _cases(further: Sequence[ModelCase]) -> Iterator[ModelCase]:
     yield from on_models.specimens()
     yield on_models.loaded("scenes")
     yield from further

@@ -27,17 +27,18 @@ class ExactDifference:
 
     @property
     def length(self) -> tuple[int, int, int, int]:
-        """What makes one smaller than another: heads, tokens, channels, then digits."""
+        """Order by size: heads, tokens, channels a head, then digits of the difference."""
         return (*self.network.size, len(str(self.difference)))
 
     @property
     def difference(self) -> Fraction:
+        """Return the first map minus the second at `token`."""
         return self.maps[0][self.token] - self.maps[1][self.token]
 
 
 @dataclass
 class ExactRun:
-    """What was compared. `by_heads`: number of heads -> maps compared, maps that differ.
+    """Counts of one comparison. `by_heads`: number of heads -> maps compared, maps that differ.
 
     `zeros` counts compared maps that were zero on both sides, which say nothing.
     """
@@ -50,19 +51,22 @@ class ExactRun:
 
     @property
     def compared(self) -> int:
+        """Count the maps compared, over all numbers of heads."""
         return sum(compared for compared, _ in self.by_heads.values())
 
     @property
     def differing(self) -> int:
+        """Count the pairs of maps that differ."""
         return sum(differing for _, differing in self.by_heads.values())
 
     @property
     def equal(self) -> bool:
+        """True where no pair differs and some map is not zero: zeros alone establish nothing."""
         return self.compared > self.zeros and self.differing == 0
 
 
 def networks(seed: int = 0) -> Iterator[Network]:
-    """Every size, image and text side, one readout row and the mean of all; some draws of each."""
+    """Yield random networks of every size and side, read out at one row and as a mean."""
     sides: tuple[Side, ...] = ("image", "text")
     for (heads, tokens, channels), draw, side in itertools.product(SIZES, range(DRAWS), sides):
         row = 0 if side == "image" else tokens - 1
@@ -72,10 +76,10 @@ def networks(seed: int = 0) -> Iterator[Network]:
 
 
 def compare(pairs: Sequence[tuple[Method, Method]], seed: int = 0) -> ExactRun | None:
-    """Each pair of methods (one for each setting) on every network; no tolerance.
+    """Compare each pair of methods (one per setting) on every network, without tolerance.
 
-    Settings that ask for more layers than a network's two are left out. None where a method has no
-    form.
+    Settings that ask for more layers than a network's two are left out. Return None where a method
+    has no form.
     """
     forms = [(form_of(one), form_of(other)) for one, other in pairs]
     drawn = list(networks(seed))
@@ -100,7 +104,7 @@ def compare(pairs: Sequence[tuple[Method, Method]], seed: int = 0) -> ExactRun |
 
 
 def exact_map(network: Network, form: Form) -> tuple[Fraction, ...] | None:
-    """The form's map on a network; None where it asks for more layers than there are."""
+    """Return the form's map on a network; None where it asks for more layers than there are."""
     return _Known(network).map(form)
 
 
@@ -117,10 +121,12 @@ class _Known:
         if depth is None:
             return None
         ones = depth if form.heads == "one" else 0
-        facts = [self._of(layer, ones, form.route) for layer in range(calls - depth, calls)]
+        facts = [self._facts_of(layer, ones, form.route) for layer in range(calls - depth, calls)]
         return tuple(Fraction(x) for x in evaluate(form, facts, lambda x: max(x, Fraction(0))))
 
-    def _of(self, layer: int, ones: int, route: Literal["channels", "weights", "none"]) -> Facts:
+    def _facts_of(
+        self, layer: int, ones: int, route: Literal["channels", "weights", "none"]
+    ) -> Facts:
         known: Route = "weights" if route == "none" else route
         key = (layer, ones, known)
         if key not in self._facts:

@@ -1,4 +1,4 @@
-"""How a method reads in the algebra: which factors of one attention layer it multiplies.
+"""A method as a formula: which factors of one attention layer it multiplies.
 
 A form is evaluated over any numbers: fractions (`exact`), symbols (`symbolic`). Symbols are those
 of `docs/algebra.md`: A the attention weights, g = dS/do, v the values, u the spatial weight.
@@ -17,13 +17,13 @@ Rows = Sequence[Sequence[Number]]
 """By readout row and key."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Form:
     """E_i = sum over layers, heads and readout rows of (spatial weight) x (channel sum).
 
-    route: how the channel sum is got: `channels` as g . v_i, `weights` as dS/dA_i; `none`: there is
-        no channel sum, the map is the mean of the spatial weight.
-    spatial: as the switch of `Eclip`; `own` is each head's own attention weight.
+    route: the way to the channel sum: `channels` as g . v_i, `weights` as dS/dA_i; `none`: there
+        is no channel sum, the map is the mean of the spatial weight.
+    spatial: as the option of `Eclip`; `own` is each head's own attention weight.
     layers: the last n calls, or `all`; None is the published number for the side.
     """
 
@@ -35,7 +35,7 @@ class Form:
     rectify: Literal["none", "layer", "head"] = "none"
 
     def depth(self, side: Side, calls: int) -> int | None:
-        """How many of the last calls it reads; None where there are fewer than it asks for."""
+        """Count the last layers that it reads; None where there are fewer than it asks for."""
         if self.layers is None:
             return min(DEFAULT_LAYERS[side], calls)
         if self.layers == "all":
@@ -45,7 +45,10 @@ class Form:
 
 @dataclass(frozen=True)
 class Facts:
-    """What one layer holds: by head, readout row and key; `loosened` by projection, row and key."""
+    """The quantities of one layer, by head, readout row and key.
+
+    loosened: the loosened weight, by projection, row and key.
+    """
 
     sums: Sequence[Rows]
     weights: Sequence[Rows]
@@ -53,21 +56,21 @@ class Facts:
 
 
 def form_of(method: Method) -> Form | None:
-    """The form of a method; None where the algebra has no word for it."""
+    """Return the form of a method; None where the algebra has no formula for it."""
     if type(method) in (GradECLIP, AttentionECLIP):
         route = "channels" if type(method) is GradECLIP else "weights"
-        return Form(route, **method.settings())
+        return Form(route=route, **method.settings())
     if type(method) is AttentionXGradient:
-        return Form("weights", "model", "own", layers=1)
+        return Form(route="weights", heads="model", spatial="own", layers=1)
     if type(method) is RawAttention:
-        return Form("none", "model", "attention", layers=1)
+        return Form(route="none", heads="model", spatial="attention", layers=1)
     return None
 
 
 def evaluate(
     form: Form, layers: Sequence[Facts], clamp: Callable[[Number], Number]
 ) -> list[Number]:
-    """The map, a value a key, from the facts of the layers that the form reads."""
+    """Return the map, one value per key, from the facts of the layers that the form reads."""
     maps = [_layer(form, facts, clamp) for facts in layers]
     return [sum(values) for values in zip(*maps, strict=True)]
 

@@ -29,8 +29,8 @@ class Case:
         return len(self.weights), len(self.weights[0]), len(self.gradient[0])
 
     @property
-    def slopes(self) -> tuple[Vector, ...]:
-        """dS/dA_i = g . v_i, by head."""
+    def gradients(self) -> tuple[Vector, ...]:
+        """Return dS/dA_i = g . v_i, by head."""
         return tuple(
             tuple(_dot(g, value) for value in values)
             for g, values in zip(self.gradient, self.values, strict=True)
@@ -40,7 +40,7 @@ class Case:
 Maps = tuple[Sequence[Fraction], Sequence[Fraction]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limit:
     """A variant that is not the same map, and the smallest layer that shows it.
 
@@ -58,43 +58,44 @@ class Limit:
 
     @property
     def difference(self) -> Fraction:
+        """Return the largest difference of the two maps, with its sign."""
         return max((a - b for a, b in zip(*self.maps, strict=True)), key=abs)
 
 
 def per_head_rectified(case: Case) -> Maps:
-    """(sum_h dS/dA^h)+ against sum_h (dS/dA^h)+."""
-    heads = case.slopes
+    """Return (sum_h dS/dA^h)+ and sum_h (dS/dA^h)+."""
+    heads = case.gradients
     after = [max(sum(column, Fraction(0)), Fraction(0)) for column in zip(*heads, strict=True)]
     before = [sum(max(x, Fraction(0)) for x in column) for column in zip(*heads, strict=True)]
     return after, [Fraction(x) for x in before]
 
 
 def per_head_weight(case: Case) -> Maps:
-    """One weight for all heads (their mean attention) against each head's own attention."""
+    """Return the maps of one weight for all heads (their mean attention) and of each head's own."""
     count = len(case.weights)
     shared = [sum(column, Fraction(0)) / count for column in zip(*case.weights, strict=True)]
-    slopes = [sum(column, Fraction(0)) for column in zip(*case.slopes, strict=True)]
+    slopes = [sum(column, Fraction(0)) for column in zip(*case.gradients, strict=True)]
     own = [
         sum((a * s for a, s in zip(weights, slopes, strict=True)), Fraction(0))
         for weights, slopes in zip(
-            zip(*case.weights, strict=True), zip(*case.slopes, strict=True), strict=True
+            zip(*case.weights, strict=True), zip(*case.gradients, strict=True), strict=True
         )
     ]
     return [u * s for u, s in zip(shared, slopes, strict=True)], own
 
 
 def through_softmax(case: Case) -> Maps:
-    """sum_h dS/dA^h against sum_h dS/ds^h, s the logits whose softmax A is.
+    """Return sum_h dS/dA^h and sum_h dS/ds^h, where A is the softmax of the logits s.
 
     The Jacobian of softmax, diag(A) - A A', is rational in A.
     """
     by_logit = [
         [a * (slope - _dot(weights, slopes)) for a, slope in zip(weights, slopes, strict=True)]
-        for weights, slopes in zip(case.weights, case.slopes, strict=True)
+        for weights, slopes in zip(case.weights, case.gradients, strict=True)
     ]
     return tuple(  # pyright: ignore[reportReturnType]
         [sum(column, Fraction(0)) for column in zip(*heads, strict=True)]
-        for heads in (case.slopes, by_logit)
+        for heads in (case.gradients, by_logit)
     )
 
 
@@ -118,13 +119,13 @@ VARIANTS: dict[str, tuple[str, str, Callable[[Case], Maps]]] = {
 
 
 def limits() -> tuple[Limit, ...]:
-    """The smallest case of every variant."""
+    """Return the smallest case of every variant."""
     return tuple(smallest(name) for name in VARIANTS)
 
 
 @cache
 def smallest(name: str) -> Limit:
-    """The first case on which the two sides of a variant differ.
+    """Search for the first case on which the two sides of a variant differ.
 
     Raises `LookupError` where no layer within the bounds shows a difference.
     """
@@ -135,7 +136,15 @@ def smallest(name: str) -> Limit:
             tried += 1
             maps = sides(case)
             if list(maps[0]) != list(maps[1]):
-                return Limit(name, left, right, case, maps, tried, tuple(below))
+                return Limit(
+                    name=name,
+                    left=left,
+                    right=right,
+                    case=case,
+                    maps=maps,
+                    tried=tried,
+                    below=tuple(below),
+                )
         below.append(size)
     raise LookupError(f"{name}: {tried} layers searched, no difference found")
 

@@ -66,7 +66,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Nudge:
-    """Which quantity gets the slope: an attention output's channel, or an attention weight."""
+    """The quantity to differentiate by: an attention output's channel, or an attention weight."""
 
     kind: Route
     layer: int
@@ -75,7 +75,7 @@ class Nudge:
     index: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Network:
     """A network of integers. `row` is the readout row, None where the mean of all is read out.
 
@@ -92,13 +92,16 @@ class Network:
 
     @property
     def rows(self) -> tuple[int, ...]:
+        """Return the readout rows: the one row, or all where their mean is read out."""
         return tuple(range(len(self.tokens))) if self.row is None else (self.row,)
 
     @property
     def size(self) -> tuple[int, int, int]:
+        """Return heads, tokens, channels a head."""
         return self.heads, len(self.tokens), self.channels
 
     def description(self) -> dict[str, Any]:
+        """Return the network as plain values, from which it can be built again."""
         return asdict(self)
 
     @cached_property
@@ -106,7 +109,7 @@ class Network:
         return {}
 
     def state(self, layer: int, ones: int) -> tuple[Vector, ...]:
-        """What enters a layer while the last `ones` layers run with one head."""
+        """Return the tokens that enter a layer while the last `ones` layers run with one head."""
         if layer == 0:
             return tuple([Fraction(x) for x in token] for token in self.tokens)
         if (layer, ones) not in self._states:
@@ -115,10 +118,11 @@ class Network:
         return self._states[layer, ones]
 
     def heads_of(self, layer: int, ones: int) -> int:
+        """Count the heads of a layer while the last `ones` layers run with one."""
         return 1 if layer >= len(self.layers) - ones else self.heads
 
     def attend(self, state: Sequence[Vector], layer: int, heads: int) -> tuple[Any, Any]:
-        """Weights by head, query and key; values by head, key and channel."""
+        """Return weights by head, query and key, and values by head, key and channel."""
         parts = self.layers[layer]
         query, key, value = (
             _split([_product(m, x) for x in state], heads)
@@ -152,7 +156,7 @@ class Network:
         return tuple(out)
 
     def slope(self, nudge: Nudge, ones: int) -> Fraction:
-        """The exact derivative of the score with respect to what is nudged."""
+        """Return the exact derivative of the score with respect to the nudged quantity."""
         state = self._step(self.state(nudge.layer, ones), nudge.layer, ones, nudge)
         for layer in range(nudge.layer + 1, len(self.layers)):
             state = self._step(state, layer, ones, None)
@@ -169,7 +173,7 @@ class Network:
 
 
 def facts(network: Network, layer: int, ones: int, route: Route) -> Facts:
-    """What a form needs of one layer, its channel sums got by the route that is named."""
+    """Compute the quantities of one layer, its channel sums by the named route."""
     heads = network.heads_of(layer, ones)
     state = network.state(layer, ones)
     weights, values = network.attend(state, layer, heads)
@@ -182,7 +186,7 @@ def facts(network: Network, layer: int, ones: int, route: Route) -> Facts:
 
 
 def by_channels(network: Network, layer: int, ones: int, values: Any) -> list[Rows]:
-    """g . v_i by head, row and key: the score differentiated by each channel of o."""
+    """Return g . v_i by head, row and key: the score differentiated by each channel of o."""
     sums: list[Rows] = []
     for head, keys in enumerate(values):
         rows: list[Vector] = []
@@ -195,7 +199,7 @@ def by_channels(network: Network, layer: int, ones: int, values: Any) -> list[Ro
 
 
 def by_weights(network: Network, layer: int, ones: int, values: Any) -> list[Rows]:
-    """dS/dA_i by head, row and key: the score differentiated by each weight; no values."""
+    """Return dS/dA_i by head, row and key: the score differentiated by each weight; no values."""
     return [
         [
             [
@@ -211,7 +215,7 @@ def by_weights(network: Network, layer: int, ones: int, values: Any) -> list[Row
 def random_network(
     seed: int, heads: int, tokens: int, channels: int, side: Side, row: int | None
 ) -> Network:
-    """Two layers of integers from -2 to 2."""
+    """Draw a network of two layers with integers from -2 to 2."""
     chance = random.Random(f"{seed} {heads} {tokens} {channels} {side} {row}")
     width = heads * channels
 
@@ -223,7 +227,15 @@ def random_network(
 
     layers = tuple(Weights(matrix(), matrix(), matrix(), matrix(), vector()) for _ in range(2))
     score = (vector(), vector(), vector(0))
-    return Network(heads, channels, side, row, matrix(tokens), layers, score)
+    return Network(
+        heads=heads,
+        channels=channels,
+        side=side,
+        row=row,
+        tokens=matrix(tokens),
+        layers=layers,
+        score=score,
+    )
 
 
 # --- arithmetic ------------------------------------------------------------------------------
@@ -261,7 +273,8 @@ def _loosened(network: Network, layer: int, state: Sequence[Vector], projection:
     queries, keys = ([_product(m, x) for x in state] for m in (parts.query, parts.key))
     if projection == "output":
         queries, keys = (
-            [_add(_product(parts.output, x), parts.bias) for x in each] for each in (queries, keys)
+            [_add(_product(parts.output, x), parts.bias) for x in vectors]
+            for vectors in (queries, keys)
         )
     return [_min_max([_squared_cosine(queries[row], k) for k in keys]) for row in network.rows]
 

@@ -85,19 +85,20 @@ class Layer:
         return sum(self.weights[head, key] * self.value(head, key, channel) for key in keys)
 
     def by_weights(self, head: int, key: int) -> Expr:
-        """dS/dA, differentiated by SymPy through o = A v; its derivatives of S named g."""
+        """Return dS/dA, differentiated by SymPy through o = A v, derivatives of S named g."""
         return self.named(sp.diff(self.score, self.weights[head, key]))
 
     def by_channels(self, head: int, key: int) -> Expr:
-        """g . v_i."""
+        """Return g . v_i."""
         channels = range(1, self.channels + 1)
         return sum(self.gradient[head, k] * self.value(head, key, k) for k in channels)
 
     def named(self, expression: Expr) -> Expr:
+        """Evaluate derivatives and name those of S after the gradient g."""
         return sp.expand(expression.doit().xreplace(self._names))
 
     def write_out(self, expression: Expr, **indices: int) -> Expr:
-        """A general expression at this size: its sums in full, dS/dA as SymPy derives it."""
+        """Write a general expression at this size: its sums in full, dS/dA as SymPy derives it."""
         values = {HEADS: self.heads, TOKENS: self.tokens, CHANNELS: self.channels}
         values |= {{"h": h, "i": i, "c": c, "j": j}[name]: n for name, n in indices.items()}
         found = sp.sympify(expression).subs(values).doit()
@@ -121,7 +122,7 @@ def step(name: str, left: Expr, right: Expr, check: Check) -> Step:
 
 
 def readable(expression: Expr) -> str:
-    """LaTeX with plain indices: A_{h,i}, and dS/dA_{h,i} as a fraction."""
+    """Return LaTeX with plain indices: A_{h,i}, and dS/dA_{h,i} as a fraction."""
     text = re.sub(r"\{([^{}]*(?:\{[^{}]*\})*[^{}]*)\}_\{", r"\1_{", sp.latex(expression))
     return re.sub(r"dSd(\w)_\{([^{}]*)\}", r"\\frac{\\partial S}{\\partial \1_{\2}}", text)
 
@@ -134,6 +135,7 @@ def _zero(expression: Expr) -> bool:
 
 
 def over_heads(expression: Expr) -> Expr:
+    """Return the sum over heads."""
     return sp.Sum(expression, (h, 1, HEADS))
 
 

@@ -115,8 +115,8 @@ def _equivalence(data: Part) -> Iterator[Conclusion]:
 _COSTS = {
     "passes": "forward passes",
     "gradients": "gradients",
-    "kept": "tensors kept for the backward pass",
-    "kept_bytes": "their bytes",
+    "saved_tensors": "tensors saved for the backward pass",
+    "saved_bytes": "their bytes",
     "seconds": "time",
     "peak_bytes": "peak memory",
 }

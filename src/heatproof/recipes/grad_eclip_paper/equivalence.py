@@ -125,7 +125,7 @@ def _cost(study: Study) -> Part:
     """One picture and one prompt, both methods by turns in this very run."""
     made = methods.create(TWO[0]), methods.create(TWO[1])
     found = proof.measure(made, study.model.spec, str(study.model.device))
-    of = ("passes", "gradients", "kept", "kept_bytes", "seconds", "peak_bytes")
+    of = ("passes", "gradients", "saved_tensors", "saved_bytes", "seconds", "peak_bytes")
     return {
         "sides": [asdict(side) for side in found.sides],
         "ratios": {name: found.ratio(name) for name in of},

@@ -168,7 +168,7 @@ def _equivalence(data: Part) -> str:
     head = ["side", "heads", "spatial weight", *(f"largest difference, {d}" for d in dtypes)]
     text = "<p>Over all rectifications and one or two layers.</p>"
     sides = data["cost"]["sides"]
-    of = ("passes", "gradients", "kept", "kept_bytes", "seconds", "peak_bytes")
+    of = ("passes", "gradients", "saved_tensors", "saved_bytes", "seconds", "peak_bytes")
     costs = [
         [name, *(f"{side[name]:.4g}" for side in sides), _ratio(data["cost"]["ratios"][name])]
         for name in of
