@@ -38,7 +38,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     subjects: Callable[..., Iterator[Any]] = lambda further: iter(  # noqa: E731
         [*map(on_models.specimen, FEW), *further]
     )
-    monkeypatch.setattr(prove_methods, "_subjects", subjects)
+    monkeypatch.setattr(prove_methods, "_cases", subjects)
     monkeypatch.setattr("heatproof.proofs.algebra.exact.DRAWS", 1)
     monkeypatch.setattr("heatproof.proofs.algebra.exact.SIZES", ((1, 2, 1), (2, 2, 1)))
 

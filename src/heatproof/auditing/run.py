@@ -44,11 +44,8 @@ PROMPTS = (
     "a bowl of fruit",
 )
 PICTURES, PIXELS = 4, 256
-SHOWN = (
-    *("cli/audit.py", "benchmarking", "cli.py", "paper", "proofs"),
-    *("terminal.py", "training"),
-)
-"""What takes no part in a finding: another version of it goes on with an audit of many."""
+UNUSED = ("benchmarking", "proofs", "recipes")
+"""Code that changes no finding: an audit of many methods resumes under another version of it."""
 MAPS = 20
 """How many maps of an image principle 2 asks a method for, at most."""
 BUDGET = 100_000
@@ -129,7 +126,7 @@ class Auditor:
     @property
     def environment(self) -> dict[str, Any]:
         """Weights, code and versions that the findings were made with."""
-        return {**environment(self.model, self.seed), "code_sha256": code_sha256(*SHOWN)}
+        return {**environment(self.model, self.seed), "code_sha256": code_sha256(*UNUSED)}
 
     @property
     def question(self) -> dict[str, Any]:

@@ -20,11 +20,11 @@ from heatproof.models import Model
 
 Entry = str | Method | Callable[[Any, str], Any]
 Entries = Entry | Sequence[Entry] | Mapping[str, Entry]
-SHOWN = (
-    *("auditing", "cli.py", "paper", "proofs", "terminal.py", "training"),
-    *(f"benchmarking/{name}.py" for name in ("commands", "figures", "files", "page", "words")),
+UNUSED = (
+    *("auditing", "proofs", "recipes"),
+    *(f"benchmarking/{name}.py" for name in ("figures", "files", "page", "summary_text")),
 )
-"""What takes no part in a value: another version of it goes on with a run."""
+"""Code that changes no value: a run resumes under another version of it."""
 METHODS = "names, method objects or callables (image, prompt) -> map"
 CONTROLS = ("random", "blurred-random", "center", "edges")
 """Maps that no model was asked for: they stand in every table."""
@@ -149,7 +149,7 @@ def identity(
         "dtype": str(model.dtype).removeprefix("torch."),
         "methods": {each.label: each.identity for each in chosen},
         "metrics": {each.label: each.identity for each in metrics},
-        "code": code_sha256(*SHOWN),
+        "code": code_sha256(*UNUSED),
         "versions": {"heatproof": __version__, "torch": torch.__version__},
     }
 
