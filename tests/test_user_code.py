@@ -230,7 +230,7 @@ def run(model, monkeypatch, tmp_path, capsys):
         ([",", "--principle", "1"], "got no method"),
         (["none.py:good"], "none.py: no such file"),
         (["mine.py:fails"], "no such layer"),
-        (["mine.py:plain", "--set", "heads=one"], "no switches"),
+        (["mine.py:plain", "--set", "heads=one"], "has no options"),
         (["mine.py:plain,mine.py:plain"], "two methods have the same name"),
         (["grad-eclip,raw-attention", "--set", "nobodys=1"], "none of these methods"),
     ],

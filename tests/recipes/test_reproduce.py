@@ -316,7 +316,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
 def test_what_is_wrong_is_said_in_one_line_with_code_2(tmp_path, capsys):
     for arguments, expected in (
         (["--only", "x"], "unknown experiment 'x'"),
-        (["--imagenet", str(tmp_path / "no")], "is no folder; expected ImageNet"),
+        (["--imagenet", str(tmp_path / "no")], "is not a folder; expected ImageNet"),
         (["--model", "timm:test_vit"], "reads no text"),
     ):
         code = main.run(["reproduce", "-o", str(tmp_path / "out"), "--quick", *arguments])
