@@ -139,7 +139,7 @@ class Contrast:
         return pairs.logit - pairs.against
 
 
-def slopes(
+def score_gradient(
     model: Comparing,
     score: Score,
     image: Float[Tensor, "image dim"],
@@ -151,24 +151,24 @@ def slopes(
     for scores that are not linear in the unit embedding."""
     match score:
         case Cosine():
-            return _cosine_slopes(image, text)
+            return _cosine_gradient(image, text)
         case Logit() | Contrast():
-            found = _logit_slopes(model, image, text)
+            found = _logit_gradient(model, image, text)
             if isinstance(score, Contrast):
                 assert against is not None
-                found = found - _logit_slopes(model, image, against)
+                found = found - _logit_gradient(model, image, against)
             return found
         case _:
             return None
 
 
-def _logit_slopes(model: Comparing, image: Tensor, text: Tensor) -> Tensor:
+def _logit_gradient(model: Comparing, image: Tensor, text: Tensor) -> Tensor:
     if model.classes:
         return text.expand(len(image), -1, -1)
-    return model.logit_scale * _cosine_slopes(image, text)
+    return model.logit_scale * _cosine_gradient(image, text)
 
 
-def _cosine_slopes(image: Tensor, text: Tensor) -> Tensor:
+def _cosine_gradient(image: Tensor, text: Tensor) -> Tensor:
     """(t - cos e) / |f|, with e and t the unit embeddings and f the image's own."""
     unit = torch.nn.functional.normalize
     e, t = unit(image, dim=-1), unit(text, dim=-1)

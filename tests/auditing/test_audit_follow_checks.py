@@ -249,8 +249,8 @@ class Promising(Planted):
         return (self.part * self.total(read) / keys).unsqueeze(-1).expand(-1, -1, keys)
 
     def total(self, read: ReadPass) -> Tensor:
-        assert read.pixels is not None
-        flat = read.pixels.mean((2, 3), keepdim=True).expand_as(read.pixels)
+        assert read.batch.pixels is not None
+        flat = read.batch.pixels.mean((2, 3), keepdim=True).expand_as(read.batch.pixels)
         return (read.scores - read.rerun(flat)).detach()
 
 

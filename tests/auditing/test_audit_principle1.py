@@ -98,7 +98,7 @@ class Surrogate(Method):
         assert read.last.weights is not None
         maps: list[Tensor] = []
         for target in range(read.targets):
-            score = read.compare(vector)[:, target].sum()
+            score = read.batch.compare(vector)[:, target].sum()
             (grad,) = torch.autograd.grad(score, [read.last.weights], retain_graph=True)
             maps.append(grad.mean((1, 2)))
         return torch.stack(maps, 1)

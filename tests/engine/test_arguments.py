@@ -256,7 +256,7 @@ DOORS = {
 }
 INSIDE = {
     "methods.register", "metrics.register",  # decorators of a contributor's class
-    "scores.slopes", "scores.pairs", "scores.default",  # what methods compute with
+    "scores.score_gradient", "scores.pairs", "scores.default",  # what methods compute with
     "errors.shortened", "errors.nearest",
     "models.load", "models.wrap",  # the same functions as above
     "Certificate.check", "Certificate.of",  # compare names alone

@@ -290,13 +290,13 @@ class Saturated(methods.AttentionXGradient):
 
     def attribute(self, read):
         values = super().attribute(read)
-        pixels = read.pixels
+        pixels = read.batch.pixels
         saturation = torch.nn.functional.adaptive_avg_pool2d(
-            pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True), read.grid
+            pixels.amax(1, keepdim=True) - pixels.amin(1, keepdim=True), read.batch.grid
         ).flatten(1)
         saturation = (saturation / saturation.norm(dim=1, keepdim=True))[:, None]
-        own = values[:, :, read.content]
-        values[:, :, read.content] = own / own.norm(dim=2, keepdim=True) + saturation
+        own = values[:, :, read.batch.content]
+        values[:, :, read.batch.content] = own / own.norm(dim=2, keepdim=True) + saturation
         return values
 
 

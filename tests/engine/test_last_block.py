@@ -17,8 +17,16 @@ from heatproof.engine.batches import ImageBatches
 from heatproof.engine.forward import Attribution
 from heatproof.engine.inputs import pictures, prompts
 from heatproof.errors import InputError
-from heatproof.methods import AttentionXGradient, GradECLIP, Method, RawAttention, ReadPass
-from heatproof.methods.base import gradients_at_once, stands_for
+from heatproof.methods import (
+    AttentionXGradient,
+    GradECLIP,
+    Method,
+    RawAttention,
+    ReadPass,
+    pass_context,
+)
+from heatproof.methods.base import stands_for
+from heatproof.methods.pass_context import gradients_at_once
 from heatproof.models import Model
 from heatproof.models.model import Readout
 from heatproof.specimens.open_clip import open_clip_vit
@@ -65,7 +73,8 @@ def outcome(
     job = ImageBatches(shown, prompts(model, asked), chosen, None)
     sites = passes.attention_layers_of(model, "image", lambda: model.image.encode(shown.pixels[:1]))
     (chunk,) = job.chunks(8)
-    return passes.run(model, method, sites, chunk, seed=0, evidence=evidence)
+    reader = passes.Reader(model=model, method=method, layers=sites, seed=0, evidence=evidence)
+    return reader.attribute(chunk)
 
 
 @pytest.fixture
@@ -103,7 +112,7 @@ def test_the_row_alone_gives_the_whole_passs_maps(
         assert slow.live_rows is not None
         assert fast.live_rows is not None
         assert torch.equal(fast.live_rows, slow.live_rows)
-        assert fast.reached == slow.reached
+        assert fast.has_gradient == slow.has_gradient
         assert (fast.total is None) == (slow.total is None)
         if fast.total is not None and slow.total is not None:
             close(fast.total, slow.total, CLOSE[dtype])
@@ -160,9 +169,9 @@ def test_slopes_are_the_scores_derivative(score: str) -> None:
         torch.randn(n, 17, generator=generator, dtype=torch.float64) for n in (2, 5, 1)
     )
     chosen = scores.create(score)
-    found = scores.slopes(model, chosen, image, text, against=other)
+    found = scores.score_gradient(model, chosen, image, text, against=other)
     assert found is not None
-    expected = passes.slopes_of(
+    expected = pass_context.score_gradient(
         lambda e: chosen(scores.pairs(model, e, text, against=other)), image
     )
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
@@ -178,7 +187,7 @@ def test_a_subclass_with_its_own_map_is_not_bypassed() -> None:
 
     model = model_of(VIT)
     plain, twice = outcome(model, AttentionXGradient()), outcome(model, Twice())
-    assert not stands_for(Twice(), "shares")
+    assert not stands_for(Twice(), "contributions")
     assert not twice.row_alone
     close(twice.values, 2 * plain.values, 1e-10)
 
@@ -295,7 +304,7 @@ def test_errors_leave_no_hook_and_no_grad_mode() -> None:
 
     stopped = replace(model, image=replace(model.image, encode=broken))
     outcome(model, AttentionXGradient())  # finds the sites
-    passes._sites[stopped] = passes._sites[model]  # pyright: ignore[reportPrivateUsage]
+    passes._layers[stopped] = passes._layers[model]  # pyright: ignore[reportPrivateUsage]
     before = hooks(model.module)
     for grad in (True, False):
         with torch.set_grad_enabled(grad), pytest.raises(KeyboardInterrupt):

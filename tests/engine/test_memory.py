@@ -12,7 +12,7 @@ from families import FAMILIES, ids_for, model_of, picture, prompts_for
 from heatproof.checking import size_in_bytes
 from heatproof.engine import inputs, ledger
 from heatproof.errors import InputError, ReadingError
-from heatproof.methods import base
+from heatproof.methods import pass_context
 from heatproof.models import Model
 
 VIT = "open_clip vit"
@@ -143,7 +143,7 @@ def test_prompts_go_together_in_groups_that_fit(
 ) -> None:
     """By memory, and by a processor's cache where the memory would hold more."""
     model, groups = model_of(VIT), list[int]()
-    at_once = base.gradients_at_once
+    at_once = pass_context.gradients_at_once
 
     def noted(outputs: Tensor, wanted: Sequence[Tensor], some: Tensor) -> tuple[Tensor, ...]:
         groups.append(len(some))
@@ -156,10 +156,10 @@ def test_prompts_go_together_in_groups_that_fit(
         )
         return found.maps, set(groups)
 
-    monkeypatch.setattr(base, "gradients_at_once", noted)
+    monkeypatch.setattr(pass_context, "gradients_at_once", noted)
     together, by_default = explained()
     assert by_default == {3}
-    monkeypatch.setattr(base, "IN_CACHE", 1)
+    monkeypatch.setattr(pass_context, "IN_CACHE", 1)
     apart, one_by_one = explained()
     assert one_by_one == {1}
     close(apart, together)

@@ -32,7 +32,7 @@ class Planted(Method):
 
     def attribute(self, read: ReadPass) -> Tensor:
         values = methods.RawAttention().attribute(read).clone()
-        if read.side == self.side:
+        if read.batch.side == self.side:
             values[1, 0, 3] += self.by * values.abs().max()
         return values
 

@@ -33,12 +33,12 @@ class Planted(Method):
 
     def attribute(self, read: ReadPass) -> Tensor:
         self.calls += 1
-        bench, label = self.bench, read.labels[0]
-        rows = torch.tensor([self.rows[_key(pixels)] for pixels in read.pixels])
+        bench, label = self.bench, read.batch.labels[0]
+        rows = torch.tensor([self.rows[_key(pixels)] for pixels in read.batch.pixels])
         known = bench.data.prompts.index(label) if label in bench.data.prompts else -1
         values = torch.zeros(len(rows), 1, read.last.key.shape[2])
         made = self.told(bench, rows, known, right_now(bench, rows, known))
-        values[:, 0, read.content] = made.flatten(1)
+        values[:, 0, read.batch.content] = made.flatten(1)
         return values
 
 

@@ -154,7 +154,7 @@ class Promise(Method):
         if total is None or self.promised is None:
             self.promised = None
         else:
-            on_patches = values[:, :, read.content].sum(-1)
+            on_patches = values[:, :, read.batch.content].sum(-1)
             others = values.sum(-1) - on_patches
             self.promised.append((total.to(others) - others).detach()[:, 0].cpu().double())
         return values

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,12 +15,10 @@ from heatproof.engine import certify as proof
 from heatproof.engine.arguments import ModelInput
 from heatproof.engine.batches import ImageBatches, TextBatches
 from heatproof.engine.forward import (
-    Batch,
+    Reader,
     attention_layers_of,
-    coordinates,
     coordinates_of,
     is_linear,
-    run,
 )
 from heatproof.engine.input_check import InputCheck, coordinates_check
 from heatproof.engine.inputs import ImageInputs, Images, ImageSize, PromptInput, Prompts
@@ -33,15 +30,16 @@ from heatproof.engine.pipeline import (
     Progress,
     Question,
     check_layout,
+    default_batch_size,
     gather,
     names_of,
     record_of,
     resolve_method,
-    together,
 )
 from heatproof.errors import InputError
 from heatproof.explanation import Explanation, Record, Word, WordExplanation
 from heatproof.methods.base import Method
+from heatproof.methods.pass_context import Batch
 from heatproof.models.model import Piece
 from heatproof.words import word_tokens
 
@@ -77,7 +75,7 @@ def explain(
         certify: compare with the untouched model and with null prompts. Costs one inference pass
             and six more gradients; without it nothing is established (`holds` is None).
         batch_size: how many images go through the model together, at most; by default as many as
-            suit the device (`answering.together`).
+            suit the device (`pipeline.default_batch_size`).
         memory: what explaining may take beside the model, the images and the maps ("2GiB", or
             bytes): as many images and prompts go together as fit.
 
@@ -96,7 +94,7 @@ def explain(
     prompts = arguments.prompts_of(model, prompts)
     chosen, target = resolve_method(model, method, score, "image")
     shown = inputs.pictures(model, images, image_size)
-    size = together(model, batch_size)
+    size = default_batch_size(model, batch_size)
     question = Question(model, prompts, chosen, target, image_size, certify, size, memory, seed)
     return question.answered(shown, progress)
 
@@ -143,8 +141,9 @@ def jacobian(
     def chunks(size: int) -> list[Batch]:
         return [replace(chunk, compare=coordinates_of) for chunk in job.chunks(size)]
 
-    one = partial(coordinates, job.model, chosen, sites, seed=seed, evidence=certify)
-    fit = fitted(job.model, chunks, one, memory, together(model, batch_size))
+    reader = Reader(model=job.model, method=chosen, layers=sites, seed=seed, evidence=certify)
+    one = reader.attribute_coordinates
+    fit = fitted(job.model, chunks, one, memory, default_batch_size(model, batch_size))
     gathered = gather(one, chunks, fit, certify, progress)
     maps = job.layout.grid(gathered.values)
     follows = following.declared(none, chosen.factors("image"), "image")
@@ -204,13 +203,13 @@ def explain_words(
     if asked.tokens is None:
         raise InputError("embeddings have no words; pass the prompts as texts or token ids")
     see, pixels = shown.model.image.encode, shown.pixels
-    size = together(model, batch_size)
+    size = default_batch_size(model, batch_size)
     fitting = encoded_together(shown.model, lambda: see(pixels[:1]), memory, size)
     job = TextBatches(shown, asked, target, fitting)
     first = inputs.select(asked.tokens, 0, 1)
     encode = model.text.encode
     sites = attention_layers_of(model, "text", lambda: encode(first))
-    one = partial(run, model, chosen, sites, seed=seed, evidence=certify)
+    one = Reader(model=model, method=chosen, layers=sites, seed=seed, evidence=certify).attribute
     fit = fitted(model, job.chunks, one, memory, size)
     gathered = gather(one, job.chunks, fit, certify, progress)
     follows = following.declared(asked, chosen.factors("text"), "text")

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from heatproof import scores
 from heatproof.engine import inputs
-from heatproof.engine.forward import Batch
 from heatproof.engine.inputs import ImageInputs, Prompts
 from heatproof.errors import InputError, PromptError
+from heatproof.methods.pass_context import Batch
 from heatproof.models.model import Model, Readout, Tokens
 
 POOLS = ("pool probe", "mean query")
@@ -51,7 +51,7 @@ class ImageBatches:
         )
         return torch.cat([found, self.score(nulls)], dim=1)
 
-    def slopes(
+    def score_gradient(
         self, embedding: Float[Tensor, "item dim"]
     ) -> Float[Tensor, "item target dim"] | None:
         """dS/d(embedding) in closed form; None where the score has none."""
@@ -59,7 +59,7 @@ class ImageBatches:
         texts = self.asked.embeddings
         if self.nulls is not None:
             texts = torch.cat([texts, self.nulls.embeddings])
-        return scores.slopes(self.model, self.score, embedding, texts, against=self.against)
+        return scores.score_gradient(self.model, self.score, embedding, texts, against=self.against)
 
     def _check_width(self, embedding: Float[Tensor, "item dim"]) -> None:
         own, given = embedding.shape[1], self.asked.embeddings.shape[1]
@@ -90,25 +90,25 @@ class ImageBatches:
             pixels = self.pixels[first : first + size]
             made.append(
                 Batch(
-                    "image",
-                    partial(tower.encode, pixels),
-                    self.compare,
-                    _rows(tower.readout, len(pixels)),
-                    content,
-                    tower.readout.name in POOLS,
-                    (layout.rows, layout.cols),
-                    pixels,
-                    tower.encode,
-                    self.labels,
-                    self.photos[first : first + size],
-                    len(self.asked.labels),
-                    tower.project,
-                    self.empty,
-                    self.before + first,
+                    side="image",
+                    encode=partial(tower.encode, pixels),
+                    compare=self.compare,
+                    readout=_rows(tower.readout, len(pixels)),
+                    content=content,
+                    pooled=tower.readout.name in POOLS,
+                    grid=(layout.rows, layout.cols),
+                    pixels=pixels,
+                    encode_pixels=tower.encode,
+                    labels=self.labels,
+                    photos=self.photos[first : first + size],
+                    asked=len(self.asked.labels),
+                    project=tower.project,
+                    empty=self.empty,
+                    first=self.before + first,
                     black=partial(_black, self.model, pixels),
                     targets=len(self.labels),
                     width=self.asked.embeddings.shape[1],
-                    linear_slopes=self.slopes,
+                    closed_form=self.score_gradient,
                 )
             )
         return made
@@ -144,12 +144,12 @@ class TextBatches:
             part = inputs.select(self.tokens, start, start + size)
             made.append(
                 Batch(
-                    "text",
-                    partial(self.tower.encode, part),
-                    partial(self.compare, start=start),
-                    None if self.tower.readout.name == "mean of tokens" else part.readout,
-                    slice(0, context),
-                    self.tower.readout.name in POOLS,
+                    side="text",
+                    encode=partial(self.tower.encode, part),
+                    compare=partial(self.compare, start=start),
+                    readout=None if self.tower.readout.name == "mean of tokens" else part.readout,
+                    content=slice(0, context),
+                    pooled=self.tower.readout.name in POOLS,
                     asked=len(self.images),
                     project=self.tower.project,
                     first=start,

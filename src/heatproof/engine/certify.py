@@ -46,7 +46,7 @@ class Evidence:
     live_rows: Bool[Tensor, "item query"]
     readout: list[int | None]
     content: slice
-    reached: dict[str, bool]
+    has_gradient: dict[str, bool]
     finite: bool
 
 
@@ -159,13 +159,13 @@ def _readout(readout: Readout, ev: Evidence) -> Check:
 
 
 def _reached(ev: Evidence) -> Check:
-    if not ev.reached:
+    if not ev.has_gradient:
         return Check(
             "gradient reach", "not applicable", "no gradient with respect to attention is read"
         )
-    dead = [path for path, arrived in ev.reached.items() if not arrived]
+    dead = [path for path, arrived in ev.has_gradient.items() if not arrived]
     if not dead:
-        count = len(ev.reached)
+        count = len(ev.has_gradient)
         calls = (
             "the attention call that was"
             if count == 1

@@ -18,13 +18,13 @@ from torch import Tensor
 from heatproof import checking
 from heatproof.certificate import Certificate, certificate_from
 from heatproof.engine import inputs
-from heatproof.engine.forward import slopes_of
 from heatproof.engine.inputs import PromptInput
 from heatproof.errors import InputError, PromptError
 from heatproof.explanation import Record
+from heatproof.methods.pass_context import score_gradient as by_autograd
 from heatproof.models.model import Model
 from heatproof.reading.attention_call import exact
-from heatproof.scores import Margin, Score, pairs, score_of, slopes
+from heatproof.scores import Margin, Score, pairs, score_gradient, score_of
 
 SCHEMA = "heatproof jacobian 2"
 
@@ -65,15 +65,15 @@ class Jacobian:
             PromptError: texts without a model, or embeddings of another width.
         """
         chosen, texts, against = self._asked(prompts, score)
-        found = slopes(self.scale, chosen, self.explained, texts, against=against)
-        if found is None:
-            found = slopes_of(
+        gradient = score_gradient(self.scale, chosen, self.explained, texts, against=against)
+        if gradient is None:
+            gradient = by_autograd(
                 lambda image: chosen(pairs(self.scale, image, texts, against=against)),
                 self.explained,
             )
         flat = self.by_coordinate.flatten(2)
         with exact(flat):
-            return (found @ flat).unflatten(2, self.by_coordinate.shape[2:]).float()
+            return (gradient @ flat).unflatten(2, self.by_coordinate.shape[2:]).float()
 
     def scores(
         self, prompts: PromptInput, *, score: str | Score = ""

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from heatproof.checking import size_in_bytes
-from heatproof.engine.forward import Attribution, Batch
+from heatproof.engine.forward import Attribution
 from heatproof.engine.ledger import Ledger, own
 from heatproof.errors import InputError
-from heatproof.methods.base import GRADIENTS_AT_ONCE
+from heatproof.methods.pass_context import GRADIENTS_AT_ONCE, Batch
 from heatproof.models.model import Model
 
 # What is measured on one input is measured for this many targets at most.
@@ -46,7 +46,7 @@ def fitted(
         raise InputError(f"got batch_size={most}, expected at least 1")
     first = chunks(1)[0]
     alone = replace(
-        first, memory=1, targets=TARGETS, width=0, linear_slopes=None, compare=_fewer(first)
+        first, gradient_bytes=1, targets=TARGETS, width=0, closed_form=None, compare=_fewer(first)
     )
     with Ledger(own(model, first.pixels)) as ledger:
         run(alone)

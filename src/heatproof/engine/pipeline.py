@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,13 +14,14 @@ from heatproof.certificate import Certificate
 from heatproof.engine import certify as proof
 from heatproof.engine import following, inputs
 from heatproof.engine.batches import ImageBatches
-from heatproof.engine.forward import Attribution, Batch, attention_layers_of, run, untouched_scores
+from heatproof.engine.forward import Attribution, Reader, attention_layers_of, untouched_scores
 from heatproof.engine.input_check import InputCheck
 from heatproof.engine.inputs import ImageInputs, ImageSize, PromptInput, Prompts
 from heatproof.engine.memory import Budget, fitted
 from heatproof.errors import InputError, PromptError, ReadingError
 from heatproof.explanation import Explanation, Record
-from heatproof.methods.base import Method, Side
+from heatproof.methods.base import Method
+from heatproof.methods.pass_context import Batch, Side
 from heatproof.models.model import Layout, Model
 from heatproof.user_code import method_of
 
@@ -32,7 +33,7 @@ ON_PROCESSOR = 8
 ON_DEVICE = 32
 
 
-def together(model: Model, batch_size: int | None) -> int:
+def default_batch_size(model: Model, batch_size: int | None) -> int:
     """How many pictures go through the model together where the user does not say.
 
     Raises:
@@ -97,7 +98,14 @@ class Question:
             shown.model, "image", lambda: shown.model.image.encode(shown.pixels[:1])
         )
         check_layout(job.layout, sites[-1].keys)
-        one = partial(run, shown.model, self.method, sites, seed=self.seed, evidence=self.certify)
+        reader = Reader(
+            model=shown.model,
+            method=self.method,
+            layers=sites,
+            seed=self.seed,
+            evidence=self.certify,
+        )
+        one = reader.attribute
         if self.fit is None:
             self.fit = fitted(shown.model, job.chunks, one, self.memory, self.batch_size)
         gathered = gather(one, job.chunks, self.fit, self.certify, progress)
@@ -191,8 +199,8 @@ class BatchResults:
             self.readout,
             self.content,
             {
-                path: any(o.reached.get(path, False) for o in self.outcomes)
-                for path in first.reached
+                path: any(o.has_gradient.get(path, False) for o in self.outcomes)
+                for path in first.has_gradient
             },
             bool(values.isfinite().all()),
         )
@@ -205,7 +213,7 @@ def gather(
     certify: bool,
     progress: Progress | None,
 ) -> BatchResults:
-    parts = [replace(chunk, memory=fit.gradients) for chunk in chunks(fit.items)]
+    parts = [replace(chunk, gradient_bytes=fit.gradients) for chunk in chunks(fit.items)]
     gathered = BatchResults()
     for number, chunk in enumerate(parts):
         gathered.add(chunk, one(chunk), certify)

@@ -20,7 +20,7 @@ from heatproof.engine import arguments, inputs
 from heatproof.engine.arguments import ModelInput
 from heatproof.engine.input_check import library_inputs
 from heatproof.engine.inputs import ImageInputs, ImageSize, PromptInput
-from heatproof.engine.pipeline import Progress, Question, resolve_method, together
+from heatproof.engine.pipeline import Progress, Question, default_batch_size, resolve_method
 from heatproof.errors import ImageError, InputError
 from heatproof.explanation import Explanation
 from heatproof.images import Photo, open_image
@@ -86,7 +86,7 @@ def explain_each(
             "has one; give (height, width), or explain the pictures one by one"
         )
     checking.whole("workers", workers, least=0)
-    size = together(model, batch_size)
+    size = default_batch_size(model, batch_size)
     chosen, target = resolve_method(model, method, score, "image")
     sized = inputs.at_size(model, inputs.wanted_size(model, (), image_size))
     question = Question(model, prompts, chosen, target, image_size, certify, size, memory, seed)

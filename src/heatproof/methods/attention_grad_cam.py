@@ -48,16 +48,16 @@ class AttentionGradCAM(Method):
         maps: list[Tensor] = []
         for grads in read.gradients([layer], ("weights",)):
             rows = read.rows(grads["weights"][0], layer)
-            channel = rows[..., read.content].mean(-1, keepdim=True)
+            channel = rows[..., read.batch.content].mean(-1, keepdim=True)
             maps.append((channel * weights).mean((1, 2)))
         return torch.stack(maps, dim=1)
 
-    def shares(self, read: ReadPass) -> Float[Tensor, "item head channel token"]:
+    def contributions(self, read: ReadPass) -> Float[Tensor, "item head channel token"]:
         """A^h_ri times the mean over content keys j of v^h_jc, over the number of heads."""
         layer = read.last
         assert layer.weights is not None
         weights = read.rows(layer.weights.detach(), layer)
-        values = layer.value.detach()[:, :, read.content].mean(2)
+        values = layer.value.detach()[:, :, read.batch.content].mean(2)
         return values.unsqueeze(-1) * weights / layer.heads
 
     def factors(self, side: Side) -> Factors:

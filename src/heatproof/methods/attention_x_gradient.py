@@ -65,7 +65,7 @@ class AttentionXGradient(Method):
             dim=1,
         )
 
-    def shares(self, read: ReadPass) -> Float[Tensor, "item head channel token"]:
+    def contributions(self, read: ReadPass) -> Float[Tensor, "item head channel token"]:
         """A^h_ri v^h_ic."""
         layer = read.last
         assert layer.weights is not None

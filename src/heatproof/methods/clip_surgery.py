@@ -67,8 +67,8 @@ class CLIPSurgery(Dense):
         second = blocks[0].before
         for block in blocks:
             second = second + block.added(_value_attention(block.layer))
-        assert read.readout is not None
-        row = read.readout.to(second.device).view(-1, 1, 1).expand(-1, 1, second.shape[-1])
+        assert read.batch.readout is not None
+        row = read.batch.readout.to(second.device).view(-1, 1, 1).expand(-1, 1, second.shape[-1])
         # The model's own class token, in the dtype of the model: its score is the model's.
         return second.scatter(1, row, blocks[-1].after.take_along_dim(row[..., :1], dim=1))
 
@@ -102,23 +102,24 @@ def _value_attention(layer: Attention) -> Float[Tensor, "item head token channel
 
 
 def _empty(read: ReadPass, tokens: Tokens) -> Float[Tensor, "item token"]:
-    if read.empty is None:
+    if read.batch.empty is None:
         raise ReadingError("there is no empty prompt to compare with; try features=none")
     made = embedded(read, tokens)
-    return read.empty(made.flatten(0, 1)).unflatten(0, made.shape[:2])
+    return read.batch.empty(made.flatten(0, 1)).unflatten(0, made.shape[:2])
 
 
 def _surgery(
     read: ReadPass, found: Float[Tensor, "item target token"]
 ) -> Float[Tensor, "item target token"]:
-    if read.asked < 2:
+    own = read.batch.asked
+    if own < 2:
         raise InputError(
-            f"features=set takes out what the prompts have in common: got {read.asked} prompt, "
+            f"features=set takes out what the prompts have in common: got {own} prompt, "
             "expected at least 2; try features=empty"
         )
-    assert read.readout is not None
-    row = read.readout.to(found.device).view(-1, 1, 1)
+    assert read.batch.readout is not None
+    row = read.batch.readout.to(found.device).view(-1, 1, 1)
     at_row = found.take_along_dim(row, dim=2)
     powers = torch.exp(2 * (at_row - at_row.amax(1, keepdim=True)))
-    weighted = found * powers / powers[:, : read.asked].mean(1, keepdim=True)
-    return weighted - weighted[:, : read.asked].mean(1, keepdim=True)
+    weighted = found * powers / powers[:, :own].mean(1, keepdim=True)
+    return weighted - weighted[:, :own].mean(1, keepdim=True)

@@ -68,11 +68,13 @@ class BlurredRandom(Control):
     )
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        rows, cols = read.grid
+        rows, cols = read.batch.grid
         noise = _noise(read).double()
-        on_grid = noise[:, :, read.content].unflatten(2, (rows, cols))
+        on_grid = noise[:, :, read.batch.content].unflatten(2, (rows, cols))
         values = torch.zeros_like(noise)
-        values[:, :, read.content] = (_smoother(rows) @ on_grid @ _smoother(cols).T).flatten(2)
+        values[:, :, read.batch.content] = (_smoother(rows) @ on_grid @ _smoother(cols).T).flatten(
+            2
+        )
         return values
 
 
@@ -80,7 +82,7 @@ def _noise(read: ReadPass) -> Float[Tensor, "item target token"]:
     """Each item's own, whichever others it is read with."""
     items, keys = read.last.key.shape[0], read.last.key.shape[2]
     drawn: list[Tensor] = []
-    for item in range(read.first, read.first + items):
+    for item in range(read.batch.first, read.batch.first + items):
         generator = torch.Generator().manual_seed(read.seed + item)
         drawn.append(torch.randn(read.targets, keys, generator=generator))
     return torch.stack(drawn)
@@ -110,7 +112,7 @@ class Center(Control):
     )
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        rows, cols = read.grid
+        rows, cols = read.batch.grid
         row, col = (
             torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1) for size in (rows, cols)
         )
@@ -135,11 +137,11 @@ class Edges(Control):
     )
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        assert read.pixels is not None
-        grey = at_least_float32(read.pixels).mean(1, keepdim=True)
+        assert read.batch.pixels is not None
+        grey = at_least_float32(read.batch.pixels).mean(1, keepdim=True)
         slopes = torch.gradient(grey, dim=(2, 3))
         length = torch.sqrt(slopes[0] ** 2 + slopes[1] ** 2)
-        return _on_tokens(read, F.adaptive_avg_pool2d(length, read.grid)[:, 0])
+        return _on_tokens(read, F.adaptive_avg_pool2d(length, read.batch.grid)[:, 0])
 
 
 def _on_tokens(
@@ -147,5 +149,5 @@ def _on_tokens(
 ) -> Float[Tensor, "item target token"]:
     keys = read.last.key.shape[2]
     tokens = torch.zeros(maps.shape[0], keys, device=maps.device, dtype=maps.dtype)
-    tokens[:, read.content] = maps.flatten(1)
+    tokens[:, read.batch.content] = maps.flatten(1)
     return tokens.unsqueeze(1).expand(-1, read.targets, -1)

@@ -35,7 +35,7 @@ class Dense(Method):
 
     def explained(self, read: ReadPass) -> Float[Tensor, "item target"]:
         """The score that the readout's own token gets."""
-        return read.compare(embedded(read, at_readout(read, self.tokens(read))))
+        return read.batch.compare(embedded(read, at_readout(read, self.tokens(read))))
 
 
 @dataclass(frozen=True)
@@ -71,5 +71,5 @@ def embedded(read: ReadPass, tokens: Float[Tensor, "*batch width"]) -> Float[Ten
 def token_scores(read: ReadPass, tokens: Tokens) -> Float[Tensor, "item target token"]:
     """The chosen score of every token."""
     made = embedded(read, tokens)
-    flat = read.compare(made.flatten(0, 1))
+    flat = read.batch.compare(made.flatten(0, 1))
     return flat.unflatten(0, made.shape[:2]).transpose(1, 2)

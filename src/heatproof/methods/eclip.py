@@ -95,7 +95,7 @@ class Eclip(Method):
             shape = (query.shape[0], query.shape[2], layer.key.shape[2])
             return torch.ones(shape, dtype=at_least_float32(query).dtype, device=query.device)
         project = output_projection_of(read.root, layer) if self.projection == "output" else None
-        return loosened(project, query, layer.key.detach(), read.content)
+        return loosened(project, query, layer.key.detach(), read.batch.content)
 
     def implied(self, tower: Tower) -> dict[str, dict[str, Intervention]]:
         """One head, the loosened attention, and both: each put into the explained layers."""

@@ -87,9 +87,9 @@ class Foreign(Method):
         values = torch.zeros(len(pictures), read.targets, keys, dtype=torch.float64)
         with torch.inference_mode(False), torch.enable_grad():
             for item, picture in enumerate(pictures):
-                for target, label in enumerate(read.labels):
-                    made = on_grid(self._map(picture, label), read.grid, self.name)
-                    values[item, target, read.content] = made.flatten()
+                for target, label in enumerate(read.batch.labels):
+                    made = on_grid(self._map(picture, label), read.batch.grid, self.name)
+                    values[item, target, read.batch.content] = made.flatten()
         return values
 
     def _map(self, picture: Any, prompt: str) -> Any:
@@ -102,14 +102,14 @@ class Foreign(Method):
 
     def _pictures(self, read: ReadPass) -> Sequence[Any]:
         if self.takes == "pixels":
-            assert read.pixels is not None
-            return list(read.pixels)
-        if not read.photos:
+            assert read.batch.pixels is not None
+            return list(read.batch.pixels)
+        if not read.batch.photos:
             raise InputError(
                 f"{self.name} takes photographs, and tensors were handed in; pass paths or PIL "
                 "images, or say takes='pixels'"
             )
-        return [photo.image for photo in read.photos]
+        return [photo.image for photo in read.batch.photos]
 
     def factors(self, side: Side) -> Factors:
         del side

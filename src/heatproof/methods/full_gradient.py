@@ -60,7 +60,7 @@ class FullGradient(Method):
         """
         assert read.embedding is not None
         with torch.no_grad():
-            constant = read.compare(torch.zeros_like(read.embedding))
+            constant = read.batch.compare(torch.zeros_like(read.embedding))
         scores = read.scores.detach() - constant
         streams, kept = self._streams(read), _kept(read)
         above = torch.tensor([[_order(b.result) > _order(z) for b in kept] for z in streams])
@@ -105,7 +105,7 @@ def _laid_out(read: ReadPass, values: Float[Tensor, "item some"]) -> ByToken:
     tokens, count = read.last.key.shape[2], values.shape[1]
     if count == tokens:
         return values
-    if read.pooled or read.readout is None:
+    if read.batch.pooled or read.batch.readout is None:
         return (values.sum(1, keepdim=True) / tokens).expand(-1, tokens)
     if count != 1:
         raise ReadingError(
@@ -113,7 +113,7 @@ def _laid_out(read: ReadPass, values: Float[Tensor, "item some"]) -> ByToken:
             "try another method, such as attention-x-gradient"
         )
     laid = values.new_zeros(len(values), tokens)
-    return laid.scatter(1, read.readout.to(values.device).unsqueeze(1), values)
+    return laid.scatter(1, read.batch.readout.to(values.device).unsqueeze(1), values)
 
 
 def _order(tensor: Tensor) -> int:

@@ -74,7 +74,7 @@ class GradCAM(Method):
             slopes = as_tokens(at_least_float32(grad))
             over = content_of(read, slopes) if self.mean == "patches" else slopes
             cam = content @ over.mean(1, keepdim=True).transpose(1, 2)
-            maps.append(on_tokens(read, cam[..., 0], read.content))
+            maps.append(on_tokens(read, cam[..., 0], read.batch.content))
         return torch.stack(maps, dim=1)
 
     def factors(self, side: Side) -> Factors:

@@ -43,7 +43,7 @@ class GradECLIP(Eclip):
                 for grad, layer, value in zip(grads["output"], layers, values, strict=True)
             ]
 
-    def shares(self, read: ReadPass) -> Float[Tensor, "item head channel token"] | None:
+    def contributions(self, read: ReadPass) -> Float[Tensor, "item head channel token"] | None:
         """u_i v^h_ic; `attention-eclip` keeps its own route, so that the two can be compared."""
         if self.rectify != "none":
             return None

@@ -38,9 +38,9 @@ class InputLeaf:
 
 def input_leaf(read: ReadPass) -> InputLeaf:
     """The pictures of the pass, or the embeddings of its prompts' tokens."""
-    if read.side == "image":
-        assert read.pixels is not None
-        return InputLeaf(read.pixels.detach(), read.rerun, lambda v: _of_patches(read, v))
+    if read.batch.side == "image":
+        assert read.batch.pixels is not None
+        return InputLeaf(read.batch.pixels.detach(), read.rerun, lambda v: _of_patches(read, v))
     path = token_embedding_path(read.root)
     kept: list[Tensor] = []
 
@@ -87,11 +87,11 @@ def _of_patches(
     """Pixels added up by patch; the grid is laid evenly over the picture."""
     rows, cols = (
         _membership(size, count, values)
-        for size, count in zip(values.shape[-2:], read.grid, strict=True)
+        for size, count in zip(values.shape[-2:], read.batch.grid, strict=True)
     )
     # A product instead of a scatter: it adds in the same order on every device.
     maps = rows.T @ values.sum(1) @ cols
-    return on_tokens(read, maps.flatten(1), read.content)
+    return on_tokens(read, maps.flatten(1), read.batch.content)
 
 
 def _membership(size: int, count: int, like: Tensor) -> Float[Tensor, "pixel patch"]:

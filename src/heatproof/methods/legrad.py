@@ -109,4 +109,4 @@ def _positive(grad: Float[Tensor, "item head query key"]) -> Float[Tensor, "item
 def _mean_token_scores(read: ReadPass, number: int) -> Float[Tensor, "item target"]:
     """s_l: the score of the mean of the tokens that layer's block puts out."""
     output = list(read.states.values())[number].output
-    return read.compare(embedded(read, output.mean(1)))
+    return read.batch.compare(embedded(read, output.mean(1)))

@@ -75,7 +75,7 @@ class M2IB(Method):
         states = outputs(read, path)
         check_tokens(read, by_token(states), "m2ib")
         covered = _covered(read, states)
-        if read.side == "text":  # all prompts at once: the encoder takes no others
+        if read.batch.side == "text":  # all prompts at once: the encoder takes no others
             groups = [(slice(None), covered)]
         else:
             groups = [(slice(n, n + 1), covered[n : n + 1]) for n in range(len(states))]
@@ -147,19 +147,20 @@ def _scores(
         with torch.no_grad():
             return read.rerun(pixels, edits={path: edit})
 
-    if read.side == "text":
+    if read.batch.side == "text":
         pixels = None
         return torch.stack([put(states) for states in mixed]).mean(0)
-    assert read.pixels is not None
-    pixels = read.pixels[items].expand(len(mixed), -1, -1, -1)
+    assert read.batch.pixels is not None
+    pixels = read.batch.pixels[items].expand(len(mixed), -1, -1, -1)
     return put(mixed[:, 0]).mean(0, keepdim=True)
 
 
 def _covered(read: ReadPass, states: Tensor) -> Bool[Tensor, "..."]:
     """Which entries of the states the bottleneck covers; prompts end where their last word or
     readout row does."""
-    if read.side == "image" or read.words is None or read.readout is None:
+    batch = read.batch
+    if batch.side == "image" or batch.words is None or batch.readout is None:
         return torch.ones(len(states), *[1] * (states.dim() - 1)).bool().to(states.device)
     at = torch.arange(states.shape[1])
-    last = (read.words.cpu() * at[: read.words.shape[1]]).amax(1).maximum(read.readout.cpu())
+    last = (batch.words.cpu() * at[: batch.words.shape[1]]).amax(1).maximum(batch.readout.cpu())
     return (at[None, :] <= last[:, None])[:, :, None].to(states.device)

@@ -52,13 +52,13 @@ class Occlusion(Perturbing):
 
     def _windows(self, read: ReadPass, count: int) -> Coalitions:
         """Which players each window takes away."""
-        sizes = read.grid if read.side == "image" else (1, count)
+        sizes = read.batch.grid if read.batch.side == "image" else (1, count)
         if not 1 <= self.stride <= self.window:
             raise InputError(
                 f"got stride={self.stride} for windows of {self.window}, expected 1 to "
                 f"{self.window}: every token must come under a window"
             )
-        if read.side == "image" and self.window > min(sizes):
+        if read.batch.side == "image" and self.window > min(sizes):
             raise InputError(f"got window={self.window}, expected 1 to {min(sizes)} patches")
         rows, cols = (_shifts(size, self.window, self.stride) for size in sizes)
         return (rows[:, None, :, None] & cols[None, :, None, :]).flatten(2).flatten(0, 1)

@@ -56,7 +56,7 @@ class Perturbing(Method):
 
     def paints(self, read: ReadPass) -> bool:
         """Whether pixels are changed, rather than tokens taken away."""
-        return read.side == "image" and self.remove == "pixels"
+        return read.batch.side == "image" and self.remove == "pixels"
 
     def scores_of(
         self, read: ReadPass, keep: Sequence[Coalitions]
@@ -69,7 +69,7 @@ class Perturbing(Method):
             ]
         check_removable(read)
         masks = [_key_masks(read, item, each) for item, each in enumerate(keep)]
-        if read.side == "image":
+        if read.batch.side == "image":
             return [_image_token_scores(read, item, each) for item, each in enumerate(masks)]
         return _text_token_scores(read, masks)
 
@@ -81,19 +81,19 @@ class Perturbing(Method):
                 check_removable(read)
                 keys = [_key_masks(read, item, each) for item, each in enumerate(none)]
                 return _masked(read, None, torch.cat(keys))
-            assert read.pixels is not None
+            assert read.batch.pixels is not None
             visible = torch.cat([next(iter(_pixel_masks(read, each))) for each in none])
             fills = torch.stack([fill_of(read, n, self.fill) for n in range(len(none))])
-            return _exact(read.rerun(_painted(read.pixels, visible, fills)))
+            return _exact(read.rerun(_painted(read.batch.pixels, visible, fills)))
 
 
 def players(read: ReadPass) -> list[Int[Tensor, "_"]]:
     """Which key tokens are each item's players."""
     keys, items = read.last.key.shape[2], read.last.key.shape[0]
     positions = torch.arange(keys)
-    if read.side == "image" or read.words is None:
-        return [positions[read.content]] * items
-    return [words.cpu().nonzero()[:, 0] for words in read.words]
+    if read.batch.side == "image" or read.batch.words is None:
+        return [positions[read.batch.content]] * items
+    return [words.cpu().nonzero()[:, 0] for words in read.batch.words]
 
 
 def placed(
@@ -115,7 +115,7 @@ def all_coalitions(count: int) -> Coalitions:
 def check_removable(read: ReadPass) -> None:
     """Raise a `ReadingError` where masking keys does not take a token away."""
     counts = {layer.key.shape[2] for layer in read.trace.layers}
-    if read.readout is None:
+    if read.batch.readout is None:
         raise ReadingError(
             "tokens cannot be taken away from this model: its readout is a mean over the rows of "
             "all patches, masked or not; try remove=pixels"
@@ -132,24 +132,24 @@ def check_removable(read: ReadPass) -> None:
 
 def patch_size(read: ReadPass) -> tuple[int, int]:
     """Height and width of a patch in pixels; rows that no patch covers are left over."""
-    assert read.pixels is not None
-    height, width = read.pixels.shape[-2:]
-    return height // read.grid[0], width // read.grid[1]
+    assert read.batch.pixels is not None
+    height, width = read.batch.pixels.shape[-2:]
+    return height // read.batch.grid[0], width // read.batch.grid[1]
 
 
 def on_patches(
     read: ReadPass, maps: Float[Tensor, "*batch height width"]
 ) -> Float[Tensor, "*batch patch"]:
     """The mean over each patch."""
-    (rows, cols), (high, wide) = read.grid, patch_size(read)
+    (rows, cols), (high, wide) = read.batch.grid, patch_size(read)
     cut = maps[..., : rows * high, : cols * wide]
     return cut.unflatten(-1, (cols, wide)).unflatten(-3, (rows, high)).mean((-3, -1)).flatten(-2)
 
 
 def fill_of(read: ReadPass, item: int, fill: Fill) -> Float[Tensor, "3 height width"]:
     """What is painted over a picture's missing parts, as a whole picture."""
-    assert read.pixels is not None
-    picture = read.pixels[item]
+    assert read.batch.pixels is not None
+    picture = read.batch.pixels[item]
     match fill:
         case "zero":
             return torch.zeros_like(picture)
@@ -158,9 +158,9 @@ def fill_of(read: ReadPass, item: int, fill: Fill) -> Float[Tensor, "3 height wi
         case "blur":
             return _blurred(picture, patch_size(read))
         case "black":
-            if read.black is None:
+            if read.batch.black is None:
                 raise InputError("fill=black needs the model's preprocessing; try fill=zero")
-            return read.black().to(picture).expand_as(picture)
+            return read.batch.black().to(picture).expand_as(picture)
 
 
 def picture_scores(
@@ -170,10 +170,10 @@ def picture_scores(
     fill: Float[Tensor, "3 height width"],
 ) -> Float[Tensor, "variant target"]:
     """Scores of one picture where it shows through each mask (1: it does, 0: the fill does)."""
-    assert read.pixels is not None
+    assert read.batch.pixels is not None
     with torch.no_grad():
         scores = [
-            _exact(read.rerun(_painted(read.pixels[item], mask, fill)))
+            _exact(read.rerun(_painted(read.batch.pixels[item], mask, fill)))
             for mask in masks
             if len(mask)
         ]
@@ -188,9 +188,9 @@ def _painted(pixels: Tensor, mask: Tensor, fill: Tensor) -> Float[Tensor, "varia
 def _pixel_masks(
     read: ReadPass, keep: Coalitions
 ) -> Iterable[Float[Tensor, "chunk 1 height width"]]:
-    (rows, cols), (high, wide) = read.grid, patch_size(read)
-    assert read.pixels is not None
-    height, width = read.pixels.shape[-2:]
+    (rows, cols), (high, wide) = read.batch.grid, patch_size(read)
+    assert read.batch.pixels is not None
+    height, width = read.batch.pixels.shape[-2:]
     for part in keep.split(BATCH):
         cells = part.double().unflatten(1, (1, rows, cols))
         mask = cells.repeat_interleave(high, 2).repeat_interleave(wide, 3)
@@ -231,10 +231,10 @@ def _masked(
 def _image_token_scores(
     read: ReadPass, item: int, masks: Bool[Tensor, "coalition key"]
 ) -> Float[Tensor, "coalition target"]:
-    assert read.pixels is not None
+    assert read.batch.pixels is not None
     if not len(masks):
         return torch.zeros(0, read.targets, dtype=torch.float64)
-    same = read.pixels[item].expand(BATCH, -1, -1, -1)
+    same = read.batch.pixels[item].expand(BATCH, -1, -1, -1)
     paths = [layer.path for layer in read.trace.layers]
     keys = masks.to(read.last.key.device)
 

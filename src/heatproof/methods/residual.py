@@ -141,19 +141,19 @@ def projection_of(read: ReadPass) -> Projection:
     Raises:
         ReadingError: its embedding is not made of one token (a pool, a mean).
     """
-    if read.project is None or read.readout is None:
+    if read.batch.project is None or read.batch.readout is None:
         raise ReadingError(
             "the embedding of this tower is not one token put through a final norm and a linear "
             "map (an attention pool, a mean over tokens, an MLP head), which this method needs; "
             "try attention-x-gradient"
         )
-    return read.project
+    return read.batch.project
 
 
 def at_readout(read: ReadPass, tokens: Tokens) -> Float[Tensor, "item width"]:
     """The readout's row of each item."""
-    assert read.readout is not None
-    index = read.readout.to(tokens.device).view(-1, 1, 1)
+    assert read.batch.readout is not None
+    index = read.batch.readout.to(tokens.device).view(-1, 1, 1)
     return tokens.take_along_dim(index, dim=1).squeeze(1)
 
 

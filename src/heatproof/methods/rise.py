@@ -60,18 +60,18 @@ class RISE(Perturbing):
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         if not self.paints(read):
             return self._by_tokens(read)
-        assert read.pixels is not None
-        sums: list[Tensor] = [torch.zeros(())] * len(read.pixels)
+        assert read.batch.pixels is not None
+        sums: list[Tensor] = [torch.zeros(())] * len(read.batch.pixels)
         for mask in self._pixel_masks(read):
             seen = on_patches(read, mask[:, 0])
-            for item in range(len(read.pixels)):
+            for item in range(len(read.batch.pixels)):
                 found = picture_scores(read, item, [mask], fill_of(read, item, self.fill))
                 sums[item] = sums[item] + seen.T @ found
         return placed(read, [each / (self.masks * self.probability) for each in sums])
 
     def _pixel_masks(self, read: ReadPass) -> Iterator[Float[Tensor, "chunk 1 height width"]]:
-        assert read.pixels is not None
-        size = read.pixels.shape[-2:]
+        assert read.batch.pixels is not None
+        size = read.batch.pixels.shape[-2:]
         cell = [-(-length // self.cells) for length in size]
         enlarging = [_enlarging(self.cells, (self.cells + 1) * length) for length in cell]
         generator = torch.Generator().manual_seed(read.seed)

@@ -59,11 +59,11 @@ class SecondOrder(Method):
         return Factors(("the last block's input", "gradients of the score with respect to it"))
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        assert read.pixels is not None
+        assert read.batch.pixels is not None
         path = blocks(read, 2, "second-order")[-2]
         states = outputs(read, path)
         check_tokens(read, by_token(states), "second-order")
-        blank = outputs(read, path, torch.zeros_like(read.pixels))
+        blank = outputs(read, path, torch.zeros_like(read.batch.pixels))
         return torch.stack(
             [
                 self._integrated(read, path, item, here, there)
@@ -74,7 +74,7 @@ class SecondOrder(Method):
     def _integrated(
         self, read: ReadPass, path: str, item: int, state: Tensor, blank: Tensor
     ) -> Float[Tensor, "target token"]:
-        assert read.pixels is not None
+        assert read.batch.pixels is not None
         way = at_least_float32(state) - at_least_float32(blank)
         at = torch.arange(1, self.steps + 1).to(way) / self.steps
         between = at_least_float32(blank) + at.view(-1, *[1] * way.dim()) * way
@@ -86,14 +86,16 @@ class SecondOrder(Method):
             return points
 
         with torch.no_grad():
-            pixels = read.pixels[item].expand(self.steps, -1, -1, -1)
+            pixels = read.batch.pixels[item].expand(self.steps, -1, -1, -1)
             scores = read.rerun(pixels, edits={path: edit})
         maps: list[Tensor] = []
         for target in range(read.targets):  # in groups it is slower: the steps are one already
             one = torch.zeros_like(scores)
             one[:, target] = 1
             (grad,) = torch.autograd.grad(scores, [points], one, retain_graph=True)
-            read.reached[path] = read.reached.get(path, False) or bool(grad.count_nonzero())
+            read.has_gradient[path] = read.has_gradient.get(path, False) or bool(
+                grad.count_nonzero()
+            )
             share = way * at_least_float32(grad).mean(0)
             maps.append(by_token(share[None]).sum(2)[0])
         return torch.stack(maps)

@@ -99,8 +99,8 @@ class TokenDecomposition(Method):
         values = parts.attention.sum((2, 3))
         share = parts.constant / (2 * layers + 1)
         values = values + (share * layers / tokens).unsqueeze(-1)
-        assert read.readout is not None
-        row = read.readout.to(values.device).view(-1, 1, 1).expand(-1, values.shape[1], -1)
+        assert read.batch.readout is not None
+        row = read.batch.readout.to(values.device).view(-1, 1, 1).expand(-1, values.shape[1], -1)
         own = parts.rest.sum(-1) + share * (layers + 1)
         return self._contrasted(read, values.scatter_add(2, row, own.unsqueeze(-1)))
 
@@ -124,18 +124,20 @@ class TokenDecomposition(Method):
     ) -> Float[Tensor, "item target *token"]:
         if self.contrast == "none":
             return values
-        if read.asked < 2:
+        if read.batch.asked < 2:
             raise InputError(
-                f"contrast=set takes off the mean over the prompts: got {read.asked} prompt, "
+                f"contrast=set takes off the mean over the prompts: got {read.batch.asked} prompt, "
                 "expected at least 2; try contrast=none"
             )
-        return values - values[:, : read.asked].mean(1, keepdim=True)
+        return values - values[:, : read.batch.asked].mean(1, keepdim=True)
 
     def total(self, read: ReadPass) -> Float[Tensor, "item target"]:
         """The score of the readout's last token, at least in float32."""
         state = read.states[block_around(read.states, read.last)]
         last = at_least_float32(at_readout(read, state.output.detach()))
-        return self._contrasted(read, read.compare(tail_of(projection_of(read), last).embedding))
+        return self._contrasted(
+            read, read.batch.compare(tail_of(projection_of(read), last).embedding)
+        )
 
     def factors(self, side: Side) -> Factors:
         del side
@@ -178,11 +180,11 @@ def _direction(
     in the unit embedding: dS/df lies across f, and along f there is S - b, b the score of zero."""
     with torch.enable_grad():
         embedding = tail.embedding.detach().requires_grad_()
-        scores = read.compare(embedding)
+        scores = read.batch.compare(embedding)
     grads = [grad for (grad,) in read.gradients_of([embedding], scores)]
     across = torch.stack(grads, dim=1)
     f = embedding.detach().unsqueeze(1)
-    offset = read.compare(torch.zeros_like(tail.embedding))
+    offset = read.batch.compare(torch.zeros_like(tail.embedding))
     missing = scores.detach() - offset - (across * f).sum(-1)
     along = missing / (f * f).sum(-1)
     return across + along.unsqueeze(-1) * f, offset

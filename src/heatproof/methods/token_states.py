@@ -50,5 +50,8 @@ def products(
 
 def content_of(read: ReadPass, tokens: Tokens) -> Float[Tensor, "item patch channel"]:
     """The tokens that stand for the input: patches (a feature map has no others)."""
-    count = read.grid[0] * read.grid[1]
-    return tokens if read.side == "image" and tokens.shape[1] == count else tokens[:, read.content]
+    batch = read.batch
+    count = batch.grid[0] * batch.grid[1]
+    if batch.side == "image" and tokens.shape[1] == count:
+        return tokens
+    return tokens[:, batch.content]

@@ -61,14 +61,14 @@ class ViTCX(Method):
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         states = by_token(outputs(read, _first_norm(read))).cpu().double()
         check_tokens(read, states, "vit-cx")
-        features = states[:, read.content].transpose(1, 2).unflatten(2, read.grid)
+        features = states[:, read.batch.content].transpose(1, 2).unflatten(2, read.batch.grid)
         return placed(read, [self._map(read, n, each) for n, each in enumerate(features)])
 
     def _map(
         self, read: ReadPass, item: int, features: Float[Tensor, "channel row col"]
     ) -> Float[Tensor, "patch target"]:
-        assert read.pixels is not None
-        height, width = read.pixels.shape[-2:]
+        assert read.batch.pixels is not None
+        height, width = read.batch.pixels.shape[-2:]
         axes = _enlarging(features.shape[1], height), _enlarging(features.shape[2], width)
         grids = _mask_grids(features, axes, self.distance)
         cover = torch.zeros(height, width, dtype=torch.float64)
@@ -147,13 +147,13 @@ def _gains(
     read: ReadPass, item: int, masks: Float[Tensor, "mask height width"], noise: Tensor
 ) -> Float[Tensor, "mask target"]:
     """S(x M + n) - S(x + n), n where the mask hides."""
-    assert read.pixels is not None
-    picture = read.pixels[item].cpu().double()
+    assert read.batch.pixels is not None
+    picture = read.batch.pixels[item].cpu().double()
     shown = masks[:, None]
     hidden = noise * (1 - shown)
     with torch.no_grad():
         masked, noisy = (
-            read.rerun(made.to(read.pixels)).cpu().double()
+            read.rerun(made.to(read.batch.pixels)).cpu().double()
             for made in (picture * shown + hidden, picture + hidden)
         )
     return masked - noisy

@@ -107,10 +107,10 @@ def _plain(values: Tensor) -> Tensor:
 
 def _baselines(bench: AuditTask, read: ReadPass) -> dict[str, Tensor]:
     """Scores of the baselines: nothing from the last call, no patches, flat pictures."""
-    assert read.pixels is not None
+    assert read.batch.pixels is not None
     last = bench.attention_layers[-1]
     patches = torch.ones(1, last.keys, dtype=torch.bool)
-    patches[:, read.content] = False
+    patches[:, read.batch.content] = False
     silent = {last.path: knock_out(range(last.heads))}
     found = {"the last attention call hands nothing on": read.rerun(interventions=silent)}
     if (
@@ -121,9 +121,9 @@ def _baselines(bench: AuditTask, read: ReadPass) -> dict[str, Tensor]:
         gone = {site.path: masked_keys(patches) for site in bench.attention_layers}
         found["no patch tokens"] = read.rerun(interventions=gone)
     for name, fill in fills(bench.model, bench.grid).items():
-        found[f"{name} picture"] = read.rerun(fill(read.pixels))
+        found[f"{name} picture"] = read.rerun(fill(read.batch.pixels))
     # Where preprocessing ends in mean and deviation, zeros are the training data's mean colour.
-    found["zeros"] = read.rerun(torch.zeros_like(read.pixels))
+    found["zeros"] = read.rerun(torch.zeros_like(read.batch.pixels))
     return found
 
 

@@ -62,7 +62,7 @@ class Noted(Wrapped):
     def attribute(self, read: ReadPass) -> Tensor:
         self.scores, self.last = read.scores.detach(), read.last.path
         self._look_at_rows(read)
-        compare, rerun = read.compare, read.rerun
+        compare, rerun = read.batch.compare, read.rerun
 
         def noted_compare(embedding: Tensor) -> Tensor:
             found = compare(embedding)
@@ -75,7 +75,9 @@ class Noted(Wrapped):
             return found
 
         with _noting(self.differentiated):
-            return super().attribute(replace(read, compare=noted_compare, rerun=noted_rerun))
+            return super().attribute(
+                replace(read, batch=replace(read.batch, compare=noted_compare), rerun=noted_rerun)
+            )
 
     def _look_at_rows(self, read: ReadPass) -> None:
         if read.scores.requires_grad:

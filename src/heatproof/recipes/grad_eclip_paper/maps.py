@@ -14,10 +14,10 @@ from torch import Tensor
 
 from heatproof.engine import inputs
 from heatproof.engine.batches import POOLS
-from heatproof.engine.forward import Batch, attention_layers_of, run
+from heatproof.engine.forward import Reader, attention_layers_of
 from heatproof.evaluation.encoding import encode_images
 from heatproof.methods import Method
-from heatproof.methods.base import Side
+from heatproof.methods.pass_context import Batch, Side
 from heatproof.models import Model
 from heatproof.models.model import Tokens
 from heatproof.reading import AttentionLayer, Intervention, reading
@@ -64,18 +64,21 @@ def image_maps(
         zip(pixels.split(BATCH), targets.split(BATCH), strict=True)
     ):
         row = tower.readout.row
-        chunk = Batch(
-            "image",
-            partial(tower.encode, part.to(model.device, model.dtype)),
-            partial(_own, wanted.to(model.device)),
-            None if row is None else torch.full((len(part),), row),
-            slice(start, start + cells),
-            tower.readout.name in POOLS,
-            (layout.rows, layout.cols),
-            part,
-            tower.encode,
+        batch = Batch(
+            side="image",
+            encode=partial(tower.encode, part.to(model.device, model.dtype)),
+            compare=partial(_own, wanted.to(model.device)),
+            readout=None if row is None else torch.full((len(part),), row),
+            content=slice(start, start + cells),
+            pooled=tower.readout.name in POOLS,
+            grid=(layout.rows, layout.cols),
+            pixels=part,
+            encode_pixels=tower.encode,
         )
-        found = run(model, method, sites, chunk, seed=seed + number, evidence=False)
+        reader = Reader(
+            model=model, method=method, layers=sites, seed=seed + number, evidence=False
+        )
+        found = reader.attribute(batch)
         maps.append(layout.grid(found.values[:, 0]).cpu())
         scores.append(found.scores[:, 0].cpu())
     return torch.cat(maps), torch.cat(scores)
@@ -97,15 +100,15 @@ def text_maps(
     scores: list[Tensor] = []
     for start in range(0, len(tokens.texts), BATCH):
         part = inputs.select(tokens, start, start + BATCH)
-        chunk = Batch(
-            "text",
-            partial(tower.encode, part),
-            partial(_own, targets[start : start + BATCH].to(model.device)),
-            None if tower.readout.name == "mean of tokens" else part.readout,
-            slice(0, context),
-            False,
+        batch = Batch(
+            side="text",
+            encode=partial(tower.encode, part),
+            compare=partial(_own, targets[start : start + BATCH].to(model.device)),
+            readout=None if tower.readout.name == "mean of tokens" else part.readout,
+            content=slice(0, context),
         )
-        found = run(model, method, sites, chunk, seed=seed + start, evidence=False)
+        reader = Reader(model=model, method=method, layers=sites, seed=seed + start, evidence=False)
+        found = reader.attribute(batch)
         values.append(found.values[:, 0].cpu())
         scores.append(found.scores[:, 0].cpu())
     return torch.cat(values), torch.cat(scores)
