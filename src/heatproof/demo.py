@@ -16,7 +16,6 @@ from heatproof.certificate import worst
 from heatproof.data.scenes import render, sample
 from heatproof.errors import HeatproofError
 from heatproof.explanation import Explanation
-from heatproof.pages.bundle import save
 from heatproof.pages.folder import check_folder
 from heatproof.plots.contact_sheet import Panel
 
@@ -36,7 +35,7 @@ def main(folder: Path) -> int:
     explanation = heatproof.explain(model, picture, prompts)
     words = heatproof.explain_words(model, picture, prompts)
     noise = heatproof.explain(model, picture, prompts[:1], method="random", certify=False)
-    report = save(explanation, words, folder, controls=[control(explanation, noise)])
+    report = explanation.save(folder, words=words, controls=[control(explanation, noise)])
     certificate = explanation.certificate
     for number, (prompt, what) in enumerate(
         zip(prompts, ("in the scene", "not in the scene", "nonsense"), strict=True)

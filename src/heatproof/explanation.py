@@ -1,8 +1,8 @@
 """What comes out: signed maps or word values, with scores, geometry and certificate."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from jaxtyping import Float
 from PIL import Image
@@ -11,36 +11,15 @@ from torch import Tensor
 from heatproof import checking
 from heatproof.certificate import Certificate
 from heatproof.errors import UnknownName
+from heatproof.image_maps import ImageMaps, ImageWords, Record, Word
 from heatproof.images import Photo
 from heatproof.models.geometry import View
+from heatproof.pages import bundle
+from heatproof.plots.contact_sheet import Panel
+from heatproof.plots.overlay import overlay
 
-
-@dataclass(frozen=True)
-class Record:
-    """What made an explanation, in plain values that go to JSON as they are.
-
-    `signs` say what negative and what positive values mean: see `Card.signs`.
-    """
-
-    model: str
-    method: str
-    settings: dict[str, Any]
-    score: str
-    prompts: tuple[str, ...]
-    seed: int
-    notices: tuple[str, ...] = ()
-    image_size: str = "native"
-    signs: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word of a prompt, its characters, and the sum of its tokens' values."""
-
-    text: str
-    start: int
-    end: int
-    value: float
+BLANK = "#b0b0b0"
+BLANK_PATCH = 32  # pixels of a patch on the blank image that stands in for a tensor
 
 
 @dataclass(frozen=True)
@@ -60,14 +39,12 @@ class Explanation:
     views: tuple[View, ...] = ()
 
     def overlay(self, image: int = 0, prompt: int | str = 0) -> Image.Image:
-        """The map on the original photograph, on the scale shared by all of the image's prompts."""
-        from heatproof.plots.overlay import overlay
-
+        """Draw the map on the original photo, on the scale shared by all prompts of the image."""
         image = checking.index("image", image, len(self.maps))
-        return overlay(self, image, self.index(prompt))
+        return overlay(self.for_image(image), self.index(prompt))
 
     def index(self, prompt: int | str) -> int:
-        """The number of a prompt, from its text or its number.
+        """Return the number of a prompt, from its text or its number.
 
         Raises:
             UnknownName: no prompt reads so; InputError: no prompt has this number.
@@ -79,11 +56,49 @@ class Explanation:
             return known.index(prompt)
         return checking.index("prompt", prompt, len(known))
 
-    def save(self, folder: str | Path) -> Path:
-        """Write every file of the contract into `folder`; returns the path of the report."""
-        from heatproof.pages.bundle import save
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        words: "WordExplanation | None" = None,
+        controls: Sequence[Panel] = (),
+    ) -> Path:
+        """Write every file of the contract into `folder`; returns the path of the report.
 
-        return save(self, None, checking.path("folder", folder))
+        Several images get a sub-folder each. `words` are shown on the same page. `controls` are
+        maps that were not asked for, drawn beside those of a single image on their scale.
+
+        Raises:
+            InputError: the folder cannot be written to; then nothing is left half written.
+        """
+        numbers = range(len(self.maps))
+        return bundle.save(
+            [self.for_image(number) for number in numbers],
+            None if words is None else [words.for_image(number) for number in numbers],
+            checking.path("folder", folder),
+            controls,
+        )
+
+    def for_image(self, image: int = 0) -> ImageMaps:
+        """Return one image's part: what plots and pages take.
+
+        Where a tensor came in, a blank image that was seen whole stands for its photo.
+        """
+        if self.photos:
+            photo, view = self.photos[image], self.views[image]
+        else:
+            rows, cols = (BLANK_PATCH * side for side in self.maps.shape[-2:])
+            photo = Photo(Image.new("RGB", (cols, rows), BLANK), f"tensor {image}")
+            view = View(cols, rows, 0.0, 0.0, float(cols), float(rows))
+        return ImageMaps(
+            photo=photo,
+            view=view,
+            maps=self.maps[image],
+            scores=self.scores[image],
+            explained_scores=self.explained_scores[image],
+            certificate=self.certificate,
+            record=self.record,
+        )
 
 
 @dataclass(frozen=True)
@@ -101,3 +116,15 @@ class WordExplanation:
     certificate: Certificate
     record: Record
     photos: tuple[Photo, ...] = field(default=())
+
+    def for_image(self, image: int = 0) -> ImageWords:
+        """Return one image's part: what plots and pages take."""
+        return ImageWords(
+            maps=self.maps[image],
+            words=self.words[image],
+            tokens=self.tokens,
+            scores=self.scores[image],
+            explained_scores=self.explained_scores[image],
+            certificate=self.certificate,
+            record=self.record,
+        )

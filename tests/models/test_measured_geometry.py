@@ -23,7 +23,7 @@ from heatproof.evaluation.localisation import coverage
 from heatproof.models import hugging_face_processing as processing
 from heatproof.models import measured_geometry
 from heatproof.models.geometry import Preprocess, View
-from heatproof.plots.overlay import Frame, placed, seen
+from heatproof.plots.overlay import Viewport, interpolate, seen_mask
 
 # Of a photo of 331 x 200 pixels, from each processor's published rule: left, top, right, bottom.
 BOXES = {
@@ -194,11 +194,11 @@ def test_a_mirrored_photo_is_seen_whole_and_its_map_is_mirrored_back() -> None:
     assert view.seen == (0, 0, 350, 210)
     assert view.unseen == 0
     assert view.cell(0, 0, 3, 5) == (280, 0, 350, 70)
-    frame = Frame(0, 0, 350, 210, 350, 210)
-    assert seen(view, frame).all()
+    viewport = Viewport(left=0, top=0, right=350, bottom=210, width=350, height=210)
+    assert seen_mask(view, viewport).all()
     values = np.zeros((3, 5), np.float32)
     values[0, 0] = 1
-    heat = placed(view, values, frame)
+    heat = interpolate(view, values, viewport)
     assert heat[20, 340] == 1
     assert heat[20, 10] == 0
     mask = torch.zeros(210, 350, dtype=torch.bool)

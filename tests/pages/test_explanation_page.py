@@ -15,15 +15,14 @@ from safetensors.torch import load_file
 from by_hand_explanations import FAILS, HOLDS, bump, explanation, scene, worded
 from heatproof.certificate import Certificate
 from heatproof.errors import InputError
-from heatproof.explanation import Explanation
+from heatproof.explanation import Explanation, WordExplanation
 from heatproof.images import Photo
 from heatproof.models.geometry import View
-from heatproof.pages import bundle
-from heatproof.pages.explanation_page import page, replay_command
+from heatproof.pages import explanation_page
 from heatproof.pages.folder import check_folder
-from heatproof.plots import words as word_view
-from heatproof.plots.contact_sheet import Panel, row
-from heatproof.plots.text import figure
+from heatproof.plots.contact_sheet import Panel, sheet_row
+from heatproof.plots.text import format_value
+from heatproof.plots.words import WIDTH, draw_words
 
 PROMPTS = ["a red disc", "an absent elephant"]
 
@@ -37,6 +36,21 @@ def made(certificate: Certificate = HOLDS, prompts=PROMPTS, **more) -> Explanati
 
 def words_of(prompts=PROMPTS, values=((0.1, 0.5, 0.9), (0.0, -0.3, -0.2)), **more):
     return worded(prompts, values, **more)
+
+
+def page(explanation: Explanation, words: WordExplanation | None = None, **more) -> str:
+    return explanation_page.page(
+        explanation.for_image(), words.for_image() if words else None, **more
+    )
+
+
+def shown_words(words: WordExplanation, prompt: int) -> str:
+    """A prompt's paragraph on the page, each word over its colour with its value beneath."""
+    prompts = list(words.record.prompts)
+    maps = torch.stack([bump(3, 5, 1, 1)] * len(prompts))
+    return re.findall(r'<p class="words">.*?</p>', page(explanation(maps, prompts), words), re.S)[
+        prompt
+    ]
 
 
 class Loads(HTMLParser):
@@ -64,7 +78,7 @@ def parsed(html: str) -> Loads:
 
 
 def test_files_of_the_contract(tmp_path):
-    report = bundle.save(made(), words_of(), tmp_path / "new" / "out")
+    report = made().save(tmp_path / "new" / "out", words=words_of())
     names = {path.name for path in report.parent.iterdir()}
     assert report == tmp_path / "new" / "out" / "report.html"
     assert names == {
@@ -76,7 +90,7 @@ def test_files_of_the_contract(tmp_path):
 
 def test_tensors_are_the_maps_as_they_came(tmp_path):
     e, w = made(), words_of()
-    bundle.save(e, w, tmp_path)
+    e.save(tmp_path, words=w)
     tensors = load_file(tmp_path / "maps.safetensors")
     assert set(tensors) == {"maps", "words.0", "words.1"}
     assert tensors["maps"].dtype == torch.float32
@@ -86,7 +100,7 @@ def test_tensors_are_the_maps_as_they_came(tmp_path):
 
 
 def test_json_holds_what_made_the_explanation(tmp_path):
-    bundle.save(made(FAILS), words_of(), tmp_path)
+    made(FAILS).save(tmp_path, words=words_of())
     stored = json.loads((tmp_path / "explanation.json").read_text())
     assert set(stored) >= {
         "model", "method", "settings", "prompts", "scores", "grid", "certificate", "environment",
@@ -111,14 +125,14 @@ def test_json_holds_what_made_the_explanation(tmp_path):
 
 def test_json_never_holds_nan(tmp_path):
     e = made()
-    bundle.save(replace(e, scores=torch.tensor([[float("nan"), 0.1]])), None, tmp_path)
+    replace(e, scores=torch.tensor([[float("nan"), 0.1]])).save(tmp_path)
     text = (tmp_path / "explanation.json").read_text()
     assert "NaN" not in text
     assert json.loads(text)["scores"][0] is None
 
 
 def test_explanation_without_certificate_is_neither_held_nor_failed(tmp_path):
-    bundle.save(made(Certificate((), (), ())), None, tmp_path)
+    made(Certificate((), (), ())).save(tmp_path)
     assert json.loads((tmp_path / "explanation.json").read_text())["certificate"]["holds"] is None
     assert "Not certified" in (tmp_path / "report.html").read_text()
 
@@ -126,7 +140,7 @@ def test_explanation_without_certificate_is_neither_held_nor_failed(tmp_path):
 def test_several_pictures_get_a_folder_each(tmp_path):
     maps = torch.stack([torch.stack([bump(3, 5, 1, n)] * 2) for n in range(3)])
     e = explanation(maps, PROMPTS)
-    report = bundle.save(e, None, tmp_path)
+    report = e.save(tmp_path)
     folders = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
     assert folders == ["0000-photo-0", "0001-photo-1", "0002-photo-2"]
     for n, name in enumerate(folders):
@@ -138,10 +152,10 @@ def test_several_pictures_get_a_folder_each(tmp_path):
 def test_other_files_stay_and_overlays_of_an_earlier_run_go(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "overlay-7.png").write_text("mine too")
-    bundle.save(made(), words_of(), tmp_path)
+    made().save(tmp_path, words=words_of())
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert not (tmp_path / "overlay-8.png").exists()
-    bundle.save(made(prompts=PROMPTS[:1]), None, tmp_path)
+    made(prompts=PROMPTS[:1]).save(tmp_path)
     assert not (tmp_path / "overlay-1.png").exists()
     assert not (tmp_path / "words.png").exists()
     assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -155,7 +169,7 @@ def test_interruption_leaves_nothing_half_written(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr("heatproof.pages.explanation_page.page", stop)
     with pytest.raises(error):
-        bundle.save(made(), None, tmp_path / "out")
+        made().save(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -187,7 +201,7 @@ def test_full_disk_is_an_input_error_and_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("heatproof.plots.contact_sheet.Image.Image.save", full)
     with pytest.raises(InputError, match="no space left on device"):
-        bundle.save(made(), None, tmp_path / "out")
+        made().save(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -228,7 +242,7 @@ def test_page_says_what_a_reader_needs():
         replay="heatproof explain x",
     )
     said = [
-        "FAILS", FAILS.sentence.replace("'", "&#x27;"), "scenes knows rendered scenes only",
+        "FAILS", FAILS.sentence.replace("'", "&#39;"), "scenes knows rendered scenes only",
         "cut off 25%",
         "a red disc", "+0.3000", "parity", "0.18 / 1e-05", "min-max normalised cosines",
         "gibberish prompt", "the map hardly changes with the prompt", "attention-x-gradient",
@@ -256,8 +270,9 @@ def test_replay_is_the_command_that_made_it(tmp_path):
     record = replace(
         e.record, settings={"heads": "model", "layers": None}, image_size="keep", seed=3
     )
-    command = replay_command(
-        replace(e, photos=(photo,), record=record), words_of(['a "dog"'], [[1.0] * 4])
+    command = explanation_page.replay_command(
+        replace(e, photos=(photo,), record=record).for_image(),
+        words_of(['a "dog"'], [[1.0] * 4]).for_image(),
     )
     import shlex
 
@@ -266,7 +281,7 @@ def test_replay_is_the_command_that_made_it(tmp_path):
         "--method", "attention-x-gradient", "--set", "heads=model", "--score", "cosine",
         "--seed", "3", "--image-size", "keep", "--words",
     ]  # fmt: skip
-    assert replay_command(e, None) is None
+    assert explanation_page.replay_command(e.for_image(), None) is None
     assert "Made from objects in memory" in page(e)
 
 
@@ -274,7 +289,7 @@ def test_replay_is_the_command_that_made_it(tmp_path):
 
 
 def test_words_are_shown_in_the_original_text_with_their_signs():
-    html = word_view.html(words_of(["A  red, disc"], [[0.1, 0.5, -0.2, -0.9]]), 0, 0)
+    html = shown_words(words_of(["A  red, disc"], [[0.1, 0.5, -0.2, -0.9]]), 0)
     assert re.sub(r"<small>.*?</small>|<[^>]+>", "", html) == "A  red, disc"
     assert "-0.900" in html
     assert "+0.500" in html
@@ -282,16 +297,16 @@ def test_words_are_shown_in_the_original_text_with_their_signs():
 
 def test_words_of_all_prompts_share_one_scale():
     w = words_of(values=((0.01, 0.01, 0.02), (0.0, -1.0, 0.0)))
-    assert word_view.shared_scale(w) == 1.0
-    faint = re.findall(r"background:#(\w+)", word_view.html(w, 0, 0))
-    strong = re.findall(r"background:#(\w+)", word_view.html(w, 0, 1))
+    assert w.for_image().scale == 1.0
+    faint = re.findall(r"background:#(\w+)", shown_words(w, 0))
+    strong = re.findall(r"background:#(\w+)", shown_words(w, 1))
     assert min(int(colour[2:4], 16) for colour in faint) > 245
     assert int(strong[1][:2], 16) < 140
 
 
 def test_text_that_did_not_fit_is_struck_out():
     w = words_of(["a red disc beyond the context"], [[0.1, 0.2, 0.3]])
-    html = word_view.html(w, 0, 0)
+    html = shown_words(w, 0)
     assert "<del" in html
     assert html.index("<del") > html.index("disc")
     assert "beyond the context</del>" in html
@@ -300,7 +315,7 @@ def test_text_that_did_not_fit_is_struck_out():
 @pytest.mark.parametrize("values", [[0.1], [0.1] * 9])
 def test_words_are_escaped_one_by_one(values):
     """Marks such as < are words of their own, and what was cut off is one long stretch."""
-    html = word_view.html(words_of(["dog <script>&amp;"], [values]), 0, 0)
+    html = shown_words(words_of(["dog <script>&amp;"], [values]), 0)
     shown = re.sub(r"</?(p|span|small|del)\b[^>]*>", "", html)
     assert "<" not in shown
     assert ">" not in shown
@@ -309,15 +324,15 @@ def test_words_are_escaped_one_by_one(values):
 
 def test_picture_of_words_shows_both_signs_and_a_failure():
     w = words_of(values=((0.9, 0.0, 0.0), (-0.9, 0.0, 0.0)), certificate=FAILS)
-    drawn = np.asarray(word_view.picture(w)).astype(int)
+    drawn = np.asarray(draw_words(w.for_image())).astype(int)
     assert (drawn[..., 0] - drawn[..., 2] > 120).any()
     assert (drawn[..., 2] - drawn[..., 0] > 120).any()
     assert (drawn == (0xA3, 0x12, 0x3A)).all(-1).mean() > 0.05
 
 
 def test_one_endless_word_is_drawn():
-    picture = word_view.picture(words_of(["x" * 500], [[0.4]]))
-    assert picture.width == word_view.BROAD
+    picture = draw_words(words_of(["x" * 500], [[0.4]]).for_image())
+    assert picture.width == WIDTH
 
 
 @pytest.mark.parametrize(
@@ -331,7 +346,7 @@ def test_one_endless_word_is_drawn():
     ],
 )
 def test_figures_have_the_digits_that_their_scale_needs(value, scale, text):
-    assert figure(value, scale) == text
+    assert format_value(value, scale) == text
 
 
 def test_saved_overlay_is_the_one_of_the_contract(tmp_path):
@@ -343,12 +358,12 @@ def test_saved_overlay_is_the_one_of_the_contract(tmp_path):
 
 def test_tensor_input_is_saved_too(tmp_path):
     e = replace(made(), photos=(), views=())
-    assert bundle.save(e, None, tmp_path / "out").is_file()
+    assert e.save(tmp_path / "out").is_file()
 
 
 def test_view_reaching_beyond_the_photograph_is_drawn(tmp_path):
     view = View(512, 384, 0.0, -64.0, 512.0, 448.0)
-    assert bundle.save(made(views=view), None, tmp_path / "out").is_file()
+    assert made(views=view).save(tmp_path / "out").is_file()
     assert Path(tmp_path / "out" / "overlay-0.png").stat().st_size
 
 
@@ -366,5 +381,5 @@ def test_controls_are_shown_on_the_shared_scale():
     html = page(made(), controls=[loud])
     assert "random control" in html
     assert "+7.00" in html  # the scale reaches as far as the control does
-    assert row(made(), controls=[loud]).scale == 7.0
-    assert len(row(made(), controls=[loud]).panels) == len(PROMPTS) + 1
+    assert sheet_row(made().for_image(), controls=[loud]).scale == 7.0
+    assert len(sheet_row(made().for_image(), controls=[loud]).panels) == len(PROMPTS) + 1

@@ -11,8 +11,8 @@ from heatproof.images import Photo
 from heatproof.models.geometry import Preprocess, View
 from heatproof.plots import colour, lights
 from heatproof.plots import overlay as drawing
-from heatproof.plots.contact_sheet import row, sheet, strip
-from heatproof.plots.text import shortened, width, wrapped, write
+from heatproof.plots.contact_sheet import sheet, sheet_row, strip
+from heatproof.plots.text import shorten, text_width, wrap, write
 
 GREYS = [0, 60, 128, 200, 255]
 
@@ -138,7 +138,7 @@ def test_hot_cell_lies_on_its_own_pixels_of_the_photograph(size, cell):
 def test_rows_and_columns_of_an_uneven_grid_are_not_swapped():
     photo = Photo(scene(600, 300), "a")
     view = View(600, 300, 0.0, 0.0, 600.0, 300.0)
-    placed = drawing.placed(view, hot(3, 6, 1, 4)[0].numpy(), drawing.frame(photo, view))
+    placed = drawing.interpolate(view, hot(3, 6, 1, 4)[0].numpy(), drawing.viewport_of(photo, view))
     assert placed.shape == (300, 600)
     assert np.unravel_index(placed.argmax(), placed.shape)[0] in (149, 150)
     assert placed[150, 450] == pytest.approx(1.0, abs=0.02)
@@ -148,7 +148,9 @@ def test_interpolation_is_torchs_bilinear():
     """From patch centres, flat beyond the outermost ones: `align_corners=False`."""
     values = torch.randn(5, 7)
     view = View(700, 500, 0.0, 0.0, 700.0, 500.0)
-    placed = drawing.placed(view, values.numpy(), drawing.frame(Photo(scene(700, 500), "a"), view))
+    placed = drawing.interpolate(
+        view, values.numpy(), drawing.viewport_of(Photo(scene(700, 500), "a"), view)
+    )
     theirs = torch.nn.functional.interpolate(values[None, None], (500, 700), mode="bilinear")[0, 0]
     assert np.abs(placed - theirs.numpy()).max() < 1e-4
 
@@ -164,7 +166,7 @@ def test_what_the_crop_removed_is_hatched_not_zero(size):
         for value in (1.0, 0.0)
     )
     drawn, zero = (np.asarray(each.overlay(0, 0))[: size[1], : size[0]] for each in (full, blank))
-    box = drawing.seen(view, drawing.frame(full.photos[0], view))
+    box = drawing.seen_mask(view, drawing.viewport_of(full.photos[0], view))
     unseen = ~box
     for thick in range(3):
         unseen &= ~np.roll(box, (thick, -thick), (0, 1)) & ~np.roll(box, (-thick, thick), (0, 1))
@@ -180,8 +182,8 @@ def test_what_the_crop_removed_is_hatched_not_zero(size):
 
 def test_whole_view_has_nothing_hatched():
     view = View(400, 300, 0.0, 0.0, 400.0, 300.0)
-    frame = drawing.frame(Photo(scene(400, 300), "a"), view)
-    assert drawing.seen(view, frame).all()
+    frame = drawing.viewport_of(Photo(scene(400, 300), "a"), view)
+    assert drawing.seen_mask(view, frame).all()
 
 
 # One scale
@@ -195,7 +197,7 @@ def test_faint_map_stays_faint_beside_a_strong_one():
     assert colourfulness(both.overlay(0, 0))[region].max() > 100
     assert colourfulness(both.overlay(0, 1))[region].max() < 25
     assert colourfulness(alone.overlay(0, 0))[region].max() > 100
-    assert drawing.shared_scale(both) == 1.0 * float(maps.max())
+    assert both.for_image().scale == 1.0 * float(maps.max())
 
 
 def test_negative_values_are_blue_and_positive_ones_red():
@@ -227,7 +229,9 @@ def test_failed_certificate_stands_on_the_picture_and_beneath_it():
     assert share_of(holds, lights.ALARM, (0, 0, *holds.size)) == 0
     assert (
         share_of(
-            strip(explanation(maps, ["x"], certificate=FAILS)), lights.ALARM, (0, 300, 400, 500)
+            strip(explanation(maps, ["x"], certificate=FAILS).for_image()),
+            lights.ALARM,
+            (0, 300, 400, 500),
         )
         > 0.1
     )
@@ -252,15 +256,15 @@ def test_any_size_of_photograph_is_drawn_within_bounds(size):
     drawn = made.overlay(0, 0)
     assert max(drawn.size) < drawing.LONGEST + 1200
     assert min(drawn.size) > 100
-    frame = drawing.frame(made.photos[0], view)
-    assert drawing.seen(view, frame).any()
+    frame = drawing.viewport_of(made.photos[0], view)
+    assert drawing.seen_mask(view, frame).any()
     assert bool(frame.remarks(made.photos[0]))
-    assert min(strip(made).size) > 100
+    assert min(strip(made.for_image()).size) > 100
 
 
 def test_photograph_of_usual_size_is_drawn_pixel_for_pixel():
     photo = Photo(scene(1000, 700), "a")
-    frame = drawing.frame(photo, View(1000, 700, 0.0, 0.0, 1000.0, 700.0))
+    frame = drawing.viewport_of(photo, View(1000, 700, 0.0, 0.0, 1000.0, 700.0))
     assert (frame.width, frame.height, frame.zoom) == (1000, 700, 1.0)
     assert frame.remarks(photo) == []
 
@@ -272,7 +276,7 @@ def test_photograph_of_usual_size_is_drawn_pixel_for_pixel():
 def test_any_prompt_is_drawn(text):
     made = explanation(bump(7, 7, 3, 3)[None], [text])
     assert made.overlay(0, 0).size[0] == 512
-    strip(made)
+    strip(made.for_image())
 
 
 def test_letters_that_a_bitmap_font_lacks_do_not_crash(monkeypatch):
@@ -281,25 +285,27 @@ def test_letters_that_a_bitmap_font_lacks_do_not_crash(monkeypatch):
     monkeypatch.setattr(
         "heatproof.plots.text.font", lambda _size: ImageFont.load_default_imagefont()
     )
-    assert width("日本 dog", 12) > 0
+    assert text_width("日本 dog", 12) > 0
     write(Image.new("RGB", (99, 20)), (0, 0), "日本 dog", 12, "#ffffff")
 
 
 def test_long_prompts_are_wrapped_and_end_in_an_ellipsis():
-    lines = wrapped("a very long prompt " * 20, 15, 200, 2)
+    lines = wrap("a very long prompt " * 20, 15, 200, 2)
     assert len(lines) == 2
-    assert all(width(line, 15) <= 200 for line in lines)
+    assert all(text_width(line, 15) <= 200 for line in lines)
     assert lines[1].endswith("…")
-    assert shortened("dog", 15, 200) == "dog"
+    assert shorten("dog", 15, 200) == "dog"
 
 
 def test_sheet_has_a_row_for_each_method_and_keeps_their_scales_apart():
     maps = bump(7, 7, 3, 3)[None]
-    small, large = (explanation(maps * factor, ["x"], method=f"m{factor}") for factor in (1, 100))
-    rows = [row(small), row(large)]
+    small, large = (
+        explanation(maps * factor, ["x"], method=f"m{factor}").for_image() for factor in (1, 100)
+    )
+    rows = [sheet_row(small), sheet_row(large)]
     assert rows[1].scale == pytest.approx(100 * rows[0].scale)
-    both = sheet(small.photos[0], small.views[0], rows)
-    assert both.height == 2 * sheet(small.photos[0], small.views[0], rows[:1]).height
+    both = sheet(small.photo, small.view, rows)
+    assert both.height == 2 * sheet(small.photo, small.view, rows[:1]).height
 
 
 def test_explanations_of_tensors_are_drawn_on_plain_grey():

@@ -225,32 +225,30 @@ def _save(results: list[MethodResult], out: Path) -> Path:
     """Write one method's files into `out`; of several, a folder per method and a contact sheet."""
     from heatproof.certificate import worst_kind
     from heatproof.pages import bundle
-    from heatproof.plots.contact_sheet import row, sheet
-    from heatproof.plots.overlay import pictured
+    from heatproof.plots.contact_sheet import sheet, sheet_row
 
     if len(results) == 1:
-        return bundle.save(results[0].explanation, results[0].words, out)
+        return results[0].explanation.save(out, words=results[0].words)
     rows: list[tuple[str, str, str]] = []
     for result in results:
-        bundle.save(result.explanation, result.words, out / result.method)
+        result.explanation.save(out / result.method, words=result.words)
         kind = worst_kind([certificate.kind for _, certificate in result.certificates])
         rows.append((result.method, f"{result.method}/report.html", kind))
-    first = results[0].explanation
-    drawn = sheet(*pictured(first), [row(result.explanation) for result in results])
-    title = f"{Path(first.photos[0].source).name}: {len(results)} methods"
-    return bundle.save_contents(title, rows, out, drawn)
+    images = [result.explanation.for_image() for result in results]
+    photo, view = images[0].photo, images[0].view
+    title = f"{Path(photo.source).name}: {len(results)} methods"
+    drawing = sheet(photo, view, [sheet_row(maps) for maps in images])
+    return bundle.save_contents(title, rows, out, drawing)
 
 
 def _summarise(results: list[MethodResult], request: ExplainRequest, report: Path) -> None:
     """Print notices on stderr; scores, verdicts and the report's path on stdout."""
-    from heatproof.plots.overlay import score_text
-
     for line in dict.fromkeys(_notices(results)):
         typer.echo(terminal.one_line(line), err=True)
-    first = results[0].explanation
+    first = results[0].explanation.for_image()
     typer.echo(f"{terminal.one_line(str(request.photo))} · {first.record.model}")
     for number, prompt in enumerate(first.record.prompts):
-        typer.echo(f"  {score_text(first, 0, number)}  {terminal.one_line(prompt)}")
+        typer.echo(f"  {first.score_text(number)}  {terminal.one_line(prompt)}")
     for result in results:
         for side, certificate in result.certificates:
             sentence = terminal.one_line(certificate.sentence)
@@ -277,9 +275,8 @@ VERDICTS = {
 
 def _notices(results: Sequence[MethodResult]) -> list[str]:
     """List the notices of all results, and the warnings of their certificates."""
-    from heatproof.pages.explanation_page import notices
-
-    lines = [f"notice: {text}" for result in results for text in notices(result.explanation)]
+    images = [result.explanation.for_image() for result in results]
+    lines = [f"notice: {text}" for maps in images for text in maps.notices]
     for result in results:
         name = f"{result.method}: " if len(results) > 1 else ""
         lines += [f"warning: {name}{text}" for text in result.explanation.certificate.warnings]

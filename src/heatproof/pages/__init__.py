@@ -1,1 +1,1 @@
-"""HTML pages and the files of an explanation."""
+"""HTML pages from templates, and the files of an explanation. Pages take plain data."""

@@ -13,69 +13,67 @@ from typing import Any
 from uuid import uuid4
 
 import torch
+from PIL import Image
 from safetensors.torch import save as as_safetensors
 
 from heatproof import __version__
 from heatproof.certificate import Certificate
 from heatproof.errors import InputError
-from heatproof.explanation import Explanation, WordExplanation
+from heatproof.image_maps import ImageMaps, ImageWords
 from heatproof.pages import explanation_page
 from heatproof.pages.folder import check_folder
 from heatproof.plots import colour
-from heatproof.plots import words as word_view
 from heatproof.plots.contact_sheet import Panel, strip
-from heatproof.plots.overlay import legend, overlay, pictured, shared_scale
+from heatproof.plots.overlay import legend, overlay
+from heatproof.plots.words import draw_words
 
 SCHEMA = 1
 OURS = re.compile(r"overlay-\d+\.png|words\.png")
 
 
 def save(
-    explanation: Explanation,
-    words: WordExplanation | None,
+    images: Sequence[ImageMaps],
+    words: Sequence[ImageWords] | None,
     folder: Path,
-    replay: str | None = None,
     controls: Sequence[Panel] = (),
 ) -> Path:
-    """Write the files of the contract into `folder`, in one sub-folder a picture where there are
+    """Write the files of the contract into `folder`, in one sub-folder per image where there are
     several; returns the path of the report.
 
-    Other files in the folder stay. Each picture's files appear all at once or not at all.
+    Other files in the folder stay. Each image's files appear all at once or not at all.
     """
     check_folder(folder)
-    count = len(explanation.maps)
-    if count == 1:
-        _save_picture(explanation, words, 0, folder, replay, controls)
+    if len(images) == 1:
+        _save_image(images[0], words[0] if words else None, folder, controls)
         return folder / "report.html"
-    names = [f"{n:04d}-{_stem(pictured(explanation, n)[0].source)}" for n in range(count)]
-    for number, name in enumerate(names):
-        _save_picture(explanation, words, number, folder / name, replay)
-    kind = explanation.certificate.kind
-    rows = [(name, f"{name}/report.html", kind) for name in names]
-    return save_contents(f"{count} pictures", rows, folder)
+    names = [f"{n:04d}-{_stem(maps.photo.source)}" for n, maps in enumerate(images)]
+    for number, (name, maps) in enumerate(zip(names, images, strict=True)):
+        _save_image(maps, words[number] if words else None, folder / name)
+    rows = [
+        (name, f"{name}/report.html", maps.certificate.kind)
+        for name, maps in zip(names, images, strict=True)
+    ]
+    return save_contents(f"{len(images)} images", rows, folder)
 
 
 def save_contents(
-    title: str, rows: Sequence[tuple[str, str, str]], folder: Path, sheet: Any = None
+    title: str,
+    reports: Sequence[tuple[str, str, str]],
+    folder: Path,
+    sheet: Image.Image | None = None,
 ) -> Path:
-    """The page that leads to several reports: (name, address, certificate's kind) each."""
+    """Write the page that leads to several reports: (name, address, certificate's kind) each."""
     with _appearing(folder) as place:
         if sheet is not None:
             sheet.save(place / "sheet.png")
-        _write(place / "report.html", explanation_page.contents(title, rows, sheet))
+        _write(place / "report.html", explanation_page.contents(title, reports, sheet))
     return folder / "report.html"
 
 
-def as_json(
-    explanation: Explanation,
-    words: WordExplanation | None,
-    image: int = 0,
-    replay: str | None = None,
-) -> dict[str, Any]:
-    """explanation.json of one picture, in plain values."""
-    record = explanation.record
-    photo, view = pictured(explanation, image)
-    rows, cols = explanation.maps.shape[-2:]
+def as_json(maps: ImageMaps, words: ImageWords | None) -> dict[str, Any]:
+    """Return explanation.json of one image, in plain values."""
+    record, photo, view = maps.record, maps.photo, maps.view
+    rows, cols = maps.maps.shape[-2:]
     return {
         "heatproof": __version__,
         "schema": SCHEMA,
@@ -86,8 +84,8 @@ def as_json(
         "seed": record.seed,
         "image_size": record.image_size,
         "prompts": list(record.prompts),
-        "scores": [float(score) for score in explanation.scores[image]],
-        "explained_scores": [float(score) for score in explanation.explained_scores[image]],
+        "scores": [float(score) for score in maps.scores],
+        "explained_scores": [float(score) for score in maps.explained_scores],
         "grid": {"rows": rows, "cols": cols},
         "photo": {
             "source": photo.source,
@@ -96,17 +94,17 @@ def as_json(
             "pixels_sha256": sha256(photo.image.tobytes()).hexdigest(),
         },
         "view": {**asdict(view), "unseen": view.unseen},
-        "certificate": _certificate(explanation.certificate),
-        "environment": explanation.certificate.environment,
-        "notices": list(explanation_page.notices(explanation, image)),
-        "words": _words(words, image) if words else None,
+        "certificate": _certificate(maps.certificate),
+        "environment": maps.certificate.environment,
+        "notices": list(maps.notices),
+        "words": _words(words) if words else None,
         "display": {
-            "scale": shared_scale(explanation, image),
+            "scale": maps.scale,
             "legend": dict(zip(("negative", "positive"), legend(record.signs), strict=True)),
             "interpolation": "bilinear, from the centres of the patches",
             "colours": colour.NAME,
         },
-        "replay": replay or explanation_page.replay_command(explanation, words, image),
+        "replay": explanation_page.replay_command(maps, words),
     }
 
 
@@ -127,61 +125,52 @@ def _certificate(certificate: Certificate) -> dict[str, Any]:
     }
 
 
-def _words(words: WordExplanation, image: int) -> dict[str, Any]:
+def _words(words: ImageWords) -> dict[str, Any]:
     prompts = [
-        {"tokens": list(tokens), "words": [asdict(word) for word in each]}
-        for tokens, each in zip(words.tokens, words.words[image], strict=True)
+        {"tokens": list(tokens), "words": [asdict(word) for word in own]}
+        for tokens, own in zip(words.tokens, words.words, strict=True)
     ]
     return {
         "method": words.record.method,
-        "scores": [float(score) for score in words.scores[image]],
-        "explained_scores": [float(score) for score in words.explained_scores[image]],
+        "scores": [float(score) for score in words.scores],
+        "explained_scores": [float(score) for score in words.explained_scores],
         "prompts": prompts,
         "certificate": _certificate(words.certificate),
     }
 
 
-def _save_picture(
-    explanation: Explanation,
-    words: WordExplanation | None,
-    image: int,
-    folder: Path,
-    replay: str | None,
-    controls: Sequence[Panel] = (),
+def _save_image(
+    maps: ImageMaps, words: ImageWords | None, folder: Path, controls: Sequence[Panel] = ()
 ) -> None:
     with _appearing(folder) as place:
-        tensors = as_safetensors(_tensors(explanation, words, image))
-        (place / "maps.safetensors").write_bytes(tensors)
-        for prompt in range(len(explanation.record.prompts)):
-            overlay(explanation, image, prompt).save(place / f"overlay-{prompt}.png")
-        strip(explanation, image, controls).save(place / "strip.png")
+        (place / "maps.safetensors").write_bytes(as_safetensors(_tensors(maps, words)))
+        for prompt in range(len(maps.record.prompts)):
+            overlay(maps, prompt).save(place / f"overlay-{prompt}.png")
+        strip(maps, controls).save(place / "strip.png")
         if words is not None:
-            word_view.picture(words, image).save(place / "words.png")
-        html = explanation_page.page(explanation, words, image, replay, controls)
-        _write(place / "report.html", html)
-        plain = _finite(as_json(explanation, words, image, replay))
+            draw_words(words).save(place / "words.png")
+        _write(place / "report.html", explanation_page.page(maps, words, controls))
+        plain = _finite(as_json(maps, words))
         plain["pictures"] = sorted(path.name for path in place.glob("*.png"))
         text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
         _write(place / "explanation.json", text + "\n")
 
 
 def _write(path: Path, text: str) -> None:
-    """As UTF-8. What a file's name has of other bytes is escaped, in JSON as JSON itself does."""
+    """Write UTF-8. Bytes of a file's name that are not UTF-8 are escaped, as JSON escapes them."""
     path.write_text(text, "utf-8", "backslashreplace")
 
 
-def _tensors(
-    explanation: Explanation, words: WordExplanation | None, image: int
-) -> dict[str, torch.Tensor]:
-    tensors = {"maps": explanation.maps[image]}
+def _tensors(maps: ImageMaps, words: ImageWords | None) -> dict[str, torch.Tensor]:
+    tensors = {"maps": maps.maps}
     if words is not None:
-        tensors |= {f"words.{number}": each for number, each in enumerate(words.maps[image])}
-    return {name: each.detach().cpu().float().contiguous() for name, each in tensors.items()}
+        tensors |= {f"words.{number}": own for number, own in enumerate(words.maps)}
+    return {name: own.detach().cpu().float().contiguous() for name, own in tensors.items()}
 
 
 @contextmanager
 def _appearing(folder: Path) -> Generator[Path, None, None]:
-    """A place to write; when all is written it becomes `folder`, or its files move there."""
+    """Give a place to write; when all is written it becomes `folder`, or its files move there."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         place = folder.parent / f".heatproof-{uuid4().hex}"
@@ -201,15 +190,18 @@ def _appearing(folder: Path) -> Generator[Path, None, None]:
 
 def _move_into(place: Path, folder: Path) -> None:
     """Replace files of the same name, and overlays of an earlier explanation that had more."""
-    for old in _pictures_of(folder / "explanation.json"):
+    for old in _earlier_images(folder / "explanation.json"):
         if (place / "explanation.json").exists() and not (place / old).exists():
             (folder / old).unlink(missing_ok=True)
     for new in sorted(place.iterdir()):
         new.replace(folder / new.name)
 
 
-def _pictures_of(earlier: Path) -> list[str]:
-    """The pictures that an earlier explanation in the same folder wrote, by its own record."""
+def _earlier_images(earlier: Path) -> list[str]:
+    """Return the images that an earlier explanation in the folder wrote, by its own record.
+
+    Files that merely have such a name stay: the user may have put them there.
+    """
     try:
         stored = json.loads(earlier.read_text("utf-8"))
         return [name for name in stored["pictures"] if OURS.fullmatch(name)]
@@ -222,11 +214,11 @@ def _stem(source: str) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: null."""
+    """Replace NaN and infinity, which JSON does not have, by null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _finite(each) for key, each in value.items()}
+        return {str(key): _finite(own) for key, own in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_finite(own) for own in value]
     return value

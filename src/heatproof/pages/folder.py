@@ -1,4 +1,4 @@
-"""Whether a folder can be written to, asked before any work is done. Imports no torch."""
+"""Check that a folder can be written to before any work is done. Imports no torch."""
 
 import tempfile
 from pathlib import Path

@@ -1,62 +1,67 @@
-"""Pieces of HTML that every page is made of: a page needs nothing else, and asks for nothing."""
+"""Pages from the templates in `templates/`: self-contained, and everything handed in is escaped.
+
+`page.html` is the base of every page, `macros.html` holds its parts (table, badge, figure, facts,
+notices), `page.css` is the one style. Python hands in plain values and drawings, never HTML.
+"""
 
 import base64
 import io
-from collections.abc import Iterable, Mapping
-from html import escape
-from importlib import resources
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from heatproof import __version__
 
-def document(title: str, body: str) -> str:
-    """A self-contained HTML document."""
-    style = resources.files("heatproof.pages").joinpath("page.css").read_text("utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        # No request leaves this page, whatever ends up in it.
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{style}</style></head>"
-        f"<body>{body}</body></html>\n"
+
+class Cell(NamedTuple):
+    """A table cell that is more than its text.
+
+    `style` is a class of page.css (ok, bad, warn, faint, clamp), `sign` a mark behind the text,
+    `small` stands beside it in small letters, `below` in lines of their own.
+    """
+
+    text: str
+    style: str = ""
+    sign: str = ""
+    small: str = ""
+    below: tuple[str, ...] = ()
+    href: str = ""
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("heatproof.pages"),
+        autoescape=True,
+        # A name that a page forgot to hand in stops the page; it would vanish from it silently.
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters["data_uri"] = data_uri  # pyright: ignore[reportArgumentType]
+    environment.globals["version"] = __version__
+    return environment
 
 
-def mark(kind: str) -> str:
-    warn = dict.fromkeys(("holds with limits", "another backward rule"), "warn")
-    name = {"violated": "bad", "fails": "bad", "holds": "ok", **warn}.get(kind, "faint")
-    return f'<span class="{name}">{escape(kind)}</span>'
+def page(template: str, **values: Any) -> str:
+    """Render a template of `templates/`.
+
+    Raises:
+        jinja2.UndefinedError: the template names a value that was not handed in.
+    """
+    return _environment().get_template(template).render(values)
 
 
-def table(
-    head: list[str], rows: list[list[str]], numbers: Iterable[int] = (), short: Iterable[int] = ()
-) -> str:
-    """A table of cells that are HTML already; `numbers` stand right, `short` are never broken."""
-    right = dict.fromkeys(numbers, ' class="number"')
-    right |= dict.fromkeys(short, ' class="short"')
-    top = "".join(f"<th{right.get(n, '')}>{escape(name)}</th>" for n, name in enumerate(head))
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td{right.get(n, '')}>{cell}</td>" for n, cell in enumerate(row))
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="table"><table><tr>{top}</tr>{body}</table></div>'
-
-
-def facts(facts: Mapping[str, Any]) -> str:
-    items = (f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items())
-    return f"<dl>{''.join(items)}</dl>"
-
-
-def data(picture: Image.Image, lossless: bool = False) -> str:
-    """The picture itself, as an address."""
-    buffer = io.BytesIO()
-    if lossless:
-        picture.save(buffer, "PNG")
+def data_uri(image: Image.Image | bytes, lossless: bool = False) -> str:
+    """Return an image (or the bytes of a PNG) as the address of an <img> that needs no file."""
+    if isinstance(image, bytes):
+        kind, content = "png", image
     else:
-        picture.save(buffer, "JPEG", quality=90, subsampling=0)
-    kind = "png" if lossless else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        kind, buffer = "png" if lossless else "jpeg", io.BytesIO()
+        # JPEG shrinks photos tenfold; full chroma keeps the edges of coloured maps in place.
+        options: dict[str, int] = {} if lossless else {"quality": 90, "subsampling": 0}
+        image.save(buffer, kind.upper(), **options)
+        content = buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,1 +1,1 @@
-"""Pictures: colour, overlays, contact sheets, words, charts."""
+"""Drawings: colour scale, overlays, contact sheets, words, charts. They take plain data."""

@@ -1,11 +1,11 @@
-"""The one colour map: signed values over a grey photograph, evenly to the eye, zero invisible.
+"""The one colour map: signed values over a grey photo, evenly to the eye, zero invisible.
 
-A picture is blended, in OKLab, from the grey photograph (value 0) towards one of two colours of
+An image is blended, in OKLab, from the grey photo (value 0) towards one of two colours of
 equal lightness and equal chroma: vermilion for values that raise the score, azure for values that
 lower it. A path that is straight and evenly paced in OKLab has the same colour difference for the
 same difference of values: everywhere on the scale, for both signs, on every grey. The hues
-stay apart under the three kinds of colour blindness. The photograph is grey, so that all colour in
-an overlay is the map's.
+stay apart under the three kinds of colour blindness. The photo is grey, so that all colour in an
+overlay is the map's.
 
 OKLab: Ottosson, "A perceptual color space for image processing", 2020.
 """
@@ -18,8 +18,8 @@ from PIL import Image
 
 LIGHTNESS, CHROMA = 0.62, 0.18
 RAISES_HUE, LOWERS_HUE = 40.0, 255.0  # degrees in OKLab's a, b plane
-STRENGTH = 0.85  # of the colour at the end of the scale: the photograph shows through it
-DARKEST, LIGHTEST = 0.50, 0.97  # OKLab lightness of the photograph's black and white
+STRENGTH = 0.85  # of the colour at the end of the scale: the photo shows through it
+DARKEST, LIGHTEST = 0.50, 0.97  # OKLab lightness of the photo's black and white
 STEPS = 255  # of each sign
 
 NAME = "vermilion-azure (OKLab, straight and even, 0 invisible)"
@@ -41,25 +41,25 @@ _LAB = np.array(
 
 
 def oklab(rgb: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
-    """sRGB in 0..1 to OKLab."""
+    """Convert sRGB in 0..1 to OKLab."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return np.cbrt(linear @ _LMS.T) @ _LAB.T
 
 
 def srgb(lab: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
-    """OKLab to sRGB in 0..1, cut to what a screen can show."""
+    """Convert OKLab to sRGB in 0..1, cut to what a screen can show."""
     linear = (lab @ np.linalg.inv(_LAB).T) ** 3 @ np.linalg.inv(_LMS).T
     return srgb_of(np.clip(linear, 0.0, 1.0))
 
 
 def srgb_of(linear: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
-    """Linear light to sRGB, both in 0..1."""
+    """Convert linear light to sRGB, both in 0..1."""
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 @cache
 def table() -> UInt8[np.ndarray, "shade value 3"]:
-    """The colour of each value (-STEPS..STEPS) over each shade (0..255) of the grey photograph."""
+    """Return the colour of each value (-STEPS..STEPS) over each grey (0..255) of the photo."""
     grey = oklab(np.repeat(np.arange(256)[:, None] / 255, 3, axis=1))
     base = np.zeros((256, 1, 3))
     base[:, 0, 0] = DARKEST + (LIGHTEST - DARKEST) * grey[:, 0]
@@ -68,7 +68,7 @@ def table() -> UInt8[np.ndarray, "shade value 3"]:
 
 @cache
 def table_on_white() -> UInt8[np.ndarray, "value 3"]:
-    """The colour of each value (-STEPS..STEPS) over paper white."""
+    """Return the colour of each value (-STEPS..STEPS) over paper white."""
     return _blended(np.array([[[1.0, 0.0, 0.0]]]))[0]
 
 
@@ -86,7 +86,7 @@ def _end(hue: float) -> Float[np.ndarray, "3"]:
 
 
 def steps(values: Float[np.ndarray, "*batch"], scale: float) -> np.ndarray:
-    """Values to indices of the tables: -scale is 0, zero is STEPS; beyond the scale is its end."""
+    """Convert values to indices of the tables: -scale is 0, zero is STEPS; beyond is the end."""
     if scale <= 0 or not np.isfinite(scale):
         return np.full(values.shape, STEPS, np.int16)
     share = np.clip(np.nan_to_num(values / scale), -1.0, 1.0)
@@ -96,19 +96,19 @@ def steps(values: Float[np.ndarray, "*batch"], scale: float) -> np.ndarray:
 def paint(
     photo: Image.Image, values: Float[np.ndarray, "height width"], scale: float
 ) -> Image.Image:
-    """`values`, one a pixel, over the grey photograph, for a scale from -`scale` to `scale`."""
+    """Paint `values`, one per pixel, over the grey photo, on a scale from -`scale` to `scale`."""
     shades = np.asarray(photo.convert("L"))
     return Image.fromarray(table()[shades, steps(values, scale)])
 
 
 def css(value: float, scale: float) -> str:
-    """The colour of a value over white, as CSS and PIL write it."""
+    """Return the colour of a value over white, as CSS and Pillow write it."""
     red, green, blue = table_on_white()[steps(np.array([value]), scale)[0]]
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def bar(width: int, height: int, on_white: bool = False) -> Image.Image:
-    """The scale from its negative to its positive end: over every shade of grey, or over white."""
+    """Draw the scale from its negative to its positive end: over every grey, or over white."""
     shades = np.rint(np.linspace(255, 0, height)).astype(np.uint8)
     values = np.rint(np.linspace(0, 2 * STEPS, width)).astype(np.int16)
     if on_white:

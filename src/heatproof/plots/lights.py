@@ -1,11 +1,11 @@
-"""What a certificate says, as it stands on pictures: a headline, four lights, a band, a badge."""
+"""The certificate on drawings: a headline, four lights, a band with the reason, a badge."""
 
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
 from heatproof.certificate import Certificate, Kind, Light, State
-from heatproof.plots.text import width, wrapped, write
+from heatproof.plots.text import text_width, wrap, write
 
 INK, FAINT, PAPER = "#1b1b1f", "#5f6068", "#ffffff"
 ALARM, WARN, CALM = "#a3123a", "#8a5a00", "#2f6b3a"
@@ -34,8 +34,8 @@ STATE_COLOURS: dict[State, str] = {
 
 
 def badge_of(certificate: Certificate) -> tuple[str, str]:
-    """Text and colour of the mark on the picture itself; no text where there is only good news, or
-    a limit that the lights beneath it state."""
+    """Return text and colour of the badge; no text where there is only good news, or a limit that
+    the lights state."""
     if certificate.kind in ("holds", "holds with limits"):
         states = {light.name: light.state for light in certificate.lights}
         if states["follows the prompt"] == "no":
@@ -45,54 +45,56 @@ def badge_of(certificate: Certificate) -> tuple[str, str]:
     return text.get(certificate.kind, certificate.kind), KIND_COLOURS[certificate.kind]
 
 
-def sentence_of(certificate: Certificate) -> str:
-    """What the band says; nothing where the lights say it all."""
+def band_sentence(certificate: Certificate) -> str:
+    """Return what the band says; nothing where the lights say it all."""
     return "" if certificate.holds else certificate.sentence
 
 
-def badge(sheet: Image.Image, size: int, certificate: Certificate) -> None:
-    """A mark on the picture itself, which stays when the caption is cut away."""
+def draw_badge(sheet: Image.Image, size: int, certificate: Certificate) -> None:
+    """Draw a badge on the map itself, which stays when the caption is cut away."""
     text, fill = badge_of(certificate)
     if not text:
         return
-    wide = width(text, size) + size
-    box = (size // 2, size // 2, size // 2 + wide, size // 2 + 1.8 * size)
+    width = text_width(text, size) + size
+    box = (size // 2, size // 2, size // 2 + width, size // 2 + 1.8 * size)
     ImageDraw.Draw(sheet).rounded_rectangle(box, size // 3, fill=fill)
     write(sheet, (size, size * 0.8), text, size, PAPER)
 
 
-def band(sheet: Image.Image, y: int, lines: list[str], size: int, kind: Kind) -> None:
-    """A full-width band that says why a map is not certified."""
-    high = round(1.5 * size) * len(lines) + size
-    ImageDraw.Draw(sheet).rectangle((0, y, sheet.width, y + high), fill=KIND_COLOURS[kind])
+def draw_band(sheet: Image.Image, y: int, lines: list[str], size: int, kind: Kind) -> None:
+    """Draw a full-width band that says why a map is not certified."""
+    height = round(1.5 * size) * len(lines) + size
+    ImageDraw.Draw(sheet).rectangle((0, y, sheet.width, y + height), fill=KIND_COLOURS[kind])
     for number, line in enumerate(lines):
         place = (size, y + size // 2 + round(1.5 * size) * number)
         write(sheet, place, line, size, PAPER)
 
 
-# The four lights: in full, a paragraph each; or in short, one after the other.
+class LightsLayout:
+    """The four lights laid out in lines of `room` pixels, before the drawing's height is known.
 
-
-class Lights:
-    """The lights laid out in lines of `room` pixels, so that a picture can make place for them."""
+    With `evidence` each light has a paragraph of its own; without, they follow one another.
+    """
 
     def __init__(
         self, lights: Sequence[Light], size: int, room: float, *, evidence: bool = False
     ) -> None:
         self.size = size
-        self.placed: list[tuple[float, int, str, str]] = []
-        self.lines = 0
+        self._placed: list[tuple[float, int, str, str]] = []  # x, line, text, colour of the dot
+        self._lines = 0
         if evidence:
-            self._in_full(lights, room)
+            self._place_paragraphs(lights, room)
         else:
-            self._in_short(lights, room)
+            self._place_in_a_row(lights, room)
 
     @property
     def height(self) -> int:
-        return round(1.5 * self.size) * self.lines
+        """Pixels that the lights take."""
+        return round(1.5 * self.size) * self._lines
 
     def draw(self, sheet: Image.Image, left: int, top: int) -> None:
-        for x, line, text, colour in self.placed:
+        """Draw the lights, their first line at `top`."""
+        for x, line, text, colour in self._placed:
             y = top + round(1.5 * self.size) * line
             if colour:
                 side = round(0.7 * self.size)
@@ -100,21 +102,22 @@ class Lights:
                 ImageDraw.Draw(sheet).rounded_rectangle(box, side // 4, fill=colour)
             write(sheet, (left + x + 1.1 * self.size, y), text, self.size, colour or FAINT)
 
-    def _in_full(self, lights: Sequence[Light], room: float) -> None:
+    def _place_paragraphs(self, lights: Sequence[Light], room: float) -> None:
         for light in lights:
             text = f"{light.name}: {light.state} · {light.evidence}"
             colour = STATE_COLOURS[light.state]
-            for line in wrapped(text, self.size, room - 1.1 * self.size, 2):
-                self.placed.append((0.0, self.lines, line, colour))
-                self.lines, colour = self.lines + 1, ""
+            for line in wrap(text, self.size, room - 1.1 * self.size, 2):
+                self._placed.append((0.0, self._lines, line, colour))
+                # The second line of a paragraph has no dot.
+                self._lines, colour = self._lines + 1, ""
 
-    def _in_short(self, lights: Sequence[Light], room: float) -> None:
+    def _place_in_a_row(self, lights: Sequence[Light], room: float) -> None:
         x, line = 0.0, 0
         for light in lights:
             text = f"{light.name}: {light.state}"
-            wide = width(text, self.size) + 2.2 * self.size
-            if x and x + wide > room:
+            width = text_width(text, self.size) + 2.2 * self.size
+            if x and x + width > room:
                 x, line = 0.0, line + 1
-            self.placed.append((x, line, text, STATE_COLOURS[light.state]))
-            x += wide
-        self.lines = line + 1
+            self._placed.append((x, line, text, STATE_COLOURS[light.state]))
+            x += width
+        self._lines = line + 1

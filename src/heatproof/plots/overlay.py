@@ -1,9 +1,9 @@
-"""A map on the original photograph, on a scale that all prompts of the picture share.
+"""A map on the original photo, on a scale that all prompts of the image share.
 
-What is shown, top to bottom: the photograph in grey with the map in colour and the unseen part
-hatched; the prompt and its score; the scale; and what the certificate says. Display steps, none of
-which touches the map itself: bilinear interpolation from the patches' centres, the shared scale,
-the colours of `heatproof.plots.colour`.
+Top to bottom: the photo in grey with the map in colour and the cropped part hatched; the prompt and
+its score; the scale; what the certificate says. The map itself is never changed. Display steps are
+bilinear interpolation from the patches' centres, the shared scale, and the colours of
+`heatproof.plots.colour`.
 """
 
 import math
@@ -14,14 +14,22 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 
 from heatproof.certificate import Certificate
-from heatproof.explanation import Explanation
+from heatproof.image_maps import NO_PROMPT, ImageMaps
 from heatproof.images import Photo
 from heatproof.models.geometry import View
 from heatproof.plots import colour
-from heatproof.plots.lights import FAINT, INK, PAPER, Lights, badge, band, sentence_of
-from heatproof.plots.text import plain, shortened, wrapped, write
+from heatproof.plots.lights import (
+    FAINT,
+    INK,
+    PAPER,
+    LightsLayout,
+    band_sentence,
+    draw_badge,
+    draw_band,
+)
+from heatproof.plots.text import one_line, shorten, wrap, write
 
-LONGEST = 4096  # pixels; larger photographs are drawn scaled down to this
+LONGEST = 4096  # pixels; larger photos are drawn scaled down to this
 SHORTEST = 448  # pixels; smaller ones are drawn larger
 WIDEST_ASPECT = 6  # of what is shown: of a panorama, the view and its surroundings
 
@@ -29,9 +37,9 @@ Values = Float[np.ndarray, "row col"]
 Signs = tuple[str, str] | None
 
 
-@dataclass(frozen=True)
-class Frame:
-    """The part of a photograph that is drawn, in its pixels, and the size that it is drawn at."""
+@dataclass(frozen=True, kw_only=True)
+class Viewport:
+    """The part of a photo that is drawn, in its pixels, and the size that it is drawn at."""
 
     left: int
     top: int
@@ -42,10 +50,16 @@ class Frame:
 
     @property
     def zoom(self) -> float:
+        """Drawn pixels per pixel of the photo."""
         return self.width / (self.right - self.left)
 
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """The part, as Pillow's `crop` takes it."""
+        return self.left, self.top, self.right, self.bottom
+
     def remarks(self, photo: Photo) -> list[str]:
-        """How what is drawn differs from the photograph's own pixels."""
+        """Say how the drawing differs from the photo's own pixels."""
         across, down = self.right - self.left, self.bottom - self.top
         remarks: list[str] = []
         if (across, down) != photo.image.size:
@@ -56,71 +70,59 @@ class Frame:
             remarks.append(f"drawn {self.zoom:.3g} times as large")
         return remarks
 
-    def fitted(self, side: int) -> "Frame":
-        """The same part, its longer side drawn `side` pixels long."""
+    def fit(self, side: int) -> "Viewport":
+        """Return the same part with its longer side drawn `side` pixels long."""
         zoom = side / max(self.right - self.left, self.bottom - self.top)
-        wide = max(1, round((self.right - self.left) * zoom))
-        return replace(self, width=wide, height=max(1, round((self.bottom - self.top) * zoom)))
+        width = max(1, round((self.right - self.left) * zoom))
+        return replace(self, width=width, height=max(1, round((self.bottom - self.top) * zoom)))
 
 
-def overlay(explanation: Explanation, image: int = 0, prompt: int = 0) -> Image.Image:
-    """One prompt's map on its photograph, with caption, scale and the certificate's verdict."""
-    photo, view = pictured(explanation, image)
-    values = np.asarray(explanation.maps[image, prompt].cpu(), np.float32)
-    scale = shared_scale(explanation, image)
-    part = frame(photo, view)
-    score = score_text(explanation, image, prompt)
-    return captioned(
-        draw(photo, view, values, scale, part),
-        explanation.record.prompts[prompt],
-        " · ".join([score, explanation.record.method, *part.remarks(photo)]),
-        scale,
-        explanation.certificate.of(explanation.record.prompts[prompt]),
-        explanation.record.signs,
+def overlay(maps: ImageMaps, prompt: int = 0) -> Image.Image:
+    """Draw one prompt's map on its photo, with caption, scale and the certificate's verdict."""
+    viewport = viewport_of(maps.photo, maps.view)
+    text = maps.record.prompts[prompt]
+    return add_caption(
+        draw(maps.photo, maps.view, maps.values(prompt), maps.scale, viewport),
+        prompt=text,
+        score=" · ".join(
+            [maps.score_text(prompt), maps.record.method, *viewport.remarks(maps.photo)]
+        ),
+        scale=maps.scale,
+        certificate=maps.certificate.of(text),
+        signs=maps.record.signs,
     )
 
 
-def pictured(explanation: Explanation, image: int = 0) -> tuple[Photo, View]:
-    """The photograph and its view; a plain grey one, seen whole, where a tensor came in."""
-    if explanation.photos:
-        return explanation.photos[image], explanation.views[image]
-    rows, cols = (32 * side for side in explanation.maps.shape[-2:])
-    blank = Photo(Image.new("RGB", (cols, rows), "#b0b0b0"), f"tensor {image}")
-    return blank, View(cols, rows, 0.0, 0.0, float(cols), float(rows))
+# The map on the photo
 
 
-def shared_scale(explanation: Explanation, image: int = 0) -> float:
-    """The largest |value| over all prompts of a picture: the end of its one scale."""
-    values = np.asarray(explanation.maps[image].cpu(), np.float32)
-    finite = values[np.isfinite(values)]
-    return float(np.abs(finite).max()) if finite.size else 0.0
+def viewport_of(
+    photo: Photo, view: View, longest: int = LONGEST, shortest: int = SHORTEST
+) -> Viewport:
+    """Choose what is drawn: the whole photo, at its own size unless that is huge or tiny.
 
-
-def score_text(explanation: Explanation, image: int, prompt: int) -> str:
-    """What was explained and its value in the untouched model."""
-    return f"{explanation.record.score} {float(explanation.scores[image, prompt]):+.4f}"
-
-
-# The map on the photograph
-
-
-def frame(photo: Photo, view: View, longest: int = LONGEST, shortest: int = SHORTEST) -> Frame:
-    """The whole photograph, at its own size where that is neither huge nor tiny.
-
-    Of a photograph of extreme proportions: the view, and as much around it as fits.
+    Of a photo of extreme proportions: the view, and as much around it as fits.
     """
     width, height = photo.image.size
     left, right = _extent(width, height, view.seen[0], view.seen[2])
     top, bottom = _extent(height, width, view.seen[1], view.seen[3])
-    wide, high = right - left, bottom - top
-    zoom = min(1.0, longest / max(wide, high))
-    if max(wide, high) < shortest:
-        zoom = float(math.ceil(shortest / max(wide, high)))
-    return Frame(left, top, right, bottom, max(1, round(wide * zoom)), max(1, round(high * zoom)))
+    across, down = right - left, bottom - top
+    zoom = min(1.0, longest / max(across, down))
+    if max(across, down) < shortest:
+        # A whole factor keeps the pixels of a small image square and equal.
+        zoom = float(math.ceil(shortest / max(across, down)))
+    return Viewport(
+        left=left,
+        top=top,
+        right=right,
+        bottom=bottom,
+        width=max(1, round(across * zoom)),
+        height=max(1, round(down * zoom)),
+    )
 
 
 def _extent(length: int, other: int, start: float, end: float) -> tuple[int, int]:
-    """Where the drawn part of one side begins and ends: `WIDEST_ASPECT` of the other at most."""
+    """Return where the drawn part of one side begins and ends: at most `WIDEST_ASPECT` wide."""
     room = WIDEST_ASPECT * other
     if length <= room:
         return 0, length
@@ -129,50 +131,65 @@ def _extent(length: int, other: int, start: float, end: float) -> tuple[int, int
     return first, first + room
 
 
-def draw(photo: Photo, view: View, values: Values, scale: float, frame: Frame) -> Image.Image:
-    """The drawn part of the photograph: grey, the map in colour; hatched where it was not seen."""
-    part = photo.image.crop((frame.left, frame.top, frame.right, frame.bottom))
-    way = Image.Resampling.NEAREST if frame.zoom >= 4 else Image.Resampling.LANCZOS
-    part = part.resize((frame.width, frame.height), way)
-    painted = colour.paint(part, placed(view, values, frame), scale)
-    return unseen(painted, part, seen(view, frame))
+def draw(photo: Photo, view: View, values: Values, scale: float, viewport: Viewport) -> Image.Image:
+    """Draw the photo in grey and the map in colour; hatched where the model did not see it."""
+    part = photo.image.crop(viewport.box)
+    # Smoothing an image of a few pixels would hide that it has only a few.
+    filter = Image.Resampling.NEAREST if viewport.zoom >= 4 else Image.Resampling.LANCZOS
+    part = part.resize((viewport.width, viewport.height), filter)
+    painted = colour.paint(part, interpolate(view, values, viewport), scale)
+    return hatch_unseen(painted, part, seen_mask(view, viewport))
 
 
-def placed(view: View, values: Values, frame: Frame) -> Float[np.ndarray, "height width"]:
-    """The map at each drawn pixel, interpolated bilinearly from the centres of the patches."""
+def draw_photo(photo: Photo, view: View, viewport: Viewport) -> Image.Image:
+    """Draw the photo in its own colours, hatched where the model did not see it."""
+    part = photo.image.crop(viewport.box)
+    part = part.resize((viewport.width, viewport.height), Image.Resampling.LANCZOS)
+    return hatch_unseen(part, part, seen_mask(view, viewport))
+
+
+def interpolate(
+    view: View, values: Values, viewport: Viewport
+) -> Float[np.ndarray, "height width"]:
+    """Return the map at each drawn pixel, interpolated bilinearly from the patches' centres."""
     rows, cols = values.shape
-    x, y = _centres(frame)
+    x, y = _pixel_centres(viewport)
     down = _weights((y - view.top) / (view.bottom - view.top) * rows, rows)
     across = _weights((x - view.left) / (view.right - view.left) * cols, cols)
+    # One NaN patch would blank every pixel that it takes part in, at any weight.
     return down @ np.nan_to_num(values, posinf=0.0, neginf=0.0).astype(np.float32) @ across.T
 
 
-def seen(view: View, frame: Frame) -> Bool[np.ndarray, "height width"]:
-    """Which drawn pixels the model saw."""
-    x, y = _centres(frame)
+def seen_mask(view: View, viewport: Viewport) -> Bool[np.ndarray, "height width"]:
+    """Return which drawn pixels the model saw."""
+    x, y = _pixel_centres(viewport)
+    # A mirroring preprocessing has its left edge right of its right edge.
     (left, right), (top, bottom) = (
         sorted(ends) for ends in ((view.left, view.right), (view.top, view.bottom))
     )
     return np.outer((y >= top) & (y < bottom), (x >= left) & (x < right))
 
 
-def _centres(frame: Frame) -> tuple[Float[np.ndarray, " width"], Float[np.ndarray, " height"]]:
-    """The drawn pixels' centres, in pixels of the photograph."""
-    x = frame.left + (np.arange(frame.width) + 0.5) * ((frame.right - frame.left) / frame.width)
-    y = frame.top + (np.arange(frame.height) + 0.5) * ((frame.bottom - frame.top) / frame.height)
+def _pixel_centres(
+    viewport: Viewport,
+) -> tuple[Float[np.ndarray, " width"], Float[np.ndarray, " height"]]:
+    """Return the drawn pixels' centres, in pixels of the photo."""
+    across, down = viewport.right - viewport.left, viewport.bottom - viewport.top
+    x = viewport.left + (np.arange(viewport.width) + 0.5) * (across / viewport.width)
+    y = viewport.top + (np.arange(viewport.height) + 0.5) * (down / viewport.height)
     return x, y
 
 
 def _weights(at: Float[np.ndarray, " pixel"], cells: int) -> Float[np.ndarray, "pixel cell"]:
-    """Linear interpolation between the centres of cells (cell 0 spans 0..1), flat at the ends."""
+    """Weigh cells (cell 0 spans 0..1) linearly between centres, flat beyond the outer ones."""
     at = np.clip(at - 0.5, 0.0, cells - 1.0)
     return np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(cells))).astype(np.float32)
 
 
-def unseen(
+def hatch_unseen(
     painted: Image.Image, photo: Image.Image, seen: Bool[np.ndarray, "height width"]
 ) -> Image.Image:
-    """What the model never saw: dark, hatched, behind a line; nobody takes it for a value of 0."""
+    """Cover what the model never saw: dark, hatched, outlined, so that it cannot pass for 0."""
     if seen.all():
         return painted
     dark = Image.blend(
@@ -198,42 +215,43 @@ def _outline(image: Image.Image, seen: Bool[np.ndarray, "height width"]) -> None
 # What stands beneath it
 
 
-def captioned(
-    drawn: Image.Image,
+def add_caption(
+    drawing: Image.Image,
+    *,
     prompt: str,
     score: str,
     scale: float,
     certificate: Certificate,
     signs: Signs,
 ) -> Image.Image:
-    """The drawn photograph, top left and of its own size, with what must be read with it."""
-    size = min(max(13, max(drawn.size) // 44), 64)
-    broad = max(drawn.width, 24 * size)
+    """Put a drawing top left, in its own size, above what must be read with it."""
+    size = min(max(13, max(drawing.size) // 44), 64)
+    width = max(drawing.width, 24 * size)
     gap = size // 2
-    title = wrapped(prompt or "(empty prompt)", round(1.25 * size), broad - 2 * gap, 2)
-    lights = Lights(certificate.lights, size, broad - 2 * gap, evidence=True)
-    sentence = sentence_of(certificate)
-    lines = wrapped(sentence, size, broad - 4 * gap, 6) if sentence else []
-    high = gap + round(1.65 * size) * len(title) + round(5 * size) + lights.height + gap
-    under = round(1.5 * size) * len(lines) + size + gap if lines else 0
-    sheet = Image.new("RGB", (broad, drawn.height + high + under), PAPER)
-    sheet.paste(drawn, (0, 0))
-    y = drawn.height + gap
+    title = wrap(prompt or NO_PROMPT, round(1.25 * size), width - 2 * gap, 2)
+    lights = LightsLayout(certificate.lights, size, width - 2 * gap, evidence=True)
+    sentence = band_sentence(certificate)
+    lines = wrap(sentence, size, width - 4 * gap, 6) if sentence else []
+    caption = gap + round(1.65 * size) * len(title) + round(5 * size) + lights.height + gap
+    band = round(1.5 * size) * len(lines) + size + gap if lines else 0
+    sheet = Image.new("RGB", (width, drawing.height + caption + band), PAPER)
+    sheet.paste(drawing, (0, 0))
+    y = drawing.height + gap
     for line in title:
         write(sheet, (gap, y), line, round(1.25 * size), INK)
         y += round(1.65 * size)
-    write(sheet, (gap, y), shortened(plain(score), size, broad - 2 * gap), size, FAINT)
+    write(sheet, (gap, y), shorten(one_line(score), size, width - 2 * gap), size, FAINT)
     y += round(1.9 * size)
-    scale_bar(sheet, (gap, y, broad - gap, y + size), scale, size, signs)
+    draw_scale(sheet, (gap, y, width - gap, y + size), scale, size, signs)
     y += round(3.1 * size)
     lights.draw(sheet, gap, y)
     if lines:
-        band(sheet, y + lights.height + gap, lines, size, certificate.kind)
-    badge(sheet, size, certificate)
+        draw_band(sheet, y + lights.height + gap, lines, size, certificate.kind)
+    draw_badge(sheet, size, certificate)
     return sheet
 
 
-def scale_bar(
+def draw_scale(
     sheet: Image.Image,
     box: tuple[int, int, int, int],
     scale: float,
@@ -241,7 +259,7 @@ def scale_bar(
     signs: Signs,
     on_white: bool = False,
 ) -> None:
-    """The colour bar in `box`, its ends and zero printed beneath it, with what their signs say."""
+    """Draw the colour bar in `box`; beneath it its ends, zero, and what the signs mean."""
     left, top, right, bottom = box
     sheet.paste(colour.bar(right - left, bottom - top, on_white), (left, top))
     y = bottom + size // 3
@@ -250,11 +268,11 @@ def scale_bar(
         return
     low, high = legend(signs)
     room = (right - left) / 2 - size
-    write(sheet, (left, y), shortened(f"-{scale:.3g} {low}", size, room), size, FAINT)
+    write(sheet, (left, y), shorten(f"-{scale:.3g} {low}", size, room), size, FAINT)
     write(sheet, ((left + right) / 2, y), "0", size, FAINT, "ma")
-    write(sheet, (right, y), shortened(f"{high} +{scale:.3g}", size, room), size, FAINT, "ra")
+    write(sheet, (right, y), shorten(f"{high} +{scale:.3g}", size, room), size, FAINT, "ra")
 
 
 def legend(signs: Signs) -> tuple[str, str]:
-    """What stands at the ends of a scale: the method's own words, or nothing but low and high."""
+    """Return the words at the ends of a scale: the method's own, or just low and high."""
     return signs or ("low", "high")

@@ -1,4 +1,4 @@
-"""Text on pictures: wrapped, shortened, drawn with Pillow's own font, whatever letters come."""
+"""Text on drawings: wrapped, shortened, drawn with Pillow's own font, whatever letters come."""
 
 import math
 from functools import cache
@@ -11,50 +11,50 @@ Number = int | float
 
 @cache
 def font(size: int) -> Font:
-    """Pillow's built-in font: no font files are looked for on the machine."""
+    """Return Pillow's built-in font: no font files are looked for on the machine."""
     return ImageFont.load_default(size)
 
 
-def plain(text: str) -> str:
-    """`text` on one line, without the control characters that a font stumbles over."""
+def one_line(text: str) -> str:
+    """Return `text` on one line, without the control characters that a font stumbles over."""
     shown = "".join(letter if letter.isprintable() else " " for letter in text)
     return " ".join(shown.split())
 
 
-def figure(value: float, scale: float) -> str:
-    """A signed value with as many digits as its scale needs: three that count at its end."""
+def format_value(value: float, scale: float) -> str:
+    """Format a signed value with the digits its scale needs: three significant ones at its end."""
     if not 1e-4 <= scale < 1e5:
         return f"{value:+.2e}"
     return f"{value:+.{max(0, 2 - math.floor(math.log10(scale)))}f}"
 
 
-def width(text: str, size: int) -> float:
-    """Pixels that `text` takes in one line."""
+def text_width(text: str, size: int) -> float:
+    """Return the pixels that `text` takes in one line."""
     try:
         return float(font(size).getlength(text))
     except UnicodeError:
         return float(font(size).getlength(_latin(text)))
 
 
-def wrapped(text: str, size: int, room: Number, lines: int) -> list[str]:
-    """`text` in at most `lines` lines of `room` pixels; what does not fit ends in an ellipsis."""
-    words, done = plain(text).split(" "), list[str]()
+def wrap(text: str, size: int, room: Number, lines: int) -> list[str]:
+    """Break `text` into at most `lines` lines of `room` pixels; the last ends in an ellipsis."""
+    words, done = one_line(text).split(" "), list[str]()
     while words and len(done) < lines - 1:
         line = words.pop(0)
-        while words and width(f"{line} {words[0]}", size) <= room:
+        while words and text_width(f"{line} {words[0]}", size) <= room:
             line += f" {words.pop(0)}"
-        done.append(shortened(line, size, room))
-    return [*done, shortened(" ".join(words), size, room)] if words else done
+        done.append(shorten(line, size, room))
+    return [*done, shorten(" ".join(words), size, room)] if words else done
 
 
-def shortened(text: str, size: int, room: Number) -> str:
-    """`text` in one line of `room` pixels, its end replaced by an ellipsis where it is too long."""
-    if width(text, size) <= room:
+def shorten(text: str, size: int, room: Number) -> str:
+    """Cut `text` to one line of `room` pixels; an ellipsis replaces what does not fit."""
+    if text_width(text, size) <= room:
         return text
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
-        fits = width(text[:middle].rstrip() + "…", size) <= room
+        fits = text_width(text[:middle].rstrip() + "…", size) <= room
         low, high = (middle, high) if fits else (low, middle - 1)
     return text[:low].rstrip() + "…"
 

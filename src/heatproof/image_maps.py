@@ -1,0 +1,109 @@
+"""One image's maps, and one image's word values, with everything that is shown beside them.
+
+Plots and pages take these. `heatproof.explanation` holds many images, stands above plots and pages,
+and hands them one image at a time: nothing that draws imports what it draws for.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from heatproof.certificate import Certificate
+from heatproof.images import Photo
+from heatproof.models.geometry import View
+
+NOTICED = 0.005  # of the image: less than this cropped away is not worth a notice
+NO_PROMPT = "(empty prompt)"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What made an explanation, in plain values that go to JSON as they are.
+
+    `signs` say what negative and what positive values mean: see `Card.signs`.
+    """
+
+    model: str
+    method: str
+    settings: dict[str, Any]
+    score: str
+    prompts: tuple[str, ...]
+    seed: int
+    notices: tuple[str, ...] = ()
+    image_size: str = "native"
+    signs: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a prompt, its characters, and the sum of its tokens' values."""
+
+    text: str
+    start: int
+    end: int
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageMaps:
+    """The maps of one image; fields as in `Explanation`, without its image axis."""
+
+    photo: Photo
+    view: View
+    maps: Float[Tensor, "prompt row col"]
+    scores: Float[Tensor, " prompt"]
+    explained_scores: Float[Tensor, " prompt"]
+    certificate: Certificate
+    record: Record
+
+    @property
+    def scale(self) -> float:
+        """The largest finite |value| over all prompts: the end of the scale that they share."""
+        values = np.asarray(self.maps.cpu(), np.float32)
+        finite = values[np.isfinite(values)]
+        return float(np.abs(finite).max()) if finite.size else 0.0
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the reader must know: the record's notices, and how much was cropped away."""
+        unseen = self.view.unseen
+        if unseen < NOTICED:
+            return self.record.notices
+        # 99.6 % must not read as "100%": something was seen.
+        share = f"{unseen:.1%}" if unseen > 0.99 else f"{unseen:.0%}"
+        return (
+            *self.record.notices,
+            f"the model's own preprocessing cut off {share} of the image: the hatched area was "
+            "cropped before the model saw it; --image-size keep shows more where the model allows "
+            "it",
+        )
+
+    def values(self, prompt: int) -> Float[np.ndarray, "row col"]:
+        """Return one prompt's map as an array."""
+        return np.asarray(self.maps[prompt].cpu(), np.float32)
+
+    def score_text(self, prompt: int) -> str:
+        """Return what was explained and its value in the untouched model: "cosine +0.2512"."""
+        return f"{self.record.score} {float(self.scores[prompt]):+.4f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageWords:
+    """The word values of one image; fields as in `WordExplanation`, without its image axis."""
+
+    maps: list[Float[Tensor, " _token"]]
+    words: list[tuple[Word, ...]]
+    tokens: list[tuple[str, ...]]
+    scores: Float[Tensor, " prompt"]
+    explained_scores: Float[Tensor, " prompt"]
+    certificate: Certificate
+    record: Record
+
+    @property
+    def scale(self) -> float:
+        """The largest |value| of any word of any prompt: the end of the scale that they share."""
+        values = [abs(word.value) for words in self.words for word in words]
+        return max(values, default=0.0)
