@@ -261,7 +261,7 @@ def test_what_the_crop_cut_off_is_said(run, monkeypatch):
     monkeypatch.setattr(geometry.Preprocess, "view", view)
     code, _, err = run("explain", "photo.jpg", "a cat")
     assert code == 0
-    assert "cut off 75% of the picture" in err
+    assert "cut off 75% of the image" in err
 
 
 def test_a_file_name_that_is_not_utf_8_is_written_with_escapes(run):
