@@ -17,7 +17,8 @@ import jinja2
 import heatproof
 from heatproof import data as sets
 from heatproof import statistics
-from heatproof.auditing.result import from_json, league_rows
+from heatproof.auditing.league import league_rows
+from heatproof.auditing.result import from_json
 from heatproof.index import FILE
 from heatproof.metrics import Entry as MetricEntry
 from heatproof.metrics import catalogue, imputers

@@ -9,8 +9,8 @@ import pytest
 
 from heatproof.auditing.base import Finding, Verdict
 from heatproof.auditing.figures import FIGURES, drawn
-from heatproof.auditing.page import audit_page, league_page, save_league
-from heatproof.auditing.result import Audit, from_json, league_rows
+from heatproof.auditing.league import league_html, league_rows, save_league
+from heatproof.auditing.result import Audit, from_json
 from heatproof.auditing.run import Auditor
 from heatproof.cli import main
 
@@ -252,13 +252,13 @@ def test_odd_layouts_have_no_figure_and_the_page_says_so(check):
     odd: list[dict[str, Any]] = [{"else": 1}]
     odd += [dict.fromkeys(whole, kind) for kind in (None, True, "text", [], {}, [1], {"a": 1})]
     for numbers in odd:
-        page = audit_page(audit("m", finding(check, numbers=numbers)))
+        page = audit("m", finding(check, numbers=numbers)).html()
         assert "<svg" not in page
         assert "No figure: " in page, numbers
-    assert "No figure: its numbers have another layout (KeyError: " in audit_page(
-        audit("m", finding(check, numbers={"else": 1}))
+    assert "No figure: its numbers have another layout (KeyError: " in (
+        audit("m", finding(check, numbers={"else": 1})).html()
     )
-    assert "No figure" not in audit_page(audit("m", finding(check)))
+    assert "No figure" not in audit("m", finding(check)).html()
 
 
 def test_a_figure_that_fails_otherwise_is_no_odd_layout(monkeypatch):
@@ -267,7 +267,7 @@ def test_a_figure_that_fails_otherwise_is_no_odd_layout(monkeypatch):
 
     monkeypatch.setitem(FIGURES, "parity", broken)
     with pytest.raises(RuntimeError, match="out of ink"):
-        audit_page(audit("m", finding("parity")))
+        audit("m", finding("parity")).html()
 
 
 def test_checks_without_picture_have_none():
@@ -285,13 +285,11 @@ def audit(method: str = "some-method", *found: Finding, **more: Any) -> Audit:
 def test_the_page_escapes_what_others_named():
     bad = "<script>alert('&')</script>"
     where = finding("parity", evidence=bad, numbers={"sides": {bad: {"float64": cell(1, 2)}}})
-    page = audit_page(
-        Audit(bad, {"switch": bad}, bad, (where,), notices=(bad,), environment={bad: bad})
-    )
+    page = Audit(bad, {"switch": bad}, bad, (where,), notices=(bad,), environment={bad: bad}).html()
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 8
-    assert "<script" not in league_page([Audit(bad, {}, bad, (where,))], {})
-    assert "<script" not in league_page([Audit(bad, {}, bad, (where,))], {bad: bad})
+    assert "<script" not in league_html([Audit(bad, {}, bad, (where,))], {})
+    assert "<script" not in league_html([Audit(bad, {}, bad, (where,))], {bad: bad})
 
 
 def verdict_of(page: str) -> str:
@@ -316,7 +314,7 @@ def held(principle: Literal[1, 2], **others: Verdict) -> list[Finding]:
 
 def test_a_violated_finding_stands_in_the_verdict():
     found = audit("m", *held(1), *held(2, sign="violated"))
-    told = verdict_of(audit_page(found))
+    told = verdict_of(found.html())
     assert 'class="verdict fails"' in told
     assert "At least one principle is violated" in told
     assert "Principle 1 holds<br>Principle 2 violated (sign)" in told
@@ -326,7 +324,7 @@ def test_a_violated_finding_stands_in_the_verdict():
 
 def test_what_is_established_is_said_and_what_is_unclear_beside_it():
     found = audit("m", *held(1), *held(2, sign="cannot tell"))
-    told = verdict_of(audit_page(found))
+    told = verdict_of(found.html())
     assert 'class="verdict holds"' in told
     assert "Both principles hold here" in told
     assert found.holds is True
@@ -339,12 +337,12 @@ def test_nothing_checked_is_nothing_established():
     """Before: holds True, "No principle is violated here"."""
     found = audit("m", question={"principles": [2]}, unmeasured={2: "too slow"})
     found = replace(found, findings=())
-    told = verdict_of(audit_page(found))
+    told = verdict_of(found.html())
     assert found.holds is None
     assert 'class="verdict unproven"' in told
     assert "Nothing is violated, but not every principle is established" in told
     assert "Principle 2 not measured (too slow)" in told
-    assert "Not measured: too slow." in audit_page(found)
+    assert "Not measured: too slow." in found.html()
     assert found.sentence == (
         "m on scenes: NOT ESTABLISHED: principle 1 not measured (it was not asked for); "
         "principle 2 not measured (too slow)"
@@ -392,7 +390,7 @@ def test_a_principle_is_established_by_the_checks_that_decide_it(principle, othe
 
 
 def test_the_page_has_each_check_once_with_picture_and_numbers_folded():
-    page = audit_page(audit())
+    page = audit().html()
     sections = re.findall(r'<section class="finding" id="([^"]+)">(.*?)</section>', page, re.S)
     assert [name for name, _ in sections] == ["parity", "sign"]
     for name, text in sections:
@@ -409,7 +407,7 @@ def test_audit_json_is_read_back_as_it_was(tmp_path):
     whole.save(tmp_path)
     stored = json.loads((tmp_path / "audit.json").read_text())
     assert from_json(stored) == whole
-    assert audit_page(from_json(stored)) == (tmp_path / "audit.html").read_text(encoding="utf-8")
+    assert from_json(stored).html() == (tmp_path / "audit.html").read_text(encoding="utf-8")
 
 
 def league() -> list[Audit]:
@@ -450,7 +448,7 @@ def test_the_league_is_ordered_by_violations_and_what_was_not_asked_earns_nothin
 
 def test_the_league_page_marks_verdicts_and_leads_to_the_methods(tmp_path):
     page = save_league(league(), tmp_path).read_text(encoding="utf-8")
-    rows = re.findall(r"<tr>(.*?)</tr>", page)[1:]
+    rows = re.findall(r"<tr>(.*?)</tr>", page, re.S)[1:]
     shapes = [re.findall(r'class="(\w+)" role="img" aria-label="([^"]+)"', row) for row in rows]
     assert shapes[0] == [("ok", "holds")] * 5
     assert shapes[1][4] == ("faint", "cannot tell")

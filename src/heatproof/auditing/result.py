@@ -1,13 +1,15 @@
 """What an audit found: its findings, what was audited on what, and the files that keep it."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from heatproof import checking
 from heatproof.auditing.base import Finding, Verdict
+from heatproof.auditing.figures import Undrawn, drawn
+from heatproof.pages import render
+from heatproof.pages.folder import check_folder
 
 State = Literal["holds", "violated", "not established", "not measured"]
 """Of one principle."""
@@ -163,18 +165,33 @@ class Audit:
         }
         return {**asdict(self), "holds": self.holds, "principles": states, "schema": 2}
 
+    def html(self) -> str:
+        """Return audit.html."""
+        given = {key: value for key, value in self.settings.items() if value is not None}
+        return render.page(
+            "audit.html",
+            audit=self,
+            settings=", ".join(f"{key}={value}" for key, value in given.items()),
+            figures={finding.check: _figure(finding) for finding in self.findings},
+        )
+
     def save(self, folder: str | Path) -> Path:
         """Write audit.json and audit.html into `folder`; returns the path of the page."""
-        from heatproof.auditing.page import audit_page
-        from heatproof.pages.folder import check_folder
-
         target = checking.path("folder", folder)
         check_folder(target)
         target.mkdir(parents=True, exist_ok=True)
         (target / "audit.json").write_text(json.dumps(self.as_json(), indent=1) + "\n")
         page = target / "audit.html"
-        page.write_text(audit_page(self), encoding="utf-8")
+        page.write_text(self.html(), encoding="utf-8")
         return page
+
+
+def _figure(finding: Finding) -> dict[str, str]:
+    """Return the check's figure as SVG, or why it could not be drawn from its numbers."""
+    try:
+        return {"svg": drawn(finding), "undrawn": ""}
+    except Undrawn as error:
+        return {"svg": "", "undrawn": str(error)}
 
 
 def _finding(stored: dict[str, Any]) -> Finding:
@@ -192,41 +209,3 @@ def from_json(stored: dict[str, Any]) -> Audit:
         "unmeasured": {int(key): why for key, why in stored.get("unmeasured", {}).items()},
     }
     return Audit(**known)
-
-
-def league_rows(audits: Sequence[Audit]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the league table: a line a method, a column a check, one-line reasons."""
-    checks = list(dict.fromkeys(f.check for audit in audits for f in audit.findings))
-
-    def rank(audit: Audit) -> tuple[int, int, int, str]:
-        """Fewest violations first, then most checks that hold. A method that was asked less than
-        the others comes after them all: what nobody asked it cannot be compared."""
-        verdicts = [finding.verdict for finding in audit.findings]
-        unasked = len(set(checks) - {finding.check for finding in audit.findings})
-        return unasked, verdicts.count("violated"), -verdicts.count("holds"), audit.method
-
-    rows: list[list[str]] = []
-    for audit in sorted(audits, key=rank):
-        by_name = {finding.check: finding.verdict for finding in audit.findings}
-        marks = [SIGNS[by_name[check]] if check in by_name else UNASKED for check in checks]
-        rows.append([audit.method, *marks, reason(audit)])
-    return ["method", *checks, "first violation, or what is not established"], rows
-
-
-SIGNS: dict[str, str] = {
-    "holds": "holds",
-    "violated": "VIOLATED",
-    "cannot tell": "?",
-    "not applicable": "-",
-}
-
-
-UNASKED = "not asked"
-
-
-def reason(audit: Audit) -> str:
-    """The first violation in one line, and which principle is not established, and why."""
-    parts = [f"{f.check}: {f.evidence}" for f in audit.findings if f.verdict == "violated"][:1]
-    states = {principle: audit.verdict(principle) for principle in audit.principles}
-    parts += [audit.told(n) for n, state in states.items() if state.startswith("not ")]
-    return "; ".join(parts)

@@ -147,8 +147,8 @@ def _create(own: dict[str, str], named: dict[str, Any], auditor: "Auditor") -> d
 def _audit_all(
     auditor: "Auditor", chosen: dict[str, Any], out: Path, say: Callable[[str], None]
 ) -> tuple[list["Audit"], Path]:
-    """Audit every method into a folder of its own, but for those that an earlier run finished."""
-    from heatproof.auditing.page import save_league
+    """Each method in a folder of its own; what is there already for the same question stays."""
+    from heatproof.auditing.league import save_league
 
     audits: list[Audit] = []
     for number, (name, method) in enumerate(chosen.items(), 1):

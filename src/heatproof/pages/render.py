@@ -6,6 +6,7 @@ notices), `page.css` is the one style. Python hands in plain values and drawings
 
 import base64
 import io
+import json
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -40,8 +41,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = data_uri  # pyright: ignore[reportArgumentType]
-    environment.globals["version"] = __version__
+    environment.filters |= {"data_uri": data_uri, "json": _json, "sentence_case": sentence_case}
     return environment
 
 
@@ -51,7 +51,16 @@ def page(template: str, **values: Any) -> str:
     Raises:
         jinja2.UndefinedError: the template names a value that was not handed in.
     """
-    return _environment().get_template(template).render(values)
+    return _environment().get_template(template).render(version=__version__, **values)
+
+
+def sentence_case(text: str) -> str:
+    """Return `text` with its first letter large; others, such as a name's, stay as they are."""
+    return text[:1].upper() + text[1:]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1)
 
 
 def data_uri(image: Image.Image | bytes, lossless: bool = False) -> str:
