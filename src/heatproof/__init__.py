@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from heatproof.explanation import Explanation, WordExplanation
     from heatproof.methods import Method
     from heatproof.models import Model, load, wrap
-    from heatproof.proofs.prove_methods import Proof, prove
+    from heatproof.proofs.prove_methods import prove
+    from heatproof.proofs.result import Proof
     from heatproof.recipes.grad_eclip_paper.reproducing import reproduce
 
 __version__ = "0.1.0"
@@ -82,7 +83,7 @@ _HOMES = {
     "Model": "heatproof.models",
     "ModelError": "heatproof.errors",
     "PromptError": "heatproof.errors",
-    "Proof": "heatproof.proofs.prove_methods",
+    "Proof": "heatproof.proofs.result",
     "ReadingError": "heatproof.errors",
     "UnknownName": "heatproof.errors",
     "UserCodeError": "heatproof.errors",

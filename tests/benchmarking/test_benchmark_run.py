@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import heatproof
-from heatproof.benchmarking import figures, files, summary_text
+from heatproof.benchmarking import figures, summary_text, text_tables
 from heatproof.benchmarking.run import Progress
 from heatproof.benchmarking.tables import Values, comparisons, ranked, verdict
 from heatproof.cli import main
@@ -157,7 +157,7 @@ def test_what_was_not_measured_is_called_so_in_every_table() -> None:
         "chance": "",
         "tables": {"right": [row.plain for row in rows]},
     }
-    grid = files.detail(metric, "right")
+    grid = text_tables.detail(metric, "right")
     last = next(row for row in grid.rows if row[0] == "mine")
     assert last == [
         "mine",

@@ -22,9 +22,9 @@ from heatproof.errors import InputError, UnknownName
 from heatproof.methods import ReadPass
 from heatproof.proofs import counterexample, prove_methods
 from heatproof.proofs import models as on_models
-from heatproof.proofs import page as writing
 from heatproof.proofs.algebra import rational, symbolic
-from heatproof.proofs.prove_methods import Proof, parse, prove
+from heatproof.proofs.prove_methods import parse, prove
+from heatproof.proofs.result import Proof
 
 SOURCES = Path(main.__file__).parents[2]
 FEW = ("open_clip vit", "open_clip vit, one head", "hf siglip", "timm vit")
@@ -380,7 +380,7 @@ def test_a_replayed_file_names_no_other_folder(files: Path) -> None:
 
 def test_saved_proof_holds_what_was_found(tmp_path: Path) -> None:
     proof = prove(PUBLISHED, "attention-x-gradient", seed=4)
-    names = [path.name for path in writing.save(proof, tmp_path / "a" / "b")]
+    names = [path.name for path in proof.save(tmp_path / "a" / "b")]
     assert names == ["proof.json", "proof.md", "counterexample.json", "counterexample-exact.json"]
     stored = json.loads((tmp_path / "a" / "b" / "proof.json").read_text())
     assert (stored["verdict"], stored["exit_code"], stored["seed"]) == ("refuted", 1, 4)
@@ -397,7 +397,7 @@ def test_saved_proof_holds_what_was_found(tmp_path: Path) -> None:
 
 
 def test_a_proof_without_counterexample_removes_an_earlier_one(files: Path) -> None:
-    writing.save(prove("raw-attention", "raw-attention", cost=False), files)
+    prove("raw-attention", "raw-attention", cost=False).save(files)
     assert not list(files.glob("counterexample*"))
 
 

@@ -3,34 +3,40 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from heatproof.statistics import FEWEST
+
+LEGEND = (
+    "Means with 95 % intervals over images. ▲ better than every control of that column, ▼ worse "
+    f"than at least one. No mark: no difference can be claimed; below {FEWEST} images none is."
+)
 MARKS = {"better": "▲", "worse": "▼", "no difference": "", "too few": "", "not ranked": ""}
 UNMEASURED = "not measured"
 Summary = Mapping[str, Any]
 
 
 def own(summary: Summary) -> list[str]:
-    """The labels of the methods that are no controls."""
+    """Return the labels of the methods that are no controls."""
     return [each["label"] for each in summary["methods"] if not each["control"]]
 
 
 def ranked(summary: Summary) -> list[Any]:
-    """The metrics in which one method can be better than another."""
+    """Return the metrics in which one method can be better than another."""
     return [each for each in summary["metrics"] if each["better"] != "neither"]
 
 
 def split_of(summary: Summary) -> str:
-    """Where methods are compared first: where the model is right, if that is known."""
+    """Return where methods are compared first: where the model is right, if that is known."""
     return "unknown" if summary["unknown"] else "right"
 
 
 def row_of(metric: Summary, split: str, method: str) -> Any:
-    """The method's row, or None."""
+    """Return the method's row, or None."""
     rows = metric["tables"].get(split, [])
     return next((row for row in rows if row["method"] == method), None)
 
 
 def wins(summary: Summary, method: str, split: str) -> int:
-    """In how many ranked metrics the method is better than every control."""
+    """Count the ranked metrics in which the method is better than every control."""
     found = [row_of(metric, split, method) for metric in ranked(summary)]
     return sum(
         row is not None and row["over_control"] is not None
@@ -40,21 +46,20 @@ def wins(summary: Summary, method: str, split: str) -> int:
 
 
 def ordered(summary: Summary) -> list[str]:
-    """Methods by the number of their wins; the controls behind them."""
+    """Return methods by the number of their wins; the controls behind them."""
     split, mine = split_of(summary), own(summary)
     controls = [each["label"] for each in summary["methods"] if each["control"]]
     return [*sorted(mine, key=lambda name: -wins(summary, name, split)), *controls]
 
 
 def headline(summary: Summary) -> list[str]:
-    """What was asked, and how many methods are better than every control."""
-    pictures, items = summary["pictures"], summary["items"]
-    told = f"{summary['model']} on {summary['data']}: {items} of {pictures} pictures asked"
+    """Say what was asked, and how many methods are better than every control."""
+    images, items = summary["pictures"], summary["items"]
+    asked = f"model {summary['model']}, data {summary['data']}: {items} of {images} images used"
     if summary["unknown"]:
-        told += "; whether the model is right is not known here (not all objects are listed)"
+        lines = [f"{asked}; whether the model is right is not known: not all objects are listed"]
     else:
-        told += f", the model right on {summary['right']} and wrong on {summary['wrong']}"
-    lines = [told]
+        lines = [f"{asked}, the model right on {summary['right']}, wrong on {summary['wrong']}"]
     split, count = split_of(summary), len(ranked(summary))
     if summary[split] < summary["fewest"]:
         return [*lines, f"no claims: {too_few(summary, split)}"]
@@ -72,49 +77,49 @@ def headline(summary: Summary) -> list[str]:
 
 
 def too_few(summary: Summary, split: str) -> str:
-    """Why a table has no marks."""
+    """Say why a table has no marks."""
     where = "" if split == "unknown" else f" where the model is {split}"
     return (
-        f"{summary[split]} pictures{where}; at least {summary['fewest']} are needed to compare "
+        f"{summary[split]} images{where}; at least {summary['fewest']} are needed to compare "
         "methods"
     )
 
 
 def compared(summary: Summary) -> str:
-    """How many comparisons the marks rest on, and what would stand by chance."""
-    made = summary["comparisons"]
-    chance = made["over_control"] / 20
+    """Say how many comparisons the marks rest on, and how many marks chance alone would set."""
+    counts = summary["comparisons"]
+    chance = counts["over_control"] / 20
     return (
-        f"Comparisons: {made['over_control']} with the controls, each tested at 5 % for itself "
+        f"Comparisons: {counts['over_control']} with the controls, each tested at 5 % for itself "
         f"(were there no difference anywhere, up to {chance:.0f} would be marked by chance); "
-        f"{made['over_next']} with the next method and {made['over_first']} with the first one, "
-        "corrected within each table for all neighbours and for all pairs (Holm)."
+        f"{counts['over_next']} with the next method and {counts['over_first']} with the first "
+        "one, corrected within each table for all neighbours and for all pairs (Holm)."
     )
 
 
 def best(metric: Summary, split: str) -> str:
-    """The metric's first row in words."""
+    """Say in words what the metric's first row claims."""
     rows = [row for row in metric["tables"].get(split, []) if row["mean"]["value"] is not None]
     if metric["better"] == "neither":
         return "not ranked: neither direction is better"
     if not rows:
         return UNMEASURED
     first, *others = rows
-    told = f"first: {first['method']} {interval(first['mean'])}"
+    leader = f"first: {first['method']} {interval(first['mean'])}"
     verdicts = {row["method"]: row["over_first"]["verdict"] for row in others}
     if "too few" in verdicts.values():
-        return f"{told}; too few pictures to claim that it is"
+        return f"{leader}; too few images to claim that it is"
     like = [name for name, verdict in verdicts.items() if verdict != "worse"]
     if like:
-        return f"{told}, no significant difference from {_some(like, 3)}"
-    return f"{told}, better than every other method" if others else told
+        return f"{leader}, no significant difference from {_some(like, 3)}"
+    return f"{leader}, better than every other method" if others else leader
 
 
 def stable(summary: Summary) -> list[str]:
-    """How far rankings agree across imputers, a line a metric."""
+    """Say how far rankings agree across imputers, a line per metric."""
     lines: list[str] = []
-    for metric in dict.fromkeys(each["metric"] for each in summary["stability"]):
-        pairs = [each for each in summary["stability"] if each["metric"] == metric]
+    for metric in dict.fromkeys(pair["metric"] for pair in summary["stability"]):
+        pairs = [pair for pair in summary["stability"] if pair["metric"] == metric]
         imputers = list(dict.fromkeys(n for pair in pairs for n in (pair["one"], pair["other"])))
         lowest: list[str] = []
         for split in dict.fromkeys(pair["split"] for pair in pairs):
@@ -125,8 +130,8 @@ def stable(summary: Summary) -> list[str]:
                 lowest.append(f"{interval(low, 2)} ({low['one']} / {low['other']}{where})")
         if lowest:
             lines.append(
-                f"{metric} ranks methods alike under {', '.join(imputers)} to a Kendall's tau of, "
-                f"at its lowest, {' and '.join(lowest)}"
+                f"{metric}: rankings of methods under {', '.join(imputers)} agree; lowest Kendall's "
+                f"tau {' and '.join(lowest)}"
             )
     if not lines and summary["metrics"]:
         lines.append(
@@ -136,19 +141,19 @@ def stable(summary: Summary) -> list[str]:
     return lines
 
 
-def interval(found: Summary, digits: int = 3) -> str:
-    """0.123 [0.101, 0.145]"""
-    if found["value"] is None:
+def interval(estimate: Summary, digits: int = 3) -> str:
+    """Format a value and its interval: "0.123 [0.101, 0.145]"."""
+    if estimate["value"] is None:
         return UNMEASURED
-    if found["low"] is None or found["high"] is None:
-        return f"{found['value'] + 0.0:.{digits}f} [no interval]"
-    numbers = (found[key] for key in ("value", "low", "high"))
+    if estimate["low"] is None or estimate["high"] is None:
+        return f"{estimate['value'] + 0.0:.{digits}f} [no interval]"
+    numbers = (estimate[key] for key in ("value", "low", "high"))
     value, low, high = (f"{number + 0.0:.{digits}f}" for number in numbers)
     return f"{value} [{low}, {high}]"
 
 
 def mark(row: Any) -> str:
-    """▲ where the method is better than every control, ▼ where it is worse than one."""
+    """Return ▲ where the method is better than every control, ▼ where it is worse than one."""
     over = None if row is None else row["over_control"]
     return "" if over is None else MARKS[over["verdict"]]
 

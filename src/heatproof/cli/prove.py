@@ -86,11 +86,11 @@ def prove(
 
 def _prove(a: str, b: str, arguments: dict[str, Any], out: Path | None) -> int:
     with terminal.working() as say:
-        from heatproof.proofs import page, prove_methods
+        from heatproof.proofs import prove_methods
 
         proof = prove_methods.prove(a, b, progress=say, **arguments)
-        files = [] if out is None else page.save(proof, out)
-    for line in page.summary(proof):
+        files = [] if out is None else proof.save(out)
+    for line in proof.lines():
         typer.echo(line)
     for file in files:
         typer.echo(f"wrote {file}")

@@ -1,4 +1,4 @@
-"""Pages from the templates in `templates/`: self-contained, and everything handed in is escaped.
+"""Pages from the templates in `templates/`: self-contained, and HTML escapes what is handed in.
 
 `page.html` is the base of every page, `macros.html` holds its parts (table, badge, figure, facts,
 notices), `page.css` is the one style. Python hands in plain values and drawings, never HTML.
@@ -35,7 +35,7 @@ class Cell(NamedTuple):
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("heatproof.pages"),
-        autoescape=True,
+        autoescape=lambda name: name is None or not name.endswith(".md"),
         # A name that a page forgot to hand in stops the page; it would vanish from it silently.
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from heatproof import checking, methods, specs
 from heatproof.errors import InputError, UnknownName
@@ -13,69 +13,13 @@ from heatproof.proofs import models as on_models
 from heatproof.proofs.algebra import exact, limits, symbolic
 from heatproof.proofs.algebra.exact import ExactRun
 from heatproof.proofs.algebra.forms import Form, form_of
-from heatproof.proofs.algebra.limits import Limit
 from heatproof.proofs.algebra.symbolic import Step, SymbolicRun
 from heatproof.proofs.cost import Cost, measure
 from heatproof.proofs.models import ModelCase, ModelRun, text_of
+from heatproof.proofs.result import Level, Pair, Proof, Verdict
 
-Verdict = Literal["proved", "refuted", "open"]
-LevelVerdict = Literal["proved", "refuted", "open", "not refuted", "not applicable"]
-Pair = tuple[Method, Method]
 CALLS: dict[str, tuple[int | None, ...]] = {"layers": (None, 1, 2)}
 """Values that a switch without a list of values is run over; others stay at their default."""
-
-
-@dataclass(frozen=True)
-class Level:
-    """The verdict of one level of proof, with its evidence in one sentence."""
-
-    name: Literal["symbolic", "exact", "models"]
-    verdict: LevelVerdict
-    evidence: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proof:
-    """The verdict and its evidence. `proofs.page` writes it.
-
-    `varied` are the options that were varied together on both sides; `pairs` one pair of methods
-    per setting. Runs are None where a level does not apply, `cost` where it was not asked for.
-    """
-
-    names: tuple[str, str]
-    verdict: Verdict
-    levels: tuple[Level, ...]
-    varied: dict[str, tuple[Any, ...]]
-    pairs: tuple[Pair, ...]
-    steps: tuple[Step, ...]
-    symbolic: SymbolicRun | None
-    exact: ExactRun | None
-    models: ModelRun
-    limits: tuple[Limit, ...]
-    cost: Cost | None
-    seed: int
-
-    @property
-    def carried_by(self) -> tuple[str, ...]:
-        """Return the levels that carry the verdict."""
-        return tuple(level.name for level in self.levels if level.verdict == self.verdict)
-
-    @property
-    def exit_code(self) -> int:
-        """Return 0 for proved, 1 for refuted, 3 for open."""
-        return {"proved": 0, "refuted": 1, "open": 3}[self.verdict]
-
-    def markdown(self) -> str:
-        """Return the whole proof as a Markdown page with LaTeX."""
-        from heatproof.proofs.page import markdown
-
-        return markdown(self)
-
-    def json(self) -> str:
-        """Return the whole proof as JSON text."""
-        from heatproof.proofs.page import as_json
-
-        return as_json(self)
 
 
 def prove(
