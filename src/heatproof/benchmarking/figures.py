@@ -1,23 +1,24 @@
-"""The pictures of a benchmark: means with intervals by method, and curves."""
+"""The charts of a benchmark: means with intervals by method, and curves."""
 
 import math
 from collections.abc import Sequence
-from typing import Any
-
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING, Any
 
 from heatproof.benchmarking import summary_text
 from heatproof.benchmarking.summary_text import Summary
 from heatproof.plots import chart
+from heatproof.plots.style import FAINT, LINE, OURS, RIVAL, SERIES, chart_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TIGHT = 0.62  # of a row's usual height: a benchmark has many
-SHOWN = 6
-COLOURS = ("#1f5fa8", "#b86200", "#2f7d4f", "#a3195b", "#5b3fa0", "#0e8a93")
 CONTROL_LINES = ("-", "--", "-.", ":")
 
 
+@chart_style()
 def means(summary: Summary, metric: Summary, splits: Sequence[str], name: str) -> str:
-    """A row a method, a panel an answer; the band is the best control's interval."""
+    """Draw a row per method, a panel per answer; the band is the best control's interval."""
     order = [row["method"] for row in metric["tables"][splits[0]]]
     figure, panels = chart.card(len(order) * TIGHT, len(splits))
     controls = {each["label"] for each in summary["methods"] if each["control"]}
@@ -26,13 +27,13 @@ def means(summary: Summary, metric: Summary, splits: Sequence[str], name: str) -
         best = next((r for r in metric["tables"][split] if r["method"] in controls), None)
         band = None if best is None else chart.spot(best["mean"])
         if band is not None:
-            axes.axvspan(band.low, band.high, color=chart.RIVAL, alpha=0.18, linewidth=0)
+            axes.axvspan(band.low, band.high, color=RIVAL, alpha=0.18, linewidth=0)
         for at, method in enumerate(order):
             row = summary_text.row_of(metric, split, method)
             spot = None if row is None else chart.spot(row["mean"])
             if spot is not None:
                 control = method in controls
-                colour = chart.RIVAL if control else chart.OURS
+                colour = RIVAL if control else OURS
                 chart.dot(axes, spot, at, colour, "s" if control else "o", split)
             else:
                 chart.note(axes, at, summary_text.UNMEASURED)
@@ -41,47 +42,48 @@ def means(summary: Summary, metric: Summary, splits: Sequence[str], name: str) -
         axes.tick_params(axis="y", labelsize=8)
         axes.margins(x=0.08)
     direction = {"neither": ""}.get(metric["better"], f", {metric['better']} is better")
-    figure.supxlabel(f"{metric['label']}{direction}", fontsize=9, color=chart.FAINT)
+    figure.supxlabel(f"{metric['label']}{direction}", fontsize=9, color=FAINT)
     return chart.svg(figure, f"means-{name}", f"{metric['label']} by method, with intervals")
 
 
+@chart_style()
 def curves(summary: Summary, metric: Summary, splits: Sequence[str], name: str) -> str:
-    """Mean curves: the first methods and the controls named, all others thin behind them."""
-    found = metric["curve"]
+    """Draw mean curves: the first methods and the controls named, all others thin behind them."""
+    curve = metric["curve"]
     figure, panels = chart.card(5, len(splits))
     controls = [each["label"] for each in summary["methods"] if each["control"]]
     ranking = [row["method"] for row in metric["tables"][splits[0]]]
-    first = [method for method in ranking if method not in controls][:SHOWN]
+    first = [method for method in ranking if method not in controls][: len(SERIES)]
     for axes, split in zip(panels, splits, strict=True):
-        heights = found[split]
-        for method, line in heights.items():
+        for method, heights in curve[split].items():
             if method not in first and method not in controls:
-                axes.plot(found["fractions"], line, color=chart.LINE, linewidth=0.8)
-        _named(axes, found, split, controls, [chart.RIVAL] * len(controls), CONTROL_LINES)
-        _named(axes, found, split, first, COLOURS, ["-"] * SHOWN)
+                axes.plot(curve["fractions"], heights, color=LINE, linewidth=0.8)
+        _plot_named(axes, curve, split, controls, [RIVAL] * len(controls), CONTROL_LINES)
+        _plot_named(axes, curve, split, first, SERIES, ["-"] * len(SERIES))
         axes.set_title(_where(split), fontsize=10, loc="left")
-        axes.set_xlabel("share of the cells dealt with")
-        axes.grid(color=chart.LINE, linewidth=0.6)
-    panels[0].set_ylabel("mean over pictures")
+        axes.set_xlabel("share of the cells removed or inserted")
+        axes.grid()
+    panels[0].set_ylabel("mean over images")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     return chart.svg(figure, f"curves-{name}", f"{metric['label']}: curves by method")
 
 
-def _named(
-    axes: Axes,
-    found: Any,
+def _plot_named(
+    axes: "Axes",
+    curve: Any,
     split: str,
     methods: Sequence[str],
     colours: Sequence[str],
     lines: Sequence[str],
 ) -> None:
     for method, colour, line in zip(methods, colours, lines, strict=False):
-        heights = found[split].get(method, [math.nan] * len(found["fractions"]))
+        # A method without a curve here is named all the same: its colour stays its own.
+        heights = curve[split].get(method, [math.nan] * len(curve["fractions"]))
         axes.plot(
-            found["fractions"], heights, color=colour, linestyle=line, linewidth=1.6, label=method
+            curve["fractions"], heights, color=colour, linestyle=line, linewidth=1.6, label=method
         )[0].set_gid(chart.kind_of("curve"))
 
 
 def _where(split: str) -> str:
-    return "all pictures" if split == "unknown" else f"model {split}"
+    return "all images" if split == "unknown" else f"model {split}"

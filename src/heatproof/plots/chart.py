@@ -1,37 +1,35 @@
-"""What the pictures of an audit are made of: a card of SVG, and rows of points or bars on it."""
+"""Charts of rows: points and bars with their intervals, as SVG. Draw inside `style.chart_style`."""
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.typing import RcKeyType
+from heatproof.plots.style import (
+    FAINT,
+    INK,
+    LIMIT,
+    LINE,
+    ORACLE,
+    OURS,
+    RIVAL,
+    STYLE,
+    chart_style,
+)
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["FAINT", "FOLLOWER", "INK", "LIMIT", "LINE", "OURS", "RIVAL", "STYLE"]
+FOLLOWER = ORACLE
 Number = int | float
 Numbers = Mapping[str, Any]
-INK, FAINT, LINE = "#1b1b1f", "#5f6068", "#dcdce2"
-OURS, RIVAL, FOLLOWER, LIMIT = "#1f5fa8", "#8a8b94", "#b86200", "#a3123a"
 WIDTH = 7.0  # inches; 700 pixels at 100 to the inch
 ROW = 0.34  # inches of a row
-STYLE: dict[RcKeyType, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.parse_math": False,  # names of models and layers are no formulas
-    "text.color": INK,
-    "axes.labelcolor": FAINT,
-    "axes.edgecolor": LINE,
-    "xtick.color": FAINT,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-}
 
 
 @dataclass(frozen=True)
@@ -44,58 +42,59 @@ class Spot:
 
     @property
     def bars(self) -> list[list[float]]:
-        """Lengths below and above, as error bars take them."""
+        """The lengths below and above, as error bars take them."""
         return [[max(0.0, self.value - self.low)], [max(0.0, self.high - self.value)]]
 
 
-def spot(found: Any) -> Spot | None:
-    """A number or {"value", "low", "high"}; None where it is no finite number."""
-    if isinstance(found, Mapping):
-        parts: Mapping[str, Any] = found  # pyright: ignore[reportUnknownVariableType]
+def spot(estimate: Any) -> Spot | None:
+    """Return a number, or {"value", "low", "high"}, as a point; None where it is not finite."""
+    if isinstance(estimate, Mapping):
+        parts: Mapping[str, Any] = estimate  # pyright: ignore[reportUnknownVariableType]
         value = number(parts["value"])
         ends = [number(parts.get("low")), number(parts.get("high"))]
     else:
-        value, ends = number(found), [None, None]
+        value, ends = number(estimate), [None, None]
     if value is None:
         return None
     low, high = (value if end is None else end for end in ends)
     return Spot(value, low, high)
 
 
-def number(found: Any) -> float | None:
-    """None for what is no number, NaN and infinity."""
-    if not isinstance(found, (int, float)) or isinstance(found, bool):
+def number(value: Any) -> float | None:
+    """Return a number as a float; None for NaN, infinity, and what is no number."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
-    return float(found) if math.isfinite(found) else None
+    return float(value) if math.isfinite(value) else None
 
 
-def card(rows: Number, panels: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, high enough for so many rows."""
+def card(rows: Number, panels: int = 1) -> "tuple[Figure, list[Axes]]":
+    """Return a figure with panels side by side, high enough for so many rows."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(WIDTH, 1.15 + ROW * rows), layout="constrained", facecolor="white")
-    found = figure.subplots(1, panels, squeeze=False)
-    return figure, list(found[0])
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
 
 
 def kind_of(name: str) -> str:
-    """As an artist's gid: its kind, which several artists may share, stands as data-kind."""
+    """Return an artist's gid that `svg` turns into data-kind, which several artists may share."""
     return f"~{name}"
 
 
-def label_rows(axes: Axes, names: Sequence[str]) -> None:
-    """One row a name, the first on top."""
+def label_rows(axes: "Axes", names: Sequence[str]) -> None:
+    """Label the rows, the first on top."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color=LINE, linewidth=0.6)
+    axes.grid(axis="x")
 
 
 def dot(
-    axes: Axes, x: Spot, y: Spot | Number, colour: str = OURS, marker: str = "o", name: str = ""
+    axes: "Axes", x: Spot, y: Spot | Number, colour: str = OURS, marker: str = "o", name: str = ""
 ) -> None:
-    """A point with its intervals; `name` is its kind, kept in the SVG."""
+    """Draw a point with its intervals; `name` is its kind, kept in the SVG."""
     up = y.bars if isinstance(y, Spot) else None
     at = y.value if isinstance(y, Spot) else y
-    hollow = colour in (RIVAL, FOLLOWER)
+    hollow = colour in (RIVAL, ORACLE)
     axes.errorbar(
         [x.value],
         [at],
@@ -110,28 +109,28 @@ def dot(
     )[0].set_gid(kind_of(name or "ours"))
 
 
-def bar(axes: Axes, row: Number, found: Spot, colour: str = OURS, height: float = 0.6) -> None:
-    """A bar from 0, with its interval."""
-    drawn = axes.barh([row], [found.value], height=height, color=colour, alpha=0.85)
-    drawn.patches[0].set_gid(kind_of("bar"))
+def bar(axes: "Axes", row: Number, point: Spot, colour: str = OURS, height: float = 0.6) -> None:
+    """Draw a bar from 0, with its interval."""
+    bars = axes.barh([row], [point.value], height=height, color=colour, alpha=0.85)
+    bars.patches[0].set_gid(kind_of("bar"))
     axes.errorbar(
-        [found.value], [row], xerr=found.bars, fmt="none", ecolor=INK, elinewidth=1, capsize=2
+        [point.value], [row], xerr=point.bars, fmt="none", ecolor=INK, elinewidth=1, capsize=2
     )
 
 
-def note(axes: Axes, row: Number, text: str) -> None:
-    """Words in the middle of a row that has no point."""
+def note(axes: "Axes", row: Number, text: str) -> None:
+    """Write words in the middle of a row that has no point."""
     across = axes.get_yaxis_transform()
     axes.text(0.5, row, text, transform=across, ha="center", va="center", fontsize=8, color=FAINT)
 
 
-def tick(axes: Axes, x: float, row: Number, colour: str = LIMIT, name: str = "limit") -> None:
-    """A short upright line across one row."""
+def tick(axes: "Axes", x: float, row: Number, colour: str = LIMIT, name: str = "limit") -> None:
+    """Draw a short upright line across one row."""
     axes.plot([x, x], [row - 0.35, row + 0.35], color=colour, linewidth=2)[0].set_gid(kind_of(name))
 
 
-def logarithmic(axes: Axes, values: Sequence[float], floor: float) -> None:
-    """A log axis over values that are raised to `floor` where they lie below."""
+def logarithmic(axes: "Axes", values: Sequence[float], floor: float) -> None:
+    """Set a log axis over values that are raised to `floor` where they lie below."""
     top = max([*values, floor * 10])
     axes.set_xscale("log")
     axes.set_xlim(floor / 3, top * 5)
@@ -142,8 +141,8 @@ def logarithmic(axes: Axes, values: Sequence[float], floor: float) -> None:
     axes.minorticks_off()
 
 
-def legend(axes: Axes, kinds: Sequence[tuple[str, str, str]]) -> None:
-    """(name, colour, marker) above the panel; a marker may be "bar" or a kind of line."""
+def legend(axes: "Axes", kinds: Sequence[tuple[str, str, str]]) -> None:
+    """Name (name, colour, marker) above the panel; a marker may be "bar" or a kind of line."""
     for name, colour, marker in kinds:
         if marker == "bar":
             axes.bar([math.nan], [math.nan], color=colour, alpha=0.85, label=name)
@@ -156,7 +155,6 @@ def legend(axes: Axes, kinds: Sequence[tuple[str, str, str]]) -> None:
         loc="lower left",
         bbox_to_anchor=(0, 1),
         ncols=min(len(kinds), 4),
-        frameon=False,
         fontsize=9,
         handletextpad=0.4,
         columnspacing=1.2,
@@ -164,18 +162,23 @@ def legend(axes: Axes, kinds: Sequence[tuple[str, str, str]]) -> None:
     )
 
 
-def svg(figure: Figure, name: str, told: str) -> str:
-    """The same text for the same figure; `name` keeps its ids apart from those of other figures,
-    `told` says in words what it shows."""
+def svg(figure: "Figure", name: str, label: str) -> str:
+    """Return a figure as SVG: the same text for the same figure.
+
+    `name` keeps its ids apart from those of other figures on the page, `label` says in words what
+    it shows (a screen reader reads it out).
+    """
     buffer = io.StringIO()
-    undated = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with mpl.rc_context({**STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+    metadata = {**dict.fromkeys(("Date", "Creator", "Format", "Type")), "Title": label}
+    with chart_style(svg__hashsalt=name), warnings.catch_warnings():
         # A letter that the measuring font lacks is no reason to fail: browsers have another.
         warnings.simplefilter("ignore")
-        figure.savefig(buffer, format="svg", metadata=undated)
+        figure.savefig(buffer, format="svg", metadata=metadata)
     text = buffer.getvalue()
-    text = text[text.index("<svg") :]
+    text = text[text.index("<svg") :].replace("<svg", '<svg role="img"', 1)
+    # The title stays, its second copy in RDF goes.
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = text.replace('id="~', 'data-kind="')
     for mark in (' id="', 'href="#', "url(#"):
         text = text.replace(mark, f"{mark}{name}-")
-    return text.replace("<svg", f'<svg role="img" aria-label="{told}"', 1).strip()
+    return text.strip()

@@ -3,25 +3,19 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.typing import RcKeyType
 from PIL import Image
 
+from heatproof.plots.style import chart_style
 from heatproof.recipes.grad_eclip_paper.catalogue import compared
 from heatproof.recipes.grad_eclip_paper.inputs import Material
 from heatproof.recipes.grad_eclip_paper.store import Part
 
-STYLE: dict[RcKeyType, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.hashsalt": "heatproof",
-}
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ABBREVIATED = {
     name: name.replace(", untouched model", "\n(untouched model)") for name in compared()
@@ -42,8 +36,8 @@ STYLES: dict[str, dict[str, Any]] = {
 
 def figures(
     sections: dict[str, Part | None], material: Material
-) -> Iterator[tuple[str, str, Figure]]:
-    """Name, caption and figure, in the order of the page; the name begins with the section."""
+) -> "Iterator[tuple[str, str, Figure]]":
+    """Yield name, caption and figure in the order of the page; the name begins with the section."""
     a, b, c, d = (sections.get(letter) for letter in "abcd")
     if a is not None:
         yield "a-maps", _A, _two_maps(a, _example(material))
@@ -64,7 +58,7 @@ def figures(
 
 
 _A = (
-    "One picture, both maps as published (red positive, blue negative), and their "
+    "One image, both maps as published (red positive, blue negative), and their "
     "difference, on its own scale."
 )
 _B = (
@@ -80,19 +74,19 @@ _C = (
 )
 _D = (
     "Quality of the maps against accuracy, one point a model; the family is {family}. Dotted: "
-    "chance. Bars are 95 % intervals over pictures. Crosses on dots: the twins agree."
+    "chance. Bars are 95 % intervals over images. Crosses on dots: the twins agree."
 )
 _D2 = (
     "Quality of the maps where the model prefers the named prompt to all absent ones (filled) and "
     "where it does not (hollow), 95 % intervals. Dotted: chance."
 )
 _E = (
-    "Top-1 accuracy of the label as pixels are removed from the picture (deletion, lower is "
+    "Top-1 accuracy of the label as pixels are removed from the image (deletion, lower is "
     "better) or inserted (higher is better). Above: the authors' protocol, which stops at half of "
     "the pixels. Below: corrected. Intervals are in the next figure and in the tables."
 )
 _E2 = (
-    "Area under the top-1 curve with 95 % intervals over pictures. Dotted: the random map. Arrows: "
+    "Area under the top-1 curve with 95 % intervals over images. Dotted: the random map. Arrows: "
     "where better is."
 )
 _E3 = (
@@ -104,23 +98,23 @@ _E3 = (
 def _b_caption(example: Part) -> str:
     return (
         f"The six of the {example['task']} prompts that the original model likes best of one "
-        "picture, and their cosines with the picture in Grad-ECLIP's forward pass. The picture was "
+        "image, and their cosines with the image in Grad-ECLIP's forward pass. The image was "
         + ("chosen: it is the first, by seed, whose best match changes; that happens for "
            if example["changes"] else "not chosen: no best match changes, in ")
-        + f"{example['changed pictures']} of {example['of pictures']} pictures."
+        + f"{example['changed pictures']} of {example['of pictures']} images."
     )  # fmt: skip
 
 
-def spoken(setting: str) -> str:
-    """A setting's name as the page says it."""
-    said = {
+def setting_label(setting: str) -> str:
+    """Return a setting's name as the page says it."""
+    labels = {
         "loosened (output)": "loosened (through W_O)",
         "loosened (none)": "loosened (raw q, k)",
         ", none,": ", no weight,",
         ", native": ", crop",
         ", keep": ", own aspect",
     }
-    for old, new in said.items():
+    for old, new in labels.items():
         setting = setting.replace(old, new)
     return setting
 
@@ -130,17 +124,19 @@ def spoken(setting: str) -> str:
 
 def styled() -> AbstractContextManager[None]:
     """Draw and save figures inside: the user's own matplotlib settings come back afterwards."""
-    return mpl.rc_context(STYLE)
+    return chart_style(font__size=9)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """As PNG, the same bytes for the same numbers."""
+def save(figure: "Figure", path: Path) -> None:
+    """Save as PNG, the same bytes for the same numbers."""
     figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
 def _new(
     columns: int, width: float | int, height: float | int, rows: int = 1, **how: Any
-) -> tuple[Figure, Any]:
+) -> "tuple[Figure, Any]":
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **how)
 
@@ -152,7 +148,7 @@ def _example(material: Material) -> Image.Image:
     raise ValueError("no material")
 
 
-def _two_maps(data: Part, photo: Image.Image) -> Figure:
+def _two_maps(data: Part, photo: Image.Image) -> "Figure":
     figure, axes = _new(4, 9.5, 2.9)
     maps = {name: np.asarray(each) for name, each in data["example"]["maps"].items()}
     one, other = maps.values()
@@ -174,14 +170,14 @@ def _two_maps(data: Part, photo: Image.Image) -> Figure:
     return figure
 
 
-def _six(data: Part, material: Material) -> Figure:
+def _six(data: Part, material: Material) -> "Figure":
     figure, axes = _new(2, 9.5, 3.0, width_ratios=[1, 2.6])
     task = next(task for task in material.tasks if task.name == data["task"])
     axes[0, 0].imshow(task.photos[data["picture"]])
     axes[0, 0].set_title(f"truth: {data['label']}")
     axes[0, 0].axis("off")
     place = np.arange(len(data["prompts"]))
-    axis: Axes = axes[0, 1]
+    axis: "Axes" = axes[0, 1]
     for shift, name, label, colour in (
         (-0.2, "original", "original model", "#0072b2"),
         (0.2, "grad-eclip", "Grad-ECLIP's forward pass", "#c1272d"),
@@ -202,7 +198,7 @@ def _six(data: Part, material: Material) -> Figure:
     return figure
 
 
-def _accuracy(data: Part) -> Figure:
+def _accuracy(data: Part) -> "Figure":
     figure, axes = _new(2, 9.5, 5.2, rows=2, sharex="col", height_ratios=[1.5, 1])
     for column, side in enumerate(("image", "text")):
         upper, lower = axes[:, column]
@@ -221,12 +217,12 @@ def _accuracy(data: Part) -> Figure:
         lower.set_ylim(top=1.02)
         lower.xaxis.get_major_locator().set_params(integer=True)
         for axis in (upper, lower):
-            axis.grid(alpha=0.25)
-    axes[0, 1].legend(frameon=False, fontsize=8, loc="lower left")
+            axis.grid()
+    axes[0, 1].legend(fontsize=8, loc="lower left")
     return figure
 
 
-def _causes(data: Part) -> Figure:
+def _causes(data: Part) -> "Figure":
     names = sorted(data["cells"], key=lambda name: name.split(", ")[::-1])
     figure, axes = _new(3, 10, 0.3 * len(names) + 1.3, sharey=True)
     place = list(range(len(names)))
@@ -257,15 +253,15 @@ def _causes(data: Part) -> Figure:
     _across(axes[0, 2], place, [c["choice"] for c in cells], color="#333333", marker="o")
     axes[0, 2].axvline(base["choice"]["value"], color="#333333", lw=0.8)
     axes[0, 2].axvline(data["chance"]["choice"]["value"], color="#333333", lw=0.9, ls=":")
-    axes[0, 2].set_xlabel("choice (share of pictures)")
-    axes[0, 0].set_yticks(place, [spoken(name) for name in names])
+    axes[0, 2].set_xlabel("choice (share of images)")
+    axes[0, 0].set_yticks(place, [setting_label(name) for name in names])
     axes[0, 0].invert_yaxis()
     for axis in axes[0]:
-        axis.grid(alpha=0.25)
+        axis.grid()
     return figure
 
 
-def _family(data: Part) -> Figure:
+def _family(data: Part) -> "Figure":
     figure, axes = _new(2, 9.8, 4.2)
     family = data["family"]
     accuracy = [each["value"] for each in family["accuracy"]]
@@ -277,13 +273,13 @@ def _family(data: Part) -> Figure:
             _bars(axis, at, shown, label=name, lw=1.2, ms=5, **style)
         axis.axhline(data["chance"][quality]["value"], color="k", ls=":", lw=0.9)
         axis.set(xlabel="accuracy: named prompt above all absent ones", ylabel=quality)
-        axis.grid(alpha=0.25)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False,
+        axis.grid()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper",
                   fontsize=8)  # fmt: skip
     return figure
 
 
-def _split(data: Part) -> Figure:
+def _split(data: Part) -> "Figure":
     names = list(compared())
     figure, axes = _new(3, 9.8, 3.9, sharey=True)
     place = np.arange(len(names))
@@ -295,7 +291,7 @@ def _split(data: Part) -> Figure:
                         mfc=face)  # fmt: skip
         axis.axvline(data["chance"][quality]["value"], color="k", ls=":", lw=0.9)
         axis.set_xlabel(quality)
-        axis.grid(alpha=0.25)
+        axis.grid()
     counts = data["split"]["methods"][names[0]]["choice"]
     axes[0, 0].plot([], [], "o", color="k", label=f"right ({counts['right']['count']})")
     axes[0, 0].plot(
@@ -307,14 +303,14 @@ def _split(data: Part) -> Figure:
     return figure
 
 
-def _curves(data: Part) -> Figure:
+def _curves(data: Part) -> "Figure":
     figure, axes = _new(2, 9.8, 6.6, rows=2, sharey=True)
     for row, source in enumerate(("authors'", "corrected")):
         for column, direction in enumerate(("deletion", "insertion")):
             protocol = next(
                 p for p in data["protocols"] if p["name"] == f"{source}, {direction}, label"
             )
-            axis: Axes = axes[row, column]
+            axis: "Axes" = axes[row, column]
             for name, style in STYLES.items():
                 curve = protocol["methods"][name]["top-1"]["curve"]
                 share = [100 * f for f in protocol["fractions"]]
@@ -324,15 +320,15 @@ def _curves(data: Part) -> Figure:
             what = "pixels removed" if direction == "deletion" else "pixels inserted"
             where = "of the photograph" if row == 0 else "of what the model sees"
             axis.set(xlabel=f"{what}, % {where}", xlim=(0, 102))
-            axis.grid(alpha=0.25)
+            axis.grid()
     for axis in axes[:, 0]:
         axis.set_ylabel("top-1 accuracy")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False,
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper",
                   fontsize=8)  # fmt: skip
     return figure
 
 
-def _areas(data: Part) -> Figure:
+def _areas(data: Part) -> "Figure":
     names = list(compared())
     figure, axes = _new(len(data["protocols"]), 12, 4.2, sharey=True)
     for axis, protocol in zip(axes[0], data["protocols"], strict=True):
@@ -346,13 +342,13 @@ def _areas(data: Part) -> Figure:
         better = "\u2190 better" if protocol["better"] == "lower" else "better \u2192"
         axis.set_title(f"{source}\n{direction},\n{of}", fontsize=9)
         axis.set_xlabel(f"area, top-1\n{better}")
-        axis.grid(alpha=0.25)
+        axis.grid()
     axes[0, 0].set_yticks(range(len(names)), [ABBREVIATED[name] for name in names])
     axes[0, 0].invert_yaxis()
     return figure
 
 
-def _text(data: Part) -> Figure:
+def _text(data: Part) -> "Figure":
     figure, axes = _new(len(data["ways"]), 9, 3.4, sharey=True)
     for axis, (way, methods) in zip(axes[0], data["ways"].items(), strict=True):
         for n, (name, found) in enumerate(methods.items()):
@@ -361,22 +357,22 @@ def _text(data: Part) -> Figure:
         axis.set_title(way)
         axis.set_xlabel("area under the cosine\n\u2190 better")
         axis.set_yticks(range(len(methods)), [ABBREVIATED[name] for name in methods])
-        axis.grid(alpha=0.25)
+        axis.grid()
     axes[0, 0].invert_yaxis()
     return figure
 
 
-def _legend_above(axis: Axes, columns: int) -> None:
-    axis.legend(
-        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False, fontsize=8
-    )
+def _legend_above(axis: "Axes", columns: int) -> None:
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, fontsize=8)
 
 
-def _bars(axis: Axes, x: Sequence[float | int], intervals: Sequence[Part], **style: Any) -> None:
+def _bars(axis: "Axes", x: Sequence[float | int], intervals: Sequence[Part], **style: Any) -> None:
     axis.errorbar(x, _values(intervals), yerr=_reach(intervals), capsize=2, elinewidth=0.8, **style)
 
 
-def _across(axis: Axes, y: Sequence[float | int], intervals: Sequence[Part], **style: Any) -> None:
+def _across(
+    axis: "Axes", y: Sequence[float | int], intervals: Sequence[Part], **style: Any
+) -> None:
     axis.errorbar(
         _values(intervals),
         y,
@@ -394,7 +390,7 @@ def _values(intervals: Sequence[Part]) -> list[float]:
 
 
 def _reach(intervals: Sequence[Part]) -> Any:
-    """How far each interval reaches down and up; none where there is none."""
+    """Return how far each interval reaches down and up; none where there is none."""
     ends: list[tuple[float, float]] = []
     for each in intervals:
         known = None not in (each["value"], each["low"], each["high"])

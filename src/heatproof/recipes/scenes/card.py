@@ -11,6 +11,7 @@ import torch
 
 from heatproof.data.scenes import COLOURS, HELD_OUT, SHAPES, render, sample
 from heatproof.models.scenes import CARD, build, checkpoint_file, checkpoints
+from heatproof.plots.style import LIMIT, OURS, RIVAL, chart_style
 from heatproof.recipes.scenes.scoring import Judge, graded, plain, scores
 from heatproof.recipes.scenes.seeds import seeds_table
 
@@ -262,9 +263,9 @@ trains, and goes on where it was stopped; `heatproof scenes card` measures every
 """
 
 
+@chart_style(svg__hashsalt="scenes")
 def draw_curve(card: dict[str, Any], path: Path) -> None:
-    """The training curve: difficulty and running accuracy on shapes, over steps."""
-    from matplotlib import rc_context
+    """Draw the training curve: difficulty and running accuracy on shapes, over steps."""
     from matplotlib.figure import Figure
 
     curve = card["training"]["curve"]
@@ -272,22 +273,20 @@ def draw_curve(card: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(7, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     upper.plot(
-        steps, [p["shape"] for p in curve], color="C0", label="shape, training batches (running)"
+        steps, [p["shape"] for p in curve], color=OURS, label="shape, training batches (running)"
     )
-    upper.plot(steps, [p["difficulty"] for p in curve], color="C7", ls="--", label="difficulty")
+    upper.plot(steps, [p["difficulty"] for p in curve], color=RIVAL, ls="--", label="difficulty")
     points = _family_points(card)
     if points:
-        upper.plot(
-            *zip(*points, strict=True), "o", color="C3", label="shape, full difficulty, new scenes"
-        )
+        label = "shape, full difficulty, new scenes"
+        upper.plot(*zip(*points, strict=True), "o", color=LIMIT, label=label)
     upper.set(ylim=(0, 1.03), ylabel="share")
     upper.legend(loc="lower right")
-    lower.plot(steps, [p["loss"] for p in curve], color="C0")
+    lower.plot(steps, [p["loss"] for p in curve], color=OURS)
     lower.set(ylabel="loss (running)", xlabel="step", yscale="log")
     for axes in (upper, lower):
-        axes.grid(alpha=0.3)
-    with rc_context({"svg.hashsalt": "scenes"}):
-        figure.savefig(path, metadata={"Date": None})
+        axes.grid()
+    figure.savefig(path, metadata={"Date": None})
 
 
 def _family_points(card: dict[str, Any]) -> list[tuple[int, float]]:
