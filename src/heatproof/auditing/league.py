@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from heatproof.auditing.base import Verdict
 from heatproof.auditing.result import Audit
 from heatproof.pages import render
 
-SIGNS: dict[Verdict, str] = {
+SIGNS: dict[str, str] = {
     "holds": "holds",
     "violated": "VIOLATED",
     "cannot tell": "?",

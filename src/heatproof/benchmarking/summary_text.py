@@ -130,8 +130,8 @@ def stable(summary: Summary) -> list[str]:
                 lowest.append(f"{interval(low, 2)} ({low['one']} / {low['other']}{where})")
         if lowest:
             lines.append(
-                f"{metric}: rankings of methods under {', '.join(imputers)} agree; lowest Kendall's "
-                f"tau {' and '.join(lowest)}"
+                f"{metric}: rankings of methods under {', '.join(imputers)} agree; lowest "
+                f"Kendall's tau {' and '.join(lowest)}"
             )
     if not lines and summary["metrics"]:
         lines.append(

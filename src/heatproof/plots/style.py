@@ -1,6 +1,6 @@
 """One style for every chart. matplotlib is optional, and imported when the first one is drawn."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ class MissingCharts(HeatproofError):
 
 
 @contextmanager
-def chart_style(**changes: Any) -> Iterator[None]:
+def chart_style(**changes: Any) -> Generator[None]:
     """Draw and save charts inside; the user's own matplotlib settings come back afterwards.
 
     Args:

@@ -1,4 +1,4 @@
-"""reproduce.html: what its template is given, from the numbers of reproduce.json and the figures."""
+"""reproduce.html: what its template is given, from reproduce.json's values and the figures."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
