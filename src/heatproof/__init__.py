@@ -1,4 +1,9 @@
-"""Heat maps that come with proof: explain what a CLIP-like model saw and read."""
+"""Heat maps of what a CLIP-like model saw and read, each with a certificate.
+
+model = heatproof.load("scenes")
+explanation = heatproof.explain(model, "photo.jpg", ["a dog"])
+explanation.maps, explanation.certificate.holds
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -70,6 +75,7 @@ __all__ = [
 ]
 
 _MODULES = ("data", "errors", "interactions", "methods", "metrics", "models", "scores")
+"""Public names that are modules."""
 _HOMES = {
     "Audit": "heatproof.auditing.result",
     "Certificate": "heatproof.certificate",
@@ -103,7 +109,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: `import heatproof` alone imports no torch."""
+    """Import a public name on first use, so that `import heatproof` alone imports no torch."""
     if name in _MODULES:
         return import_module(f"heatproof.{name}")
     if name in _HOMES:
@@ -112,5 +118,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names alone, imported or not."""
+    """List the public names, imported or not, and nothing else."""
     return sorted([*__all__, "__version__"])

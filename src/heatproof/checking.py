@@ -1,7 +1,7 @@
-"""Check what a user hands to a public function, before any work is done. Imports no torch.
+"""Check the arguments of public functions before any work is done. Imports no torch.
 
-Each function returns the value in its plain form, or raises an `InputError` of one line: what came
-(shortened), what was expected, what to try.
+Each function returns the value in its plain form, or raises an `InputError` of one line that says
+what came (shortened), what was expected and what to try.
 """
 
 import inspect
@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 F = TypeVar("F")
 
 LARGEST, LARGEST_SEED = 2**31 - 1, 2**32 - 1
+"""Bounds of whole numbers, and of seeds, which numpy takes up to here."""
 IMAGE_ENDINGS = (
     ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg", ".png", ".qoi",
     ".tif", ".tiff", ".webp",
 )  # fmt: skip
+"""Endings by which a prompt is recognised as the name of an image file."""
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:", re.ASCII)
 
 
 def shown(value: object) -> str:
-    """Describe what came in a few words: a short value as it is, anything else by its kind."""
+    """Describe a value for an error: itself if it is short, else its type and size."""
     kind = type(value).__name__
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         try:
@@ -57,7 +59,8 @@ def _refused(name: str, value: object, expected: str) -> InputError:
 
 
 def whole(name: str, value: object, *, least: int = -LARGEST, most: int = LARGEST) -> int:
-    """Check a whole number between `least` and `most`; True, 1.0 and arrays are none."""
+    """Check a whole number between `least` and `most`. True, 1.0 and arrays are refused."""
+    # An array or tensor of one element passes for an index, but is rarely meant as one.
     array = _is_array(value) or _is_tensor(value)
     if array or isinstance(value, bool | type) or not isinstance(value, SupportsIndex):
         raise _refused(name, value, "a whole number")
@@ -70,7 +73,7 @@ def whole(name: str, value: object, *, least: int = -LARGEST, most: int = LARGES
 
 
 def number(name: str, value: object, *, least: float) -> float:
-    """Check a finite number that is at least `least`."""
+    """Check a finite number of at least `least`; return a float."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
         raise _refused(name, value, f"a number of at least {least:g}")
     if value < least:
@@ -81,7 +84,7 @@ def number(name: str, value: object, *, least: float) -> float:
 def _finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:
+    except OverflowError:  # an int beyond all floats
         return False
 
 
@@ -93,19 +96,19 @@ def flag(name: str, value: object) -> bool:
 
 
 def text(name: str, value: object) -> str:
-    """Check a text that says something."""
+    """Check a text that is not blank."""
     if not isinstance(value, str) or not value.strip():
         raise _refused(name, value, "a text")
     return str(value)
 
 
 def names(name: str, value: object) -> list[str]:
-    """Check one text, or several."""
-    return [text(name, each) for each in several(name, value, "a text or a list of texts")]
+    """Check one text or several; return a list."""
+    return [text(name, item) for item in several(name, value, "a text or a list of texts")]
 
 
 def several(name: str, value: object, expected: str) -> list[Any]:
-    """List what was handed in: one text or a collection in a known order."""
+    """Return one text, or an ordered collection, as a list. Sets and mappings are refused."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, bytes | Mapping | Set | type) or not isinstance(value, Iterable):
@@ -117,19 +120,19 @@ def several(name: str, value: object, expected: str) -> list[Any]:
 
 
 def choice(name: str, value: object, allowed: Sequence[str]) -> str:
-    """Check one of a few words."""
+    """Check that a value is one of a few words."""
     if not isinstance(value, str) or value not in allowed:
         raise _refused(name, value, " or ".join(map(repr, allowed)))
     return str(value)
 
 
 def settings(name: str, value: object) -> dict[str, Any]:
-    """Check switches by their names."""
+    """Check the options of a method or metric, by name; None means none."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         raise _refused(name, value, "a dict such as {'heads': 'model'}")
-    return {text(f"a key of {name}", key): each for key, each in value.items()}  # pyright: ignore
+    return {text(f"a key of {name}", key): setting for key, setting in value.items()}  # pyright: ignore
 
 
 def seed(value: object) -> int:
@@ -138,14 +141,14 @@ def seed(value: object) -> int:
 
 
 def path(name: str, value: object) -> Path:
-    """Check the name of a file or folder; whether it is there is not asked."""
+    """Check the path of a file or folder, which need not exist; `~/` becomes the home folder."""
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         raise _refused(name, value, "a path")
     return Path(value).expanduser() if str(value).startswith("~/") else Path(value)
 
 
 def device(value: object) -> str:
-    """Check the name of a device, or torch's own object for it; torch says whether it is there."""
+    """Check a device's name or `torch.device`; return its name. Torch says if it does not exist."""
     if type(value).__module__.split(".")[0] == "torch" and type(value).__name__ == "device":
         return str(value)
     if not isinstance(value, str) or not value:
@@ -154,19 +157,20 @@ def device(value: object) -> str:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or folder; no name is too long or too odd to ask."""
+    """Return whether a file or folder exists, whatever its name: the name may be no valid path."""
     return os.path.exists(path)  # noqa: PTH110 (that of Path raises an error)
 
 
 def memory(value: object) -> int | None:
-    """Check a size of memory, or None; returns bytes."""
+    """Check a size of memory; return bytes, or None for no limit."""
     return None if value is None else size_in_bytes(value)
 
 
 def size_in_bytes(value: object) -> int:
-    """Bytes of "2GiB", "500 MB" or a whole number."""
+    """Return the bytes of "2GiB", "500 MB" or a whole number."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise InputError(f"got memory {shown(value)}, expected a size such as '2GiB' or '500MB'")
+    # Python refuses to print numbers of thousands of digits.
     given = str(value).lower() if isinstance(value, str) or value < 2**63 else ""
     read = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([kmg]i?)?b?\s*", given, re.ASCII)
     size = 0 if read is None else int(float(read[1]) * UNITS[read[2] or ""])
@@ -176,7 +180,7 @@ def size_in_bytes(value: object) -> int:
 
 
 def image_size(value: object) -> tuple[int, int] | str | None:
-    """(height, width), "keep" or None for the model's own; one number is both sides."""
+    """Check an image size; return (height, width), "keep", "native" or None (the model's own)."""
     expected = (
         "HEIGHTxWIDTH such as 224x336, (height, width), one number for both, 'keep' or 'native'"
     )
@@ -201,34 +205,36 @@ def image_size(value: object) -> tuple[int, int] | str | None:
 
 
 def index(name: str, value: object, count: int) -> int:
-    """Check which of `count` is meant; negative ones count from the end."""
+    """Check an index into `count` items; negative ones count from the end."""
     place = whole(name, value)
     if not -count <= place < count:
-        there = f"0 to {count - 1}" if count > 1 else "0" if count else "none: there is none"
-        raise InputError(f"got {name} {shown(value)}, expected {there}")
+        indices = f"0 to {count - 1}" if count > 1 else "0" if count else "none: there is none"
+        raise InputError(f"got {name} {shown(value)}, expected {indices}")
     return place % count
 
 
 def progress(value: F, *example: object) -> F:
-    """Check that a callback can be called with arguments like `example`, or is None."""
+    """Check a callback of progress, or None; it is called with arguments like `example`."""
     if isinstance(value, type):
-        raise _refused("progress", value, "something to call")
+        raise _refused("progress", value, "a function")
     if value is not None:
         called("progress", value, *example)
     return value
 
 
 def called(name: str, value: object, *example: object) -> Callable[..., Any]:
-    """Check that a callback can be called with arguments like `example`."""
-    many = "no argument" if not example else f"{len(example)} argument{'s' * (len(example) > 1)}"
+    """Check that a value can be called with arguments like `example`."""
+    many = f"{len(example) or 'no'} argument{'s' * (len(example) > 1)}"
     if not callable(value):
-        raise _refused(name, value, f"something to call with {many}")
+        raise _refused(name, value, f"a function of {many}")
     try:
-        # A torch module can be called with anything, and hands it on.
+        # The signature of a torch module is that of its forward; calling it accepts anything.
         inspect.signature(getattr(value, "forward", value)).bind(*example)
     except TypeError:
-        raise InputError(f"got {name} that cannot be called with {many}, expected it to") from None
-    except ValueError:  # written in C, and Python does not know its arguments
+        raise InputError(
+            f"got {name} that cannot be called with {many}; expected one that can"
+        ) from None
+    except ValueError:  # written in C: Python does not know its arguments
         pass
     return value
 
@@ -239,13 +245,14 @@ EXPECTED_IMAGE = (
     "a path, a PIL image, a uint8 array (height, width, 3), a list of these, or a preprocessed "
     "tensor (image, 3, height, width)"
 )
+"""What errors say that was expected as an image."""
 
 
 def image(value: object) -> "str | Path | Image.Image":
-    """Check one image: a path, a PIL image or an array of RGB values.
+    """Check one image: a path, a PIL image or an array of RGB values. No file is opened.
 
     Raises:
-        ImageError: a web address, an array of another kind, or no image at all.
+        ImageError: a web address, an array of another shape or dtype, or something else.
     """
     from PIL import Image
 
@@ -268,10 +275,12 @@ def image(value: object) -> "str | Path | Image.Image":
 
 
 def images(value: object) -> "Sequence[str | Path | Image.Image]":
-    """List images: one, a collection of them, or an array; each item is checked when it is opened.
+    """Return images as a sequence: one, a collection, or an array (image, height, width, 3).
+
+    The items of a collection are checked only when they are opened, since they may be many.
 
     Raises:
-        ImageError: there is none, or it is no image.
+        ImageError: there is no image, or the value is not one.
     """
     from PIL import Image
 
@@ -279,9 +288,9 @@ def images(value: object) -> "Sequence[str | Path | Image.Image]":
         return [image(value)]
     if _is_array(value):
         array: Any = value
-        return [image(each) for each in array] if array.ndim == 4 else [image(array)]
+        return [image(item) for item in array] if array.ndim == 4 else [image(array)]
     if isinstance(value, bytes | bytearray | Mapping | Set | type) or hasattr(value, "read"):
-        return [image(value)]  # which says what is wrong
+        return [image(value)]  # raises an error that says what is wrong
     if hasattr(value, "shape") or not (isinstance(value, Iterable) or _is_lazy(value)):
         return [image(value)]
     many: Any = value if _is_lazy(value) else list(value)  # pyright: ignore
@@ -291,7 +300,8 @@ def images(value: object) -> "Sequence[str | Path | Image.Image]":
 
 
 def _is_lazy(value: object) -> bool:
-    """Whether items can be asked for one by one: they may be too many to hold."""
+    """Return whether items can be fetched one by one."""
+    # Such a collection is not copied into a list: its items may be too many to hold.
     return hasattr(value, "__len__") and hasattr(value, "__getitem__")
 
 
@@ -329,10 +339,10 @@ def _image_hint(value: object) -> str:
 
 
 def prompts(value: object, *, indices: bool = False) -> list[str]:
-    """List prompts: one text or a collection of them; class indices too where `indices`.
+    """Return prompts as a list of texts; with `indices`, class indices are allowed too.
 
     Raises:
-        PromptError: no prompt, an empty one, or something else than texts.
+        PromptError: there is no prompt, one is empty, or one is not a text.
     """
     expected = "a text, a list of texts, or a tensor of token ids or embeddings"
     try:
@@ -342,43 +352,41 @@ def prompts(value: object, *, indices: bool = False) -> list[str]:
         raise PromptError(f"got prompts {shown(value)}, expected {expected}{hint}") from None
     if not many:
         raise PromptError('got no prompt, expected at least one; try "a dog"')
-    return [_prompt(place, each, indices) for place, each in enumerate(many, 1)]
+    return [_prompt(number, prompt, indices) for number, prompt in enumerate(many, 1)]
 
 
-def _prompt(place: int, value: object, indices: bool) -> str:
+def _prompt(number: int, value: object, indices: bool) -> str:
     if indices and not isinstance(value, str):
         try:
-            return str(whole(f"prompt {place}", value, least=0))
+            return str(whole(f"prompt {number}", value, least=0))
         except InputError as error:
             raise PromptError(f"{error}, or a class name") from None
     if not isinstance(value, str):
-        raise PromptError(f"prompt {place} is {shown(value)}, expected a text such as 'a dog'")
+        raise PromptError(f"prompt {number} is {shown(value)}, expected a text such as 'a dog'")
     if not value.strip():
-        raise PromptError(f'prompt {place} is empty, expected some words; try "a dog"')
+        raise PromptError(f'prompt {number} is empty, expected some words; try "a dog"')
     if any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise PromptError(f"prompt {place} is not UTF-8; check the encoding it was read with")
+        raise PromptError(f"prompt {number} is not UTF-8; check the encoding it was read with")
     return str(value)
 
 
 def no_files(texts: Iterable[str], try_this: str = "pass several images as a list") -> None:
-    """Refuse prompts that name a file: `explain *.jpg "a dog"` hands in images as prompts.
+    """Refuse prompts that name a file: with `explain *.jpg "a dog"`, images arrive as prompts.
 
     Raises:
-        PromptError: a prompt is a file's name, or ends like an image's.
+        PromptError: a prompt is the name of a file, or ends like the name of an image.
     """
-    for place, each in enumerate(texts, 1):
-        if each.lower().endswith(IMAGE_ENDINGS) or os.path.isfile(each):  # noqa: PTH113 (Path's raises on a long name)
+    for number, prompt in enumerate(texts, 1):
+        if prompt.lower().endswith(IMAGE_ENDINGS) or os.path.isfile(prompt):  # noqa: PTH113 (Path's raises on a long name)
             raise PromptError(
-                f"prompt {place} is {shown(each)}, the name of a file, expected a text; {try_this} "
-                "(where the text is meant, put a space behind it)"
+                f"prompt {number} is {shown(prompt)}, the name of a file, expected a text; "
+                f"{try_this} (if you mean it as a prompt, add a space at its end)"
             )
 
 
 def memory_is_full(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, Python's, the processor's or a device's.
-
-    torch has a class of its own for devices alone (told by its name: torch is not imported here).
-    """
+    """Return whether an error says that memory ran out, on the CPU or on a device."""
+    # torch has an error class for devices only. It is compared by name: torch is not imported here.
     signs = ("allocate memory", "out of memory", "not enough memory")
     return (
         isinstance(error, MemoryError)

@@ -1,7 +1,7 @@
-"""`python -m heatproof.demo FOLDER`: a rendered scene, three prompts, a random control.
+"""`python -m heatproof.demo FOLDER`: explain a rendered scene with the embedded model.
 
-One prompt names what the scene shows, one what it does not, one nothing at all. Their maps and
-the control stand side by side on one scale, as they are.
+One prompt is in the scene, one is not, and one is nonsense. Their maps and a random control are
+shown side by side on one scale.
 """
 
 import sys
@@ -25,22 +25,22 @@ PRESENT, ABSENT, NONSENSE = "a red circle", "a yellow heart", "xqvz kjwprt"
 
 
 def main(folder: Path) -> int:
-    """Write the demonstration into `folder`; returns the exit code of the command line."""
+    """Write the demonstration into `folder`; return the exit code that `heatproof explain` has."""
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    picture = folder / "scene.png"
-    scene().save(picture)
+    image = folder / "scene.png"
+    scene().save(image)
     model = heatproof.load("scenes")
     prompts = (PRESENT, ABSENT, NONSENSE)
-    explanation = heatproof.explain(model, picture, prompts)
-    words = heatproof.explain_words(model, picture, prompts)
-    noise = heatproof.explain(model, picture, prompts[:1], method="random", certify=False)
+    explanation = heatproof.explain(model, image, prompts)
+    words = heatproof.explain_words(model, image, prompts)
+    noise = heatproof.explain(model, image, prompts[:1], method="random", certify=False)
     report = explanation.save(folder, words=words, controls=[control(explanation, noise)])
     certificate = explanation.certificate
-    for number, (prompt, what) in enumerate(
+    for number, (prompt, place) in enumerate(
         zip(prompts, ("in the scene", "not in the scene", "nonsense"), strict=True)
     ):
-        _say(f"  {float(explanation.scores[0, number]):+.4f}  {prompt}  ({what})")
+        _say(f"  {float(explanation.scores[0, number]):+.4f}  {prompt}  ({place})")
     _say(f"certificate: {certificate.kind}. {certificate.sentence}")
     for light in certificate.lights:
         _say(f"  {light.name}: {light.state} · {light.evidence}")
@@ -51,17 +51,18 @@ def main(folder: Path) -> int:
 
 
 def scene() -> Image.Image:
-    """The scene, drawn larger than the model sees it."""
+    """Render the scene, larger than the model sees it."""
     pixels, _ = render(sample(torch.tensor([SEED])), pixels=PIXELS)
     return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
 
 
 def control(explanation: Explanation, noise: Explanation) -> Panel:
-    """Noise has no unit: it is shown as strong (root mean square) as the first prompt's map."""
+    """Return noise as a panel, scaled to the root mean square of the first prompt's map."""
+    # Noise has no unit of its own, and all panels share one colour scale.
     values = np.asarray(noise.maps[0, 0], np.float32)
     strength = float(explanation.maps[0, 0].square().mean().sqrt())
     values = values * np.float32(strength / np.sqrt(np.square(values).mean()))
-    return Panel("random control", "noise, as strong as the first map", values)
+    return Panel("random control", "noise, scaled to the first map", values)
 
 
 def _say(text: str) -> None:

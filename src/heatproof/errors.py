@@ -1,14 +1,14 @@
-"""What can go wrong, in the user's words: what came, what was expected, what to try.
+"""The errors of heatproof. Each is one line: what came, what was expected, what to try.
 
 HeatproofError
-├── InputError            the user's input is at fault (exit code 2)
-│   ├── UnknownName       no such method, model, score, switch; the nearest names are offered
-│   ├── ImageError        the picture cannot be read
+├── InputError            bad input (exit code 2)
+│   ├── UnknownName       no such method, model, score or option; the nearest names are offered
+│   ├── ImageError        the image cannot be opened or used
 │   ├── PromptError       the prompt cannot be used
 │   ├── ModelError        the model cannot be loaded or wrapped
 │   └── UserCodeError     the user's own code failed
-├── ReadingError          the model's forward pass cannot be read as asked (exit code 2)
-└── Interrupted           Ctrl-C where what was done is kept (exit code 130)
+├── ReadingError          the forward pass cannot be traced as needed (exit code 2)
+└── Interrupted           Ctrl-C, with the finished parts kept (exit code 130)
 """
 
 import difflib
@@ -17,13 +17,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 LONGEST = 1000
-"""Characters of an error's line; what a user handed in may be longer than anybody reads."""
+"""Most characters in the text of an error: input may be longer than anybody reads."""
 LISTED = 40
-"""Names that are listed where none is near."""
+"""Most names that are listed where none is similar."""
 
 
 def shortened(text: str, longest: int = 80) -> str:
-    """Cut the middle out of a text that is longer than `longest` characters."""
+    """Return a text of at most `longest` characters, its middle left out if necessary."""
     if len(text) <= longest:
         return text
     tail = longest // 3
@@ -31,30 +31,30 @@ def shortened(text: str, longest: int = 80) -> str:
 
 
 class HeatproofError(Exception):
-    """Every error that heatproof raises on purpose; its text is one line."""
+    """Base of all errors that heatproof raises on purpose. The text is one line."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__(shortened(" ".join(text.split()), LONGEST))
 
 
 class InputError(HeatproofError):
-    """The input is at fault."""
+    """The user's input is bad."""
 
 
 class ImageError(InputError):
-    """A picture that cannot be read."""
+    """An image cannot be opened or used."""
 
 
 class PromptError(InputError):
-    """A prompt that cannot be used."""
+    """A prompt cannot be used."""
 
 
 class ModelError(InputError):
-    """A model that cannot be loaded or wrapped."""
+    """A model cannot be loaded or wrapped."""
 
 
 class UnknownName(InputError):
-    """A name that is in no catalogue."""
+    """A name is not in its catalogue; the text offers the nearest ones, or lists all."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
@@ -64,17 +64,20 @@ class UnknownName(InputError):
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three known names like `name`: one that differs in case and marks alone, else similar
-    ones ("GradECLIP" is "grad-eclip")."""
+    """Return up to three known names that are similar to `name`.
+
+    Names that differ only in case and punctuation come alone: "GradECLIP" is "grad-eclip".
+    """
     names = list(known)
-    same = [each for each in names if _letters(each) == _letters(name)]
+    same = [candidate for candidate in names if _letters(candidate) == _letters(name)]
     if same and _letters(name):
-        return [shortened(each) for each in same]
+        return [shortened(candidate) for candidate in same]
+    # difflib takes quadratic time: a pasted page of text would hang.
     if len(name) > LISTED * 2:
         return []
-    lower = {each.casefold(): each for each in names}
+    lower = {candidate.casefold(): candidate for candidate in names}
     near = difflib.get_close_matches(name.casefold(), lower, n=3, cutoff=0.5)
-    return [shortened(lower[each]) for each in near]
+    return [shortened(lower[candidate]) for candidate in near]
 
 
 def _letters(name: str) -> str:
@@ -82,21 +85,21 @@ def _letters(name: str) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(shortened(each) for each in names[:LISTED])
+    shown = ", ".join(shortened(name) for name in names[:LISTED])
     return f"{shown} and {len(names) - LISTED} more" if len(names) > LISTED else shown
 
 
 class UserCodeError(InputError):
-    """Code of the user's own failed; what it raised is the cause."""
+    """The user's own code failed. What it raised is `__cause__`."""
 
     def __init__(self, name: str, error: BaseException, hint: str = "") -> None:
-        told = " ".join(str(error).split())[:300]
+        text = " ".join(str(error).split())[:300]
         line = _last_line(error)
-        super().__init__(f"{name} failed with {type(error).__name__}: {told}{line}{hint}")
+        super().__init__(f"{name} failed with {type(error).__name__}: {text}{line}{hint}")
 
 
 def _last_line(error: BaseException) -> str:
-    """Where in a file outside of installed packages it was raised; nothing where nowhere."""
+    """Return the last line of the user's own files in the traceback; "" if there is none."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not {"site-packages", "heatproof"} & set(Path(f.filename).parts)]
     own = [frame for frame in own if Path(frame.filename).is_file()]
@@ -104,8 +107,8 @@ def _last_line(error: BaseException) -> str:
 
 
 class ReadingError(HeatproofError):
-    """The model's own forward pass cannot be read as asked."""
+    """The model's own forward pass cannot be traced as the method needs it."""
 
 
 class Interrupted(HeatproofError):
-    """Stopped by the user; its text says where what was done is kept."""
+    """The user pressed Ctrl-C. The text says where the finished parts are kept."""

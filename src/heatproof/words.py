@@ -1,4 +1,4 @@
-"""Words of a prompt: where they begin and end, and which tokens lie in each."""
+"""Words of a prompt: where each one begins and ends, and which tokens belong to it."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -14,16 +14,21 @@ _UNSPACED = regex.compile(r"\p{Line_Break=Complex_Context}[\p{Line_Break=Complex
 
 
 class Spanned(Protocol):
-    """Something that stands for characters `start` to `end` of a text."""
+    """A token that stands for characters `start` to `end` of a text."""
 
     @property
-    def start(self) -> int: ...
+    def start(self) -> int:
+        """Index of its first character."""
+        ...
+
     @property
-    def end(self) -> int: ...
+    def end(self) -> int:
+        """Index after its last character."""
+        ...
 
 
 def segments(text: str) -> Iterator[tuple[int, int]]:
-    """Start and end of each word, number, mark or symbol of `text`; white space is left out."""
+    """Yield start and end of each word, number, punctuation mark and symbol; no white space."""
     inside = {at for run in _UNSPACED.finditer(text) for at in range(run.start() + 1, run.end())}
     cuts = {match.start() for match in _BOUNDARY.finditer(text)} - inside
     ends = sorted({0, *cuts, len(text)})
@@ -33,10 +38,10 @@ def segments(text: str) -> Iterator[tuple[int, int]]:
 
 
 def word_tokens(text: str, tokens: Sequence[Spanned]) -> Iterator[tuple[int, int, list[int]]]:
-    """Start and end of each word that has tokens, with the indices of these.
+    """Yield start and end of each word that has tokens, and the indices of its tokens.
 
-    A word reaches as far as its tokens: what one token spans is never two words. No token lies in
-    two words; tokens of white space alone lie in none.
+    If one token spans several words, they are one word here. No token belongs to two words; tokens
+    of white space belong to none.
     """
     spelled = [_trimmed(text, token) for token in tokens]
     spans = sorted([*segments(text), *(span for span in spelled if span[0] < span[1])])
@@ -53,7 +58,7 @@ def word_tokens(text: str, tokens: Sequence[Spanned]) -> Iterator[tuple[int, int
 
 
 def _trimmed(text: str, token: Spanned) -> tuple[int, int]:
-    """A token's span without the white space that some tokenizers count to the word behind it."""
+    """Return a token's span without white space, which some tokenizers add to the next word."""
     letters = text[token.start : token.end]
     start = token.start + len(letters) - len(letters.lstrip())
     return start, max(start, token.end - len(letters) + len(letters.rstrip()))
