@@ -146,11 +146,13 @@ def _failures(figures: dict[str, dict[str, dict[str, float]]]) -> str:
     told: list[str] = []
     if not_learnt:
         told.append(
-            "Not learnt (the interval begins less than five points above chance):\n"
+            "Not learnt (the interval starts less than five points above chance):\n"
             + "; ".join(not_learnt)
-            + ".\nNothing about these can be benchmarked on this model.\n"
+            + ".\nDo not benchmark anything about these on this model.\n"
         )
-    told.append("Accuracy on the shape of one object, by what may make it hard.\n")
+    told.append(
+        "How often the shape of a single object is named correctly, by what may make it hard:\n"
+    )
     for name, rows in figures.items():
         if name.startswith("shape by"):
             told.append(f"### {name[0].upper()}{name[1:]}\n\n{table(rows)}\n")
@@ -161,53 +163,55 @@ _HEAD = """# `scenes`, the embedded reference model
 
 <!-- Written by `heatproof scenes card` from src/heatproof/models/scenes/card.json. -->
 
-`heatproof.load("scenes")` is a small CLIP trained on rendered scenes. It is a measuring
-instrument: with it everything runs offline, the truth about every picture is known to the pixel,
-and a family of checkpoints gives models of graded performance. It knows nothing of photographs.
+`heatproof.load("scenes")` is a small CLIP model that comes with the package, trained on rendered
+scenes. It is for tests and for judging methods: everything runs offline, what each image shows is
+known to the pixel, and a family of checkpoints gives models of graded performance. It
+knows nothing about photos. This page says how it was trained, how good it is, and where it fails.
 
 ## What it is
 
 open_clip's own `CLIP` class: images of 64 x 64 pixels in patches of 8 (a map of 8 x 8), six image
 blocks of width 128 with four heads of 32, three text blocks likewise, 20 tokens of a vocabulary of
 whole words, embeddings of 128 numbers; {parameters:.2f} M parameters, {megabytes:.2f} MB in
-float16, {sizes:.1f} MB with the {family} checkpoints of the family. Words it does not know share
-one token. It is loaded exactly as any other open_clip model, with open_clip's default
+float16, {sizes:.1f} MB with the {family} checkpoints of the family. Words that it does not know
+share one token. It is loaded like any other open_clip model, with open_clip's default
 preprocessing.
 
 ## What it was trained on
 
 One to four objects, each of one of eight shapes (circle, square, triangle, star, cross, ring,
 heart, moon), eight colours (red, orange, yellow, green, cyan, blue, purple, pink), two sizes
-(radius 15 % to 16 % or 20 % to 23 % of the picture's side) and three textures (plain, striped,
+(radius 15 % to 16 % or 20 % to 23 % of the image's side) and three textures (plain, striped,
 dotted), turned by up to 9 degrees, on five families of coloured backgrounds (even, gradient,
 waves, checks, clouds), under uneven light, with noise. Two in five of the further objects share
 the first one's colour or shape. Objects hardly overlap; masks hold the visible pixels.
 
 A caption names some attributes of one object, or two objects with *and*, *left of*, *right of*,
-*above* or *below* (centres at least 8 % of the side apart). Its structure is kept, so the truth of
-every caption about every scene is computed, never guessed.
+*above* or *below* (centres at least 8 % of the side apart). Its structure is stored, so that the
+truth of every caption about every scene is computed, never guessed.
 
-Eight combinations of colour and shape were held out of every training picture and caption:
+Eight combinations of colour and shape were held out of all training images and captions:
 {held}.
 
-The renderer draws {speed} pictures a second with masks on one thread of the CPU named below. The
+The renderer draws {speed} images with masks per second, on one thread of the CPU named below. The
 same seed gives the same bytes, alone or in any batch; `pixels=` draws the same scene at any size.
 
 """
 
 _TRAINING = """## How it was trained
 
-By `heatproof scenes train`: {steps} steps, {pictures:,} pictures, each scored against about a
+By `heatproof scenes train`: {steps} steps, {pictures:,} images, each scored against about a
 hundred captions, in {minutes:.0f} minutes on {hardware}.
-{stages}{notes}The loss is CLIP's, cosine times a learnt scale, with two changes that computable
-truth allows: true captions do not compete with each other, and besides the whole batch, captions
-compete within families (shapes with shapes, minimal pairs with each other). With `withhold`, a
-caption that names only a colour or only a shape does not count as false where the held-out
-combinations alone make it so: no training picture of a colour shows its held-out shape, and
-counting that as evidence teaches that the one excludes the other. Masks never enter training.
+{stages}{notes}The loss is that of CLIP, the cosine times a learnt scale, with two changes. They
+are possible because the truth of captions can be computed. First, true captions do not compete
+with each other. Second, captions compete not only within the whole batch but also within families
+(shapes with shapes, minimal pairs with each other). With `withhold`, a caption that names only a
+colour or only a shape does not count as false if only the held-out combinations make it false: no
+training image of a colour shows its held-out shape, and counting that as evidence would teach that
+the one excludes the other. Masks are not used in training.
 
-The curriculum starts with one large plain object in the middle of clean grey and gets harder (by
-`pace` a step) only while shapes are recognised. The weights are a moving average over steps.
+The curriculum starts with one large plain object in the middle of clean grey. It gets harder, by
+`pace` per step, only while shapes are recognised. The weights are a moving average over steps.
 
 ![Training curve](scenes-curve.svg)
 
@@ -215,32 +219,33 @@ The curriculum starts with one large plain object in the middle of clean grey an
 
 _SCORES = """## How good it is
 
-{count} scenes a row, at full difficulty, with seeds that neither training nor the making of
-the recipe drew (pairs of captions
-leave out scenes that have no such pair). Naming takes the caption with the highest cosine among
-all words of the kind; colour and shape among all 64 pairs. The others ask whether a true caption's
-cosine is above a false one's (chance one half). Intervals are Wilson's.
+Each row is measured on {count} scenes at full difficulty, with seeds that were used neither in
+training nor in developing the recipe. For pairs of captions there are fewer, because scenes without
+such a pair are left out.
+For colour, shape, texture and size, the model names the word with the highest cosine among all
+words of that kind; for colour and shape together, among all 64 pairs. The other rows test whether a
+true caption has a higher cosine than a false one (chance one half). Intervals are Wilson's.
 """
 
 _NOTES = {
     "held-out combinations": "Single objects whose colour and shape training never paired.",
-    "from 256 pixels": "Single objects drawn at 256 pixels, shrunk by open_clip's preprocessing.",
-    "binding": "Scenes of two objects; every word of the false caption is true of one of them.",
-    "relations": "Scenes of two objects, against the inverse relation.",
+    "from 256 pixels": "Single objects at 256 pixels, then resized by open_clip's preprocessing.",
+    "binding": "Scenes of two objects; each word of the false caption is true of one object.",
+    "relations": "Scenes of two objects; the false caption states the inverse relation.",
 }
 
 _SEEDS = """## Another seed
 
-The same recipe from start to end, with nothing but the seed changed. The package ships seed 0,
-which was chosen before the others were measured.
+The same training from start to end with another seed. The package ships seed 0, which was chosen
+before the others were measured.
 
 """
 
 _FAMILY = """## The graded family
 
-Earlier states of the same run (moving averages too), as `heatproof.load("scenes:NAME")`; all of
-them on the same scenes at full difficulty. Which steps are kept was decided by looking at 400 of
-these scenes, so that accuracy rises in even steps.
+Earlier states of the same run (also moving averages), loaded by `heatproof.load("scenes:NAME")`
+and measured on the same scenes at full difficulty. The steps were chosen on 400 of these scenes, so
+that accuracy rises evenly.
 
 """
 
@@ -258,8 +263,8 @@ pictures, masks = render(scenes, pixels=512)     # uint8 (8, 3, 512, 512), bool 
 truth(Caption(Phrase(colour="red", shape="star")), scenes.described()[0])
 ```
 
-`heatproof scenes render DIR` writes pictures, COCO masks and captions; `heatproof scenes train DIR`
-trains, and goes on where it was stopped; `heatproof scenes card` measures everything above again.
+`heatproof scenes render DIR` writes images, COCO masks and captions. `heatproof scenes train DIR`
+trains a model, or resumes a stopped run. `heatproof scenes card` measures everything above again.
 """
 
 
