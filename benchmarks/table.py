@@ -25,10 +25,10 @@ FEWER = {
 
 HEAD = """# The full table on `scenes`
 
-`python benchmarks/table.py`: every method, the main metrics with five steps, {images} scenes whose
-objects differ in shape alone, {minutes:.0f} minutes on one thread of a CPU. So that methods of many
-passes can be afforded: {fewer}. What the columns are: [metrics](metrics.md). Every number is of the
-embedded model, which knows rendered scenes only.
+How good the maps of every method are, by the main [metrics](metrics.md), for readers who compare
+methods. All numbers are of the embedded model on {images} scenes whose objects differ only in shape;
+that model knows rendered scenes only. Made by `benchmarks/table.py` in {minutes:.0f} minutes on one
+thread of a CPU, with five steps per curve and cheaper settings for methods of many passes: {fewer}.
 
 """
 
