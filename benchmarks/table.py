@@ -26,9 +26,10 @@ FEWER = {
 HEAD = """# The full table on `scenes`
 
 How good the maps of every method are, by the main [metrics](metrics.md), for readers who compare
-methods. All numbers are of the embedded model on {images} scenes whose objects differ only in shape;
-that model knows rendered scenes only. Made by `benchmarks/table.py` in {minutes:.0f} minutes on one
-thread of a CPU, with five steps per curve and cheaper settings for methods of many passes: {fewer}.
+methods. All numbers are of the embedded model on {images} scenes whose objects differ only in
+shape; that model knows rendered scenes only. Made by `benchmarks/table.py` in {minutes:.0f} minutes
+on one thread of a CPU, with five steps per curve and cheaper settings for methods of many passes:
+{fewer}.
 
 """
 
