@@ -21,7 +21,7 @@ from heatproof.recipes.grad_eclip_paper.maps import (
     text_maps,
 )
 from heatproof.recipes.grad_eclip_paper.numbers import stratified
-from heatproof.recipes.grad_eclip_paper.reproducing import Order, run
+from heatproof.recipes.grad_eclip_paper.reproducing import ReproduceRequest, run
 from heatproof.recipes.grad_eclip_paper.store import Store
 
 
@@ -215,7 +215,7 @@ def test_joining_parts_puts_lists_one_behind_the_other():
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     out = tmp_path_factory.mktemp("reproduce")
-    return out, run(Order(images=6, quick=True), out)
+    return out, run(ReproduceRequest(images=6, quick=True), out)
 
 
 @pytest.mark.slow
@@ -288,13 +288,13 @@ def test_a_second_run_makes_nothing_anew_and_says_the_same(ran, monkeypatch):
         reproducing, "EXPERIMENTS", {k: tuple((n, never) for n, _ in v) for k, v in
                                      reproducing.EXPERIMENTS.items()}
     )  # fmt: skip
-    again = run(Order(images=6, quick=True), out)
+    again = run(ReproduceRequest(images=6, quick=True), out)
     assert again["sections"] == result["sections"]
     assert again["conclusions"] == result["conclusions"]
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path):
-    order = Order(images=6, quick=True, only=("b",))
+    order = ReproduceRequest(images=6, quick=True, only=("b",))
     asked: list[str] = []
 
     def stopped(doing, done, of):

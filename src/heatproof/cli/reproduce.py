@@ -72,9 +72,19 @@ def reproduce(
             raise InputError(f"{folder} is not a folder; expected {name}; check the path")
     check_folder(out)
     with _progress() as watch:
-        from heatproof.recipes.grad_eclip_paper.reproducing import Order, run
+        from heatproof.recipes.grad_eclip_paper.reproducing import ReproduceRequest, run
 
-        request = Order(model, imagenet, imagenet_s, coco, images, quick, seed, letters, device)
+        request = ReproduceRequest(
+            model=model,
+            imagenet=imagenet,
+            imagenet_s=imagenet_s,
+            coco=coco,
+            images=images,
+            quick=quick,
+            seed=seed,
+            only=letters,
+            device=device,
+        )
         with terminal.resumable(out / "parts"):
             result = run(request, out, watch)
     for claim in result["conclusions"]:

@@ -17,7 +17,7 @@ from heatproof.statistics import SHARE, bootstrap, spearman
 
 
 def measure(study: Study) -> Part | None:
-    """Every method's maps on every model of the family, and on the model itself by answers."""
+    """Measure every method's maps on every model of the family, and on the model by its answers."""
     if study.material.located is None:
         return None
     located = study.material.located
@@ -40,7 +40,7 @@ def measure(study: Study) -> Part | None:
 
 
 def _items(study: Study, located: Located, name: str, weights: str) -> Part:
-    """Item by item: is the model right, and how good is each map?"""
+    """Return, by image: is the model right, and how good is each map?"""
     whole: Part = {}
     for start, stop in study.parts(f"maps of {name}", len(located.photos), 2 * study.chunk):
         part = study.store.part(
@@ -68,18 +68,19 @@ def _measured(study: Study, located: Located, start: int, stop: int) -> Part:
                 "objects": [int(located.objects[place]) for place in view.places],
                 "area": chances(view, located)["pointing"].tolist(),
                 "chance": listed(chances(view, located)),
-                "maps": {name: listed(each) for name, each in maps.items()},
+                "maps": {name: listed(quality) for name, quality in maps.items()},
             },
         )
     return found
 
 
 def listed(values: Part) -> Part:
-    return {key: each.tolist() for key, each in values.items()}
+    """Convert tensors to lists."""
+    return {key: tensor.tolist() for key, tensor in values.items()}
 
 
 def joined(one: Part, other: Part) -> Part:
-    """Two parts of one shape, their lists one behind the other."""
+    """Concatenate the lists of two parts of one shape."""
     if not one:
         return other
     return {
@@ -128,8 +129,7 @@ def _following(grades: Sequence[Part], name: str, quality: str, worst: int, seed
 
 
 def _rank_correlation(right: Tensor, values: Tensor, seed: int) -> Part:
-    """Over models, pictures resampled: the interval says what other pictures would give, not what
-    other models would."""
+    """Correlate over models, images resampled: the interval is over images, not over models."""
 
     def statistic(rows: Int[Tensor, "draw item"]) -> Float[Tensor, " draw"]:
         accuracy = right[:, rows].mean(-1).T
@@ -144,8 +144,10 @@ def _rank_correlation(right: Tensor, values: Tensor, seed: int) -> Part:
 
 
 def _split(items: Part) -> Part:
-    """Each map's quality where the model is right and where it is wrong; the difference within
-    strata of as many objects and of like size, which move both."""
+    """Compare each map's quality where the model is right and where it is wrong.
+
+    The difference is within strata of equally many objects of similar size, which move both.
+    """
     right = torch.tensor(items["right"])
     strata = _strata(items)
     rows: dict[str, Any] = {}
@@ -162,7 +164,7 @@ def _split(items: Part) -> Part:
 
 
 def _strata(items: Part) -> Int[Tensor, " item"]:
-    """Objects in the picture x tercile of the named object's area."""
+    """Number the strata: objects in the image x tercile of the named object's area."""
     area = torch.tensor(items["area"]).double()
     edges = torch.quantile(area, torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
     size = (area.unsqueeze(1) > edges).sum(1)

@@ -1,4 +1,4 @@
-"""The methods that the paper's experiments compare, by the names that the page gives them."""
+"""The methods that the experiments compare, under the names of the page."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ UNTOUCHED: dict[str, Any] = {"heads": "model", "spatial": "attention"}
 
 
 def compared() -> dict[str, Method]:
-    """Grad-ECLIP and Attention-ECLIP as published and on the untouched model, peers, controls."""
+    """Return Grad-ECLIP and Attention-ECLIP as published and untouched, peers and controls."""
     make = methods.create
     return {
         "grad-eclip": make("grad-eclip"),
@@ -27,9 +27,9 @@ def compared() -> dict[str, Method]:
 PUBLISHED = ("grad-eclip", "attention-eclip")
 ON_UNTOUCHED = ("grad-eclip, untouched model", "attention-eclip, untouched model")
 CONTROLS = ("random", "center")
-"""They never look at the model: `random` says what chance is, `center` what a guess reaches."""
+"""They never look at the model: `random` measures chance, `center` a blind guess."""
 
 
 def readable(side: str) -> dict[str, Method]:
-    """Those that explain this side."""
+    """Return the methods that explain this side."""
     return {name: m for name, m in compared().items() if side in m.card.sides}

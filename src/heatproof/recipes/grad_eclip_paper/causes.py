@@ -1,8 +1,8 @@
 """(c) The causes, one by one and together: heads, spatial weight, projection, input.
 
-For each setting of Grad-ECLIP's switches and each input three questions: how far is the score that
-was explained from the model's own; how often would the explained pass, and how often the model that
-the map implies, be right; and how good is the map.
+Three questions for each setting of Grad-ECLIP's options and each input: how far is the explained
+score from the model's own; how often are the explained pass and the model that the map implies
+right; and how good is the map.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ from heatproof.recipes.grad_eclip_paper.context import Input, Study
 from heatproof.recipes.grad_eclip_paper.inputs import Located
 from heatproof.recipes.grad_eclip_paper.localisation import (
     QUALITIES,
-    View,
+    AnsweredImages,
     chances,
     qualities,
     views,
@@ -45,7 +45,7 @@ NONE = "model heads, attention, native"
 
 
 def measure(study: Study) -> Part | None:
-    """A row for every cell of heads x weight x input, and each cause alone and all together."""
+    """Measure every cell of heads x weight x input, each cause alone and all together."""
     located = study.material.located
     if located is None:
         return None
@@ -71,12 +71,12 @@ def measure(study: Study) -> Part | None:
     }
 
 
-def _moved(found: Part, spatial: str, projection: str) -> Part:
+def _moved(cells: Part, spatial: str, projection: str) -> Part:
     """One head moves the model: does the map with this weight move with it, and by how much less
     than the map with the model's own attention does? Native input."""
     name = _weight(spatial, projection)
-    one, model = (found[f"{heads}, {name}, native"] for heads in ("one head", "model heads"))
-    own = [found[f"{heads}, attention, native"] for heads in ("one head", "model heads")]
+    one, model = (cells[f"{heads}, {name}, native"] for heads in ("one head", "model heads"))
+    own = [cells[f"{heads}, attention, native"] for heads in ("one head", "model heads")]
     moves = {
         quality: (tensor(one[quality]) - tensor(model[quality])).tolist() for quality in QUALITIES
     }
@@ -102,18 +102,18 @@ def _weight(spatial: str, projection: str) -> str:
 
 
 def cells() -> Iterator[tuple[str, dict[str, Any], Input]]:
-    """Name, switches and input of every cell."""
+    """Yield name, options and input of every cell."""
     for heads, (spatial, projection), how in product(("model", "one"), WEIGHTS, INPUTS):
         weight = _weight(spatial, projection)
         head = "one head" if heads == "one" else "model heads"
-        switches = {"heads": heads, "spatial": spatial, "projection": projection}
-        yield f"{head}, {weight}, {how}", switches, how
+        options = {"heads": heads, "spatial": spatial, "projection": projection}
+        yield f"{head}, {weight}, {how}", options, how
 
 
 def _measured(study: Study, located: Located, start: int, stop: int) -> Part:
     texts = encode_texts(study.model, located.prompts)
     own: Tensor = torch.cat(
-        [encode_pictures(study.model, view.pictures.pixels) @ texts.T
+        [encode_pictures(study.model, view.images.pixels) @ texts.T
          for view in views(study.model, located, start, stop, "native")]
     )  # fmt: skip
     found: Part = {}
@@ -121,9 +121,9 @@ def _measured(study: Study, located: Located, start: int, stop: int) -> Part:
     for how in INPUTS:
         for view in views(study.model, located, start, stop, how):
             places = torch.tensor(view.places) - start
-            for name, switches, of in cells():
+            for name, options, of in cells():
                 if of == how:
-                    row = _row(study, located, view, texts, own[places], switches, start)
+                    row = _row(study, located, view, texts, own[places], options, start)
                     found[name] = joined(found.get(name, {}), {"place": view.places, **row})
             if how == "native":
                 chance = listed(chances(view, located))
@@ -139,22 +139,22 @@ def _in_order(cell: Part) -> Part:
 def _row(
     study: Study,
     located: Located,
-    view: View,
+    view: AnsweredImages,
     texts: Tensor,
     own: Tensor,
-    switches: Mapping[str, Any],
+    options: Mapping[str, Any],
     seed: int,
 ) -> Part:
-    model = view.pictures.model
-    tower = tower_of(model, view.pictures.pixels)
+    model = view.images.model
+    tower = tower_of(model, view.images.pixels)
     path = tower.sites[-1].path
-    method = methods.create("grad-eclip", **switches)
+    method = methods.create("grad-eclip", **options)
     values, scores = qualities(view, located, method, study.seed + seed)
     named, absent = located.named[view.places], located.absent[view.places]
     explained = encode_pictures(
-        model, view.pictures.pixels, {path: one_head()} if switches["heads"] == "one" else {}
+        model, view.images.pixels, {path: one_head()} if options["heads"] == "one" else {}
     )
-    used = encode_pictures(model, view.pictures.pixels, _whole(method.implied(tower)))
+    used = encode_pictures(model, view.images.pixels, _whole(method.implied(tower)))
     native = own.gather(1, named.unsqueeze(1))[:, 0]
     return {
         "gap": (scores - native).abs().tolist(),
@@ -165,8 +165,7 @@ def _row(
 
 
 def _whole(implied: Mapping[str, dict[str, Intervention]]) -> dict[str, Intervention]:
-    """All that the method puts in the model's place, as the audit does it; nothing where it is
-    the model's own."""
+    """Return all interventions that the method implies, as the audit applies them."""
     return list(implied.values())[-1] if implied else {}
 
 
@@ -186,6 +185,6 @@ def _cell(cell: Part, baseline: Part) -> Part:
 
 
 def _lost(cell: Part, baseline: Part, what: str) -> Part:
-    """The change in how often it is right, picture by picture."""
-    here, there = (tensor([float(x) for x in each[what]]) for each in (cell, baseline))
+    """Return the paired change in accuracy, image by image."""
+    here, there = (tensor([float(x) for x in row[what]]) for row in (cell, baseline))
     return paired(here, there, SHARE)

@@ -23,7 +23,7 @@ TOLERANCE = {"float32": torch.finfo(torch.float32).eps ** 0.5, "float64": 2.0**-
 
 @dataclass(frozen=True)
 class Conclusion:
-    """A claim of the paper, what came of it on this model, and the figures that say so."""
+    """A claim of the paper, the verdict on this model, and its evidence."""
 
     section: str
     claim: str
@@ -32,17 +32,17 @@ class Conclusion:
 
 
 def conclude(sections: Mapping[str, Part | None]) -> list[Part]:
-    """All conclusions that the measured sections allow; the others are `not measured`."""
-    found: list[Part] = []
-    for section, make in _CLAIMS:
+    """Return all conclusions that the measured sections allow; the others are `not measured`."""
+    conclusions: list[Part] = []
+    for section, claims in _CLAIMS:
         data = sections.get(section)
         if data is not None:
-            found += [asdict(each) for each in make(data)]
-    return found
+            conclusions += [asdict(conclusion) for conclusion in claims(data)]
+    return conclusions
 
 
 def side_of_zero(interval: Part, claimed: Literal["below", "above"]) -> Verdict:
-    """Where an interval lies: on the claimed side of zero, on the other, or across it."""
+    """Judge an interval: on the claimed side of zero, on the other side, or across it."""
     low, high = interval["low"], interval["high"]
     if low is None or high is None or interval["count"] < FEWEST:
         return "not measured"
@@ -53,7 +53,7 @@ def side_of_zero(interval: Part, claimed: Literal["below", "above"]) -> Verdict:
 
 
 def told(interval: Part, unit: str = "") -> str:
-    """+0.123 [0.100, 0.140]"""
+    """Format as +0.123 [0.100, 0.140]."""
     if interval["value"] is None:
         return "no value"
     ends = (
@@ -65,7 +65,7 @@ def told(interval: Part, unit: str = "") -> str:
 
 
 def percent(interval: Part) -> str:
-    """12.3 % [10.0 %, 14.1 %]"""
+    """Format as 12.3 % [10.0 %, 14.1 %]."""
     if interval["value"] is None:
         return "no value"
     if interval["low"] is None:

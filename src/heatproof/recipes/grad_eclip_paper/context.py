@@ -1,4 +1,4 @@
-"""What every experiment is handed: a model, its material, where parts are kept, who watches."""
+"""The context of every experiment: a model, its inputs, the store of parts, the progress."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,16 +17,20 @@ from heatproof.recipes.grad_eclip_paper.store import Store
 
 Input = Literal["native", "keep"]
 Watch = Callable[[str, int, int], None]
-"""What is being done, how many of its parts are done, and how many there are."""
+"""Called with what is being done, how many of its parts are done, and how many there are."""
 
 
-def _unwatched(doing: str, done: int, of: int) -> None:
-    del doing, done, of
+def _unwatched(doing: str, done: int, total: int) -> None:
+    del doing, done, total
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Study:
-    """One run of the experiments. `chunk` is how many pictures make a part."""
+    """One run of the experiments.
+
+    double: loads the model in float64; None where that is not measured.
+    chunk: images per part, the unit that is stored and resumed.
+    """
 
     model: Model
     double: Callable[[], Model] | None
@@ -38,10 +42,11 @@ class Study:
     watch: Watch = field(default=_unwatched)
 
     def on(self, model: Model) -> "Study":
+        """Return the same study of another model."""
         return replace(self, model=model)
 
     def parts(self, doing: str, count: int, size: int | None = None) -> Iterator[tuple[int, int]]:
-        """Start and stop of each part of `count` items, told to whoever watches."""
+        """Yield start and stop of each part of `count` items, and report the progress."""
         step = size or self.chunk
         starts = range(0, count, step)
         for number, start in enumerate(starts):
@@ -50,10 +55,10 @@ class Study:
         self.watch(doing, len(starts), len(starts))
 
 
-def seen(
+def preprocessed(
     model: Model, photos: Sequence[Image.Image], how: Input
 ) -> Iterator[tuple[list[int], ImageInputs]]:
-    """The photos as the model takes them, with their places; a group for each size of input."""
+    """Yield the photos as the model takes them, with their places, one group per input size."""
     groups: dict[tuple[int, int], list[int]] = {}
     opened = [photos[n] for n in range(len(photos))]
     for number, photo in enumerate(opened):
@@ -65,5 +70,5 @@ def seen(
 def native_pixels(
     model: Model, photos: Sequence[Image.Image]
 ) -> Float[Tensor, "item 3 height width"]:
-    """Preprocessed as the model itself does it, on the CPU."""
+    """Preprocess photos as the model itself does, on the CPU."""
     return torch.stack([model.image.preprocess(photos[n]) for n in range(len(photos))])

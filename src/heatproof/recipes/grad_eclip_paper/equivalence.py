@@ -1,4 +1,4 @@
-"""(a) Attention-ECLIP and Grad-ECLIP are one function: every switch, both sides, two precisions."""
+"""(a) Attention-ECLIP and Grad-ECLIP are one function: all options, both sides, two precisions."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -26,8 +26,10 @@ TWO = ("grad-eclip", "attention-eclip")
 
 
 def measure(study: Study) -> Part:
-    """The largest difference of the two methods' maps for every setting, and what each costs."""
-    settings = [each for each in switches() if each["rectify"] == "none" or not study.quick]
+    """Measure the largest difference of the two methods' maps for every setting, and their cost."""
+    settings = [
+        setting for setting in all_settings() if setting["rectify"] == "none" or not study.quick
+    ]
     photos, texts = _examples(study)
     found: list[Part] = []
     models: dict[str, Callable[[], Model]] = {"float32": lambda: study.model}
@@ -62,8 +64,8 @@ def measure(study: Study) -> Part:
     }
 
 
-def switches() -> Iterator[Settings]:
-    """Every combination of the switches; `projection` matters to the loosened weight alone."""
+def all_settings() -> Iterator[Settings]:
+    """Yield all settings of the options; `projection` matters to the loosened weight alone."""
     spatial = [
         ("loosened", "output"),
         ("loosened", "none"),
@@ -102,49 +104,49 @@ def _compared(
     assert model.text is not None
     tokens = model.text.tokenize(list(texts))
     rows: list[Part] = []
-    for each in settings:
+    for setting in settings:
         for side in ("image", "text"):
             maps: list[Float[Tensor, "..."]] = []
             for name in TWO:
-                method = methods.create(name, **each)
+                method = methods.create(name, **setting)
                 if side == "image":
                     maps.append(image_maps(model, method, pixels, captions, seed=seed)[0])
                 else:
                     maps.append(text_maps(model, method, tokens, pictures, seed=seed)[0])
-            rows.append({**each, "side": side, "dtype": str(model.dtype)[6:], **_gap(*maps)})
+            rows.append({**setting, "side": side, "dtype": str(model.dtype)[6:], **_gap(*maps)})
     return rows
 
 
 def _gap(one: Tensor, other: Tensor) -> Part:
-    """Largest absolute difference, and the same in units of the largest value of the map."""
+    """Return the largest absolute difference, and the same over the map's largest value."""
     gap, scale = float((one - other).abs().max()), float(one.abs().max())
     return {"absolute": gap, "largest value": scale, "relative": gap / scale if scale else gap}
 
 
 def _cost(study: Study) -> Part:
-    """One picture and one prompt, both methods by turns in this very run."""
-    made = methods.create(TWO[0]), methods.create(TWO[1])
-    found = proof.measure(made, study.model.spec, str(study.model.device))
-    of = ("passes", "gradients", "saved_tensors", "saved_bytes", "seconds", "peak_bytes")
+    """Measure both methods in turn on one image and one prompt, in this run."""
+    pair = methods.create(TWO[0]), methods.create(TWO[1])
+    cost = proof.measure(pair, study.model.spec, str(study.model.device))
+    quantities = ("passes", "gradients", "saved_tensors", "saved_bytes", "seconds", "peak_bytes")
     return {
-        "sides": [asdict(side) for side in found.sides],
-        "ratios": {name: found.ratio(name) for name in of},
-        "threads": found.threads,
-        "device": found.device,
+        "sides": [asdict(side) for side in cost.sides],
+        "ratios": {name: cost.ratio(name) for name in quantities},
+        "threads": cost.threads,
+        "device": cost.device,
     }
 
 
 def _example(study: Study) -> Part:
-    """One picture, both maps as published, and their difference."""
+    """Compute both maps as published of one image."""
     photos, texts = _examples(study)
     pixels = native_pixels(study.model, photos[:1]).to(study.model.dtype)
     target = encode_texts(study.model, texts[:1])
     maps = {name: _map(study.model, methods.create(name), pixels, target) for name in TWO}
-    return {"prompt": texts[0], "maps": {name: each.tolist() for name, each in maps.items()}}
+    return {"prompt": texts[0], "maps": {name: values.tolist() for name, values in maps.items()}}
 
 
 def _map(model: Model, method: Method, pixels: Tensor, target: Tensor) -> Float[Tensor, "row col"]:
     return image_maps(model, method, pixels, target, seed=0)[0][0]
 
 
-__all__ = ["measure", "switches"]
+__all__ = ["all_settings", "measure"]

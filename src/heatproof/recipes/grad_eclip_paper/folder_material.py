@@ -1,4 +1,4 @@
-"""The experiments' material from ImageNet, ImageNet-S and COCO folders, and a family by noise."""
+"""The experiments' inputs from ImageNet, ImageNet-S and COCO folders, and a family by noise."""
 
 import copy
 import random
@@ -18,7 +18,7 @@ from heatproof.models import Model
 from heatproof.recipes.grad_eclip_paper.inputs import Captioned, Grade, Located, Material, Task
 
 NOISE = (4.0, 2.0, 1.0, 0.7, 0.5, 0.35, 0.25, 0.12, 0.0)
-"""Standard deviations, as multiples of each weight tensor's own, of the noise in each grade."""
+"""Standard deviation of the noise in each grade, in units of each weight tensor's own."""
 
 
 def folder_material(
@@ -32,32 +32,34 @@ def folder_material(
     captions: int,
     seed: int,
 ) -> Material:
-    """Seeded samples of what each folder holds. Objects to find come from ImageNet-S, else COCO.
+    """Draw seeded samples from each folder. Objects to find come from ImageNet-S, else COCO.
 
     Raises `InputError`, in one line, where a folder is not laid out as its data set is.
     """
     task = _imagenet(imagenet, images, seed) if imagenet else None
     pictures = layouts.coco(coco) if coco else None
-    found = _imagenet_s(imagenet_s, located, seed) if imagenet_s else None
-    if found is None and pictures is not None:
-        found = _coco_objects(pictures, located, seed)
-    named = [str(each) for each in (imagenet, imagenet_s, coco) if each]
+    objects = _imagenet_s(imagenet_s, located, seed) if imagenet_s else None
+    if objects is None and pictures is not None:
+        objects = _coco_objects(pictures, located, seed)
+    folders = [folder for folder in (imagenet, imagenet_s, coco) if folder]
     return Material(
-        " + ".join(Path(each).name for each in named),
-        () if task is None else (task,),
-        task,
-        found,
-        None if pictures is None else _captions(pictures, captions, seed),
-        tuple(Grade(f"noise {level:g}", partial(noised, model, level, seed)) for level in NOISE),
-        "the model with seeded noise in all of its weights, less and less of it; its standard "
-        "deviation is given in those of each weight tensor",
+        name=" + ".join(folder.name for folder in folders),
+        tasks=() if task is None else (task,),
+        perturbed=task,
+        located=objects,
+        captioned=None if pictures is None else _captions(pictures, captions, seed),
+        family=tuple(
+            Grade(f"noise {level:g}", partial(noised, model, level, seed)) for level in NOISE
+        ),
+        family_is="the model with less and less seeded noise in all of its weights; its standard "
+        "deviation is in units of each weight tensor's own",
     )
 
 
 @contextmanager
 def noised(model: Model, level: float, seed: int) -> Generator[Model]:
-    """The model while noise of `level` standard deviations is in every matrix of its weights."""
-    kept = copy.deepcopy(model.module.state_dict())
+    """Add noise of `level` standard deviations to every weight matrix while the context is open."""
+    original = copy.deepcopy(model.module.state_dict())
     generator = torch.Generator().manual_seed(seed)
     try:
         with torch.no_grad():
@@ -68,11 +70,11 @@ def noised(model: Model, level: float, seed: int) -> Generator[Model]:
                     parameter += (level * spread * drawn).to(parameter.device, parameter.dtype)
         yield model
     finally:
-        model.module.load_state_dict(kept)
+        model.module.load_state_dict(original)
 
 
 def _class_prompts(names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Each class in open_clip's copy of OpenAI's 80 templates."""
+    """Return each class in open_clip's copy of OpenAI's 80 templates."""
     from open_clip import OPENAI_IMAGENET_TEMPLATES
 
     return tuple(tuple(template(name) for template in OPENAI_IMAGENET_TEMPLATES) for name in names)
@@ -103,18 +105,18 @@ def _imagenet_s(folder: Path, count: int, seed: int) -> Located:
     absent = torch.ones(len(chosen), len(names), dtype=torch.bool)
     absent[torch.arange(len(chosen)), labels] = False
     return Located(
-        "ImageNet-S",
-        Files([item.path for item, _ in chosen]),
-        tuple(f"a photo of a {name}." for name in names),
-        labels,
-        mask,
-        torch.ones(len(chosen), dtype=torch.long),
-        absent,
+        name="ImageNet-S",
+        photos=Files([item.path for item, _ in chosen]),
+        prompts=tuple(f"a photo of a {name}." for name in names),
+        named=labels,
+        masks=mask,
+        objects=torch.ones(len(chosen), dtype=torch.long),
+        absent=absent,
     )
 
 
 def _coco_objects(pictures: Sequence[CocoPicture], count: int, seed: int) -> Located:
-    """One category a picture, drawn by the seed; its instances are one mask, others one each."""
+    """Name one category per image, drawn by the seed; each category is one mask."""
     chosen = Sample(count, seed).of([each for each in pictures if each.instances])
     names = sorted({name for each in pictures for name, _ in each.instances})
     here = [list(dict.fromkeys(name for name, _ in each.instances)) for each in chosen]
@@ -135,16 +137,16 @@ def _coco_objects(pictures: Sequence[CocoPicture], count: int, seed: int) -> Loc
         return torch.stack(list(parts.values()))
 
     return Located(
-        "COCO",
-        Files([each.path for each in chosen]),
-        tuple(f"a photo of a {name}." for name in names),
-        torch.tensor([names.index(pick) for pick in picks]),
-        mask,
-        torch.tensor([len(each) for each in here]),
-        torch.tensor(
+        name="COCO",
+        photos=Files([image.path for image in chosen]),
+        prompts=tuple(f"a photo of a {name}." for name in names),
+        named=torch.tensor([names.index(pick) for pick in picks]),
+        masks=mask,
+        objects=torch.tensor([len(categories) for categories in here]),
+        absent=torch.tensor(
             [
-                [name not in h and name not in each.crowds for name in names]
-                for each, h in zip(chosen, here, strict=True)
+                [name not in categories and name not in image.crowds for name in names]
+                for image, categories in zip(chosen, here, strict=True)
             ]
         ),
     )

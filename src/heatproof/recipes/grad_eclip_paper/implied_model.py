@@ -23,8 +23,11 @@ COSINE = of_differences(SHARE)
 
 
 def measure(study: Study) -> Part | None:
-    """Accuracy and embedding cosine with the last n layers one-headed, on either side; scores and
-    rankings of the published forward pass (one layer); and an example of six prompts."""
+    """Measure what one head changes.
+
+    Accuracy and embedding cosine with the last n layers one-headed, on either side; scores and
+    rankings of the published forward pass (one layer); and an example of six prompts.
+    """
     if not study.material.tasks:
         return None
     tasks = [_task(study, task) for task in study.material.tasks]
@@ -73,7 +76,7 @@ def _measured(study: Study, task: Task) -> Part:
 
 
 def one_headed(sites: Sequence[AttentionLayer], count: int) -> Mapping[str, Intervention]:
-    """One head over the full width in the last `count` attention calls."""
+    """Return one head over the full width for the last `count` attention layers."""
     return {site.path: one_head() for site in sites[len(sites) - count :]}
 
 
@@ -89,7 +92,7 @@ def _forward(
 ) -> Part:
     gap = (after - before).abs()
     changed = before.argmax(1) != after.argmax(1)
-    right = [(each.argmax(1) == labels) for each in (before, after)]
+    right = [(scores.argmax(1) == labels) for scores in (before, after)]
     return {
         "mean gap": mean(gap.mean(1)),
         "largest gap": float(gap.max()),
@@ -108,7 +111,7 @@ def _example(before: Tensor, after: Tensor, task: Task) -> Part:
     changed: Bool[Tensor, " item"] = before.argmax(1) != after.argmax(1)
     right = before.argmax(1) == task.labels
     lists = (torch.nonzero(changed & right)[:, 0], torch.nonzero(changed)[:, 0], torch.tensor([0]))
-    picture = int(next(each[0] for each in lists if len(each)))
+    picture = int(next(rows[0] for rows in lists if len(rows)))
     shown = before[picture].topk(min(PROMPTS, before.shape[1])).indices
     return {
         "task": task.name,

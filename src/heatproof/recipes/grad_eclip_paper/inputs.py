@@ -1,6 +1,6 @@
-"""What the experiments run on: pictures to name, objects to find, captions to read, graded models.
+"""The inputs of the experiments: images to name, objects to find, captions, graded models.
 
-`scenes_material` and `folder_material` make it; the experiments do not know from what.
+`scenes_material` and `folder_material` make them; the experiments do not know from what.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from heatproof.recipes.grad_eclip_paper.maps import encode_texts, unit
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Zero-shot naming: which of `names` is the picture? `prompts` are each class's templates."""
+    """Zero-shot classification: which of `names` is the image? `prompts`: templates by class."""
 
     name: str
     photos: Sequence[Image.Image]
@@ -28,20 +28,24 @@ class Task:
 
     @property
     def chance(self) -> float:
+        """Return the accuracy of a guess."""
         return 1 / len(self.names)
 
     def classifier(self, model: Model, **how: object) -> Float[Tensor, "class dim"]:
-        """A unit vector a class: the mean over its templates' unit embeddings."""
-        flat = [text for each in self.prompts for text in each]
-        found = encode_texts(model, flat, **how)  # pyright: ignore[reportArgumentType]
-        parts = found.split([len(each) for each in self.prompts])
+        """Return one unit vector per class: the mean over its templates' unit embeddings."""
+        flat = [text for templates in self.prompts for text in templates]
+        embeddings = encode_texts(model, flat, **how)  # pyright: ignore[reportArgumentType]
+        parts = embeddings.split([len(templates) for templates in self.prompts])
         return unit(torch.stack([part.mean(0) for part in parts]))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Located:
-    """Objects to find. `masks[n][0]` is the object that prompt `named[n]` speaks of, the others
-    those beside it; `absent[n]` marks the prompts that are false of picture n."""
+    """Objects to find.
+
+    masks: by image, the object that prompt `named[n]` names first, then the objects beside it.
+    absent: marks the prompts that are false of each image.
+    """
 
     name: str
     photos: Sequence[Image.Image]
@@ -54,7 +58,7 @@ class Located:
 
 @dataclass(frozen=True, eq=False)
 class Captioned:
-    """Captions with the pictures that they are true of."""
+    """Captions with the images that they are true of."""
 
     name: str
     photos: Sequence[Image.Image]
@@ -69,11 +73,11 @@ class Grade:
     make: Callable[[], AbstractContextManager[Model]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Material:
-    """All of it; what the data do not hold is None, and the page says that it was not measured.
+    """All inputs. What the data do not hold is None, and the page reports it as not measured.
 
-    `tasks` are for accuracies; `perturbed` is the task whose pictures are perturbed.
+    tasks: for accuracies; `perturbed` is the task whose images are perturbed.
     """
 
     name: str

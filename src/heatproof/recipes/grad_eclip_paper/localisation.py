@@ -14,7 +14,7 @@ from heatproof.evaluation.presence import margin
 from heatproof.methods import Method
 from heatproof.models import Model
 from heatproof.reading import Intervention
-from heatproof.recipes.grad_eclip_paper.context import Input, seen
+from heatproof.recipes.grad_eclip_paper.context import Input, preprocessed
 from heatproof.recipes.grad_eclip_paper.inputs import Located
 from heatproof.recipes.grad_eclip_paper.maps import encode_pictures, encode_texts, image_maps
 from heatproof.recipes.grad_eclip_paper.store import Part
@@ -24,15 +24,16 @@ QUALITIES = ("choice", "pointing", "energy")
 chance in it."""
 
 
-@dataclass(frozen=True)
-class View:
-    """Some of the pictures as the model sees them, with its answers.
+@dataclass(frozen=True, kw_only=True)
+class AnsweredImages:
+    """Some of the images as the model takes them, with its answers.
 
-    `right`: is the named prompt's cosine above that of every prompt that is false of the picture?
+    places: their rows in `Located`.
+    right: is the named prompt's cosine above that of every prompt that is false of the image?
     """
 
     places: list[int]
-    pictures: ImageInputs
+    images: ImageInputs
     targets: Float[Tensor, "item dim"]
     cosines: Float[Tensor, "item prompt"]
     right: Bool[Tensor, " item"]
@@ -46,41 +47,48 @@ def views(
     stop: int,
     how: Input,
     interventions: Mapping[str, Intervention] | None = None,
-) -> Iterator[View]:
-    """ImageInputs `start` to `stop`, a view for each size of input."""
+) -> Iterator[AnsweredImages]:
+    """Yield images `start` to `stop` with the model's answers, one group per input size."""
     texts = encode_texts(model, located.prompts)
     photos: Sequence[Image.Image] = located.photos[start:stop]
-    for places, pictures in seen(model, photos, how):
+    for places, images in preprocessed(model, photos, how):
         rows = torch.tensor(places) + start
-        embedding = encode_pictures(pictures.model, pictures.pixels, interventions)
+        embedding = encode_pictures(images.model, images.pixels, interventions)
         cosines = embedding @ texts.T
         named = located.named[rows]
         lead = margin(cosines, named, ~located.absent[rows])
-        yield View(rows.tolist(), pictures, texts[named], cosines, lead > 0, lead)
+        yield AnsweredImages(
+            places=rows.tolist(),
+            images=images,
+            targets=texts[named],
+            cosines=cosines,
+            right=lead > 0,
+            margin=lead,
+        )
 
 
 def qualities(
-    view: View, located: Located, method: Method, seed: int
+    view: AnsweredImages, located: Located, method: Method, seed: int
 ) -> tuple[Part, Float[Tensor, " item"]]:
-    """Each quality of each map, and the cosines of the pass that was explained."""
+    """Compute each quality of each map, and the cosines of the pass that was explained."""
     maps, scores = image_maps(
-        view.pictures.model, method, view.pictures.pixels, view.targets, seed=seed
+        view.images.model, method, view.images.pixels, view.targets, seed=seed
     )
     grid = (maps.shape[1], maps.shape[2])
     objects = covers(view, located, grid)
-    asked = maps.float().unsqueeze(1)
+    shaped = maps.float().unsqueeze(1)  # one prompt per image
     named = torch.zeros(len(maps), 1, objects.shape[1], dtype=torch.bool)
     named[:, :, 0] = True
     own = objects[:, :1]
     return {
-        "choice": choice(asked, objects, named)[:, 0],
-        "pointing": pointing(asked, own)[:, 0],
-        "energy": energy(asked, own)[:, 0],
+        "choice": choice(shaped, objects, named)[:, 0],
+        "pointing": pointing(shaped, own)[:, 0],
+        "energy": energy(shaped, own)[:, 0],
     }, scores
 
 
-def chances(view: View, located: Located) -> Part:
-    """What a map that knows nothing gets: the named objects' share, and its area."""
+def chances(view: AnsweredImages, located: Located) -> Part:
+    """Compute the qualities of a map that knows nothing: the named object's share, and its area."""
     rows, cols = layout(view)
     objects = covers(view, located, (rows, cols))
     named = torch.zeros(len(objects), 1, objects.shape[1], dtype=torch.bool)
@@ -93,20 +101,21 @@ def chances(view: View, located: Located) -> Part:
     }
 
 
-def layout(view: View) -> tuple[int, int]:
-    found = view.pictures.model.image.layout(*view.pictures.pixels.shape[-2:])
-    return found.rows, found.cols
+def layout(view: AnsweredImages) -> tuple[int, int]:
+    """Return the rows and columns of the patch grid."""
+    grid = view.images.model.image.layout(*view.images.pixels.shape[-2:])
+    return grid.rows, grid.cols
 
 
 def covers(
-    view: View, located: Located, grid: tuple[int, int]
+    view: AnsweredImages, located: Located, grid: tuple[int, int]
 ) -> Float[Tensor, "item object row col"]:
-    """Coverage of every object; pictures with fewer of them get empty ones."""
-    found = [
+    """Compute the coverage of every object; images with fewer objects get empty ones."""
+    coverages = [
         coverage(located.masks(place), geometry, grid)
-        for place, geometry in zip(view.places, view.pictures.views, strict=True)
+        for place, geometry in zip(view.places, view.images.views, strict=True)
     ]
-    padded = torch.zeros(len(found), max(len(each) for each in found), *grid)
-    for row, each in zip(padded, found, strict=True):
-        row[: len(each)] = each
+    padded = torch.zeros(len(coverages), max(map(len, coverages)), *grid)
+    for row, objects in zip(padded, coverages, strict=True):
+        row[: len(objects)] = objects
     return padded

@@ -1,6 +1,6 @@
-"""Maps of pairs: each picture with its own prompt, each caption with its own picture.
+"""Maps of pairs: each image with its own prompt, each caption with its own image.
 
-`explain` crosses every picture with every prompt; the experiments need the diagonal only.
+`explain` crosses every image with every prompt; the experiments need the diagonal only.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -26,19 +26,19 @@ BATCH = 128
 
 
 def unit(embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"]:
-    """Unit vectors, at least in float32."""
+    """Normalise to unit length, at least in float32."""
     return F.normalize(embedding if embedding.dtype == torch.float64 else embedding.float(), dim=-1)
 
 
 def image_sites(
     model: Model, pixels: Float[Tensor, "item 3 height width"]
 ) -> tuple[AttentionLayer, ...]:
-    """The attention calls of the image tower, first to last."""
+    """Return the attention layers of the image tower, first to last."""
     return attention_layers_of(model, "image", lambda: model.image.encode(pixels[:1]))
 
 
 def text_sites(model: Model, tokens: Tokens) -> tuple[AttentionLayer, ...]:
-    """The attention calls of the text tower, first to last."""
+    """Return the attention layers of the text tower, first to last."""
     assert model.text is not None
     encode, first = model.text.encode, inputs.select(tokens, 0, 1)
     return attention_layers_of(model, "text", lambda: encode(first))
@@ -53,7 +53,7 @@ def image_maps(
     seed: int,
     sites: Sequence[AttentionLayer] | None = None,
 ) -> tuple[Float[Tensor, "item row col"], Float[Tensor, " item"]]:
-    """Signed maps of each picture's cosine with its own target, and the cosines explained."""
+    """Map each image's cosine with its own target; return signed maps and the cosines explained."""
     layout = model.image.layout(pixels.shape[-2], pixels.shape[-1])
     start, cells = len(layout.prefix), layout.rows * layout.cols
     tower = model.image
@@ -92,7 +92,7 @@ def text_maps(
     *,
     seed: int,
 ) -> tuple[Float[Tensor, "item token"], Float[Tensor, " item"]]:
-    """One signed value for every position of the context, of each caption with its own picture."""
+    """Map each caption's cosine with its own image: one signed value per token of the context."""
     assert model.text is not None
     tower, context = model.text, tokens.ids.shape[1]
     sites = text_sites(model, tokens)
@@ -120,7 +120,7 @@ def _own(targets: Tensor, embedding: Tensor) -> Float[Tensor, "item 1"]:
 
 @contextmanager
 def changed(model: Model, interventions: Mapping[str, Intervention]) -> Generator[None]:
-    """The model with these attention calls intervened on, for one pass."""
+    """Intervene on these attention layers while the context is open."""
     if not interventions:
         yield
         return
@@ -134,7 +134,7 @@ def encode_pictures(
     pixels: Float[Tensor, "item 3 height width"],
     interventions: Mapping[str, Intervention] | None = None,
 ) -> Float[Tensor, "item dim"]:
-    """Unit embeddings on the CPU, of the model as it is or as intervened on."""
+    """Encode images to unit embeddings on the CPU, by the model as it is or as intervened on."""
     with changed(model, interventions or {}):
         return unit(encode_images(model, pixels, BATCH)).cpu()
 
@@ -144,7 +144,7 @@ def encode_texts(
     texts: Sequence[str],
     interventions: Mapping[str, Intervention] | None = None,
 ) -> Float[Tensor, "text dim"]:
-    """Unit embeddings on the CPU; an empty text is allowed."""
+    """Encode texts to unit embeddings on the CPU; an empty text is allowed."""
     assert model.text is not None
     return encode_tokens(model, model.text.tokenize(list(texts)), interventions)
 
@@ -156,7 +156,7 @@ def encode_tokens(
     *,
     batch_size: int = BATCH,
 ) -> Float[Tensor, "text dim"]:
-    """Likewise of tokens. An intervention made for these very captions needs them in one batch."""
+    """Encode tokens. An intervention made for these very captions needs them in one batch."""
     assert model.text is not None
     parts: list[Tensor] = []
     for start in range(0, len(tokens.texts), batch_size):

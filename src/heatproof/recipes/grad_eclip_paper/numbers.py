@@ -1,4 +1,4 @@
-"""Figures of the page as plain values, and a difference within strata."""
+"""Statistics as plain values for JSON, and a difference within strata."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,22 +15,22 @@ Values = Sequence[float | None] | Float[Tensor, " item"]
 
 
 def share(hits: Bool[Tensor, " item"]) -> Plain:
-    """A share with Wilson's interval."""
+    """Return a share with Wilson's interval."""
     return statistics.wilson(int(hits.sum()), len(hits)).plain
 
 
 def mean(values: Values, bounds: Bounds | None = None) -> Plain:
-    """A mean with its interval; None and NaN are left out."""
+    """Return a mean with its interval; None and NaN are left out."""
     return statistics.mean(tensor(values), bounds=bounds).plain
 
 
 def paired(one: Values, other: Values, bounds: Bounds | None = None) -> Plain:
-    """The mean of `one - other` within items; `bounds` are those of either side."""
+    """Return the mean of `one - other` within items; `bounds` are those of either side."""
     return statistics.paired(tensor(one), tensor(other), bounds=bounds).plain
 
 
 def tensor(values: Values) -> Float[Tensor, " item"]:
-    """None, which JSON has where a number is none, as NaN."""
+    """Convert values to a tensor, None to NaN: JSON has None where a number is undefined."""
     if isinstance(values, Tensor):
         return values.double()
     nan = float("nan")
@@ -42,17 +42,17 @@ def stratified(
     right: Bool[Tensor, " item"],
     stratum: Int[Tensor, " item"],
 ) -> Interval:
-    """Mean where right less mean where wrong, within strata, weighted by their items.
+    """Return the mean where right minus the mean where wrong, within strata, weighted by items.
 
-    A stratum that holds only one kind says nothing and is left out; so is a value that is NaN.
+    A stratum that holds only one kind is left out; so is a value that is NaN.
     Fewer than `FEWEST` values on either side give no interval.
     """
     known = ~values.isnan()
-    value, flag, of = values[known].double(), right[known], stratum[known]
-    strata = int(of.max()) + 1 if len(of) else 0
+    value, flag, place = values[known].double(), right[known], stratum[known]
+    strata = int(place.max()) + 1 if len(place) else 0
 
     def statistic(rows: Int[Tensor, "draw unit"]) -> Float[Tensor, " draw"]:
-        v, yes, s = value[rows], flag[rows], of[rows]
+        v, yes, s = value[rows], flag[rows], place[rows]
         total = torch.zeros(len(rows), dtype=torch.float64)
         weight = torch.zeros(len(rows), dtype=torch.float64)
         for key in range(strata):

@@ -1,4 +1,4 @@
-"""(e) Insertion and deletion of pictures, in the authors' protocol and in a corrected one."""
+"""(e) Insertion and deletion of pixels, in the authors' protocol and in a corrected one."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -22,7 +22,7 @@ from heatproof.metrics.protocols import (
 from heatproof.models import Model
 from heatproof.recipes.grad_eclip_paper.alignment import joined
 from heatproof.recipes.grad_eclip_paper.catalogue import PUBLISHED, readable
-from heatproof.recipes.grad_eclip_paper.context import Study, native_pixels, seen
+from heatproof.recipes.grad_eclip_paper.context import Study, native_pixels, preprocessed
 from heatproof.recipes.grad_eclip_paper.inputs import Task
 from heatproof.recipes.grad_eclip_paper.maps import encode_pictures, image_maps
 from heatproof.recipes.grad_eclip_paper.numbers import mean, paired
@@ -36,7 +36,7 @@ LABEL = "label"
 
 
 def measure(study: Study) -> Part | None:
-    """Areas with intervals for every method, both protocols, insertion and deletion."""
+    """Measure areas with intervals for every method, both protocols, insertion and deletion."""
     task = study.material.perturbed
     if task is None:
         return None
@@ -56,7 +56,7 @@ def measure(study: Study) -> Part | None:
 
 
 def kinds(classes: int) -> list[str]:
-    """What is read off every perturbed picture."""
+    """Name the quantities that are read of every perturbed image."""
     tops = [f"top-{n}" for n in TOPS if n < classes]
     return [*tops, "cosine", "probability"]
 
@@ -113,9 +113,9 @@ def _maps(study: Study, model: Model, pixels: Tensor, targets: Tensor, seed: int
 def _keep_size_maps(
     study: Study, photos: list[Any], targets: Tensor, seed: int
 ) -> list[Float[Tensor, "method row col"]]:
-    """Every method's maps at the authors' input, which keeps the photograph's aspect ratio."""
+    """Map at the authors' input size, which keeps the photo's aspect ratio."""
     found: list[Tensor] = [torch.empty(0)] * len(photos)
-    for places, pictures in seen(study.model, photos, "keep"):
+    for places, pictures in preprocessed(study.model, photos, "keep"):
         maps = _maps(study, pictures.model, pictures.pixels, targets[places], seed)
         for n, place in enumerate(places):
             found[place] = maps[:, n]
@@ -125,7 +125,7 @@ def _keep_size_maps(
 def _scorer(
     model: Model, classifier: Float[Tensor, "class dim"], target: int
 ) -> Callable[[Tensor], Float[Tensor, "variant kind"]]:
-    """Is the target among the best 1, 5, 10; its cosine; its share of the softmax of the logits."""
+    """Score: is the target among the best 1, 5, 10; its cosine; its softmax probability."""
 
     def score(pixels: Tensor) -> Tensor:
         cosines = encode_pictures(model, pixels) @ classifier.T
@@ -148,7 +148,7 @@ def _by_kind(
 
 
 def _rounded(values: Tensor) -> list[Any]:
-    """Five decimals: a run of 1,000 pictures then stays below 100 MB."""
+    """Round to five decimals: a run of 1,000 images then stays below 100 MB."""
     return (values.double() * 1e5).round().div(1e5).tolist()
 
 
@@ -190,12 +190,12 @@ def _protocol(name: str, methods: Part, study: Study) -> Part:
 
 
 def _bounds(kind: str) -> Bounds | None:
-    """The least and the largest area of this kind."""
+    """Return the smallest and the largest possible area of this kind."""
     return None if kind == "cosine" else SHARE
 
 
 def _pairs(areas: dict[str, Tensor], scored: list[str]) -> list[Part]:
-    """Paired differences between methods, for the accuracy and for the probability."""
+    """Pair methods: differences of the accuracy and of the probability."""
     wanted = [k for k, kind in enumerate(scored) if kind in ("top-1", "probability")]
     names = [name for name in areas if name not in PUBLISHED[1:]]
     return [

@@ -1,4 +1,4 @@
-"""All experiments on one model, kept as they are done, and the page that they make."""
+"""Run all experiments on one model, store them part by part, and write the page."""
 
 import json
 from collections.abc import Callable, Collection
@@ -42,10 +42,13 @@ UNUSED = (
 IMAGES, QUICK_IMAGES = 1000, 24
 
 
-@dataclass(frozen=True)
-class Order:
-    """What was asked for. `images` are perturbed, named and captioned; as many are searched, up to
-    600, for that is repeated on every model of the family."""
+@dataclass(frozen=True, kw_only=True)
+class ReproduceRequest:
+    """The arguments of `reproduce`.
+
+    images: how many are perturbed, named and captioned; at most 600 of them are searched, since
+        that is repeated on every model of the family.
+    """
 
     model: str = "scenes"
     imagenet: Path | None = None
@@ -59,11 +62,13 @@ class Order:
 
     @property
     def sizes(self) -> dict[str, int]:
+        """Return the number of images per use."""
         images = self.images or (QUICK_IMAGES if self.quick else IMAGES)
         return {"images": images, "located": min(images, 600), "captions": images}
 
     @property
     def command(self) -> str:
+        """Return the command line that makes the same request."""
         parts = ["heatproof reproduce", f"--model {self.model}", f"--seed {self.seed}"]
         for name in ("imagenet", "imagenet_s", "coco"):
             folder: Path | None = getattr(self, name)
@@ -98,17 +103,17 @@ def reproduce(
         images: how many images and captions of each kind, at least 4; by default 1000.
         quick: 24 images, a smoke test and not evidence.
         only: some of the experiments "a" to "e".
-        progress: called with what is being done, how much of it is done, and of how much.
+        progress: called with what is being done, the parts done, and the number of parts.
 
     Returns:
-        What reproduce.json holds.
+        The contents of reproduce.json.
 
     Raises:
         InputError: a model without a text side, a folder of another layout, an unknown experiment.
     """
     checking.text("model", model)
     folders = {"imagenet": imagenet, "imagenet_s": imagenet_s, "coco": coco}
-    order = Order(
+    request = ReproduceRequest(
         model=model,
         **{
             name: None if path is None else checking.path(name, path)
@@ -120,41 +125,52 @@ def reproduce(
         only=tuple(checking.names("only", only)),
         device=checking.device(device),
     )
-    return run(order, checking.path("out", out), checking.progress(progress, "", 0, 1))
+    return run(request, checking.path("out", out), checking.progress(progress, "", 0, 1))
 
 
-def run(order: Order, out: Path, watch: Watch | None = None) -> Part:
-    """Run what is not yet in `out`, and write reproduce.html, reproduce.json and figures/*.png.
+def run(request: ReproduceRequest, out: Path, watch: Watch | None = None) -> Part:
+    """Run the parts that `out` does not hold yet; write reproduce.html, .json and figures/*.png.
 
     Raises `InputError` for a model without a text side, a folder of another layout, an unknown
     experiment.
     """
-    chosen = _chosen(order.only)
-    model = load(order.model, device=order.device)
+    chosen = _chosen(request.only)
+    model = load(request.model, device=request.device)
     if model.text is None:
         raise InputError(
-            f"{order.model} reads no text; the experiments need a model of CLIP's kind"
+            f"{request.model} reads no text; expected a model like CLIP, of images and texts"
         )
-    material = _material(order, model)
-    store = Store(out / "parts", _settings(order, model, material))
-    double = partial(load, order.model, device=order.device, dtype="float64")
-    study = Study(model, double, material, store, order.seed, order.quick)
+    material = _material(request, model)
+    store = Store(out / "parts", _settings(request, model, material))
+    double = partial(load, request.model, device=request.device, dtype="float64")
+    study = Study(
+        model=model,
+        double=double,
+        material=material,
+        store=store,
+        seed=request.seed,
+        quick=request.quick,
+    )
     study = study if watch is None else replace(study, watch=watch)
     sections: dict[str, Part | None] = {}
     for letter in chosen:
         for name, measure in EXPERIMENTS[letter]:
-            made = store.part(
+            section = store.part(
                 f"section-{name.replace(' ', '-')}", lambda m=measure: {"data": m(study)}
             )
-            sections[name] = made["data"]
+            sections[name] = section["data"]
     result = plain(
         {
             "conclusions": conclude(sections),
             "data": material.name,
-            "notices": (*model.notices, *material.notices, *_small(order)),
-            "command": order.command,
-            "environment": {"model": model.spec, **certify.environment(model, order.seed)},
-            "settings": {**order.sizes, "quick": order.quick, "code_sha256": code_sha256(*UNUSED)},
+            "notices": (*model.notices, *material.notices, *_small(request)),
+            "command": request.command,
+            "environment": {"model": model.spec, **certify.environment(model, request.seed)},
+            "settings": {
+                **request.sizes,
+                "quick": request.quick,
+                "code_sha256": code_sha256(*UNUSED),
+            },
             "sections": sections,
         }
     )
@@ -163,7 +179,7 @@ def run(order: Order, out: Path, watch: Watch | None = None) -> Part:
 
 
 def write(result: Part, material: Material, out: Path) -> None:
-    """The page, its numbers and its figures."""
+    """Write the page, its numbers and its figures."""
     from heatproof.recipes.grad_eclip_paper.figures import figures, save, styled
     from heatproof.recipes.grad_eclip_paper.page import page
 
@@ -188,32 +204,32 @@ def _chosen(only: Collection[str]) -> list[str]:
     return [letter for letter in EXPERIMENTS if not only or letter in only]
 
 
-def _material(order: Order, model: Model) -> Material:
-    folders = (order.imagenet, order.imagenet_s, order.coco)
+def _material(request: ReproduceRequest, model: Model) -> Material:
+    folders = (request.imagenet, request.imagenet_s, request.coco)
     if any(folders):
         return folder_material(
             model,
-            imagenet=order.imagenet,
-            imagenet_s=order.imagenet_s,
-            coco=order.coco,
-            seed=order.seed,
-            **order.sizes,
+            imagenet=request.imagenet,
+            imagenet_s=request.imagenet_s,
+            coco=request.coco,
+            seed=request.seed,
+            **request.sizes,
         )
-    return scenes_material(**order.sizes, seed=order.seed, graded=model.spec == "scenes")
+    return scenes_material(**request.sizes, seed=request.seed, graded=model.spec == "scenes")
 
 
-def _settings(order: Order, model: Model, material: Material) -> dict[str, Any]:
-    """Everything that a part depends on."""
-    asked = {k: str(v) for k, v in asdict(order).items() if k != "only"}
+def _settings(request: ReproduceRequest, model: Model, material: Material) -> dict[str, Any]:
+    """Return everything that a part depends on."""
+    arguments = {k: str(v) for k, v in asdict(request).items() if k != "only"}
     return {
-        **asked,
+        **arguments,
         "weights": model.weights_hash,
         "data": material.name,
         "code": code_sha256(*UNUSED),
     }
 
 
-def _small(order: Order) -> tuple[str, ...]:
-    if not order.quick:
+def _small(request: ReproduceRequest) -> tuple[str, ...]:
+    if not request.quick:
         return ()
-    return (f"--quick: {order.sizes['images']} pictures, to see that everything runs; no evidence",)
+    return (f"--quick: {request.sizes['images']} images; a smoke test, not evidence",)

@@ -1,8 +1,8 @@
-"""The experiments' material from rendered scenes, with exact truth.
+"""The experiments' inputs from rendered scenes, with exact truth.
 
-Pictures that are perturbed or searched are 4:3, as photographs are: a scene is mirrored at its left
-and right edge, masks with it. The model's own centre crop then sees the scene and nothing else, an
-input that keeps the aspect ratio sees mirrored objects too, and pixels outside the crop exist.
+Images that are perturbed or searched are 4:3, as photos are: a scene is mirrored at its left and
+right edge, and its masks with it. The model's own centre crop then sees the scene and nothing else,
+an input that keeps the aspect ratio sees mirrored objects too, and pixels outside the crop exist.
 """
 
 import random
@@ -44,19 +44,21 @@ LEAST_VISIBLE = 20
 def scenes_material(
     *, images: int, located: int, captions: int, seed: int, graded: bool
 ) -> Material:
-    """`images` scenes for each naming task and for perturbation, `located` to be searched."""
+    """Render `images` scenes per naming task and for perturbation, `located` to be searched."""
     return Material(
-        "rendered scenes",
-        _naming(images, seed),
-        _perturbed(images, seed),
-        _located(located, seed),
-        _captioned(captions, seed),
-        tuple(Grade(name, partial(_checkpoint, name)) for name in checkpoints()) if graded else (),
-        "states of the same training run, from untrained to final",
-        (
+        name="rendered scenes",
+        tasks=_naming(images, seed),
+        perturbed=_perturbed(images, seed),
+        located=_located(located, seed),
+        captioned=_captioned(captions, seed),
+        family=tuple(Grade(name, partial(_checkpoint, name)) for name in checkpoints())
+        if graded
+        else (),
+        family_is="states of the same training run, from untrained to final",
+        notices=(
             "naming: scenes of one object; finding: scenes of two to four objects of one colour "
             "and of different shapes, asked for by shape alone, so that colour is no shortcut",
-            "pictures to search and to perturb are 4:3: scenes mirrored at both sides, which the "
+            "images to search and to perturb are 4:3: scenes mirrored at both sides, which the "
             "model's centre crop cuts off again",
         ),
     )
@@ -74,16 +76,16 @@ def _drawn(part: str, count: int, seed: int, objects: int | None) -> Scenes:
 
 def _naming(count: int, seed: int) -> tuple[Task, ...]:
     scenes = _drawn("naming", count, seed, 1)
-    photos = [_photo(picture) for picture in render(scenes, masks=False)[0]]
+    photos = [_photo(image) for image in render(scenes, masks=False)[0]]
     things = [scene.objects[0] for scene in scenes.described()]
-    made: list[Task] = []
+    tasks: list[Task] = []
     for attribute in ("shape", "colour"):
         captions = singles(attribute)  # pyright: ignore[reportArgumentType]
         words = [str(getattr(c.first, attribute)) for c in captions]
         labels = torch.tensor([words.index(getattr(thing, attribute)) for thing in things])
         texts = tuple((c.text,) for c in captions)
-        made.append(Task(attribute, photos, labels, tuple(words), texts))
-    return (*made, _pairs("colour and shape", photos, scenes))
+        tasks.append(Task(attribute, photos, labels, tuple(words), texts))
+    return (*tasks, _pairs("colour and shape", photos, scenes))
 
 
 def _pairs(name: str, photos: list[Image.Image], scenes: Scenes) -> Task:
@@ -98,7 +100,7 @@ def _pairs(name: str, photos: list[Image.Image], scenes: Scenes) -> Task:
 
 def _perturbed(count: int, seed: int) -> Task:
     scenes = _drawn("perturbed", count, seed, 1)
-    photos = [_photo(_wide(picture)) for picture in render(scenes, masks=False)[0]]
+    photos = [_photo(_wide(image)) for image in render(scenes, masks=False)[0]]
     return _pairs("colour and shape", photos, scenes)
 
 
@@ -106,7 +108,7 @@ def _located(count: int, seed: int) -> Located:
     """One object of each scene is named, drawn by the scene's seed from those that can be seen."""
     captions = singles("shape")
     scenes = drawn(count, "shape", seed)
-    pictures, visible = render(scenes)
+    images, visible = render(scenes)
     here = torch.zeros(count, len(SHAPES), dtype=torch.bool)
     named: list[int] = []
     masks: list[Tensor] = []
@@ -120,20 +122,20 @@ def _located(count: int, seed: int) -> Located:
         named.append(shapes[choice])
         here[row, shapes] = True
     return Located(
-        "scenes of two to four objects of one colour",
-        [_photo(_wide(picture)) for picture in pictures],
-        tuple(c.text for c in captions),
-        torch.tensor(named),
-        masks.__getitem__,
-        torch.tensor([len(mask) for mask in masks]),
-        ~here,
+        name="scenes of two to four objects of one colour",
+        photos=[_photo(_wide(image)) for image in images],
+        prompts=tuple(c.text for c in captions),
+        named=torch.tensor(named),
+        masks=masks.__getitem__,
+        objects=torch.tensor([len(mask) for mask in masks]),
+        absent=~here,
     )
 
 
 def _captioned(count: int, seed: int) -> Captioned:
     """A caption that names two objects in full, or the one object of its scene."""
     scenes = _drawn("captioned", count, seed, None)
-    photos = [_photo(picture) for picture in render(scenes, masks=False)[0]]
+    photos = [_photo(image) for image in render(scenes, masks=False)[0]]
     return Captioned("scenes", photos, tuple(_caption(s).text for s in scenes.described()))
 
 
@@ -150,5 +152,5 @@ def _wide(pixels: Shaped[Tensor, "*any row col"]) -> Shaped[Tensor, "*any row wi
     return torch.cat([left, pixels, right], dim=-1)
 
 
-def _photo(picture: Shaped[Tensor, "3 row col"]) -> Image.Image:
-    return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+def _photo(image: Shaped[Tensor, "3 row col"]) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())

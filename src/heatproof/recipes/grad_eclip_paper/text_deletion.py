@@ -1,4 +1,4 @@
-"""(e) Text deletion: the words that a map names are taken out of the caption, in two ways."""
+"""(e) Text deletion: words are removed from the caption in the map's order, in two ways."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,11 +31,11 @@ WAYS = ("words", "masked keys")
 ORDERS = ("highest first", "lowest first")
 
 Scorer = Callable[[list[int], list[Tensor]], Float[Tensor, " variant"]]
-"""Cosines of captions, by their places, with only these of their words or tokens left."""
+"""Cosines of captions, by their places, with only these words or tokens left."""
 
 
 def measure(study: Study) -> Part | None:
-    """Areas under the cosine as words go, with intervals, for every method that reads text."""
+    """Measure the area under the cosine as words are removed, for every method that reads text."""
     captioned = study.material.captioned
     if captioned is None:
         return None
@@ -83,7 +83,7 @@ def _measured(study: Study, captioned: Captioned, start: int, stop: int) -> Part
 
 
 def _areas(values: dict[str, list[Tensor]], score: Scorer, first: int) -> Part:
-    """For each method and order, one area a caption; captions of no word give None.
+    """Return one area per caption for each method and order; captions without a word give None.
 
     first: the first caption's seed for ties, which are drawn for each caption.
     """

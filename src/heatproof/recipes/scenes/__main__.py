@@ -1,3 +1,5 @@
+"""`python -m heatproof.recipes.scenes`."""
+
 from heatproof.recipes.scenes.commands import app
 
 app()

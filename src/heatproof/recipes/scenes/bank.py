@@ -34,21 +34,23 @@ WEIGHTS: Final = {
     "mixed": 0.6,
     "relation": 1.0,
 }
-"""How much each family counts in the loss: more where learning is slow."""
+"""Weight of each family in the loss: more where learning is slow."""
 FAMILIES: Final = tuple(WEIGHTS)
 
 NOISE_WORDS: Final = ("zzz", "qwfp", "lorem")
 
 
 @dataclass(frozen=True)
-class Entry:
+class BankCaption:
+    """A caption with its family, and the text that the model reads."""
+
     caption: Caption
     family: str
     text: str
 
 
 def _altered(phrase: Phrase, chance: random.Random) -> Phrase:
-    """The phrase with one of its words exchanged for another of the same kind."""
+    """Exchange one word of the phrase for another of the same kind."""
     spoken = [name for name in ATTRIBUTES if getattr(phrase, name)]
     name = chance.choice(spoken)
     others = [w for w in WORDS[ATTRIBUTES.index(name)] if w != getattr(phrase, name)]
@@ -56,7 +58,7 @@ def _altered(phrase: Phrase, chance: random.Random) -> Phrase:
 
 
 def _mixed(thing: SceneObject, chance: random.Random) -> Iterator[Caption]:
-    """The object in full and in part, each beside a version with one word wrong."""
+    """Yield the object in full and in part, each beside a version with one word wrong."""
     some = sorted(chance.sample(ATTRIBUTES, chance.randint(2, 3)), key=ATTRIBUTES.index)
     for phrase in (phrase_of(thing), phrase_of(thing, some)):
         yield Caption(phrase)
@@ -64,7 +66,7 @@ def _mixed(thing: SceneObject, chance: random.Random) -> Iterator[Caption]:
 
 
 def _relational(scene: Scene, chance: random.Random) -> Iterator[Caption]:
-    """Two objects: the pair, a relation that holds, and each with colours or sides exchanged."""
+    """Yield captions of two objects: the pair, a true relation, and both with words exchanged."""
     one, other = chance.sample(scene.objects, 2)
     which = chance.choice((("colour", "shape"), ("colour", "shape"), ("shape",), ("colour",)))
     pair = Caption(phrase_of(one, which), "and", phrase_of(other, which))
@@ -98,28 +100,29 @@ def bank(
     both: int = 32,
     mixed: int = 4,
     pairs: int = 6,
-) -> list[Entry]:
-    """Every word, some trained colours with shapes, and minimal pairs about some of the scenes.
+) -> list[BankCaption]:
+    """Draw the captions of a batch: single words, colours with shapes, and minimal pairs.
 
-    both: how many of the 56 trained combinations; mixed, pairs: about how many scenes.
+    both: number of the 56 trained combinations.
+    mixed, pairs: number of scenes that such captions are about.
     """
-    found: list[tuple[str, Caption]] = []
+    captions: list[tuple[str, Caption]] = []
     for attribute in ATTRIBUTES:
-        found += [(attribute, c) for c in singles(attribute)]
+        captions += [(attribute, c) for c in singles(attribute)]
     known = combinations(with_held_out=False)
-    found += [("colour and shape", c) for c in chance.sample(known, min(both, len(known)))]
+    captions += [("colour and shape", c) for c in chance.sample(known, min(both, len(known)))]
     for scene in chance.sample(scenes, min(mixed, len(scenes))):
-        found += [("mixed", c) for c in _mixed(chance.choice(scene.objects), chance)]
+        captions += [("mixed", c) for c in _mixed(chance.choice(scene.objects), chance)]
     several = [scene for scene in scenes if len(scene.objects) > 1]
     for scene in chance.sample(several, min(pairs, len(several))):
-        found += [("relation", c) for c in _relational(scene, chance)]
-    return [Entry(c, family, _spoken(c, chance)) for family, c in found if not c.held_out]
+        captions += [("relation", c) for c in _relational(scene, chance)]
+    return [BankCaption(c, family, _spoken(c, chance)) for family, c in captions if not c.held_out]
 
 
 def withheld(captions: list[Caption], scenes: Scenes) -> Bool[Tensor, "scene caption"]:
-    """Where falsehood is the held-out combinations' doing, and so must teach nothing.
+    """Mark the captions that are false only because combinations are held out.
 
-    No training picture with the one colour has the one shape. Counting "a circle" as false of all
+    No training image with the one colour has the one shape. Counting "a circle" as false of all
     of them would teach that the colour excludes the shape, which is the renderer's choice.
     """
     colour_of = torch.full((len(SHAPES) + 1,), -2)

@@ -112,8 +112,8 @@ def seeds(
     except (OSError, ValueError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    kept = json.loads(CARD.read_text())
-    CARD.write_text(json.dumps({**kept, "seeds": measured}, indent=1) + "\n")
+    card = json.loads(CARD.read_text())
+    CARD.write_text(json.dumps({**card, "seeds": measured}, indent=1) + "\n")
     typer.echo(seeds_table(measured))
 
 

@@ -1,4 +1,4 @@
-"""The contrastive loss when the truth of every pair of picture and caption is known."""
+"""The contrastive loss when the truth of every pair of image and caption is known."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def against_false(
     true: Bool[Tensor, "row col"],
     false: Bool[Tensor, "row col"],
 ) -> Float[Tensor, ""]:
-    """Mean over rows of -log softmax of each true entry against the row's false ones.
+    """Return the mean over rows of -log softmax of each true entry against the row's false ones.
 
     True entries do not compete with each other, and entries that are neither do not compete at
-    all: with one true entry a row, this is CLIP's loss. Rows without a true entry do not count.
+    all: with one true entry per row, this is CLIP's loss. Rows without a true entry do not count.
     """
     others = torch.logsumexp(logits.masked_fill(~false, _NEVER), dim=1, keepdim=True)
-    each = softplus(others - logits).masked_fill(~true, 0.0).sum(dim=1)
+    losses = softplus(others - logits).masked_fill(~true, 0.0).sum(dim=1)
     count = true.sum(dim=1)
-    return (each / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
+    return (losses / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
 
 
 def loss(
@@ -32,7 +32,7 @@ def loss(
     false: Bool[Tensor, "scene caption"],
     families: list[tuple[float, list[int]]],
 ) -> Float[Tensor, ""]:
-    """Captions compete for pictures, within each family and all together; pictures for captions.
+    """Compute the loss: captions compete for images, by family and together; images for captions.
 
     families: (weight, columns) of each family of captions.
     """

@@ -23,45 +23,45 @@ from heatproof.data.scenes.captions import truths
 from heatproof.data.scenes.renderer import render
 from heatproof.data.scenes.scene import Scenes, sample
 from heatproof.models.scenes import SceneTokenizer, build
-from heatproof.recipes.scenes.bank import FAMILIES, WEIGHTS, Entry, bank, withheld
+from heatproof.recipes.scenes.bank import FAMILIES, WEIGHTS, BankCaption, bank, withheld
 from heatproof.recipes.scenes.loss import loss
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that decides the weights, but for `steps`, which may grow on resuming."""
+    """Everything that decides the weights; only `steps` may grow on resuming."""
 
     seed: int = 0
     steps: int = 4000
     decay: int = 1200
-    """Over the last steps the learning rate falls to nothing."""
+    """Number of last steps, in which the learning rate falls to zero."""
     warmup: int = 200
     batch: int = 32
-    """Scenes a step for each worker."""
+    """Scenes per step and worker."""
     workers: int = 2
     rate: float = 1e-3
     weight_decay: float = 0.05
     clip: float = 1.0
     average: float = 0.998
-    """Decay a step of the moving average of the weights, which is what is kept."""
+    """Decay per step of the moving average of the weights; the average is saved."""
     recognised: float = 0.6
-    """Accuracy on shapes above which the pictures get harder."""
+    """Accuracy on shapes above which the images get harder."""
     pace: float = 0.002
-    """How much harder a step, of 1."""
+    """Increase of the difficulty per step, of 1."""
     withhold: bool = True
-    """Whether captions false only through the held-out combinations are left out: `withheld`."""
+    """Leave out captions that are false only because combinations are held out (`withheld`)."""
     both: int = 32
     mixed: int = 4
     pairs: int = 6
-    """How many captions of each kind: see `bank`."""
+    """Number of captions of each kind: see `bank`."""
     relation: float = 1.0
     """Weight of captions of two objects in the loss."""
     snapshots: int = 100
     save: int = 50
 
 
-@dataclass
-class Progress:
+@dataclass(kw_only=True)
+class TrainingProgress:
     """The curriculum's state and the curve so far."""
 
     step: int = 0
@@ -72,30 +72,31 @@ class Progress:
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
     stages: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    """Settings of the runs that this one began from, each with the step at which it ended."""
+    """Settings of the runs that this one started from, each with the step at which it ended."""
 
 
 def rate_at(step: int, settings: Settings) -> float:
+    """Return the learning rate: linear warm-up, constant, linear decay."""
     rise = min(1.0, (step + 1) / settings.warmup)
     fall = min(1.0, (settings.steps - step) / max(settings.decay, 1))
     return settings.rate * rise * max(fall, 0.0)
 
 
 def scene_seeds(step: int, worker: int, settings: Settings) -> Int64[Tensor, " scene"]:
-    """Seeds below 2**60, never twice in a run; scoring uses those above."""
+    """Return the seeds of a step: below 2**60, never twice in a run; scoring uses those above."""
     first = (settings.seed << 40) + (step * settings.workers + worker) * settings.batch
     return torch.arange(first, first + settings.batch, dtype=torch.int64)
 
 
 def prepared(pictures: UInt8[Tensor, "scene 3 row col"]) -> Float[Tensor, "scene 3 row col"]:
-    """ImageInputs as open_clip's default preprocessing hands them to the model."""
+    """Normalise images as open_clip's default preprocessing does."""
     mean = torch.tensor(OPENAI_DATASET_MEAN, device=pictures.device)[:, None, None]
     std = torch.tensor(OPENAI_DATASET_STD, device=pictures.device)[:, None, None]
     return (pictures.float() / 255 - mean) / std
 
 
 def _sines(side: int, width: int) -> Float[Tensor, "token width"]:
-    """Sine and cosine positions of a square grid, with zeros for the class token in front."""
+    """Return sine and cosine positions of a square grid, zeros for the class token in front."""
     rates = 1.0 / 100 ** (torch.arange(width // 4) / (width // 4))
     along = torch.arange(side).float()[:, None] * rates
     waves = torch.cat([along.sin(), along.cos()], dim=1)
@@ -106,7 +107,7 @@ def _sines(side: int, width: int) -> Float[Tensor, "token width"]:
 
 
 def fresh_model(seed: int) -> CLIP:
-    """The untrained model: open_clip's own start, but that positions begin as sines."""
+    """Build the untrained model: open_clip's own initial weights, but positions start as sines."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build(None)
@@ -120,7 +121,10 @@ def fresh_model(seed: int) -> CLIP:
 def text_features(
     model: CLIP, tokens: Int64[Tensor, "text context"]
 ) -> Float[Tensor, "text embedding"]:
-    """Unit embeddings. Padding shared by all texts is left out: causal attention never sees it."""
+    """Encode texts to unit embeddings, without the padding that all of them share.
+
+    Causal attention never sees it.
+    """
     used = int(tokens.argmax(dim=1).max()) + 1
     shorter = {
         "positional_embedding": model.get_parameter("positional_embedding")[:used],
@@ -130,7 +134,7 @@ def text_features(
 
 
 def _texts(model: CLIP, texts: list[str], tokenizer: SceneTokenizer, short: int = 9) -> Tensor:
-    """Unit embeddings of all texts, the short ones apart so that they cost less."""
+    """Encode texts to unit embeddings, the short ones apart so that they cost less."""
     tokens = tokenizer(texts).to(model.logit_scale.device)
     brief = tokens.argmax(dim=1) < short
     width = model.get_parameter("text_projection").shape[1]
@@ -141,7 +145,7 @@ def _texts(model: CLIP, texts: list[str], tokenizer: SceneTokenizer, short: int 
     return out
 
 
-def _columns(entries: list[Entry], relation: float) -> list[tuple[float, list[int]]]:
+def _columns(entries: list[BankCaption], relation: float) -> list[tuple[float, list[int]]]:
     weights = {**WEIGHTS, "relation": WEIGHTS["relation"] * relation}
     return [
         (weights[family], [i for i, e in enumerate(entries) if e.family == family])
@@ -150,7 +154,7 @@ def _columns(entries: list[Entry], relation: float) -> list[tuple[float, list[in
 
 
 class Run:
-    """A training run that lives in a folder. `train` is the way in."""
+    """A training run in a folder. Call `train` to run one."""
 
     def __init__(self, folder: Path, settings: Settings, *, worker: int = 0, device: str = "cpu"):
         self.folder, self.settings, self.worker, self.device = folder, settings, worker, device
@@ -164,11 +168,12 @@ class Run:
             {"params": vectors, "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98))
-        self.progress = Progress()
+        self.progress = TrainingProgress()
 
     # --- one step
 
-    def batch(self, step: int) -> tuple[Scenes, Tensor, list[Entry]]:
+    def batch(self, step: int) -> tuple[Scenes, Tensor, list[BankCaption]]:
+        """Draw the scenes, images and captions of a step."""
         seeds = scene_seeds(step, self.worker, self.settings).to(self.device)
         scenes = sample(seeds, difficulty=self.progress.difficulty)
         pictures, _ = render(scenes, masks=False)
@@ -179,6 +184,7 @@ class Run:
         return scenes, prepared(pictures), entries
 
     def step(self) -> None:
+        """Train on one batch, and move the average and the curriculum."""
         settings, progress, model = self.settings, self.progress, self.model
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(progress.step, settings)
@@ -205,7 +211,7 @@ class Run:
         self._advance(*figures)
 
     def _shared(self, total: float, right: tuple[int, int]) -> tuple[float, float | None]:
-        """Gradients and figures, averaged over the workers."""
+        """Average gradients and figures over the workers."""
         figures = torch.tensor([total, *right], dtype=torch.float64)
         if self.settings.workers > 1:
             grads = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -243,7 +249,7 @@ class Run:
         return self.folder / "state.pt"
 
     def save(self) -> None:
-        """All that resuming needs; written aside and moved, so a kill leaves the older one."""
+        """Write all that resuming needs; aside and moved, so that a kill leaves the older one."""
         if self.worker:
             return
         aside = self.folder / "state.pt.new"
@@ -261,21 +267,21 @@ class Run:
         (self.folder / "curve.json").write_text(json.dumps(self.progress.curve))
 
     def resume(self) -> bool:
-        """Take up the folder's state if there is one. Raises `ValueError` if settings differ."""
+        """Resume from the folder's state, if any. Raises `ValueError` where settings differ."""
         if not self._state_file.exists():
             return False
         state = self._read(self._state_file)
         free = {"steps", "decay", "save", "snapshots"}
-        asked, had = asdict(self.settings), state["settings"]
-        changed = [k for k in asked if k not in free and asked[k] != had[k]]
+        new, old = asdict(self.settings), state["settings"]
+        changed = [k for k in new if k not in free and new[k] != old[k]]
         if changed:
-            told = ", ".join(f"{k} {had[k]} became {asked[k]}" for k in changed)
-            raise ValueError(f"got another recipe for {self.folder}: {told}; use another folder")
+            changes = ", ".join(f"{k} {old[k]} became {new[k]}" for k in changed)
+            raise ValueError(f"got another recipe for {self.folder}: {changes}; use another folder")
         self._take(state)
         return True
 
     def begin_from(self, folder: Path) -> None:
-        """Take up another run's state, whose settings become a stage of this one."""
+        """Start from another run's state; its settings become a stage of this run."""
         state = self._read(folder / "state.pt")
         self._take(state)
         self.progress.stages.append({**state["settings"], "until": self.progress.step})
@@ -287,16 +293,18 @@ class Run:
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        self.progress = TrainingProgress(**state["progress"])
 
     def snapshot(self) -> None:
+        """Save the averaged weights of this step in float16."""
         if self.worker:
             return
         path = self.folder / "snapshots" / f"step-{self.progress.step:06d}.safetensors"
         path.parent.mkdir(exist_ok=True)
         save_file({k: v.half().contiguous() for k, v in self.average.items()}, path)
 
-    def go(self, report: Callable[[Progress], None] | None = None) -> Progress:
+    def go(self, report: Callable[[TrainingProgress], None] | None = None) -> TrainingProgress:
+        """Train to the last step, with snapshots and saved states on the way."""
         progress, settings = self.progress, self.settings
         if progress.step == 0:
             self.snapshot()
@@ -325,7 +333,7 @@ class Run:
 
 
 def _right(logits: Tensor, true: Tensor, scenes: Scenes, shapes: list[int]) -> tuple[int, int]:
-    """How many single objects' shapes are named rightly, of how many."""
+    """Count the single objects whose shape is named correctly, and all single objects."""
     alone = scenes.present.sum(1) == 1
     best = logits[:, shapes].argmax(dim=1, keepdim=True)
     hits = true[:, shapes].gather(1, best)[:, 0] & alone
@@ -350,7 +358,8 @@ def _work(
         dist.destroy_process_group()
 
 
-def print_progress(progress: Progress) -> None:
+def print_progress(progress: TrainingProgress) -> None:
+    """Print one line of progress."""
     import typer
 
     pace = progress.step / max(progress.seconds, 1e-9)
@@ -366,11 +375,11 @@ def train(
     *,
     device: str = "cpu",
     start: Path | None = None,
-    report: Callable[[Progress], None] | None = print_progress,
+    report: Callable[[TrainingProgress], None] | None = print_progress,
 ) -> None:
     """Train, or go on training, in `folder`; each of several workers is a process of one thread.
 
-    start: folder of another run, whose state a new run begins from (see `Progress.stages`).
+    start: folder of another run, whose state a new run begins from (see `TrainingProgress.stages`).
     """
     folder.mkdir(parents=True, exist_ok=True)
     if settings.workers == 1:

@@ -13,7 +13,7 @@ from heatproof.models.scenes import CARD, FAMILY, WEIGHTS
 
 
 def training_facts(folder: Path) -> dict[str, Any]:
-    """What the run's own state says of how the weights came about."""
+    """Read from the run's own state how its weights were trained."""
     state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
     progress = state["progress"]
     stages = [*progress["stages"], {**state["settings"], "until": progress["step"]}]
@@ -35,16 +35,16 @@ def training_facts(folder: Path) -> dict[str, Any]:
 def release(folders: list[Path], steps: list[int], hardware: str) -> None:
     """Copy the last run's average weights (float16) and those of the named steps into the package.
 
-    folders: the run, after those it began from; a step is looked for in the last one first.
+    folders: the run, preceded by those that it started from; a step is searched in the last first.
     """
     folder = folders[-1]
 
     def snapshot(step: int) -> Path:
         name = f"snapshots/step-{step:06d}.safetensors"
-        found = [f / name for f in reversed(folders) if (f / name).exists()]
-        if not found:
-            raise ValueError(f"got step {step}, which none of the runs kept a snapshot of")
-        return found[0]
+        files = [f / name for f in reversed(folders) if (f / name).exists()]
+        if not files:
+            raise ValueError(f"got step {step}, of which no run has a snapshot")
+        return files[0]
 
     facts = training_facts(folder)
     _copy(snapshot(facts["steps"]), WEIGHTS)

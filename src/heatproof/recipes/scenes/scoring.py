@@ -67,7 +67,7 @@ class Judge:
 
     @torch.inference_mode()
     def pictures(self, scenes: Scenes) -> Float[Tensor, "scene embedding"]:
-        """Unit embeddings at the native size; the same scenes are drawn once for all questions."""
+        """Encode scenes to unit embeddings; the same scenes are rendered once for all questions."""
         key = scenes.seeds.numpy().tobytes() + scenes.attributes.numpy().tobytes()
         if key in self._pictures:
             return self._pictures[key]
@@ -80,6 +80,7 @@ class Judge:
 
     @torch.inference_mode()
     def texts(self, captions: Sequence[Caption]) -> Float[Tensor, "caption embedding"]:
+        """Encode captions to unit embeddings; each text is encoded once."""
         wanted = [c.text for c in captions]
         missing = [t for t in dict.fromkeys(wanted) if t not in self._texts]
         for start in range(0, len(missing), 256):
@@ -91,7 +92,7 @@ class Judge:
 
 
 def drawn(count: int, part: int, *, objects: int, combinations: Combinations = "trained") -> Scenes:
-    """Scenes at full difficulty that training never draws; each `part` has seeds of its own."""
+    """Draw scenes at full difficulty that training never sees; each `part` has its own seeds."""
     # The lower half of each part was looked at while the recipe was made: the card leaves it out.
     first = UNSEEN + (part << 32) + (1 << 31)
     seeds = torch.arange(first, first + count, dtype=torch.int64)
@@ -101,7 +102,7 @@ def drawn(count: int, part: int, *, objects: int, combinations: Combinations = "
 def named(
     seen: Float[Tensor, "scene embedding"], scenes: Scenes, judge: Judge, captions: list[Caption]
 ) -> Tensor:
-    """bool (scene): is the caption with the highest cosine true of the scene?"""
+    """Return bool (scene): is the caption with the highest cosine true of the scene?"""
     best = (seen @ judge.texts(captions).T).argmax(dim=1, keepdim=True)
     return truths(captions, scenes).gather(1, best)[:, 0]
 
@@ -114,7 +115,7 @@ def _single_captions() -> dict[str, list[Caption]]:
 def single_objects(
     judge: Judge, count: int, *, part: int = 0, combinations: Combinations = "trained"
 ) -> dict[str, Figure]:
-    """Zero-shot naming of one object: among 8 colours, 8 shapes, 3 textures, 2 sizes, 64 pairs."""
+    """Measure zero-shot naming of one object by colour, shape, texture, size, and colour with shape."""
     scenes = drawn(count, part, objects=1, combinations=combinations)
     seen = judge.pictures(scenes)
     return {
@@ -124,7 +125,7 @@ def single_objects(
 
 
 def where_it_fails(judge: Judge, count: int) -> dict[str, dict[str, Figure]]:
-    """Accuracy on the shape of one object, split by what may make it hard."""
+    """Measure accuracy on the shape of one object, split by what may make it hard."""
     scenes = drawn(count, 0, objects=1)
     right = named(judge.pictures(scenes), scenes, judge, singles("shape"))
     described = scenes.described()
@@ -149,7 +150,7 @@ Pairing = Callable[[Scene, random.Random], tuple[Caption, Caption] | None]
 
 
 def preferred(judge: Judge, scenes: Scenes, pairing: Pairing) -> Figure:
-    """How often the true caption's cosine is above the false one's."""
+    """Return how often the true caption's cosine is above the false one's."""
     pairs: list[tuple[Caption, Caption]] = []
     rows: list[int] = []
     for row, scene in enumerate(scenes.described()):
@@ -168,7 +169,7 @@ def preferred(judge: Judge, scenes: Scenes, pairing: Pairing) -> Figure:
 
 
 def named_or_absent(attributes: Sequence[str]) -> Pairing:
-    """A caption of one of the objects, against one of the same form that no object fits."""
+    """Pair a caption of one object with one of the same form that no object fits."""
 
     def pairing(scene: Scene, chance: random.Random) -> tuple[Caption, Caption] | None:
         true = Caption(phrase_of(chance.choice(scene.objects), attributes))
@@ -179,7 +180,7 @@ def named_or_absent(attributes: Sequence[str]) -> Pairing:
 
 
 def borrowed_colour(scene: Scene, chance: random.Random) -> tuple[Caption, Caption] | None:
-    """One object, against its shape in the other object's colour."""
+    """Pair one object with its shape in the other object's colour."""
     one, other = chance.sample(scene.objects, 2)
     true = Caption(phrase_of(one, ("colour", "shape")))
     false = Caption(phrase_of(one, ("shape",)).__class__(colour=other.colour, shape=one.shape))
@@ -187,7 +188,7 @@ def borrowed_colour(scene: Scene, chance: random.Random) -> tuple[Caption, Capti
 
 
 def swapped_colours(scene: Scene, chance: random.Random) -> tuple[Caption, Caption] | None:
-    """Two objects, against the same words with the colours exchanged."""
+    """Pair two objects with the same words, colours exchanged."""
     one, other = chance.sample(scene.objects, 2)
     a, b = (phrase_of(t, ("colour", "shape")) for t in (one, other))
     true = Caption(a, "and", b)
@@ -196,7 +197,7 @@ def swapped_colours(scene: Scene, chance: random.Random) -> tuple[Caption, Capti
 
 
 def relation(axis: tuple[Relation, Relation]) -> Pairing:
-    """Two objects in their relation, against the inverse relation."""
+    """Pair two objects in their relation with the inverse relation."""
 
     def pairing(scene: Scene, chance: random.Random) -> tuple[Caption, Caption] | None:
         for one, other in chance.sample(list(permutations(scene.objects, 2)), 2):
@@ -212,7 +213,7 @@ def relation(axis: tuple[Relation, Relation]) -> Pairing:
 
 
 def large_pictures(judge: Judge, count: int, pixels: int = 256) -> dict[str, Figure]:
-    """Single objects drawn larger and brought down by open_clip's own preprocessing."""
+    """Measure naming of objects rendered larger and resized by open_clip's own preprocessing."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     preprocess = image_transform_v2(PreprocessCfg(size=64), is_train=False)
@@ -220,7 +221,7 @@ def large_pictures(judge: Judge, count: int, pixels: int = 256) -> dict[str, Fig
     parts: list[Tensor] = []
     for start in range(0, count, 32):
         pictures, _ = render(scenes[start : start + 32], pixels=pixels, masks=False)
-        ready = torch.stack([preprocess(_photograph(p)) for p in pictures])  # pyright: ignore[reportArgumentType, reportCallIssue]
+        ready = torch.stack([preprocess(_photo(p)) for p in pictures])  # pyright: ignore[reportArgumentType, reportCallIssue]
         with torch.inference_mode():
             parts.append(judge.model.encode_image(ready.to(judge.device), normalize=True).cpu())
     seen = torch.cat(parts)
@@ -230,15 +231,15 @@ def large_pictures(judge: Judge, count: int, pixels: int = 256) -> dict[str, Fig
     }
 
 
-def _photograph(picture: UInt8[Tensor, "3 row col"]) -> Image.Image:
-    return Image.fromarray(picture.permute(1, 2, 0).numpy())
+def _photo(image: UInt8[Tensor, "3 row col"]) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
 
 
 Tree = dict[str, "Figure | Tree"]
 
 
 def scores(judge: Judge, count: int = 2000) -> dict[str, dict[str, Figure]]:
-    """Everything the card reports of one model, at full difficulty."""
+    """Measure everything that the card reports of one model, at full difficulty."""
     several = {n: drawn(count, 10 + n, objects=n) for n in (1, 2, 3, 4)}
     two = drawn(count, 20, objects=2)
     kinds = {"shape": ("shape",), "colour": ("colour",), "colour and shape": ("colour", "shape")}
@@ -266,7 +267,7 @@ def scores(judge: Judge, count: int = 2000) -> dict[str, dict[str, Figure]]:
 
 
 def graded(judge: Judge, count: int = 1000) -> dict[str, Figure]:
-    """What tells the checkpoints of the family apart."""
+    """Measure the figures by which the checkpoints of the family differ."""
     three = drawn(count, 13, objects=3)
     return {
         **single_objects(judge, count),
@@ -277,7 +278,7 @@ def graded(judge: Judge, count: int = 1000) -> dict[str, Figure]:
 
 
 def plain(figures: dict[str, Figure]) -> dict[str, dict[str, float]]:
-    """As JSON has it, to four decimals."""
+    """Convert to plain values, rounded to four decimals."""
     return {k: {n: round(v, 4) for n, v in asdict(f).items()} for k, f in figures.items()}
 
 

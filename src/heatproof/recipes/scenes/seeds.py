@@ -1,4 +1,4 @@
-"""How much another seed would differ: the same recipe's other runs, measured as the card is."""
+"""How much results depend on the seed: other runs of the same recipe, measured as the card is."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from heatproof.recipes.scenes.scoring import (
 
 
 def measure_runs(folders: list[Path], count: int = 2000) -> dict[str, Any]:
-    """By seed: final figures of finished runs, and the settings that must be the same in all.
+    """Measure finished runs; return their final figures by seed.
 
-    Raises `ValueError` where two runs differ in more than the seed.
+    Raises:
+        ValueError: two runs differ in more than the seed.
     """
-    found: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     recipes: list[dict[str, Any]] = []
     for folder in folders:
         facts = training_facts(folder)
@@ -34,13 +35,13 @@ def measure_runs(folders: list[Path], count: int = 2000) -> dict[str, Any]:
         recipes.append({k: v for k, v in settings.items() if k != "seed"})
         if recipes[-1] != recipes[0] or len(facts["stages"]) > 1:
             raise ValueError(f"got another recipe in {folder}: only the seed may differ")
-        found[str(settings["seed"])] = {
+        measured[str(settings["seed"])] = {
             "seconds": facts["seconds"],
             "figures": _figures(
                 folder / "snapshots" / f"step-{facts['steps']:06d}.safetensors", count
             ),
         }
-    return found
+    return measured
 
 
 def _figures(weights: Path, count: int) -> dict[str, dict[str, float]]:
@@ -61,7 +62,7 @@ def _figures(weights: Path, count: int) -> dict[str, dict[str, float]]:
 
 
 def seeds_table(seeds: dict[str, Any]) -> str:
-    """A line a figure, a column a seed."""
+    """Return a Markdown table, one row per figure, one column per seed."""
     names = list(next(iter(seeds.values()))["figures"])
     lines = [
         f"| | {' | '.join(f'seed {seed}' for seed in seeds)} |",
