@@ -65,6 +65,7 @@ class _Metered(ValueRecorder):
     gradients = 0
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        # Methods without gradients get scores that have no graph.
         if read.scores.requires_grad:
             read.scores.register_hook(self._count)
         return super().attribute(read)
@@ -80,10 +81,12 @@ def measure(methods: tuple[Method, Method], spec: str = "scenes", device: str = 
     pixels = picture(model, 1)
     targets: Any = list(model.classes[:1]) if model.classes else embeddings(model, 1)
     runs = [_Run(model, method, pixels, targets) for method in methods]
+    # The first run pays for lazy initialisation and caches: it is not measured.
     for run in runs:
         run()
     timed: list[list[float]] = [[], []]
     for _ in range(REPEATS):
+        # In turn, so that a slow moment of the machine hits both methods.
         for run, seconds in zip(runs, timed, strict=True):
             seconds.append(run.timed())
     sides = [run.side(statistics.median(s)) for run, s in zip(runs, timed, strict=True)]
@@ -96,6 +99,7 @@ class _Run:
     def __init__(self, model: Model, method: Method, pixels: Tensor, targets: Any) -> None:
         self.passes = 0
         self.method, self.pixels, self.targets = method, pixels, targets
+        # The encoder itself is counted: a method may call it more often than once per explanation.
         encode = model.image.encode
 
         def counted(images: Tensor) -> Tensor:
@@ -120,6 +124,7 @@ class _Run:
         self.passes = 0
         self(metered)
         passes = self.passes
+        # Parameters and the input exist with or without a gradient: no method pays for them.
         own = [*self.model.module.parameters(), *self.model.module.buffers(), self.pixels]
         with _saved(own) as saved:
             self()
@@ -146,6 +151,7 @@ def _saved(own: Iterable[Tensor]) -> Generator[dict[int, Any]]:
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
+        # By storage: several views of one tensor cost its memory once.
         if storage.data_ptr() not in known:
             saved[storage.data_ptr()] = storage
         return tensor
@@ -160,6 +166,7 @@ def _peak(run: Callable[[], None], device: torch.device, own: Iterable[Tensor]) 
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
+    # The CPU has no counter of its own: allocations are tracked operation by operation.
     with Ledger(own) as ledger:
         run()
     return ledger.peak

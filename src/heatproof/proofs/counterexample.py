@@ -111,6 +111,7 @@ def replay(path: Path) -> Replay:
     run: Callable[..., Replay] = _replay_exact if text["kind"] == "exact" else _replay_model
     try:
         pair = [methods.create(each["name"], **each["settings"]) for each in text["methods"]]
+        # The JSON may have been edited: it is data, not a promise.
         if len(pair) != 2:
             raise ValueError(f"{len(pair)} methods")
         return run(text, pair, path)
@@ -188,6 +189,7 @@ def _integers(rows: Any) -> tuple[tuple[int, ...], ...]:
 def _replay_model(text: dict[str, Any], pair: list[Method], path: Path) -> Replay:
     tensors = _tensors(path.with_name(Path(text["tensors"]).name))
     # What a file names is never downloaded.
+    # A file may come from anywhere: what it names is never downloaded.
     model = models.loaded(text["model"], allow_download=False).model
     if model.weights_hash != text["weights_hash"]:
         return _failed(
@@ -198,6 +200,7 @@ def _replay_model(text: dict[str, Any], pair: list[Method], path: Path) -> Repla
     case = models.ModelCase(text["model"], model, tensors["pixels"], targets, tensors.get("words"))
     maps = [case.values(method, side)[0, 0].double() for method in pair]
     difference = float(maps[0][token] - maps[1][token])
+    # Relative, since another machine may sum in another order.
     scale = max(float(each.abs().max()) for each in maps)
     recorded = [tensors["map_a"], tensors["map_b"]]
     for method, found, old in zip(pair, maps, recorded, strict=True):

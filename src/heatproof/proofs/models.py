@@ -39,6 +39,7 @@ class ValueRecorder(Method):
         return self.inner.plan(sites, side)
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        # Before `explain` cuts out the patch grid and converts to float32.
         self.values = self.inner.attribute(read).detach().cpu()
         return self.values.to(read.scores.device)
 
@@ -154,6 +155,7 @@ def loaded(spec: str, *, allow_download: bool = True) -> ModelCase:
     pixels = picture(model, ITEMS)
     if model.text is None:
         return ModelCase(spec, model, pixels, list(model.classes[:ITEMS]))
+    # Two texts of different length: padding and readout positions differ between them.
     words = model.text.tokenize(["a red circle", "two blue squares on white"]).ids
     return ModelCase(spec, model, pixels, embeddings(model, ITEMS), words)
 
@@ -184,6 +186,7 @@ def _compare_one(run: ModelRun, case: ModelCase, side: Side, pair: tuple[Method,
         try:
             maps.append(case.values(method, side))
         except HeatproofError as error:
+            # A refusal is no disagreement: the pair is counted as not compared on this model.
             refusals[method.card.name] = str(error)
     if refusals:
         run.refused[f"{' and '.join(refusals)}: {next(iter(refusals.values()))}"] += 1
@@ -197,6 +200,7 @@ def _compare_one(run: ModelRun, case: ModelCase, side: Side, pair: tuple[Method,
         run.largest = place
     if place.relative > TOLERANCE:
         run.differing += 1
+        # Of several counterexamples the one with the fewest tokens is the easiest to read.
         tokens = maps[0].shape[-1]
         if run.smallest is None or tokens < run.smallest.tokens:
             run.smallest = ModelDifference(case, pair, place, tokens)
@@ -207,6 +211,7 @@ def differ(
 ) -> Place:
     """Return the place of the largest difference. Maps that hold no numbers differ by infinity."""
     settings = (text_of(pair[0]), text_of(pair[1]))
+    # Methods that return maps of different shapes differ everywhere.
     if left.shape != right.shape:
         return Place(
             model=name,
@@ -218,7 +223,9 @@ def differ(
             absolute=torch.inf,
             relative=torch.inf,
         )
+    # NaN on one side alone is a difference, and an infinite one.
     gap = (left.double() - right.double()).abs().nan_to_num(torch.inf, torch.inf)
+    # Equal infinities and two NaN agree.
     gap[(left == right) | (left.isnan() & right.isnan())] = 0
     item, target, token = (int(n) for n in torch.unravel_index(gap.argmax(), gap.shape))
     absolute = float(gap[item, target, token])

@@ -51,6 +51,7 @@ def prove(
     given = checking.settings("switches", switches)
     specifications = checking.names("models", models)
     for spec in (*specifications, checking.text("cost_model", cost_model)):
+        # Names are checked before any work, so that a misspelt model costs nothing.
         if not spec.startswith(specs.SPECIMEN):
             specs.check(spec)
     checking.flag("cost", cost)
@@ -64,6 +65,7 @@ def prove(
     steps: tuple[Step, ...] = ()
     if forms is not None:
         say("deriving")
+        # The derivation is the same for all pairs: it explains why the two maps are equal.
         steps = symbolic.derivation()
         asked = [form.layers for pair in forms for form in pair if isinstance(form.layers, int)]
         derived = symbolic.compare(forms, max([2, *asked]))
@@ -132,6 +134,7 @@ def _side(given: str | Method, switches: dict[str, Any]) -> ProofSide:
         raise UnknownName("method", name, known)
     allowed = known[name].switches
     taken = {key: value for key, value in switches.items() if key in allowed} | own
+    # Created once here: a wrong option or value is refused before any work.
     methods.create(name, **taken)
     free = {key: switch for key, switch in allowed.items() if key not in taken}
     return ProofSide(name, taken, free)
@@ -141,6 +144,7 @@ def settings(a: ProofSide, b: ProofSide) -> tuple[tuple[Pair, ...], dict[str, tu
     """Return one pair of methods per common setting, the defaults first, and what was varied."""
     varied: dict[str, tuple[Any, ...]] = {}
     for key in a.free:
+        # Only options that both sides have, with the same meaning and default, are varied together.
         if key in b.free and a.free[key] == b.free[key]:
             values = a.free[key].allowed or CALLS.get(key, ())
             default = a.free[key].default
@@ -193,8 +197,10 @@ def _measured(pair: Pair, spec: str) -> Cost | None:
 
 def _verdict(levels: Sequence[Level]) -> Verdict:
     found = {level.name: level.verdict for level in levels}
+    # One counterexample refutes, whatever the other levels say.
     if "refuted" in found.values():
         return "refuted"
+    # Only algebra proves; models and fractions can refute it or agree.
     if found["symbolic"] == "proved" and found["exact"] != "open":
         return "proved"
     return "open"

@@ -71,6 +71,7 @@ def networks(seed: int = 0) -> Iterator[Network]:
     for (heads, tokens, channels), draw, side in itertools.product(SIZES, range(DRAWS), sides):
         row = 0 if side == "image" else tokens - 1
         for readout in (row, None):
+            # Seeds of different runs do not overlap.
             chance = seed * DRAWS + draw
             yield rational.random_network(chance, heads, tokens, channels, side, readout)
 
@@ -89,15 +90,18 @@ def compare(pairs: Sequence[tuple[Method, Method]], seed: int = 0) -> ExactRun |
         for pair, (one, other) in zip(pairs, forms, strict=True):
             if one is None or other is None:
                 return None
+            # None: the form asks for more layers than the network has.
             left, right = known.map(one), known.map(other)
             if left is None or right is None:
                 continue
             compared, differing = run.by_heads.get(network.heads, (0, 0))
+            # Two zero maps agree trivially: they are counted apart.
             run.zeros += not any(left) and not any(right)
             run.by_heads[network.heads] = (compared + 1, differing + (left != right))
             if left != right:
                 token = next(n for n, x in enumerate(left) if x != right[n])
                 found = ExactDifference(network, pair, token, (left, right))
+                # The smallest counterexample is the one that a reader can check by hand.
                 if run.smallest is None or found.length < run.smallest.length:
                     run.smallest = found
     return run
@@ -127,6 +131,7 @@ class _Known:
     def _facts_of(
         self, layer: int, ones: int, route: Literal["channels", "weights", "none"]
     ) -> Facts:
+        # Without a channel sum either route serves; the cheaper one is taken.
         known: Route = "weights" if route == "none" else route
         key = (layer, ones, known)
         if key not in self._facts:

@@ -57,6 +57,7 @@ class Facts:
 
 def form_of(method: Method) -> Form | None:
     """Return the form of a method; None where the algebra has no formula for it."""
+    # Exact types: a subclass may compute something else.
     if type(method) in (GradECLIP, AttentionECLIP):
         route = "channels" if type(method) is GradECLIP else "weights"
         return Form(route=route, **method.settings())
@@ -84,6 +85,7 @@ def _layer(form: Form, facts: Facts, clamp: Callable[[Number], Number]) -> list[
         [_product(_spatial(form, facts, head), facts.sums[head], key) for key in keys]
         for head in range(len(facts.weights))
     ]
+    # The order of rectification and sum over heads decides whether the identity holds.
     if form.rectify == "head":
         by_head = [[clamp(value) for value in head] for head in by_head]
     total = [sum(head[key] for head in by_head) for key in keys]
@@ -98,10 +100,12 @@ def _spatial(form: Form, facts: Facts, head: int) -> Rows:
     match form.spatial:
         case "own":
             return facts.weights[head]
+        # Computed from full-width queries and keys, so it has no head.
         case "loosened":
             return facts.loosened[form.projection]
         case "none":
             return [[1 for _ in row] for row in facts.weights[head]]
+        # One weight for all heads: the mean of their attention.
         case "attention":
             count = len(facts.weights)
             return [

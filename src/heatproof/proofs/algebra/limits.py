@@ -131,6 +131,7 @@ def smallest(name: str) -> Limit:
     """
     left, right, sides = VARIANTS[name]
     tried, below = 0, []
+    # Sizes in order, each in full: what is smaller than the result is known to show nothing.
     for size in sizes():
         for case in cases(size):
             tried += 1
@@ -160,6 +161,7 @@ def sizes() -> Iterator[tuple[int, int, int]]:
 def cases(size: tuple[int, int, int]) -> Iterator[Case]:
     """All layers of a size: integers up to 1, then those that need a 2; small sums first."""
     heads, tokens, channels = size
+    # Integers to choose: the gradient, and a value per token.
     count = heads * channels * (1 + tokens)
     for most in range(1, MOST + 1):
         numbers = sorted(

@@ -112,6 +112,7 @@ class Network:
         """Return the tokens that enter a layer while the last `ones` layers run with one head."""
         if layer == 0:
             return tuple([Fraction(x) for x in token] for token in self.tokens)
+        # Every derivative starts from the same states: each is computed once.
         if (layer, ones) not in self._states:
             before = self.state(layer - 1, ones)
             self._states[layer, ones] = self._step(before, layer - 1, ones, None)
@@ -128,6 +129,7 @@ class Network:
             _split([_product(m, x) for x in state], heads)
             for m in (parts.query, parts.key, parts.value)
         )
+        # A text token attends to itself and to the tokens before it.
         causal = self.side == "text"
         weights = [
             [_kernel(q, keys[: n + 1] if causal else keys, len(keys)) for n, q in enumerate(rows)]
@@ -140,6 +142,7 @@ class Network:
     ) -> tuple[Vector, ...]:
         heads = self.heads_of(layer, ones)
         weights, values = self.attend(state, layer, heads)
+        # After the weights are computed: the derivative by A does not pass the softmax.
         if nudge is not None and nudge.kind == "weights":
             _mark(weights[nudge.head][nudge.row], nudge.index)
         parts, out = self.layers[layer], []
@@ -149,6 +152,7 @@ class Network:
                 for head in range(heads)
                 for channel in zip(*values[head], strict=True)
             ]
+            # Marked on the output of one row: the derivative by o there, and nothing else.
             if nudge is not None and nudge.kind == "channels" and nudge.row == row:
                 _mark(output, nudge.head * (len(output) // heads) + nudge.index)
             moved = _product(parts.output, output)
@@ -161,6 +165,7 @@ class Network:
         for layer in range(nudge.layer + 1, len(self.layers)):
             state = self._step(state, layer, ones, None)
         score = self._score(state)
+        # A plain fraction carries no slope: the score does not depend on the nudged quantity.
         return Fraction(score.slope) if isinstance(score, Dual) else Fraction(0)
 
     def _score(self, state: Sequence[Vector]) -> Scalar:
@@ -169,6 +174,7 @@ class Network:
         squares = [z * z for z in embedding]
         linear, square, below = self.score
         over = _dot(linear, embedding) + _dot(square, squares)
+        # The denominator is at least 1: the score is defined for every network.
         return over / (_dot(below, squares) + 1)
 
 
@@ -259,6 +265,7 @@ def _kernel(query: Vector, keys: Sequence[Vector], count: int) -> list[Scalar]:
     products = [_dot(query, key) for key in keys]
     raw = [s * s + 1 for s in products]
     total = sum(raw[1:], raw[0])
+    # Masked keys weigh zero, as after a softmax over minus infinity.
     return [x / total for x in raw] + [Fraction(0)] * (count - len(raw))
 
 
@@ -286,9 +293,11 @@ def _add(left: Vector, right: Vector) -> list[Scalar]:
 def _squared_cosine(left: Vector, right: Vector) -> Fraction:
     norms = _dot(left, left) * _dot(right, right)
     product = _dot(left, right)
+    # Squared, with its sign: the square root would leave the rationals.
     return product * abs(product) / norms if norms else Fraction(0)
 
 
 def _min_max(values: list[Fraction]) -> list[Fraction]:
+    # A constant row would divide by zero; there every key weighs the same.
     span = max(values) - min(values)
     return [(x - min(values)) / span if span else Fraction(1) for x in values]

@@ -71,6 +71,7 @@ class Layer:
         symbols = {(head, k): sp.Symbol(f"o_{head}_{k}") for head, k in places}
         self.output = {place: self._output(*place) for place in places}
         undefined = sp.Function(f"S{mark}")(*symbols.values())
+        # All at once: one output may hold symbols of another.
         into = dict(zip(symbols.values(), self.output.values(), strict=True))
         self.score = undefined.subs(into, simultaneous=True)
         self._names = {
@@ -167,6 +168,7 @@ def linear(right: Expr) -> Step:
             for other in range(1, layer.heads + 1):
                 found = sp.diff(layer.output[other, channel], layer.weights[head, key])
                 wanted = layer.write_out(right, h=head, i=key, c=channel)
+                # An output of one head does not depend on the weights of another.
                 yield found, wanted if other == head else sp.Integer(0)
 
     shown = sp.Derivative(sp.Sum(A[h, j] * V[h, j, c], (j, 1, TOKENS)), A[h, i], evaluate=False)
@@ -260,8 +262,10 @@ def compare(pairs: Sequence[tuple[Form, Form]], calls: int = 2) -> SymbolicRun:
             difference = sp.expand(one - other)
             if difference == 0:
                 continue
+            # Not expanding to zero proves nothing, since ReLU does not expand; a point does.
             if _witness(difference):
                 return SymbolicRun(False, True, len(pairs), size, readable(difference))
+            # Neither proved nor refuted: remembered, while a later size may still refute.
             unequal = unequal or (size, difference)
     if unequal is not None:
         return SymbolicRun(False, False, len(pairs), unequal[0], readable(unequal[1]))
@@ -274,6 +278,7 @@ def _map(form: Form, size: Size, side: Side, calls: int) -> list[Expr] | None:
         return None
     # What a form does not read decides nothing: settings that differ in it share their map.
     projection = form.projection if form.spatial == "loosened" else "output"
+    # With one head there is no difference between the two.
     heads = "model" if size[0] == 1 else form.heads
     return _written(replace(form, heads=heads, projection=projection, layers=depth), size)
 
@@ -327,6 +332,7 @@ def _witness(difference: Expr) -> bool:
     """Whether the difference is not zero at one of some integer points."""
     free = sorted(difference.atoms(sp.Indexed), key=str)
     for shift in range(1, 4):
+        # Integers of both signs and several sizes: ReLU is on for some terms, off for others.
         point = {x: (-1) ** (n // shift) * (n % 5 + shift) for n, x in enumerate(free)}
         value = difference.subs(point).replace(RELU, _positive)
         if value != 0:

@@ -28,7 +28,8 @@ def measure(study: Study) -> Part | None:
             items = _items(study.on(model), located, grade.name, model.weights_hash)
             known[model.weights_hash] = items
         grades.append({"name": grade.name, "items": items})
-    own = study.model.weights_hash  # the last of the family may be the model itself
+    # The last model of the family may be the model itself: it is measured once.
+    own = study.model.weights_hash
     items = known[own] if own in known else _items(study, located, study.model.spec, own)
     return {
         "pictures": len(located.photos),
@@ -94,6 +95,7 @@ def joined(one: Part, other: Part) -> Part:
 
 def _family(grades: Sequence[Part], seed: int) -> Part:
     accuracy = [share(torch.tensor(g["items"]["right"])) for g in grades]
+    # Phantom localisation is asked of the least accurate model, which has least left to find.
     worst = min(range(len(grades)), key=lambda n: accuracy[n]["value"])
     rows: dict[str, Part] = {}
     for name in compared():
@@ -169,5 +171,6 @@ def _strata(items: Part) -> Int[Tensor, " item"]:
     edges = torch.quantile(area, torch.tensor([1 / 3, 2 / 3], dtype=torch.float64))
     size = (area.unsqueeze(1) > edges).sum(1)
     objects = torch.tensor(items["objects"])
+    # Numbers of objects need not be consecutive.
     kinds = sorted(set(objects.tolist()))
     return torch.tensor([kinds.index(n) for n in objects.tolist()]) * 3 + size

@@ -112,6 +112,7 @@ def cells() -> Iterator[tuple[str, dict[str, Any], Input]]:
 
 def _measured(study: Study, located: Located, start: int, stop: int) -> Part:
     texts = encode_texts(study.model, located.prompts)
+    # The score of the untouched model on its native input, the reference for every cell.
     own: Tensor = torch.cat(
         [encode_pictures(study.model, view.images.pixels) @ texts.T
          for view in views(study.model, located, start, stop, "native")]
@@ -119,6 +120,7 @@ def _measured(study: Study, located: Located, start: int, stop: int) -> Part:
     found: Part = {}
     chance: Part = {}
     for how in INPUTS:
+        # Inputs of different size come in groups, so rows are put back in order afterwards.
         for view in views(study.model, located, start, stop, how):
             places = torch.tensor(view.places) - start
             for name, options, of in cells():
@@ -151,9 +153,11 @@ def _row(
     method = methods.create("grad-eclip", **options)
     values, scores = qualities(view, located, method, study.seed + seed)
     named, absent = located.named[view.places], located.absent[view.places]
+    # The pass that was differentiated, as far as it differs from the model.
     explained = encode_pictures(
         model, view.images.pixels, {path: one_head()} if options["heads"] == "one" else {}
     )
+    # The model for which the map would be right.
     used = encode_pictures(model, view.images.pixels, _whole(method.implied(tower)))
     native = own.gather(1, named.unsqueeze(1))[:, 0]
     return {

@@ -64,6 +64,7 @@ def noised(model: Model, level: float, seed: int) -> Generator[Model]:
     try:
         with torch.no_grad():
             for parameter in model.module.parameters():
+                # Matrices only: biases and norms stay as they are.
                 if parameter.ndim > 1 and level:
                     drawn = torch.randn(parameter.shape, generator=generator)
                     spread = float(parameter.float().std())
@@ -127,6 +128,7 @@ def _coco_objects(pictures: Sequence[CocoPicture], count: int, seed: int) -> Loc
 
     def mask(number: int) -> Bool[Tensor, "object row col"]:
         each, pick = chosen[number], picks[number]
+        # The named category first: it is the one that the map is held against.
         order = [pick, *(name for name in here[number] if name != pick)]
         parts: dict[str, Tensor] = {
             name: torch.zeros(each.size, dtype=torch.bool) for name in order

@@ -48,6 +48,7 @@ def _measured(study: Study, task: Task) -> Part:
     sides: dict[str, list[Part]] = {"image": [], "text": []}
     published: Tensor = pictures
     for side, sites in (("image", image_sites(model, pixels)), ("text", text_sites(model, tokens))):
+        # 0 is the untouched model: its row checks the measurement itself.
         for count in range(len(sites) + 1):
             changes = one_headed(sites, count)
             if side == "image":

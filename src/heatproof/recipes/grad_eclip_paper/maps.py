@@ -63,6 +63,7 @@ def image_maps(
     for number, (part, wanted) in enumerate(
         zip(pixels.split(BATCH), targets.split(BATCH), strict=True)
     ):
+        # None: the readout is not one fixed row.
         row = tower.readout.row
         batch = Batch(
             side="image",
@@ -75,6 +76,7 @@ def image_maps(
             pixels=part,
             encode_pixels=tower.encode,
         )
+        # A seed per part: a resumed run draws the same numbers as one that was never stopped.
         reader = Reader(
             model=model, method=method, layers=sites, seed=seed + number, evidence=False
         )
@@ -125,6 +127,7 @@ def changed(model: Model, interventions: Mapping[str, Intervention]) -> Generato
         yield
         return
     none: list[str] = []
+    # A reading of no layer: the interventions alone act.
     with reading(model.module, none, interventions=interventions):
         yield
 

@@ -59,6 +59,7 @@ def stratified(
             a, b = (s == key) & yes, (s == key) & ~yes
             na, nb = a.sum(1), b.sum(1)
             both = (na > 0) & (nb > 0)
+            # A stratum with one kind only has no difference; `both` gives it no weight.
             gap = (v * a).sum(1) / na.clamp(min=1) - (v * b).sum(1) / nb.clamp(min=1)
             count = torch.where(both, na + nb, 0)
             total += count * gap
@@ -66,6 +67,7 @@ def stratified(
         return total / weight.masked_fill(weight == 0, torch.nan)
 
     found = statistics.jackknife(statistic, len(value), bounds=statistics.of_differences(SHARE))
+    # Too few on either side: the value is shown without an interval.
     if min(int(flag.sum()), int((~flag).sum())) < FEWEST:
         return Interval(found.value, -torch.inf, torch.inf, found.count)
     return found

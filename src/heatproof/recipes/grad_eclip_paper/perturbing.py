@@ -68,6 +68,7 @@ def _measured(study: Study, task: Task, start: int, stop: int) -> Part:
     labels = task.labels[start:stop]
     pixels = native_pixels(model, photos)
     predicted = (encode_pictures(model, pixels) @ classifier.T).argmax(1)
+    # The authors map at the native aspect ratio and perturb there.
     published = _keep_size_maps(study, photos, classifier[labels], start)
     seen_maps = {
         LABEL: _maps(study, model, pixels, classifier[labels], start),
@@ -78,6 +79,7 @@ def _measured(study: Study, task: Task, start: int, stop: int) -> Part:
         seed = (study.seed << 24) + start + n
         row: Part = {}
         score = _scorer(model, classifier, int(labels[n]))
+        # Ties are broken by a seed of the image, so that they do not depend on the part it is in.
         order = pixel_order(published[n], photo, seed)
         for direction, protocol in AUTHORS.items():
             picture = Photograph(photo, model.image.preprocess, protocol, seed)
@@ -89,6 +91,7 @@ def _measured(study: Study, task: Task, start: int, stop: int) -> Part:
             order = ranked(values, one_shuffle(values, seed))
             for direction, protocol in CORRECTED.items():
                 name = f"corrected, {direction}, {of}"
+                # Where the prediction is the label both curves are the same: computed once.
                 twin = f"corrected, {direction}, {LABEL}"
                 if of == PREDICTED and target == int(labels[n]):
                     row[name] = row[twin]

@@ -134,6 +134,7 @@ def run(request: ReproduceRequest, out: Path, watch: Watch | None = None) -> Par
     Raises `InputError` for a model without a text side, a folder of another layout, an unknown
     experiment.
     """
+    # A wrong name is refused before the model is loaded.
     chosen = _chosen(request.only)
     model = load(request.model, device=request.device)
     if model.text is None:
@@ -141,6 +142,7 @@ def run(request: ReproduceRequest, out: Path, watch: Watch | None = None) -> Par
             f"{request.model} reads no text; expected a model like CLIP, of images and texts"
         )
     material = _material(request, model)
+    # The key of a part holds everything that it depends on: another setting never reuses it.
     store = Store(out / "parts", _settings(request, model, material))
     double = partial(load, request.model, device=request.device, dtype="float64")
     study = Study(
@@ -180,6 +182,7 @@ def run(request: ReproduceRequest, out: Path, watch: Watch | None = None) -> Par
 
 def write(result: Part, material: Material, out: Path) -> None:
     """Write the page, its numbers and its figures."""
+    # matplotlib is needed only where figures are drawn.
     from heatproof.recipes.grad_eclip_paper.figures import figures, save, styled
     from heatproof.recipes.grad_eclip_paper.page import page
 

@@ -115,7 +115,9 @@ def _located(count: int, seed: int) -> Located:
     for row, scene in enumerate(scenes.described()):
         shapes = [SHAPES.index(thing.shape) for thing in scene.objects]
         size = visible[row].sum((1, 2))
+        # A named object must be visible; where none is large enough the largest is taken.
         fit = [k for k in range(len(shapes)) if size[k] >= LEAST_VISIBLE] or [int(size.argmax())]
+        # By the scene's own seed: the choice does not depend on how many scenes are drawn.
         choice = random.Random(scene.seed).choice(fit)
         others = [k for k in range(len(shapes)) if k != choice]
         masks.append(_wide(visible[row, [choice, *others]]))

@@ -73,6 +73,7 @@ def _measured(study: Study, captioned: Captioned, start: int, stop: int) -> Part
         [w.text for w in merge(text, each, torch.zeros(len(each)))]
         for text, each in zip(texts, tokens.pieces, strict=True)
     ]
+    # Seeds by caption, so that ties do not depend on the part a caption is in.
     first = (study.seed << 24) + start
     return {
         "areas": {

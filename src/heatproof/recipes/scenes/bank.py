@@ -109,10 +109,12 @@ def bank(
     captions: list[tuple[str, Caption]] = []
     for attribute in ATTRIBUTES:
         captions += [(attribute, c) for c in singles(attribute)]
+    # Held-out combinations never occur in training texts.
     known = combinations(with_held_out=False)
     captions += [("colour and shape", c) for c in chance.sample(known, min(both, len(known)))]
     for scene in chance.sample(scenes, min(mixed, len(scenes))):
         captions += [("mixed", c) for c in _mixed(chance.choice(scene.objects), chance)]
+    # A relation needs two objects.
     several = [scene for scene in scenes if len(scene.objects) > 1]
     for scene in chance.sample(several, min(pairs, len(several))):
         captions += [("relation", c) for c in _relational(scene, chance)]

@@ -20,8 +20,10 @@ def against_false(
     True entries do not compete with each other, and entries that are neither do not compete at
     all: with one true entry per row, this is CLIP's loss. Rows without a true entry do not count.
     """
+    # Entries that are neither true nor false do not compete.
     others = torch.logsumexp(logits.masked_fill(~false, _NEVER), dim=1, keepdim=True)
     losses = softplus(others - logits).masked_fill(~true, 0.0).sum(dim=1)
+    # A row counts once, however many captions are true of it.
     count = true.sum(dim=1)
     return (losses / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
 

@@ -163,6 +163,7 @@ class Run:
         self.average = {k: v.clone() for k, v in self.model.state_dict().items()}
         matrices = [p for p in self.model.parameters() if p.ndim >= 2]
         vectors = [p for p in self.model.parameters() if p.ndim < 2]
+        # No weight decay on biases, norms and the temperature, as in CLIP.
         groups = [
             {"params": matrices, "weight_decay": settings.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
@@ -193,6 +194,7 @@ class Run:
         true = truths(captions, scenes)
         false = ~true
         if settings.withhold:
+            # Falsehood that the renderer, not the world, decides must not be learned.
             false &= ~withheld(captions, scenes)
         seen = model.encode_image(pictures, normalize=True)
         said = _texts(model, [e.text for e in entries], self.tokenizer)
@@ -206,6 +208,7 @@ class Run:
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         self.optimizer.step()
         with torch.no_grad():
+            # As CLIP does: a larger temperature makes training unstable.
             model.logit_scale.clamp_(0, math.log(100))
         self._follow()
         self._advance(*figures)
@@ -215,6 +218,7 @@ class Run:
         figures = torch.tensor([total, *right], dtype=torch.float64)
         if self.settings.workers > 1:
             grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+            # One message for all gradients: many small ones cost more than the data.
             flat = torch.cat([g.flatten() for g in grads])
             dist.all_reduce(flat)
             flat /= self.settings.workers
@@ -228,6 +232,7 @@ class Run:
     def _follow(self) -> None:
         """Move the average towards the weights, faster at the start."""
         step = self.progress.step
+        # The first steps would otherwise dominate the average for a long time.
         keep = min(self.settings.average, (1 + step) / (10 + step))
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
@@ -239,6 +244,7 @@ class Run:
         progress.loss = total if progress.step == 1 else 0.98 * progress.loss + 0.02 * total
         if right is not None:
             progress.shape = 0.98 * progress.shape + 0.02 * right
+        # The curriculum waits until shapes are recognised at the present difficulty.
         if progress.shape >= settings.recognised:
             progress.difficulty = min(1.0, progress.difficulty + settings.pace)
 
@@ -252,6 +258,7 @@ class Run:
         """Write all that resuming needs; aside and moved, so that a kill leaves the older one."""
         if self.worker:
             return
+        # A kill while writing leaves the older state whole.
         aside = self.folder / "state.pt.new"
         torch.save(
             {
@@ -271,6 +278,7 @@ class Run:
         if not self._state_file.exists():
             return False
         state = self._read(self._state_file)
+        # These may change on resuming: they do not decide the weights of a step.
         free = {"steps", "decay", "save", "snapshots"}
         new, old = asdict(self.settings), state["settings"]
         changed = [k for k in new if k not in free and new[k] != old[k]]
@@ -349,6 +357,7 @@ def _begun(run: Run, start: Path | None) -> Run:
 def _work(
     worker: int, folder: Path, settings: Settings, device: str, start: Path | None, port: int
 ) -> None:
+    # One thread per worker: more of them wait for each other, and sums change their order.
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("gloo", rank=worker, world_size=settings.workers)
@@ -387,5 +396,6 @@ def train(
         return
     from torch.multiprocessing.spawn import spawn
 
+    # A port per process, so that several runs on one machine do not meet.
     port = 20_000 + os.getpid() % 20_000
     spawn(_work, args=(folder, settings, device, start, port), nprocs=settings.workers, join=True)

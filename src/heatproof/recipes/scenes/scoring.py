@@ -115,7 +115,7 @@ def _single_captions() -> dict[str, list[Caption]]:
 def single_objects(
     judge: Judge, count: int, *, part: int = 0, combinations: Combinations = "trained"
 ) -> dict[str, Figure]:
-    """Measure zero-shot naming of one object by colour, shape, texture, size, and colour with shape."""
+    """Measure zero-shot naming of one object by colour, shape, texture, size and pair."""
     scenes = drawn(count, part, objects=1, combinations=combinations)
     seen = judge.pictures(scenes)
     return {
@@ -155,7 +155,9 @@ def preferred(judge: Judge, scenes: Scenes, pairing: Pairing) -> Figure:
     rows: list[int] = []
     for row, scene in enumerate(scenes.described()):
         pair = pairing(scene, random.Random(scene.seed))
+        # Not every scene has such a pair; chance stays one half of those that have.
         if pair is not None:
+            # The truth of both captions is checked against the scene, not assumed.
             assert truth(pair[0], scene)
             assert not truth(pair[1], scene)
             pairs.append(pair)

@@ -32,6 +32,7 @@ def measure_runs(folders: list[Path], count: int = 2000) -> dict[str, Any]:
     for folder in folders:
         facts = training_facts(folder)
         settings = facts["stages"][-1]
+        # Runs are comparable only where everything but the seed is the same.
         recipes.append({k: v for k, v in settings.items() if k != "seed"})
         if recipes[-1] != recipes[0] or len(facts["stages"]) > 1:
             raise ValueError(f"got another recipe in {folder}: only the seed may differ")
