@@ -95,6 +95,7 @@ def audit(
     typer.echo(f"page: {page}")
     for done in audits:
         _summarise(done, full=len(audits) == 1)
+    # A method that was left out is not established: nothing is known about it.
     states = [done.holds for done in audits] + [None] * left_out
     if len(states) > 1:
         typer.echo(_count(states, left_out))
@@ -123,6 +124,7 @@ def _parse_methods(text: str, settings: dict[str, str]) -> tuple[dict[str, str],
         InputError: two methods of one name, no such file, an unknown method or option.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
+    # The name after the colon is also the name of the folder and of the row in the league table.
     own = {name.rpartition(":")[2]: name for name in names if user_code.is_user_code(name)}
     named = [name for name in names if not user_code.is_user_code(name)]
     if len(own) + len(named) < len(names) or set(own) & set(named):
@@ -160,6 +162,7 @@ def _audit_all(
             except HeatproofError as error:
                 terminal.notice(f"{name} is left out: {error}")
                 continue
+            # Saved at once: Ctrl-C loses one method at most.
             done.save(out / name)
         audits.append(done)
     if not audits:
@@ -178,6 +181,7 @@ def _earlier(folder: Path, auditor: "Auditor", method: Any) -> "Audit | None":
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = type(error).__name__
+        # A damaged file is no reason to stop: the audit can be made again.
         terminal.notice(f"{path} cannot be read ({reason}); {folder.name} is audited again")
         return None
     # Other weights under the same name, or other code, may give another verdict.

@@ -93,6 +93,7 @@ def benchmark(
         from heatproof.models import load
 
         loaded = load(model, device=device)
+        # After the model: the user's code may be a function of it.
         own = {source: user_code.load(source, loaded) for source in entry or []}
         chosen = _choose(methods, own)
         with terminal.resumable(out / "parts"):
@@ -116,6 +117,7 @@ def benchmark(
 
 def _has_values(summary: dict[str, Any]) -> bool:
     """Return whether a method other than the controls has a value in some metric."""
+    # Controls have values in almost every metric, even if no method that was asked for has one.
     controls = {method["label"] for method in summary["methods"] if method["control"]}
     tables = [table for metric in summary["metrics"] for table in metric["tables"].values()]
     rows = [row for table in tables for row in table if row["method"] not in controls]
@@ -125,6 +127,7 @@ def _has_values(summary: dict[str, Any]) -> bool:
 def _check(methods: str, metrics: str, settings: dict[str, str], entries: Sequence[str]) -> None:
     """Check names, options and files, before torch is imported."""
     for name in _names(methods):
+        # Options are given as METHOD.OPTION=VALUE.
         own = [key for key in settings if key.rpartition(".")[0] == name]
         index.check("method", name, {key.rpartition(".")[2]: settings[key] for key in own})
     for name in _names(metrics):
@@ -156,6 +159,7 @@ def _choose(methods: str, own: dict[str, Any]) -> Any:
 
 def _progress(say: Callable[[str], None]) -> "Callable[[Progress], None]":
     """Return a callback that updates the spinner, or prints a line now and then into a log."""
+    # A log file gets whole lines, and not one per image.
     if sys.stderr.isatty():
         return lambda progress: say(str(progress))
     last = time.monotonic()

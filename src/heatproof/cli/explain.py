@@ -138,6 +138,7 @@ def explain(
         from heatproof.images import open_image
         from heatproof.pages.folder import check_folder
 
+        # Before the model is loaded, which takes seconds: bad input is reported at once.
         check_folder(out)
         open_image(photo)
         request = ExplainRequest(
@@ -229,6 +230,7 @@ def _save(results: list[MethodResult], out: Path) -> Path:
 
     if len(results) == 1:
         return results[0].explanation.save(out, words=results[0].words)
+    # Every method has files of the same names, hence a folder each.
     rows: list[tuple[str, str, str]] = []
     for result in results:
         result.explanation.save(out / result.method, words=result.words)
@@ -243,6 +245,7 @@ def _save(results: list[MethodResult], out: Path) -> Path:
 
 def _summarise(results: list[MethodResult], request: ExplainRequest, report: Path) -> None:
     """Print notices on stderr; scores, verdicts and the report's path on stdout."""
+    # Several methods repeat the notices of the same model and photo.
     for line in dict.fromkeys(_notices(results)):
         typer.echo(terminal.one_line(line), err=True)
     first = results[0].explanation.for_image()
@@ -253,12 +256,14 @@ def _summarise(results: list[MethodResult], request: ExplainRequest, report: Pat
         for side, certificate in result.certificates:
             sentence = terminal.one_line(certificate.sentence)
             typer.echo(f"{result.method}: {side}{VERDICTS[certificate.kind].format(sentence)}")
+            # The evidence of many methods would fill the screen; it is in each report.
             if len(results) > 1:
                 short = (f"{light.name}: {light.state}" for light in certificate.lights)
                 typer.echo(f"  {' · '.join(short)}")
                 continue
             for light in certificate.lights:
                 typer.echo(f"  {light.name}: {light.state} · {terminal.one_line(light.evidence)}")
+    # Last, where the eye falls: what the exit code means.
     typer.echo(f"report: {report}")
     typer.echo(_last_line(results))
 

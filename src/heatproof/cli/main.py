@@ -30,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+# In this order they stand in the help: first what a newcomer needs.
 for command in (explain, methods, models, audit, prove, benchmark, reproduce):
     app.command()(command)
 
@@ -67,6 +68,7 @@ def run(arguments: Sequence[str]) -> int:
     # Some versions of click catch Ctrl-C themselves and return its exit code.
     if code == INTERRUPTED:
         return _fail("interrupted; no report was written", INTERRUPTED)
+    # Without arguments the help was shown, but nothing was done.
     if not arguments:
         return BAD_INPUT
     return code if isinstance(code, int) else DONE

@@ -33,6 +33,7 @@ def _describe(entry: index.Listed) -> None:
     keys = ("name", "summary", "source", "reads", "changes", "values", "cost", "notes")
     for key in (key for key in keys if entry.card[key]):
         typer.echo(f"{key + ':':<9} {entry.card[key]}")
+    # Only cards whose values have a meaning of their own name the ends of the legend.
     low, high = entry.card.get("signs") or ("low", "high")
     typer.echo(f"{'legend:':<9} negative: {low}; positive: {high}")
     typer.echo(f"{'explains:':<9} {' and '.join(entry.card['sides'])} side")

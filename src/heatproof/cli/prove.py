@@ -70,12 +70,14 @@ def prove(
         if a is not None:
             raise InputError(f"got {a!r} and --replay; the file names its methods, leave out {a!r}")
         raise typer.Exit(_replay(replay))
+    # Both are optional only because --replay stands without them.
     if a is None or b is None:
         raise InputError("expected two methods; try: heatproof prove grad-eclip attention-eclip")
     given = terminal.parse_options(settings)
     for name, own in (index.parse(side) for side in (a, b)):
         index.check("method", name, own)
     for spec in (*(model or []), cost_model):
+        # The tests' tiny models have no place among the names that can be checked without torch.
         if not spec.startswith(specs.SPECIMEN):
             specs.check(spec)
     if out is not None:

@@ -93,6 +93,7 @@ def reproduce(
     verdicts = Counter(claim["verdict"] for claim in result["conclusions"])
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
     typer.echo(f"{verdicts.total()} claims: {counts or 'none was measured'}")
+    # Claims whose data were not given are listed, but a page of nothing else shows nothing.
     if verdicts.total() == verdicts["not measured"]:
         raise typer.Exit(terminal.NOT_ESTABLISHED)
 
@@ -106,6 +107,7 @@ def _progress() -> Generator[Watch]:
         def say(task: str, done: int, total: int) -> None:
             nonlocal last
             del done, total
+            # A log has no bar: one line says that a task has begun.
             if task != last:
                 last = task
                 typer.echo(task, err=True)

@@ -15,9 +15,10 @@ DONE, FAILED, BAD_INPUT, NOT_ESTABLISHED, INTERRUPTED = 0, 1, 2, 3, 130
 @contextmanager
 def working(task: str = "starting") -> Generator[Callable[[str], None]]:
     """Show a spinner beside `task` if stderr is a terminal; yields a function that changes it."""
-    from rich.console import Console
+    from rich.console import Console  # slow to import, and not needed for help
 
     console = Console(stderr=True)
+    # Escape codes of a spinner would fill a log file.
     if not console.is_terminal:
         yield lambda _: None
         return
