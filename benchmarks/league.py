@@ -25,10 +25,10 @@ FEWER = {"masks": 64, "samples": 25, "steps": 5}
 
 
 def _fewer(names: str) -> list[str]:
-    """Options for the switches of `FEWER` that one of these methods has."""
+    """Options for the options of `FEWER` that one of these methods has."""
     every = methods.catalogue()
     chosen = every if names == "all" else [n.strip() for n in names.split(",")]
-    had = {switch for name in chosen if name in every for switch in every[name].switches}
+    had = {option for name in chosen if name in every for option in every[name].options}
     return [part for k, v in FEWER.items() if k in had for part in ("--set", f"{k}={v}")]
 
 

@@ -53,7 +53,7 @@ def main() -> None:
         metrics=main_metrics(steps=5),
         images=asked.images,
         batch_size=64,
-        switches=FEWER,
+        options=FEWER,
         out=asked.work,
         progress=tell,
     )
@@ -62,7 +62,7 @@ def main() -> None:
     took = time.monotonic() - started
     print(f"{asked.images} scenes: {took:.0f} s here, {result.summary['seconds']:.0f} s measuring")
     if asked.images >= 500:
-        fewer = ", ".join(f"`{switch}={value}`" for switch, value in FEWER.items())
+        fewer = ", ".join(f"`{option}={value}`" for option, value in FEWER.items())
         text = HEAD.format(images=asked.images, minutes=result.summary["seconds"] / 60, fewer=fewer)
         (DOCS / "benchmark_scenes.md").write_text(text + (asked.work / "table.md").read_text())
 

@@ -7,6 +7,7 @@ data come from the code's own cards, the others from `benchmarks/results`. The c
 
 import ast
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from math import inf
 from pathlib import Path
@@ -20,9 +21,8 @@ from heatproof import statistics
 from heatproof.auditing.league import league_rows
 from heatproof.auditing.result import from_json
 from heatproof.index import FILE
-from heatproof.metrics import Entry as MetricEntry
-from heatproof.metrics import catalogue, imputers
-from heatproof.options import Switch
+from heatproof.metrics import MetricCard, catalogue, imputers
+from heatproof.registry import Option
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
@@ -33,7 +33,10 @@ TRUTHS = (
     "test_metrics_planted_maps",
 )
 """Test files of the metrics whose docstrings name the breaks that make them fail."""
-CARD = {"method": {field.name for field in fields(heatproof.methods.Card)}, "metric": {"name"}}
+CARD = {
+    "method": {field.name for field in fields(heatproof.methods.MethodCard)} - {"options"},
+    "metric": {"name"},
+}
 """Of each catalogue's cards, the fields that the command line shows."""
 
 
@@ -65,7 +68,7 @@ def index() -> str:
         kind: {
             name: {
                 "card": {k: v for k, v in vars(entry).items() if k in CARD[kind]},
-                "switches": {key: asdict(switch) for key, switch in entry.switches.items()},
+                "options": {key: asdict(option) for key, option in entry.options.items()},
             }
             for name, entry in entries.items()
         }
@@ -74,9 +77,9 @@ def index() -> str:
     return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
 
 
-def options(switches: dict[str, Switch]) -> str:
+def options(known: Mapping[str, Option]) -> str:
     """Describe the options of a method or metric: name, values, default."""
-    texts = [f"`{key}` = {each.values} (default {each.default})" for key, each in switches.items()]
+    texts = [f"`{key}` = {each.values} (default {each.default})" for key, each in known.items()]
     return "; ".join(texts) or "none"
 
 
@@ -90,7 +93,7 @@ def methods() -> dict[str, Any]:
     entries = heatproof.methods.catalogue()
     rows = [
         [f"`{name}`", entry.summary, entry.reads, entry.changes, entry.values, entry.cost,
-         ", ".join(entry.sides), options(entry.switches), entry.source]
+         ", ".join(entry.sides), options(entry.options), entry.source]
         for name, entry in entries.items()
     ]  # fmt: skip
     notes = [(name, entry.notes) for name, entry in entries.items() if entry.notes]
@@ -198,7 +201,7 @@ LEFT_OUT = {
 }
 
 
-def _card(entry: MetricEntry) -> list[tuple[str, str]]:
+def _card(entry: MetricCard) -> list[tuple[str, str]]:
     low, high = entry.bounds
     bounds = f"{low:g} to {high:g}" if high < inf else f"{low:g} or more"
     invariant = {"scale": "a positive factor", "shift": "a number added", "sign": "a factor of -1"}
@@ -214,7 +217,7 @@ def _card(entry: MetricEntry) -> list[tuple[str, str]]:
         ("steps", entry.steps),
         ("score", entry.space),
         ("ties", entry.ties),
-        ("options", options(entry.switches)),
+        ("options", options(entry.options)),
         ("needs", ", ".join(map(_code, entry.needs)) or "the maps alone"),
         ("variants", "; ".join(entry.variants)),
         ("where others differ", entry.differs),

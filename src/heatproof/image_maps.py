@@ -23,7 +23,7 @@ NO_PROMPT = "(empty prompt)"
 class Record:
     """What made an explanation, in plain values that go to JSON as they are.
 
-    `signs` say what negative and what positive values mean: see `Card.signs`.
+    `signs` say what negative and what positive values mean: see `MethodCard.signs`.
     """
 
     model: str

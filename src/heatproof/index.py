@@ -1,4 +1,4 @@
-"""The catalogues' names, cards and switches as plain values: what can be checked without torch.
+"""The catalogues' names, cards and options as plain values: what can be checked without torch.
 
 `index.json` is written from the classes' own cards by `docs/generate.py`; a test holds it to them.
 """
@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from heatproof import options
+from heatproof import registry
 from heatproof.checking import shown
 from heatproof.errors import InputError, UnknownName
-from heatproof.options import Bounds, Switch
+from heatproof.registry import NumberBounds, Option
 
 FILE = Path(__file__).with_name("index.json")
 ALL = "all"
@@ -24,10 +24,10 @@ SCORES = ("cosine", "logit", "margin", "contrast:OTHER", "sigmoid-logit", "class
 
 @dataclass(frozen=True)
 class Listed:
-    """A class of a catalogue: the fields of its card, and its switches by name."""
+    """A class of a catalogue: the fields of its card, and its options by name."""
 
     card: dict[str, Any]
-    switches: dict[str, Switch]
+    options: dict[str, Option]
 
 
 @cache
@@ -37,7 +37,7 @@ def _read() -> dict[str, dict[str, Listed]]:
         kind: {
             name: Listed(
                 each["card"],
-                {key: _switch(**switch) for key, switch in each["switches"].items()},
+                {key: _option(**option) for key, option in each["options"].items()},
             )
             for name, each in entries.items()
         }
@@ -45,10 +45,12 @@ def _read() -> dict[str, dict[str, Listed]]:
     }
 
 
-def _switch(
+def _option(
     *, allowed: list[str], words: list[str], bounds: dict[str, Any], **others: Any
-) -> Switch:
-    return Switch(tuple(allowed), words=tuple(words), bounds=Bounds(**bounds), **others)
+) -> Option:
+    return Option(
+        allowed=tuple(allowed), words=tuple(words), bounds=NumberBounds(**bounds), **others
+    )
 
 
 def methods() -> dict[str, Listed]:
@@ -62,22 +64,22 @@ def metrics() -> dict[str, Listed]:
 
 
 def check(kind: str, name: str, settings: Mapping[str, Any]) -> None:
-    """Raise what `methods.create` (or `metrics.create`) would raise for a name and its switches."""
+    """Raise what `methods.create` (or `metrics.create`) would raise for a name and its options."""
     known = _read()[kind]
-    options.known(kind, name, known)
-    options.values(kind, name, known[name].switches, settings)
+    registry.check_name(kind, name, known)
+    registry.read_settings(kind, name, known[name].options, settings)
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:
-    """A method with its switches, `NAME:SWITCH=VALUE,SWITCH=VALUE`."""
+    """A method with its options, `NAME:OPTION=VALUE,OPTION=VALUE`."""
     name, colon, rest = text.strip().partition(":")
-    return name, _pairs(text, rest.split(",") if colon else [], "NAME:SWITCH=VALUE,SWITCH=VALUE")
+    return name, _pairs(text, rest.split(",") if colon else [], "NAME:OPTION=VALUE,OPTION=VALUE")
 
 
 def parse_metric(text: str) -> tuple[str, dict[str, str]]:
-    """A metric with its switches, `NAME:SWITCH=VALUE:SWITCH=VALUE`."""
+    """A metric with its options, `NAME:OPTION=VALUE:OPTION=VALUE`."""
     name, *pairs = text.split(":")
-    return name, _pairs(text, pairs, "NAME:SWITCH=VALUE")
+    return name, _pairs(text, pairs, "NAME:OPTION=VALUE")
 
 
 def _pairs(text: str, pairs: list[str], form: str) -> dict[str, str]:
@@ -98,10 +100,10 @@ def check_score(name: str) -> None:
 
 
 def chosen_methods(names: str, settings: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """The methods of a comma list or of `all`, each with those of the switches that it has.
+    """The methods of a comma list or of `all`, each with those of the options that it has.
 
     Raises:
-        InputError: no method, an unknown one, or a switch that none of them has.
+        InputError: no method, an unknown one, or an option that none of them has.
     """
     known = methods()
     asked = [name.strip() for name in names.split(",") if name.strip()]
@@ -111,10 +113,10 @@ def chosen_methods(names: str, settings: Mapping[str, str]) -> dict[str, dict[st
         raise InputError(f"got no method; try attention-x-gradient, or {ALL}")
     for name in asked:
         check("method", name, settings if len(asked) == 1 else {})
-    own = {n: {k: v for k, v in settings.items() if k in known[n].switches} for n in asked}
+    own = {n: {k: v for k, v in settings.items() if k in known[n].options} for n in asked}
     for key in settings:
         if not any(key in each for each in own.values()):
-            raise InputError(f"none of these methods has a switch {key!r}; see heatproof methods")
+            raise InputError(f"none of these methods has an option {key!r}; see heatproof methods")
     for name, each in own.items():
         check("method", name, each)
     return own

@@ -33,7 +33,7 @@ CONTRACT = (
 
 def is_user_code(text: str) -> bool:
     """Whether `text` says where code is (`FILE.py:NAME`, `PACKAGE.MODULE:NAME`), and is no
-    catalogue name with switches."""
+    catalogue name with options."""
     place, colon, name = text.rpartition(":")
     return bool(colon) and name.isidentifier() and (place.endswith(".py") or "." in place)
 

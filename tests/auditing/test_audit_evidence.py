@@ -302,13 +302,13 @@ def scenes() -> Iterator[Model]:
 
 
 @pytest.mark.parametrize(
-    ("name", "switches"),
+    ("name", "options"),
     [("gae", {}), ("smoothgrad", {"samples": 7}), ("rise", {"masks": 33}), ("occlusion", {})],
 )
 def test_forward_passes_are_images_through_the_tower(
-    scenes: Model, name: str, switches: dict[str, int]
+    scenes: Model, name: str, options: dict[str, int]
 ) -> None:
-    data, subject = asked(1, seed=0), Subject.of(name, **switches)
+    data, subject = asked(1, seed=0), Subject.of(name, **options)
     run = lambda: subject.maps(scenes, data.photos, ["a circle"])  # noqa: E731
     run()
     with counted(scenes) as batches:

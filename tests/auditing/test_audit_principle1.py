@@ -19,7 +19,7 @@ from heatproof.auditing.checks import implied_model, parity, readout
 from heatproof.auditing.principle1 import explain_the_model_itself
 from heatproof.engine.forward import attention_layers_of
 from heatproof.evaluation.subject import Subject
-from heatproof.methods import Card, Factors, Foreign, Method, Plan, ReadPass, Side, Tower
+from heatproof.methods import Factors, Foreign, Method, MethodCard, Plan, ReadPass, Side, Tower
 from heatproof.models import Model
 from heatproof.reading import AttentionLayer, reading, weight_edits
 from heatproof.reading.interventions import one_head
@@ -86,7 +86,7 @@ def test_parity_of_words_is_measured_too() -> None:
 class Surrogate(Method):
     """Differentiates the score of the mean of the values, as if it were the embedding."""
 
-    card: ClassVar[Card] = Card("surrogate", "", "test", "", "", "", "")
+    card: ClassVar[MethodCard] = MethodCard("surrogate", "", "test", "", "", "", "")
 
     def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side

@@ -16,7 +16,7 @@ from heatproof.auditing.checks.weights import weight_views
 from heatproof.engine.forward import attention_layers_of
 from heatproof.errors import ReadingError
 from heatproof.evaluation.subject import Subject
-from heatproof.methods import Card, Foreign, Method, Plan, ReadPass, Side
+from heatproof.methods import Foreign, Method, MethodCard, Plan, ReadPass, Side
 from heatproof.models import Model
 from heatproof.reading import Attention, AttentionLayer, weight_edits
 
@@ -26,7 +26,7 @@ class Planted(Method):
     """One value a key, from the last call alone, by `value`: (item, key)."""
 
     value: Callable[[Attention], Tensor]
-    card: ClassVar[Card] = Card("planted", "", "test", "", "", "", "")
+    card: ClassVar[MethodCard] = MethodCard("planted", "", "test", "", "", "", "")
 
     def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side

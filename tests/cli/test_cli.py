@@ -154,7 +154,7 @@ def test_without_certificate_nothing_claims_one(run):
     assert allowed[1].splitlines()[-1] == "certificate: not established"
 
 
-def test_switches_reach_the_method(run):
+def test_options_reach_the_method(run):
     code, _, err = run(
         "explain", "photo.jpg", "a cat", "--method", "attention-eclip",
         "--set", "heads=model", "--set", "spatial=attention", "--score", "logit",
@@ -340,7 +340,7 @@ def test_bad_pictures(run, name):
         ([*ECLIP, "--set", "layers=every"], "expected a whole number or all"),
         ([*ECLIP, "--set", "layers=1.5"], "expected a whole number or all"),
         ([*ECLIP, "--set", "layers=-1"], "got layers=-1, expected 1 to"),
-        ([*ECLIP[:3], "rollout,random", "--set", "zzz=1"], "has a switch 'zzz'"),
+        ([*ECLIP[:3], "rollout,random", "--set", "zzz=1"], "has an option 'zzz'"),
         (["photo.jpg", "a cat", "--score", "cosin"], "did you mean cosine?"),
         (["photo.jpg", "a cat", "--score", "margin"], "'margin' compares prompts"),
         (["photo.jpg", "a cat", "--score", "class-logit"], "is no classifier"),

@@ -17,7 +17,7 @@ from heatproof.certificate import Certificate, Check
 from heatproof.engine.api import merge
 from heatproof.engine.certify import change
 from heatproof.errors import ImageError, InputError, PromptError, ReadingError, UnknownName
-from heatproof.methods import AttentionXGradient, Card, Plan, RawAttention, ReadPass, Side
+from heatproof.methods import AttentionXGradient, MethodCard, Plan, RawAttention, ReadPass, Side
 from heatproof.models import Layout, Piece, Readout, wrap
 from heatproof.reading import AttentionLayer, reading
 from heatproof.reading.interventions import knock_out
@@ -344,7 +344,7 @@ class Broken(AttentionXGradient):
     """Values that are off by `shift`, or no numbers."""
 
     shift: float = 0.0
-    card: ClassVar[Card] = replace(AttentionXGradient.card, name="broken")
+    card: ClassVar[MethodCard] = replace(AttentionXGradient.card, name="broken")
 
     def attribute(self, read: ReadPass) -> Tensor:
         return super().attribute(read) + self.shift
@@ -373,7 +373,7 @@ def test_a_layer_without_gradient_is_found() -> None:
 class Meddler(RawAttention):
     """Changes the forward pass and keeps silent about it."""
 
-    card: ClassVar[Card] = replace(RawAttention.card, name="meddler")
+    card: ClassVar[MethodCard] = replace(RawAttention.card, name="meddler")
 
     def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         plan = super().plan(sites, side)

@@ -75,7 +75,7 @@ HOLDS = {
 NEEDS_EMPTY = {"clip-surgery"}
 # Settings that compare prompts with each other, and are tested apart with several.
 OF_A_SET = {("contrast", "set"), ("features", "set")}
-# What is tried of switches that take any number; of others the default of `layers`, 1 and 2.
+# What is tried of options that take any number; of others the default of `layers`, 1 and 2.
 VALUES: dict[str, tuple[Any, ...]] = {
     "alpha": (5.0,),
     "batch": (2,),
@@ -104,11 +104,11 @@ DEEP = {
 
 
 def settings_of(name: str) -> Iterator[dict[str, Any]]:
-    """Every combination of a method's switches; of numbers, the `VALUES`."""
-    switches = methods.catalogue()[name].switches
-    values = [switch.allowed or VALUES.get(key) or (None, 1, 2) for key, switch in switches.items()]
+    """Every combination of a method's options; of numbers, the `VALUES`."""
+    options = methods.catalogue()[name].options
+    values = [option.allowed or VALUES.get(key) or (None, 1, 2) for key, option in options.items()]
     for combination in itertools.product(*values):
-        settings = dict(zip(switches, combination, strict=True))
+        settings = dict(zip(options, combination, strict=True))
         if not OF_A_SET & set(settings.items()):
             yield settings
 
@@ -401,7 +401,7 @@ def test_registry_refuses_what_it_does_not_know() -> None:
     with pytest.raises(UnknownName, match=r"unknown method 'grad-clip'; did you mean .*grad-eclip"):
         methods.create("grad-clip")
     with pytest.raises(
-        UnknownName, match=r"unknown switch of grad-eclip 'head'; did you mean heads"
+        UnknownName, match=r"unknown option of grad-eclip 'head'; did you mean heads"
     ):
         methods.create("grad-eclip", head="one")
     with pytest.raises(
@@ -416,13 +416,13 @@ def test_registry_refuses_what_it_does_not_know() -> None:
         methods.create("smoothgrad", sigma="nan")
     with pytest.raises(InputError, match=r"got samples=None for smoothgrad, expected a whole"):
         methods.create("smoothgrad", samples=None)
-    with pytest.raises(InputError, match=r"method random has no switches, got 'heads'"):
+    with pytest.raises(InputError, match=r"method random has no options, got 'heads'"):
         methods.create("random", heads="one")
     with pytest.raises(ValueError, match="two methods are called 'gae'"):
         methods.register(methods.GAE)
 
 
-def test_switches_are_read_by_the_type_of_their_field() -> None:
+def test_options_are_read_by_the_type_of_their_field() -> None:
     class Typed(methods.GAE):
         card = dataclasses.replace(methods.GAE.card, name="typed")
 
@@ -432,10 +432,10 @@ def test_switches_are_read_by_the_type_of_their_field() -> None:
         bases=(Typed,),
         frozen=True,
     )
-    registry._METHODS["typed"] = made
+    methods.register(made)
     try:
-        switches = methods.catalogue()["typed"].switches
-        assert {key: (each.kind, each.optional) for key, each in switches.items()} == {
+        options = methods.catalogue()["typed"].options
+        assert {key: (each.kind, each.optional) for key, each in options.items()} == {
             "layers": ("a whole number", True),
             "rate": ("a number", False),
             "share": ("a number", True),
@@ -447,7 +447,7 @@ def test_switches_are_read_by_the_type_of_their_field() -> None:
             with pytest.raises(InputError, match=r"got .* for typed, expected"):
                 methods.create("typed", **wrong)
     finally:
-        del registry._METHODS["typed"]
+        del registry._METHODS.classes["typed"]
 
 
 @pytest.mark.parametrize("name", ["gae", "transformer-attribution"])

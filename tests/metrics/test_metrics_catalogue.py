@@ -183,10 +183,10 @@ def test_a_metric_asks_for_no_more_than_it_says(name: str) -> None:
 
 
 def settings_of(name: str) -> list[dict[str, Any]]:
-    """Each allowed value of each switch on its own, where it can stand alone."""
+    """Each allowed value of each option on its own, where it can stand alone."""
     tried: list[dict[str, Any]] = [{}]
-    for key, switch in metrics.catalogue()[name].switches.items():
-        for value in switch.allowed:
+    for key, option in metrics.catalogue()[name].options.items():
+        for value in option.allowed:
             setting = {key: value}
             if value == "tokens" and name not in ("completeness", "attribution-error"):
                 setting |= {
@@ -211,7 +211,7 @@ def test_a_curve_has_a_height_at_every_fraction(name: str) -> None:
         close(metric.measure(trial), area)
 
 
-def test_unknown_names_switches_and_values_are_answered_with_the_nearest() -> None:
+def test_unknown_names_options_and_values_are_answered_with_the_nearest() -> None:
     with pytest.raises(UnknownName, match="did you mean deletion"):
         metrics.create("delation")
     with pytest.raises(UnknownName, match="did you mean steps"):
@@ -220,7 +220,7 @@ def test_unknown_names_switches_and_values_are_answered_with_the_nearest() -> No
         metrics.create("deletion", imputer="grey")
     with pytest.raises(InputError, match="got steps='many' for deletion, expected a whole number"):
         metrics.create("deletion", steps="many")
-    with pytest.raises(InputError, match="metric pointing has no switches"):
+    with pytest.raises(InputError, match="metric pointing has no options"):
         metrics.create("pointing", steps=3)
     assert metrics.create("deletion", steps="5").settings()["steps"] == 5
 

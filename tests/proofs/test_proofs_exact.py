@@ -13,10 +13,10 @@ from heatproof.proofs.algebra.rational import Dual, Network, Nudge
 
 
 def all_settings(name: str) -> list[Method]:
-    switches = methods.catalogue()[name].switches
-    values = [switch.allowed or (None, 1, 2) for switch in switches.values()]
+    options = methods.catalogue()[name].options
+    values = [option.allowed or (None, 1, 2) for option in options.values()]
     return [
-        methods.create(name, **dict(zip(switches, chosen, strict=True)))
+        methods.create(name, **dict(zip(options, chosen, strict=True)))
         for chosen in itertools.product(*values)
     ]
 
@@ -108,7 +108,7 @@ def test_weights_are_row_stochastic_and_causal() -> None:
 # --- comparing -------------------------------------------------------------------------------
 
 
-def test_the_two_routes_are_equal_for_every_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_two_routes_are_equal_for_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "DRAWS", 1)
     run = exact.compare(ECLIP)
     assert run is not None

@@ -51,8 +51,8 @@ def levels(proof: Proof) -> dict[str, str]:
 
 
 def test_grad_eclip_is_attention_eclip_at_all_three_levels() -> None:
-    switches = {"projection": "output", "rectify": "head", "layers": 1}
-    proof = heatproof.prove("grad-eclip", "attention-eclip", switches=switches)
+    options = {"projection": "output", "rectify": "head", "layers": 1}
+    proof = heatproof.prove("grad-eclip", "attention-eclip", options=options)
     assert (proof.verdict, proof.exit_code) == ("proved", 0)
     assert proof.carried_by == ("symbolic", "exact", "models")
     assert {key: len(values) for key, values in proof.varied.items()} == {
@@ -67,7 +67,7 @@ def test_grad_eclip_is_attention_eclip_at_all_three_levels() -> None:
 
 
 @pytest.mark.slow
-def test_every_switch_every_family(tmp_path: Path) -> None:
+def test_every_option_every_family(tmp_path: Path) -> None:
     """The command as users run it: in a process of its own, without the tests' type checks."""
     command = [sys.executable, "-m", "heatproof", "prove", "grad-eclip", "attention-eclip"]
     environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
@@ -106,14 +106,14 @@ def test_the_published_weight_is_the_head_mean() -> None:
     assert proof.exact.by_heads[2][1] > 0
 
 
-def test_a_switch_named_on_one_side_stays_at_its_default_on_the_other() -> None:
-    proof = prove("grad-eclip:heads=model", "attention-eclip", switches=ONE_SETTING, cost=False)
+def test_an_option_named_on_one_side_stays_at_its_default_on_the_other() -> None:
+    proof = prove("grad-eclip:heads=model", "attention-eclip", options=ONE_SETTING, cost=False)
     assert "heads" not in proof.varied
     assert proof.verdict == "refuted"
     assert all(b.settings()["heads"] == "one" for _, b in proof.pairs)
 
 
-def test_switches_named_alike_on_both_sides_are_proved() -> None:
+def test_options_named_alike_on_both_sides_are_proved() -> None:
     given = "heads=model,spatial=none,projection=none,rectify=head,layers=1"
     proof = prove(f"grad-eclip:{given}", f"attention-eclip:{given}", cost=False)
     assert proof.carried_by == ("symbolic", "exact", "models")
@@ -178,7 +178,7 @@ def test_a_route_that_is_off_is_refuted_exactly(monkeypatch: pytest.MonkeyPatch)
         return [[[x + Fraction(1, 10**30) for x in r] for r in rows] for rows in true(*given)]
 
     monkeypatch.setattr(rational, "by_channels", off)
-    proof = prove("grad-eclip", "attention-eclip", switches=ONE_SETTING, cost=False)
+    proof = prove("grad-eclip", "attention-eclip", options=ONE_SETTING, cost=False)
     assert proof.verdict == "refuted"
     assert proof.carried_by == ("exact",)
 
@@ -186,7 +186,7 @@ def test_a_route_that_is_off_is_refuted_exactly(monkeypatch: pytest.MonkeyPatch)
 def test_an_unchecked_step_keeps_a_proof_open(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = symbolic.chain_rule(2 * symbolic.CHANNEL_SUM)
     monkeypatch.setattr(symbolic, "derivation", lambda: (wrong,))
-    proof = prove("grad-eclip", "attention-eclip", switches=ONE_SETTING, cost=False)
+    proof = prove("grad-eclip", "attention-eclip", options=ONE_SETTING, cost=False)
     assert proof.verdict == "open"
     assert "(NOT CHECKED)" in proof.markdown()
 
@@ -404,14 +404,14 @@ def test_a_proof_without_counterexample_removes_an_earlier_one(files: Path) -> N
 # --- asking ----------------------------------------------------------------------------------
 
 
-def test_switches_are_read() -> None:
+def test_options_are_read() -> None:
     assert parse("gae") == ("gae", {})
     assert parse("grad-eclip:heads=model, layers=1") == (
         "grad-eclip",
         {"heads": "model", "layers": "1"},
     )
     for wrong in ("gae:", "gae:layers", "gae:=1", "gae:layers=1,"):
-        with pytest.raises(InputError, match="expected NAME or NAME:SWITCH=VALUE"):
+        with pytest.raises(InputError, match="expected NAME or NAME:OPTION=VALUE"):
             parse(wrong)
 
 
@@ -419,10 +419,10 @@ def test_wrong_questions_are_refused_before_anything_runs(monkeypatch: pytest.Mo
     monkeypatch.setattr(on_models, "compare", None)
     with pytest.raises(UnknownName, match="unknown method 'grad-clip'"):
         prove("grad-clip", "gae")
-    with pytest.raises(UnknownName, match="unknown switch of gae 'heads'"):
+    with pytest.raises(UnknownName, match="unknown option of gae 'heads'"):
         prove("gae:heads=one", "gae")
-    with pytest.raises(InputError, match="neither gae nor rollout has a switch 'heads'"):
-        prove("gae", "rollout", switches={"heads": "one"})
+    with pytest.raises(InputError, match="neither gae nor rollout has an option 'heads'"):
+        prove("gae", "rollout", options={"heads": "one"})
     with pytest.raises(InputError, match="got the model 'nope'"):
         prove("gae", "rollout", models=["nope"])
 

@@ -230,7 +230,7 @@ def spatial_weight(told: Told, layer: Layer, spatial: str, projection: str) -> l
 def eclip(
     told: Told, factor: Callable[[Layer, int, int], float], settings: dict[str, Any]
 ) -> Tensor:
-    """Eq. 8 of Grad-ECLIP with the switches: sum over layers, heads, channels, key by key."""
+    """Eq. 8 of Grad-ECLIP with the options: sum over layers, heads, channels, key by key."""
     count = settings["layers"]
     total = [0.0 for _ in told.layers[-1].keys[0]]
     for layer in told.layers[-count:]:

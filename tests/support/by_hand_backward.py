@@ -196,13 +196,13 @@ def libragrad(told: Told, of: str) -> Tensor:
     with ruled():
         if of in ("fullgrad", "fullgrad-plus"):
             return full_gradient(told, plus=of == "fullgrad-plus")
-        switches: dict[str, dict[str, Any]] = {
+        options: dict[str, dict[str, Any]] = {
             "gae": {"layers": len(told.layers)},
             "grad-cam": {"at": "norm1", "mean": "patches", "heads": "model"},
             "smoothgrad": {"samples": 5, "sigma": 1.0},
             "integrated-gradients": {"steps": 50},
         }
-        return by_hand.TWINS[of](retell(told, point_of(told)), **switches.get(of, {}))
+        return by_hand.TWINS[of](retell(told, point_of(told)), **options.get(of, {}))
 
 
 def full_gradient(told: Told, plus: bool) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from heatproof.auditing.task import AuditTask
 from heatproof.engine import inputs
-from heatproof.methods import Card, Method, Plan, ReadPass, Side
+from heatproof.methods import Method, MethodCard, Plan, ReadPass, Side
 from heatproof.methods.base import last_sites
 from heatproof.reading import AttentionLayer
 
@@ -21,7 +21,7 @@ class Planted(Method):
 
     def __init__(self, bench: AuditTask, told: Told, name: str = "planted") -> None:
         self.bench, self.told, self.calls = bench, told, 0
-        self.card = Card(name, "", "planted", "masks", "everything", "", "", ("image",))
+        self.card = MethodCard(name, "", "planted", "masks", "everything", "", "", ("image",))
         self.rows = {_key(pixels): row for row, pixels in enumerate(bench.pixels)}
 
     def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:

@@ -142,7 +142,7 @@ class Auditor:
     def audit(
         self, method: Auditable, *, progress: Progress | None = None, **settings: Any
     ) -> Audit:
-        """All checks of one method; `settings` are switches of a method that is named."""
+        """All checks of one method; `settings` are options of a method that is named."""
         subject = Subject.of(method, **settings).on(self.model)
         say = progress or _silent
         started = time.monotonic()
@@ -222,7 +222,7 @@ def audit(
             `model.module`: its weights are changed in place on the way.
         model: a model, or what `load` takes.
         data, scenes, principles, budget: see `Auditor`, which audits many methods on one model.
-        settings: switches of a method that is named, such as heads="model".
+        settings: options of a method that is named, such as heads="model".
 
     Returns:
         Findings with verdict, evidence and numbers; `.holds`, `.save(folder)`.

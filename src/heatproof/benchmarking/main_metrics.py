@@ -8,7 +8,7 @@ IMPUTERS = ("mean", "blur", "tokens")
 
 
 def main(steps: int = 10) -> tuple[str, ...]:
-    """Their names with switches; `steps` of each perturbation curve."""
+    """Their names with options; `steps` of each perturbation curve."""
     return (
         f"deletion:steps={steps}",
         f"insertion:steps={steps}",

@@ -1,4 +1,4 @@
-"""What a benchmark is asked for: methods and metrics by name, with their switches, and the data."""
+"""What a benchmark is asked for: methods and metrics by name, with their options, and the data."""
 
 import hashlib
 import inspect
@@ -52,7 +52,7 @@ class Entrant:
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """A metric in the table, under its `label`: its name, and the switches that are not default."""
+    """A metric in the table, under its `label`: its name, and the options that are not default."""
 
     label: str
     metric: Metric
@@ -62,15 +62,15 @@ class Measure:
         return {"name": self.metric.card.name, "settings": plain(self.metric.settings())}
 
 
-def entrants(given: Entries, switches: Mapping[str, str] | None = None) -> list[Entrant]:
+def entrants(given: Entries, options: Mapping[str, str] | None = None) -> list[Entrant]:
     """The methods that were asked for, and the controls behind them.
 
     Args:
         given: "all", names with commas, a method object, a callable (picture, prompt) -> map, a
             list of these, or a dict of them by the name that they get in the table.
-        switches: of methods that are named, as METHOD.SWITCH -> value.
+        options: of methods that are named, as METHOD.OPTION -> value.
     """
-    named = dict(switches or {})
+    named = dict(options or {})
     labelled: list[tuple[str | None, Entry]] = []
     if isinstance(given, Mapping):
         labelled = [(checking.text("a method's name", label), x) for label, x in given.items()]
@@ -102,7 +102,7 @@ def entrants(given: Entries, switches: Mapping[str, str] | None = None) -> list[
 
 
 def measures(given: str | Metric | Sequence[str | Metric]) -> list[Measure]:
-    """The metrics that were asked for: "main", "all", names with commas (NAME:SWITCH=VALUE:...),
+    """The metrics that were asked for: "main", "all", names with commas (NAME:OPTION=VALUE:...),
     objects, or a list of these."""
     one = isinstance(given, Metric)
     many = [given] if one else checking.several("metrics", given, "names or metric objects")
@@ -181,10 +181,10 @@ def _split(each: Entry) -> list[Entry]:
     return [name.strip() for name in each.split(",") if name.strip()]
 
 
-def _method(name: str, switches: dict[str, str]) -> Method:
-    """Created by name; the switches that are its own are taken out of `switches`."""
-    own = [key for key in switches if key.rpartition(".")[0] == name]
-    return methods_of.create(name, **{key.rpartition(".")[2]: switches.pop(key) for key in own})
+def _method(name: str, options: dict[str, str]) -> Method:
+    """Created by name; the options that are its own are taken out of `options`."""
+    own = [key for key in options if key.rpartition(".")[0] == name]
+    return methods_of.create(name, **{key.rpartition(".")[2]: options.pop(key) for key in own})
 
 
 def _metrics(text: str) -> list[Metric]:

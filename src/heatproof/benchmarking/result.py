@@ -102,7 +102,7 @@ def benchmark(
     seed: int = 0,
     batch_size: int = 32,
     device: str = "cpu",
-    switches: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
     out: str | Path | None = None,
     progress: Watch | None = None,
 ) -> Result:
@@ -115,11 +115,11 @@ def benchmark(
         model: a model, or what `load` takes; `device` is where that one goes.
         data: "scenes" (the default for the embedded model), a folder, KIND:PATH (see
             `heatproof.data`), or pictures with their objects.
-        metrics: "main", "all", names ("deletion,pointing-game", switches as NAME:SWITCH=VALUE),
+        metrics: "main", "all", names ("deletion,pointing-game", options as NAME:OPTION=VALUE),
             metric objects, or a list of these.
         images: how many pictures at most; by default all of the data, and 500 scenes.
         batch_size: how many pictures go through together, and how many perturbed ones.
-        switches: of methods that are named, as METHOD.SWITCH -> value.
+        options: of methods that are named, as METHOD.OPTION -> value.
         out: a folder for the files. A run that was stopped goes on in it.
         progress: called with a `Progress` before each method of each chunk.
 
@@ -133,7 +133,7 @@ def benchmark(
     checking.seed(seed)
     checking.device(device)
     checking.progress(progress, "doing")
-    chosen, wanted = entrants(methods, checking.settings("switches", switches)), measures(metrics)
+    chosen, wanted = entrants(methods, checking.settings("options", options)), measures(metrics)
     if data is not None and not isinstance(data, LabelledImages):
         check_data(data)
     if out is not None:

@@ -217,10 +217,10 @@ class Removals:
     def _heights(self, metric: Removing, trial: Trial, first: First) -> Tensor:
         if trial is not self._of:
             self._of, self._made = trial, {}
-        switches = (metric.imputer, metric.unit, metric.of, metric.direction, metric.shares())
-        if (*switches, first) not in self._made:
-            self._made[*switches, first] = metric.heights(trial, first)
-        return self._made[*switches, first]
+        options = (metric.imputer, metric.unit, metric.of, metric.direction, metric.shares())
+        if (*options, first) not in self._made:
+            self._made[*options, first] = metric.heights(trial, first)
+        return self._made[*options, first]
 
 
 class _Made(Curve):

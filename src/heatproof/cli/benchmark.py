@@ -105,7 +105,7 @@ def benchmark(
                 images=images,
                 seed=seed,
                 batch_size=batch_size,
-                switches=given,
+                options=given,
                 out=out,
                 progress=_progress(say),
             )

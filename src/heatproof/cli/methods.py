@@ -25,8 +25,8 @@ def methods(
     for method, entry in entries.items():
         typer.echo(f"{method:<{width}}  {entry.card['summary']}")
         typer.echo(f"{'':<{width}}  changes: {entry.card['changes']}")
-        for key, switch in entry.switches.items():
-            typer.echo(f"{'':<{width}}  --set {key}={_allowed(switch)}")
+        for key, option in entry.options.items():
+            typer.echo(f"{'':<{width}}  --set {key}={_allowed(option)}")
 
 
 def _describe(entry: index.Listed) -> None:
@@ -37,10 +37,10 @@ def _describe(entry: index.Listed) -> None:
     low, high = entry.card.get("signs") or ("low", "high")
     typer.echo(f"{'legend:':<9} negative: {low}; positive: {high}")
     typer.echo(f"{'explains:':<9} {' and '.join(entry.card['sides'])} side")
-    for key, switch in entry.switches.items():
-        typer.echo(f"{'option:':<9} {key}={_allowed(switch)}")
+    for key, option in entry.options.items():
+        typer.echo(f"{'option:':<9} {key}={_allowed(option)}")
 
 
-def _allowed(switch: Any) -> str:
-    values = "|".join(switch.allowed) or switch.values
-    return values if switch.default is None else f"{values}  (default {switch.default})"
+def _allowed(option: Any) -> str:
+    values = "|".join(option.allowed) or option.values
+    return values if option.default is None else f"{values}  (default {option.default})"

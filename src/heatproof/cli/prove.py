@@ -82,7 +82,7 @@ def prove(
             specs.check(spec)
     if out is not None:
         check_folder(out)
-    arguments = {"switches": given, "models": model or [], "seed": seed}
+    arguments = {"options": given, "models": model or [], "seed": seed}
     raise typer.Exit(_prove(a, b, {**arguments, "cost": cost, "cost_model": cost_model}, out))
 
 

@@ -67,7 +67,7 @@ def explain(
             tensor (image, 3, height, width).
         prompts: texts | token ids (prompt, context) | embeddings (prompt, dim); for a classifier
             class names or indices.
-        method: a catalogue name, a method object with its switches set, or any callable
+        method: a catalogue name, a method object with its options set, or any callable
             (PIL image, prompt) -> map, whose maps no certificate can vouch for (see `Foreign`).
         score: what is explained; by default the cosine, or a classifier's class logit.
         image_size: (height, width), one number for both, "keep" (the pictures' own aspect ratio)

@@ -5,7 +5,7 @@ from heatproof.methods.attention_eclip import AttentionECLIP
 from heatproof.methods.attention_grad_cam import AttentionGradCAM
 from heatproof.methods.attention_x_gradient import AttentionXGradient
 from heatproof.methods.attnlrp import AttnLRP
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, Tower
+from heatproof.methods.base import Factors, Method, MethodCard, Plan, ReadPass, Side, Tower
 from heatproof.methods.clearclip import ClearCLIP
 from heatproof.methods.clip_surgery import CLIPSurgery
 from heatproof.methods.controls import BlurredRandom, Center, Edges, RandomMap
@@ -23,7 +23,7 @@ from heatproof.methods.m2ib import M2IB
 from heatproof.methods.maskclip import MaskCLIP
 from heatproof.methods.occlusion import Occlusion
 from heatproof.methods.raw_attention import RawAttention
-from heatproof.methods.registry import Entry, Switch, catalogue, create, register
+from heatproof.methods.registry import catalogue, create, register
 from heatproof.methods.rise import RISE
 from heatproof.methods.rollout import Rollout
 from heatproof.methods.sclip import SCLIP
@@ -46,11 +46,9 @@ __all__ = [
     "AttnLRP",
     "BlurredRandom",
     "CLIPSurgery",
-    "Card",
     "Center",
     "ClearCLIP",
     "Edges",
-    "Entry",
     "Factors",
     "Foreign",
     "GradCAM",
@@ -62,6 +60,7 @@ __all__ = [
     "LibraGrad",
     "MaskCLIP",
     "Method",
+    "MethodCard",
     "Occlusion",
     "Parts",
     "Plan",
@@ -73,7 +72,6 @@ __all__ = [
     "Side",
     "SmoothGrad",
     "Span",
-    "Switch",
     "TokenDecomposition",
     "Tower",
     "TransformerAttribution",

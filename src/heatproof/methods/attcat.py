@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import CONTRIBUTES, Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import CONTRIBUTES, Factors, Method, MethodCard, Plan, ReadPass, Side
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens
 from heatproof.methods.token_states import blocks_of, products
@@ -28,7 +28,7 @@ class AttCAT(Method):
 
     state: Literal["inputs", "outputs"] = "inputs"
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="attcat",
         summary="each block's input times its gradient, weighed by the attention a token gets",
         source="Qiang et al., NeurIPS 2022; authors' notebooks",

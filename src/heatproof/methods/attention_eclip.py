@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from heatproof.methods.base import EXPLAINED, Card, ReadPass
+from heatproof.methods.base import EXPLAINED, MethodCard, ReadPass
 from heatproof.methods.eclip import Eclip
 from heatproof.methods.registry import register
 from heatproof.reading import Attention
@@ -18,9 +18,9 @@ from heatproof.reading import Attention
 @register
 @dataclass(frozen=True)
 class AttentionECLIP(Eclip):
-    """E_i = u_i sum_h dS/dA^h_ri: equal to `GradECLIP` for every setting of the switches."""
+    """E_i = u_i sum_h dS/dA^h_ri: equal to `GradECLIP` for every setting of the options."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="attention-eclip",
         summary="attention gradients, weighed by a loosened attention; equals grad-eclip",
         source="arXiv 2605.12952",

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import SPEAKS, Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import SPEAKS, Factors, Method, MethodCard, Plan, ReadPass, Side
 from heatproof.methods.registry import register
 from heatproof.reading import AttentionLayer
 
@@ -18,7 +18,7 @@ from heatproof.reading import AttentionLayer
 class AttentionGradCAM(Method):
     """E_i = mean over heads of A_ri times the mean over content keys j of dS/dA_rj."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="attention-grad-cam",
         summary="each head's attention, weighed by the mean of its gradient",
         source="Selvaraju et al., ICCV 2017, on attention: Chefer et al., arXiv 2012.09838",

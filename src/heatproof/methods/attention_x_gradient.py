@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import CONTRIBUTES, Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import CONTRIBUTES, Factors, Method, MethodCard, Plan, ReadPass, Side
 from heatproof.methods.registry import register
 from heatproof.reading import AttentionLayer
 
@@ -22,7 +22,7 @@ from heatproof.reading import AttentionLayer
 class AttentionXGradient(Method):
     """Signed share of every key in the first-order effect of the readout's attention output."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="attention-x-gradient",
         summary="the model's own attention times its gradient, at the readout of the last layer",
         source="algebra of arXiv 2605.12952 on the untouched model",

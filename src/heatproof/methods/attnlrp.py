@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import SPEAKS, Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import SPEAKS, Factors, Method, MethodCard, Plan, ReadPass, Side
 from heatproof.methods.input_x_gradient import InputXGradient
 from heatproof.methods.registry import register
 from heatproof.methods.ruled import ruled_pass, ruled_plan
@@ -26,7 +26,7 @@ class AttnLRP(Method):
 
     attention: Literal["attnlrp", "cp"] = "attnlrp"
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="attnlrp",
         summary="layer-wise relevance of the input, with rules for softmax and attention products",
         source="Achtibat et al., ICML 2024, arXiv 2402.05602; authors' LXT",

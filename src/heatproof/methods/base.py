@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from heatproof.certificate import Replaced
 from heatproof.errors import InputError
 from heatproof.methods.pass_context import ReadPass, Side
-from heatproof.options import Switch, checked
 from heatproof.reading import AttentionLayer, Intervention
+from heatproof.registry import Option, check_value
 
 Layers = int | Literal["all"] | None
 """How many of a tower's last attention calls are read; None is the method's own default."""
 
-# Legends of maps (see `Card.signs`): what negative values say, and what positive ones do.
+# Legends of maps (see `MethodCard.signs`): what negative values say, and what positive ones do.
 NEVER = "does not occur"
 CONTRIBUTES = ("lowers the score", "raises the score")
 EXPLAINED = ("lowers the pass's score", "raises the pass's score")
@@ -28,14 +28,14 @@ LIKENESS = ("unlike the prompt", "like the prompt")
 
 
 @dataclass(frozen=True)
-class Card:
+class MethodCard:
     """A catalogue entry: what a user must know before trusting a map of this method.
 
     `changes` says what the method does to the model: nothing, or which part of what it explains
     is not the model's. `values` says what a map's numbers mean and add up to. `notes` are the
     authors' defaults and, where their paper and code differ, which is the default here and why.
     `signs` are the legend's words for negative and for positive values; None where they mean
-    nothing but low and high.
+    nothing but low and high. `options` are filled in where the method is registered.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Card:
     sides: tuple[Side, ...] = ("image", "text")
     notes: str = ""
     signs: tuple[str, str] | None = None
+    options: Mapping[str, Option] = field(default_factory=dict[str, Option])
 
 
 @dataclass(frozen=True)
@@ -98,24 +99,22 @@ class Tower:
 
 
 class Method(ABC):
-    """Abstract: subclasses are frozen dataclasses whose fields are the method's switches."""
+    """Abstract: subclasses are frozen dataclasses whose fields are the method's options."""
 
-    card: ClassVar[Card]
-    switches: ClassVar[Mapping[str, Switch]] = {}
-    """Set where the method is registered."""
+    card: ClassVar[MethodCard]
     foreign: ClassVar[bool] = False
     """Whether its maps come from code that was handed in, of whose pass nothing is known."""
     row_alone: ClassVar[bool] = False
     """Whether, of the calls it reads, it takes the readout's rows alone beside keys and values."""
 
     def __post_init__(self) -> None:
-        """Check the switches, as whoever created the method set them.
+        """Check the options, as whoever created the method set them.
 
         Raises:
-            InputError: a value that a switch does not take.
+            InputError: a value that an option does not take.
         """
-        for key, switch in self.switches.items():
-            value = checked(self.card.name, key, switch, getattr(self, key))
+        for key, option in self.card.options.items():
+            value = check_value(self.card.name, key, option, getattr(self, key))
             object.__setattr__(self, key, value)
 
     @abstractmethod

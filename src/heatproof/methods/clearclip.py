@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from heatproof.methods.base import LIKENESS, Card, Factors, Plan, ReadPass, Side
+from heatproof.methods.base import LIKENESS, Factors, MethodCard, Plan, ReadPass, Side
 from heatproof.methods.dense import SURROGATE, Intervened
 from heatproof.methods.registry import register
 from heatproof.methods.residual import Tokens, block_around, branch_of, layer_scale
@@ -23,7 +23,7 @@ class ClearCLIP(Intervened):
 
     residual: Literal["dropped", "kept"] = "dropped"
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="clearclip",
         summary="every token's likeness to the prompt, from query-query attention alone",
         source="Lan et al., ECCV 2024, arXiv 2407.12442; authors' open_clip/transformer.py",

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import InputError, ReadingError
-from heatproof.methods.base import Card, Factors, Layers, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import Factors, Layers, MethodCard, Plan, ReadPass, Side, last_sites
 from heatproof.methods.dense import SURROGATE, Dense, embedded, token_scores
 from heatproof.methods.registry import register
 from heatproof.methods.residual import Tokens, block_around, read_blocks, states_wanted
@@ -36,7 +36,7 @@ class CLIPSurgery(Dense):
     features: Literal["empty", "set", "none"] = "empty"
     layers: Layers = None
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="clip-surgery",
         summary="every token's likeness to the prompt after value-value attention, redundancy out",
         source="Li et al., arXiv 2304.05653; authors' clip_surgery_model.py and clip.py",

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import Factors, Method, MethodCard, Plan, ReadPass, Side, last_sites
 from heatproof.methods.registry import register
 from heatproof.reading import AttentionLayer
 from heatproof.reading.attention_call import at_least_float32
@@ -34,7 +34,7 @@ class Control(Method):
 class RandomMap(Control):
     """Independent standard normal values, from the explanation's seed."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="random",
         summary="control: seeded noise",
         source="control",
@@ -56,7 +56,7 @@ class BlurredRandom(Control):
     Smooth blobs anywhere: what a metric gives for blur alone.
     """
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="blurred-random",
         summary="control: seeded noise, blurred into blobs",
         source="control; that perturbation metrics reward blur: ROAD, arXiv 2202.00449",
@@ -100,7 +100,7 @@ def _smoother(size: int) -> Float[Tensor, "cell cell"]:
 class Center(Control):
     """A Gaussian at the middle of the grid, a quarter of its side wide."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="center",
         summary="control: a bump in the middle",
         source="control",
@@ -125,7 +125,7 @@ class Center(Control):
 class Edges(Control):
     """Mean length of the brightness gradient in each patch: what a sketch of the picture shows."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="edges",
         summary="control: where the picture has edges",
         source="control of Adebayo et al., NeurIPS 2018, arXiv 1810.03292",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from heatproof import checking
 from heatproof.errors import HeatproofError, InputError, UserCodeError
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import Factors, Method, MethodCard, Plan, ReadPass, Side, last_sites
 from heatproof.methods.registry import create
 from heatproof.reading import AttentionLayer
 
@@ -66,7 +66,7 @@ class Foreign(Method):
             checking.text("name", name)
         self.takes: Literal["photo", "pixels"] = takes
         self.name = name or getattr(call, "__name__", type(call).__name__)
-        self.card = Card(  # pyright: ignore[reportAttributeAccessIssue]
+        self.card = MethodCard(  # pyright: ignore[reportAttributeAccessIssue]
             name=self.name,
             summary="a callable (picture, prompt) -> map",
             source="handed in",

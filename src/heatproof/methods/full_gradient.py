@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import ReadingError
-from heatproof.methods.base import Card, Method, Plan, ReadPass, Side
+from heatproof.methods.base import Method, MethodCard, Plan, ReadPass, Side
 from heatproof.methods.token_states import blocks_of, products
 from heatproof.reading import AttentionLayer
 from heatproof.reading.backward_rules import BackwardRules, Bias, token_values
@@ -29,7 +29,7 @@ class FullGradient(Method):
 
     plus: bool = True
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="full-gradient",
         summary="residual stream and biases times their gradients",
         source="Srinivas & Fleuret, NeurIPS 2019, arXiv 1905.00780",

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from heatproof.methods.base import (
     NEVER,
-    Card,
     Factors,
     Layers,
     Method,
+    MethodCard,
     Plan,
     ReadPass,
     Side,
@@ -35,7 +35,7 @@ class GAE(Method):
 
     layers: Layers = None
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="gae",
         summary="positive attention times gradient, carried through the layers",
         source="Chefer et al., ICCV 2021, arXiv 2103.15679",

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import SPEAKS, Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import SPEAKS, Factors, Method, MethodCard, Plan, ReadPass, Side
 from heatproof.methods.input_leaf import on_tokens
 from heatproof.methods.registry import register
 from heatproof.methods.token_states import as_tokens, blocks_of, content_of
@@ -34,7 +34,7 @@ class GradCAM(Method):
     mean: Literal["patches", "all"] = "patches"
     heads: Literal["model", "one"] = "model"
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="grad-cam",
         summary="last block's channels, weighed by their mean gradient",
         source="Selvaraju et al., ICCV 2017, arXiv 1610.02391; pytorch-grad-cam for ViTs",

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import EXPLAINED, Card, ReadPass
+from heatproof.methods.base import EXPLAINED, MethodCard, ReadPass
 from heatproof.methods.eclip import Eclip
 from heatproof.methods.registry import register
 from heatproof.reading import Attention
@@ -20,7 +20,7 @@ from heatproof.reading.attention_call import at_least_float32
 class GradECLIP(Eclip):
     """E_i = u_i sum_c g_c v_ic, with g = dS/do_r: the intermediate-feature route."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="grad-eclip",
         summary="channel gradients times values, weighed by a loosened attention",
         source="Zhao et al., ICML 2024 (PMLR 235); authors' generate_emap.py",

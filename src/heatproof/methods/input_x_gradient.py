@@ -10,9 +10,9 @@ from torch import Tensor
 
 from heatproof.methods.base import (
     CONTRIBUTES,
-    Card,
     Factors,
     Method,
+    MethodCard,
     Plan,
     ReadPass,
     Side,
@@ -29,7 +29,7 @@ from heatproof.reading.attention_call import at_least_float32
 class InputXGradient(Method):
     """E_i = sum over a patch's pixels and channels of x dS/dx (text: over a token's channels)."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="input-x-gradient",
         summary="preprocessed pixels (or token embeddings) times the score's gradient",
         source="Shrikumar et al., arXiv 1605.01713; captum's InputXGradient",

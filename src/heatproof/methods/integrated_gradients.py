@@ -11,9 +11,9 @@ from torch import Tensor
 
 from heatproof.methods.base import (
     CONTRIBUTES,
-    Card,
     Factors,
     Method,
+    MethodCard,
     Plan,
     ReadPass,
     Side,
@@ -21,9 +21,9 @@ from heatproof.methods.base import (
 )
 from heatproof.methods.input_leaf import input_leaf
 from heatproof.methods.registry import register
-from heatproof.options import number
 from heatproof.reading import AttentionLayer
 from heatproof.reading.attention_call import at_least_float32
+from heatproof.registry import number
 
 
 @register
@@ -36,7 +36,7 @@ class IntegratedGradients(Method):
 
     steps: int = number(50, least=1)
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="integrated-gradients",
         summary="gradients on the way from an empty input, averaged, times the input",
         source="Sundararajan et al., ICML 2017, arXiv 1703.01365; captum's IntegratedGradients",

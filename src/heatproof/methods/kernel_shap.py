@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import CONTRIBUTES, Card, ReadPass
+from heatproof.methods.base import CONTRIBUTES, MethodCard, ReadPass
 from heatproof.methods.perturbing import Coalitions, Perturbing, all_coalitions, placed, players
 from heatproof.methods.registry import register
-from heatproof.options import number
+from heatproof.registry import number
 
 
 @register
@@ -26,7 +26,7 @@ class KernelSHAP(Perturbing):
 
     samples: int = number(25, least=3)
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="kernel-shap",
         summary="Shapley values of patches, or of words, by weighted least squares",
         source="Lundberg & Lee, NeurIPS 2017, arXiv 1705.07874; captum's KernelShap",

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from heatproof.methods.base import (
     NEVER,
-    Card,
     Factors,
     Layers,
     Method,
+    MethodCard,
     Plan,
     ReadPass,
     Side,
@@ -42,7 +42,7 @@ class LeGrad(Method):
     readout: Literal["mean", "model"] = "mean"
     layers: Layers = None
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="legrad",
         summary="positive attention gradients of the last layers, all queries averaged",
         source="Bousselham et al., ICCV 2025, arXiv 2404.03214; authors' wrapper.py",

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.methods.base import SPEAKS, Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import SPEAKS, Factors, Method, MethodCard, Plan, ReadPass, Side
 from heatproof.methods.full_gradient import FullGradient
 from heatproof.methods.registry import create, register
 from heatproof.methods.ruled import ruled_pass, ruled_plan
@@ -40,7 +40,7 @@ class LibraGrad(Method):
         "smoothgrad",
     ] = "fullgrad-plus"
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="libragrad",
         summary="a gradient method on gradients that pass attention, norms and gates unbent",
         source="Mehri et al., CVPR 2025, arXiv 2411.16760",

@@ -14,12 +14,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import NEVER, Factors, Method, MethodCard, Plan, ReadPass, Side
 from heatproof.methods.blocks import blocks, by_token, check_tokens, outputs, plan_of_all
 from heatproof.methods.registry import register
-from heatproof.options import number
 from heatproof.reading import AttentionLayer
 from heatproof.reading.attention_call import at_least_float32
+from heatproof.registry import number
 
 
 @register
@@ -38,7 +38,7 @@ class M2IB(Method):
     rate: float = number(1.0, above=0)
     alpha: float = 5.0
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="m2ib",
         summary="information that a bottleneck fitted to the score lets through, in nats",
         source="Wang et al., NeurIPS 2023, arXiv 2312.17174; authors' scripts/iba.py",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from heatproof.methods.base import LIKENESS, Card, Factors, Side
+from heatproof.methods.base import LIKENESS, Factors, MethodCard, Side
 from heatproof.methods.dense import SURROGATE, Intervened
 from heatproof.methods.registry import register
 from heatproof.reading import Intervention
@@ -15,7 +15,7 @@ from heatproof.reading.interventions import identity
 class MaskCLIP(Intervened):
     """E_i = cos(W_p LN(block(x_i + W_O v_i + b_O)), t): the last block without attention."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="maskclip",
         summary="every token's likeness to the prompt, the last attention left out",
         source="Zhou et al., ECCV 2022, arXiv 2112.01071; authors' mmseg vit.py (return_qkv)",

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.methods.base import CONTRIBUTES, Card, ReadPass
+from heatproof.methods.base import CONTRIBUTES, MethodCard, ReadPass
 from heatproof.methods.perturbing import Coalitions, Perturbing, placed, players
 from heatproof.methods.registry import register
-from heatproof.options import number
+from heatproof.registry import number
 
 
 @register
@@ -25,7 +25,7 @@ class Occlusion(Perturbing):
     window: int = number(1, least=1)
     stride: int = number(1, least=1)
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="occlusion",
         summary="what the score loses when a window of patches, or of words, is taken away",
         source="Zeiler & Fergus, ECCV 2014, arXiv 1311.2901; captum's Occlusion",

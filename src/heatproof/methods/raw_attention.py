@@ -7,7 +7,16 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import NEVER, Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import (
+    NEVER,
+    Factors,
+    Method,
+    MethodCard,
+    Plan,
+    ReadPass,
+    Side,
+    last_sites,
+)
 from heatproof.methods.registry import register
 from heatproof.reading import AttentionLayer
 
@@ -17,7 +26,7 @@ from heatproof.reading import AttentionLayer
 class RawAttention(Method):
     """E_i = mean over heads of A_ri, the same map for every prompt."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="raw-attention",
         summary="attention weights of the readout in the last layer; blind to the prompt",
         source="baseline of most attribution papers",

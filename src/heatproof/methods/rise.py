@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Card, ReadPass
+from heatproof.methods.base import MethodCard, ReadPass
 from heatproof.methods.perturbing import (
     BATCH,
     Coalitions,
@@ -22,7 +22,7 @@ from heatproof.methods.perturbing import (
     players,
 )
 from heatproof.methods.registry import register
-from heatproof.options import number
+from heatproof.registry import number
 
 
 @register
@@ -41,7 +41,7 @@ class RISE(Perturbing):
     cells: int = number(8, least=1)
     probability: float = number(0.1, above=0, most=1)
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="rise",
         summary="random masks, weighed by the scores of the pictures seen through them",
         source="Petsiuk et al., BMVC 2018, arXiv 1806.07421; authors' Saliency.ipynb",

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from heatproof.methods.base import (
     NEVER,
-    Card,
     Factors,
     Layers,
     Method,
+    MethodCard,
     Plan,
     ReadPass,
     Side,
@@ -34,7 +34,7 @@ class Rollout(Method):
 
     layers: Layers = None
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="rollout",
         summary="attention multiplied through the layers; blind to the prompt",
         source="Abnar & Zuidema, arXiv 2005.00928",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from heatproof.methods.base import LIKENESS, Card, Factors, Side
+from heatproof.methods.base import LIKENESS, Factors, MethodCard, Side
 from heatproof.methods.dense import SURROGATE, Intervened
 from heatproof.methods.registry import register
 from heatproof.reading import Intervention
@@ -15,7 +15,7 @@ from heatproof.reading.interventions import self_attention
 class SCLIP(Intervened):
     """The last attention's weights become softmax(q q' s) + softmax(k k' s); rows add up to 2."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="sclip",
         summary="every token's likeness to the prompt, after query-query plus key-key attention",
         source="Wang et al., ECCV 2024, arXiv 2312.01597; authors' clip/model.py (csa)",

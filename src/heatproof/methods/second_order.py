@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import CONTRIBUTES, Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import CONTRIBUTES, Factors, Method, MethodCard, Plan, ReadPass, Side
 from heatproof.methods.blocks import blocks, by_token, check_tokens, outputs, plan_of_all
 from heatproof.methods.registry import register
-from heatproof.options import number
 from heatproof.reading import AttentionLayer
 from heatproof.reading.attention_call import at_least_float32
+from heatproof.registry import number
 
 
 @register
@@ -31,7 +31,7 @@ class SecondOrder(Method):
 
     steps: int = number(10, least=1)
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="second-order",
         summary="exCLIP's interactions of regions and words, summed over the words",
         source="Möller et al., TMLR 2025, arXiv 2408.14153; authors' exclip/explanation.py",

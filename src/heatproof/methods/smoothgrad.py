@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import Factors, Method, MethodCard, Plan, ReadPass, Side, last_sites
 from heatproof.methods.input_leaf import input_leaf
 from heatproof.methods.registry import register
-from heatproof.options import number
 from heatproof.reading import AttentionLayer
+from heatproof.registry import number
 
 
 @register
@@ -27,7 +27,7 @@ class SmoothGrad(Method):
     samples: int = number(5, least=1)
     sigma: float = number(1.0, least=0)
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="smoothgrad",
         summary="the score's gradient, averaged over noisy copies of the input",
         source="Smilkov et al., arXiv 1706.03825; captum's NoiseTunnel",

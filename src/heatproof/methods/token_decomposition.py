@@ -17,10 +17,10 @@ from torch import Tensor
 from heatproof.errors import InputError
 from heatproof.methods.base import (
     CONTRIBUTES,
-    Card,
     Factors,
     Layers,
     Method,
+    MethodCard,
     Plan,
     ReadPass,
     Side,
@@ -69,7 +69,7 @@ class TokenDecomposition(Method):
     contrast: Literal["none", "set"] = "none"
     layers: Layers = None
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="token-decomposition",
         summary="the score split exactly by layer, head and token",
         source="Gandelsman et al., ICLR 2024, arXiv 2310.05916; authors' prs_hook.py",

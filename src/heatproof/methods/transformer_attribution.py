@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from heatproof.errors import ReadingError
 from heatproof.methods.base import (
     NEVER,
-    Card,
     Factors,
     Layers,
     Method,
+    MethodCard,
     Plan,
     ReadPass,
     Side,
@@ -48,7 +48,7 @@ class TransformerAttribution(Method):
 
     layers: Layers = None
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="transformer-attribution",
         summary="relevance of attention times its gradient, carried through the layers",
         source="Chefer et al., CVPR 2021, arXiv 2012.09838; authors' ViT_LRP.py",

@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
-from heatproof.methods.base import Card, Factors, Method, Plan, ReadPass, Side
+from heatproof.methods.base import Factors, Method, MethodCard, Plan, ReadPass, Side
 from heatproof.methods.blocks import blocks, by_token, check_tokens, outputs, plan_of_all
 from heatproof.methods.linkage import complete_linkage
 from heatproof.methods.perturbing import BATCH, on_patches, placed
 from heatproof.methods.registry import register
-from heatproof.options import number
 from heatproof.reading import AttentionLayer
+from heatproof.registry import number
 
 
 @register
@@ -33,7 +33,7 @@ class ViTCX(Method):
     distance: float = number(0.1, above=0)
     noise: float = number(0.1, least=0)
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MethodCard] = MethodCard(
         name="vit-cx",
         summary="clusters of the last block's feature maps as masks, weighed by their scores",
         source="Xie et al., IJCAI 2023, arXiv 2211.03064; authors' ViT_CX.py, causal_score.py",

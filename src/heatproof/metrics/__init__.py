@@ -7,7 +7,7 @@ intervals.
 """
 
 from heatproof.metrics.average_drop import Drop, Increase
-from heatproof.metrics.base import Card, Curve, Metric, Trial
+from heatproof.metrics.base import Curve, Metric, MetricCard, Trial
 from heatproof.metrics.completeness import AttributionError, Completeness
 from heatproof.metrics.complexity import Entropy, Sparseness
 from heatproof.metrics.deletion import Deletion, Insertion
@@ -22,7 +22,7 @@ from heatproof.metrics.randomisation import (
     ModelRandomisation,
     SmoothRandomisation,
 )
-from heatproof.metrics.registry import Entry, catalogue, create, register
+from heatproof.metrics.registry import catalogue, create, register
 from heatproof.metrics.segmentation import (
     AveragePrecision,
     MeanIoU,
@@ -39,7 +39,6 @@ __all__ = [
     "SRG",
     "AttributionError",
     "AveragePrecision",
-    "Card",
     "Completeness",
     "Curve",
     "Deletion",
@@ -47,7 +46,6 @@ __all__ = [
     "EfficientRandomisation",
     "EnergyPointing",
     "Entropy",
-    "Entry",
     "GradECLIPDeletion",
     "GradECLIPInsertion",
     "Increase",
@@ -55,6 +53,7 @@ __all__ = [
     "Insertion",
     "MeanIoU",
     "Metric",
+    "MetricCard",
     "ModelRandomisation",
     "MultiObjectPointing",
     "NegativePerturbation",

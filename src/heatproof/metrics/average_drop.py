@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from heatproof.metrics.base import Card, Metric, Need, Trial
+from heatproof.metrics.base import Metric, MetricCard, Need, Trial
 from heatproof.metrics.imputers import Fill, device_of, needs_of, scored
 from heatproof.metrics.normalisation import broken, min_max
 from heatproof.metrics.registry import register
@@ -59,7 +59,7 @@ class Drop(_Weighing):
 
     per: Literal["score", "nothing"] = "nothing"
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="drop",
         summary="how much does the score fall when the picture is weighed with the map?",
         formula="max(0, s(x) - s(x E)), E: the map scaled from 0 to 1",
@@ -88,7 +88,7 @@ class Drop(_Weighing):
 class Increase(_Weighing):
     """How often the weighed picture scores more."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="increase",
         summary="does the score rise when the picture is weighed with the map?",
         formula="1 where s(x E) > s(x), else 0; E: the map scaled from 0 to 1",

@@ -6,9 +6,9 @@ needs beside the maps it says on its card; a trial that lacks it is refused by n
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from heatproof.errors import InputError
 from heatproof.metrics.perturbation import area
+from heatproof.registry import Option
 
 Need = Literal[
     "mask",
@@ -40,7 +41,7 @@ everywhere, a factor of -1."""
 
 
 @dataclass(frozen=True)
-class Card:
+class MetricCard:
     """What a reader must know of a metric before he believes a table of it.
 
     `formula` in words or symbols; `better` is the direction that the code ranks by; `needs` names
@@ -49,6 +50,7 @@ class Card:
     and `space` (of the score) are empty where there are none; `ties` says what becomes of cells of
     equal heat, where their order matters. `variants` are the published ones
     and how they differ; `differs` says where a library's implementation gives another value.
+    `options` are filled in where the metric is registered.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Card:
     ties: str = ""
     variants: tuple[str, ...] = ()
     differs: str = ""
+    options: Mapping[str, Option] = field(default_factory=dict[str, Option])
 
 
 @runtime_checkable
@@ -203,13 +206,13 @@ def _of_rows(call: Callable[..., Tensor], rows: Tensor, place: int) -> Callable[
 
 
 class Metric(ABC):
-    """Abstract: subclasses are frozen dataclasses whose fields are the metric's switches."""
+    """Abstract: subclasses are frozen dataclasses whose fields are the metric's options."""
 
-    card: ClassVar[Card]
+    card: ClassVar[MetricCard]
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """What it needs with its switches as they are; the card says it of their defaults."""
+        """What it needs with its options as they are; the card says it of their defaults."""
         return self.card.needs
 
     @abstractmethod

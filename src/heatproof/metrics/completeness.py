@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from heatproof.metrics.base import Card, Metric, Need, Trial
+from heatproof.metrics.base import Metric, MetricCard, Need, Trial
 from heatproof.metrics.imputers import Imputer, device_of, needs_of, scored
 from heatproof.metrics.normalisation import broken
 from heatproof.metrics.registry import register
@@ -69,7 +69,7 @@ def _ends(trial: Trial, imputer: Imputer) -> tuple[Tensor, Tensor]:
 class Completeness(_Sums):
     """The gap, in units of the score."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="completeness",
         summary="by how much does the map's sum miss the score's change from the baseline?",
         formula="|sum m - D|, D the score's change from the baseline",
@@ -96,7 +96,7 @@ class Completeness(_Sums):
 class AttributionError(_Sums):
     """The gap, in units of what is attributed."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="attribution-error",
         summary="what share of the score's change does the map's sum miss? (1: all, as zeros do)",
         formula="|sum m - D| / max(|sum m|, |D|), D the score's change from the baseline",

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.metrics.base import Card, Metric, Trial
+from heatproof.metrics.base import Metric, MetricCard, Trial
 from heatproof.metrics.registry import register
 
 
@@ -16,7 +16,7 @@ from heatproof.metrics.registry import register
 class Sparseness(Metric):
     """Gini index of the absolute heat."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="sparseness",
         summary="Gini index: 0 evenly spread, near 1 all of it in one patch",
         formula="sum over k of (2k - n - 1) |m|_(k) / (n sum |m|), |m|_(k) rising",
@@ -45,7 +45,7 @@ class Sparseness(Metric):
 class Entropy(Metric):
     """Entropy of the absolute heat as a distribution over patches."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="entropy",
         summary="entropy of where the heat is: 0 all in one patch, log n evenly spread (nats)",
         formula="- sum of p log p, p = |m| / sum |m|",

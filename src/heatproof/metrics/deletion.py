@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from heatproof.metrics.base import Card
+from heatproof.metrics.base import MetricCard
 from heatproof.metrics.imputers import Imputer
 from heatproof.metrics.perturbation_curves import TIES, Removing, even
 from heatproof.metrics.registry import register
@@ -24,7 +24,7 @@ class Deletion(Removing):
     imputer: Imputer = "zero"
     steps: int = 20
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="deletion",
         summary="does the score fall when the most heated parts are removed?",
         formula="mean height (trapezoid rule over f from 0 to 1) of s(f), the score of the picture "
@@ -61,7 +61,7 @@ class Insertion(Removing):
     steps: int = 20
 
     direction = "insertion"
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="insertion",
         summary="does the score rise when the most heated parts are shown first?",
         formula="mean height (trapezoid rule over f from 0 to 1) of s(f), the score of the picture "

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from heatproof.metrics.base import Card
+from heatproof.metrics.base import MetricCard
 from heatproof.metrics.imputers import Imputer, Of
 from heatproof.metrics.perturbation_curves import TIES, Removing, Unit
 from heatproof.metrics.protocols import AUTHORS
@@ -29,7 +29,7 @@ class GradECLIPDeletion(Removing):
     unit: Unit = "pixels"
     of: Of = "accuracy"
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="grad-eclip-deletion",
         summary="deletion by the Grad-ECLIP authors' script: half of the pixels, random colours",
         formula="mean height (trapezoid rule over f = 0, 0.05, ..., 0.5) of s(f), the accuracy "
@@ -65,7 +65,7 @@ class GradECLIPInsertion(Removing):
     of: Of = "accuracy"
 
     direction = "insertion"
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="grad-eclip-insertion",
         summary="insertion by the Grad-ECLIP authors' script: half of the pixels, on black",
         formula="mean height (trapezoid rule over f = 0.05, ..., 0.5) of s(f), the accuracy where "

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.metrics.base import Card, Metric, Need, Trial
+from heatproof.metrics.base import Metric, MetricCard, Need, Trial
 from heatproof.metrics.imputers import Imputer, device_of, needs_of, scored
 from heatproof.metrics.normalisation import broken
 from heatproof.metrics.registry import register
@@ -27,7 +27,7 @@ class Infidelity(Metric):
     rate: float = 0.2
     unit: Literal["fitted", "map"] = "fitted"
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="infidelity",
         summary="how far is what the map predicts from how the score changes as patches go?",
         formula="mean over random sets I of (b sum over I of m - (s(x) - s(x without I)))^2; "

@@ -6,7 +6,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.metrics.base import Card, Trial
+from heatproof.metrics.base import MetricCard, Trial
 from heatproof.metrics.perturbation_curves import TIES, Removing, even
 from heatproof.metrics.registry import register
 
@@ -39,7 +39,7 @@ class _Influence(Removing):
 class MIF(_Influence):
     """The most influential first."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="mif",
         summary="most influential first: does the score fall soon?",
         formula="mean height of s(f), the score without the share f of the most heated cells",
@@ -64,7 +64,7 @@ class LIF(_Influence):
     """The least influential first."""
 
     first = "least"
-    card: ClassVar[Card] = replace(
+    card: ClassVar[MetricCard] = replace(
         MIF.card,
         name="lif",
         summary="least influential first: does the score stay up?",
@@ -78,7 +78,7 @@ class LIF(_Influence):
 class SRG(_Influence):
     """Symmetric relevance gain."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="srg",
         summary="symmetric relevance gain: the gap between removing the least and the most first",
         formula="AUC_LIF - AUC_MIF; its curve is the difference of the two scores",

@@ -29,7 +29,7 @@ TIES = (
 
 @dataclass(frozen=True)
 class Removing(Curve):
-    """Abstract: a curve of scores over the share of cells dealt with. Subclasses have the switches
+    """Abstract: a curve of scores over the share of cells dealt with. Subclasses have the options
     `imputer`, `unit` and `of` beside it.
 
     unit: `patches`, whole ones; or `pixels` of the map enlarged bilinearly to the model's view.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from heatproof.errors import InputError
 from heatproof.evaluation import localisation
-from heatproof.metrics.base import Card, Metric, Trial
+from heatproof.metrics.base import Metric, MetricCard, Trial
 from heatproof.metrics.normalisation import broken
 from heatproof.metrics.registry import register
 
@@ -24,7 +24,7 @@ _GRID = (
 class Pointing(Metric):
     """The pointing game, at its expected value."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="pointing",
         summary="does the hottest patch lie on the object?",
         formula="mean of c over the patches where the map is largest; c: share of the patch that "
@@ -52,7 +52,7 @@ class Pointing(Metric):
 class EnergyPointing(Metric):
     """The energy-based pointing game."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="energy-pointing",
         summary="what share of the positive heat lies on the object?",
         formula="sum of m+ c / sum of m+, m+ the map's positive part",
@@ -87,7 +87,7 @@ class MultiObjectPointing(Metric):
     of: Literal["heat", "hottest"] = "heat"
     count: int | None = None
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="multi-object-pointing",
         summary="of all objects in the picture, is it the named one that is hot?",
         formula="h(o) = sum of m+ c_o / sum of c_o, the mean positive heat of object o; the value "

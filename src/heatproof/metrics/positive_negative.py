@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from heatproof.metrics.base import Card
+from heatproof.metrics.base import MetricCard
 from heatproof.metrics.imputers import Imputer, Of
 from heatproof.metrics.perturbation_curves import TIES, Removing, Unit
 from heatproof.metrics.registry import register
@@ -42,7 +42,7 @@ class _Perturbation(Removing):
 class PositivePerturbation(_Perturbation):
     """The most heated pixels first."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="positive-perturbation",
         summary="how long is the model right when the most heated pixels go first?",
         formula="mean height (trapezoid rule over f = 0, 0.1, ..., 0.9) of the accuracy without "
@@ -68,7 +68,7 @@ class NegativePerturbation(_Perturbation):
     """The least heated pixels first."""
 
     first = "least"
-    card: ClassVar[Card] = replace(
+    card: ClassVar[MetricCard] = replace(
         PositivePerturbation.card,
         name="negative-perturbation",
         summary="how long is the model right when the least heated pixels go first?",

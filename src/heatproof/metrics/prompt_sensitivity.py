@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.engine.certify import NULL_PROMPTS, change
-from heatproof.metrics.base import Card, Metric, Trial
+from heatproof.metrics.base import Metric, MetricCard, Trial
 from heatproof.metrics.re_explain import made_again, own_maps
 from heatproof.metrics.registry import register
 
@@ -20,7 +20,7 @@ class PromptSensitivity(Metric):
 
     null: Literal["all", "empty", "gibberish", "unrelated"] = "all"
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="prompt-sensitivity",
         summary="how much does the map change with a prompt that means nothing here?",
         formula="mean over null prompts p of 1 - cosine(m, m_p), signed maps",

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.metrics.base import Card, Curve, Metric, Trial
+from heatproof.metrics.base import Curve, Metric, MetricCard, Trial
 from heatproof.metrics.re_explain import made_again, own_maps
 from heatproof.metrics.registry import register
 from heatproof.statistics import spearman
@@ -30,7 +30,7 @@ class ModelRandomisation(Curve):
     order: Literal["cascade", "independent"] = "cascade"
     absolute: bool = True
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="model-randomisation",
         summary="how like itself is the map when the model's blocks are random? (MPRT)",
         formula="mean over n of the Spearman correlation of |m| with |m of the model with n random "
@@ -91,7 +91,7 @@ class SmoothRandomisation(ModelRandomisation):
     samples: int = 50
     noise: float = 0.1
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="smooth-randomisation",
         summary="model randomisation of maps averaged over noisy pictures (sMPRT)",
         formula="as `model-randomisation`, each map the mean of the maps of noisy pictures",
@@ -138,7 +138,7 @@ class EfficientRandomisation(Metric):
 
     bins: int = 100
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="efficient-randomisation",
         summary="does the map become more complex when the whole model is random? (eMPRT)",
         formula="(H(m of the random model) - H(m)) / H(m), H the entropy of the histogram of a "

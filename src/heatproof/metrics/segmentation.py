@@ -9,7 +9,7 @@ from torch import Tensor
 
 from heatproof.errors import InputError
 from heatproof.evaluation import localisation
-from heatproof.metrics.base import Card, Metric, Trial
+from heatproof.metrics.base import Metric, MetricCard, Trial
 from heatproof.metrics.normalisation import broken, min_max
 from heatproof.metrics.registry import register
 
@@ -68,7 +68,7 @@ def _above(maps: Float[Tensor, "item row col"], threshold: Threshold, level: flo
 class PixelAccuracy(_Thresholded):
     """Share of the picture that is told right."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="pixel-accuracy",
         summary="what share of the picture does the thresholded map call rightly?",
         formula="(sum of c where m > t, and of 1 - c elsewhere) / patches; t the mean of m",
@@ -94,7 +94,7 @@ class PixelAccuracy(_Thresholded):
 class MeanIoU(_Thresholded):
     """Intersection over union."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="mean-iou",
         summary="how well do the thresholded map and the mask overlap?",
         formula="mean over object and background of intersection / union, areas in patches, the "
@@ -123,7 +123,7 @@ class MeanIoU(_Thresholded):
 class SegmentationAP(Metric):
     """Average precision of object and background at once, as Chefer et al. and LeGrad do it."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="segmentation-ap",
         summary="average precision of object and background in one ranking (the field's mAP)",
         formula="AP of the scores (E, 1 - E) against the truths (c, 1 - c), every patch twice; E: "
@@ -156,7 +156,7 @@ class SegmentationAP(Metric):
 class AveragePrecision(Metric):
     """Average precision of the object, free of thresholds and of scale."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="average-precision",
         summary="area under precision and recall of the object, over all thresholds",
         formula="sum over thresholds of precision times the step in recall, every pixel with its "
@@ -192,7 +192,7 @@ class PointIoU(Metric):
     level: float = 0.5
     classes: Literal["object", "both"] = "object"
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="point-iou",
         summary="how well does the map tell points on the object from points beside it?",
         formula="points that are on the object and called so / points that are on it or called so; "

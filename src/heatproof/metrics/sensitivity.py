@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.metrics.base import Card, Metric, Trial
+from heatproof.metrics.base import Metric, MetricCard, Trial
 from heatproof.metrics.re_explain import made_again, own_maps
 from heatproof.metrics.registry import register
 
@@ -23,7 +23,7 @@ class SensitivityMax(Metric):
     radius: float = 0.02
     samples: int = 10
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="sensitivity-max",
         summary="how much can the map change under a change of the picture that nobody sees?",
         formula="max over d, uniform within the radius, of ||m(x + d) - m(x)|| / ||m(x)||",

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.metrics.base import Card, Curve, Trial
+from heatproof.metrics.base import Curve, MetricCard, Trial
 from heatproof.metrics.perturbation import places, ranked, shuffled
 from heatproof.metrics.registry import register
 
@@ -20,7 +20,7 @@ POINTS = 21
 class TextDeletion(Curve):
     """Words of equal value go in an order that is drawn for each item."""
 
-    card: ClassVar[Card] = Card(
+    card: ClassVar[MetricCard] = MetricCard(
         name="text-deletion",
         summary="does the score fall when the most heated words of the prompt are deleted?",
         formula="mean height (trapezoid rule over k / n from 0 to 1) of s(k), the score of the "

@@ -8,7 +8,7 @@ from typing import Any
 from heatproof import checking, methods, specs
 from heatproof.errors import InputError, UnknownName
 from heatproof.index import parse
-from heatproof.methods import Method, Switch
+from heatproof.methods import Method
 from heatproof.proofs import models as on_models
 from heatproof.proofs.algebra import exact, limits, symbolic
 from heatproof.proofs.algebra.exact import ExactRun
@@ -17,16 +17,17 @@ from heatproof.proofs.algebra.symbolic import Step, SymbolicRun
 from heatproof.proofs.cost import Cost, measure
 from heatproof.proofs.models import ModelCase, ModelRun, text_of
 from heatproof.proofs.result import Level, Pair, Proof, Verdict
+from heatproof.registry import Option
 
 CALLS: dict[str, tuple[int | None, ...]] = {"layers": (None, 1, 2)}
-"""Values that a switch without a list of values is run over; others stay at their default."""
+"""Values that an option without a list of values is run over; others stay at their default."""
 
 
 def prove(
     a: str | Method,
     b: str | Method,
     *,
-    switches: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
     models: Sequence[str] = (),
     cost: bool = True,
     cost_model: str = "scenes",
@@ -36,19 +37,19 @@ def prove(
     """Prove or refute that two methods are one function, on all their common settings.
 
     Args:
-        a, b: catalogue names, with switches as `grad-eclip:heads=model,layers=1`, or method
-            objects. A switch that is named on one side stays at its default on the other; one
+        a, b: catalogue names, with options as `grad-eclip:heads=model,layers=1`, or method
+            objects. An option that is named on one side stays at its default on the other; one
             that both have and neither names is run over all its values, in step.
-        switches: set on each side that has them.
+        options: set on each side that has them.
         models: further models by their names, beside a tiny random one of every family and
             `scenes`.
         cost: measure what either side costs, on `cost_model`.
         seed: for the random networks of fractions.
 
     Raises:
-        InputError: no such method, switch, value or model.
+        InputError: no such method, option, value or model.
     """
-    given = checking.settings("switches", switches)
+    given = checking.settings("options", options)
     specifications = checking.names("models", models)
     for spec in (*specifications, checking.text("cost_model", cost_model)):
         # Names are checked before any work, so that a misspelt model costs nothing.
@@ -111,7 +112,7 @@ class ProofSide:
 
     name: str
     given: dict[str, Any]
-    free: dict[str, Switch]
+    free: dict[str, Option]
     object: Method | None = None
 
     def at(self, chosen: dict[str, Any]) -> Method:
@@ -121,7 +122,7 @@ class ProofSide:
         return methods.create(self.name, **self.given, **chosen)
 
 
-def _side(given: str | Method, switches: dict[str, Any]) -> ProofSide:
+def _side(given: str | Method, options: dict[str, Any]) -> ProofSide:
     if isinstance(given, Method):
         return ProofSide(given.card.name, dict(given.settings()), {}, given)
     if not isinstance(given, str):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -132,11 +133,11 @@ def _side(given: str | Method, switches: dict[str, Any]) -> ProofSide:
     known = methods.catalogue()
     if name not in known:
         raise UnknownName("method", name, known)
-    allowed = known[name].switches
-    taken = {key: value for key, value in switches.items() if key in allowed} | own
+    allowed = known[name].options
+    taken = {key: value for key, value in options.items() if key in allowed} | own
     # Created once here: a wrong option or value is refused before any work.
     methods.create(name, **taken)
-    free = {key: switch for key, switch in allowed.items() if key not in taken}
+    free = {key: option for key, option in allowed.items() if key not in taken}
     return ProofSide(name, taken, free)
 
 
@@ -157,11 +158,11 @@ def settings(a: ProofSide, b: ProofSide) -> tuple[tuple[Pair, ...], dict[str, tu
     return tuple(pairs), varied
 
 
-def _check_used(switches: dict[str, Any], pair: Pair) -> None:
-    for key in switches:
+def _check_used(options: dict[str, Any], pair: Pair) -> None:
+    for key in options:
         if not any(key in method.settings() for method in pair):
             names = " nor ".join(dict.fromkeys(method.card.name for method in pair))
-            raise InputError(f"neither {names} has a switch {key!r}; see heatproof methods")
+            raise InputError(f"neither {names} has an option {key!r}; see heatproof methods")
 
 
 def _name(given: str | Method) -> str:

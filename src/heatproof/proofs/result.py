@@ -52,7 +52,7 @@ class Level:
 class Proof:
     """The answer, and all that carries it.
 
-    `varied` are the switches that were run over, in step on both sides; `pairs` one pair of
+    `varied` are the options that were run over, in step on both sides; `pairs` one pair of
     methods for each setting. Runs are None where a level does not apply, `cost` where not asked.
     """
 

@@ -84,7 +84,7 @@ def _equivalence(data: Part) -> Iterator[Conclusion]:
     figures = "; ".join(f"{v:.1e} in {d} (tolerance {TOLERANCE[d]:.1e})" for d, v in worst.items())
     yield Conclusion(
         "a",
-        "Attention-ECLIP and Grad-ECLIP are the same map for every setting of the switches.",
+        "Attention-ECLIP and Grad-ECLIP are the same map for every setting of the options.",
         "not measured" if nothing else "shown" if holds else "contradicted",
         f"{data['settings']} settings, {data['pictures']} pictures and captions: largest "
         f"difference, in units of the map's largest value, {figures or 'not measured'}."

@@ -66,7 +66,7 @@ _B = (
     "original's, when the last n layers have one head over the full width. Dotted: chance."
 )
 _C = (
-    "Every setting of Grad-ECLIP's switches on either input. Left: how far the explained cosine is "
+    "Every setting of Grad-ECLIP's options on either input. Left: how far the explained cosine is "
     "from the model's own. Middle: how often the explained pass (dot) and the implied model (ring) "
     "prefer the named shape to all absent ones. Right: does the named object get the highest mean "
     "heat? Vertical lines: the untouched model with its own attention; dotted: chance. Bars are "

@@ -1,4 +1,4 @@
-"""Every switch of every method, by every door: what it refuses is one line, `all` is any number of
+"""Every option of every method, by every door: what it refuses is one line, `all` is any number of
 layers."""
 
 import math
@@ -18,11 +18,11 @@ from heatproof.models import Model
 from method_cases import QUICK, texts
 
 CATALOGUE = methods.catalogue()
-SWITCHES = [(name, key) for name, entry in CATALOGUE.items() for key in entry.switches]
-WITH_LAYERS = [name for name, key in SWITCHES if key == "layers"]
-WHOLE = [(n, k) for n, k in SWITCHES if CATALOGUE[n].switches[k].kind == "a whole number"]
-NUMBERS = [(n, k) for n, k in SWITCHES if CATALOGUE[n].switches[k].kind == "a number"]
-CHOICES = [(n, k) for n, k in SWITCHES if CATALOGUE[n].switches[k].kind == "choice"]
+OPTIONS = [(name, key) for name, entry in CATALOGUE.items() for key in entry.options]
+WITH_LAYERS = [name for name, key in OPTIONS if key == "layers"]
+WHOLE = [(n, k) for n, k in OPTIONS if CATALOGUE[n].options[k].kind == "a whole number"]
+NUMBERS = [(n, k) for n, k in OPTIONS if CATALOGUE[n].options[k].kind == "a number"]
+CHOICES = [(n, k) for n, k in OPTIONS if CATALOGUE[n].options[k].kind == "choice"]
 NEVER: tuple[Any, ...] = (
     "many", "", "x" * 10_000, b"2", [], {}, (1, 2), object(), np.zeros(3), torch.zeros(2), 1j,
     math.nan, math.inf, -math.inf, True, Ellipsis, lambda: 1,
@@ -46,16 +46,16 @@ def refused(make: Any) -> None:
 
 def by_both_doors(name: str, key: str, value: Any) -> None:
     refused(lambda: methods.create(name, **{key: value}))
-    refused(lambda: registry._METHODS[name](**{key: value}))
+    refused(lambda: registry._METHODS.classes[name](**{key: value}))
 
 
-@pytest.mark.parametrize(("name", "key"), SWITCHES)
-def test_what_is_no_value_of_a_switch_is_one_line(name: str, key: str) -> None:
-    switch = CATALOGUE[name].switches[key]
+@pytest.mark.parametrize(("name", "key"), OPTIONS)
+def test_what_is_no_value_of_an_option_is_one_line(name: str, key: str) -> None:
+    option = CATALOGUE[name].options[key]
     for value in NEVER:
         by_both_doors(name, key, value)
-    if switch.default is not None:
-        assert not switch.optional
+    if option.default is not None:
+        assert not option.optional
         by_both_doors(name, key, None)
 
 
@@ -84,17 +84,17 @@ def test_a_number_is_no_choice(name: str, key: str) -> None:
         by_both_doors(name, key, value)
 
 
-@pytest.mark.parametrize(("name", "key"), SWITCHES)
-def test_a_switch_takes_its_default_by_both_doors(name: str, key: str) -> None:
-    default = CATALOGUE[name].switches[key].default
+@pytest.mark.parametrize(("name", "key"), OPTIONS)
+def test_an_option_takes_its_default_by_both_doors(name: str, key: str) -> None:
+    default = CATALOGUE[name].options[key].default
     made = methods.create(name, **{key: default})
-    assert made == registry._METHODS[name](**{key: default}) == methods.create(name)
+    assert made == registry._METHODS.classes[name](**{key: default}) == methods.create(name)
     assert methods.create(name, **{key: str(default)}) == made
 
 
 @pytest.mark.parametrize(("name", "key"), WHOLE)
 def test_numbers_of_numpy_are_numbers(name: str, key: str) -> None:
-    value = registry._METHODS[name](**{key: np.int64(3)}).settings()[key]
+    value = registry._METHODS.classes[name](**{key: np.int64(3)}).settings()[key]
     assert type(value) is int
     assert value == 3
 
@@ -102,7 +102,7 @@ def test_numbers_of_numpy_are_numbers(name: str, key: str) -> None:
 @pytest.mark.parametrize("name", WITH_LAYERS)
 @pytest.mark.parametrize("by", ["python", "string"])
 def test_all_layers_are_as_many_as_there_are(vit: Model, name: str, by: str) -> None:
-    every = registry._METHODS[name](layers="all") if by == "python" else None
+    every = registry._METHODS.classes[name](layers="all") if by == "python" else None
     every = every or methods.create(name, layers="all")
     two = methods.create(name, **{**QUICK.get(name, {}), "layers": 2})
     own, found = (
@@ -120,8 +120,8 @@ def test_all_layers_are_as_many_as_there_are(vit: Model, name: str, by: str) -> 
 
 
 def test_layers_are_offered_as_a_number_or_all() -> None:
-    switch = CATALOGUE["gae"].switches["layers"]
-    assert switch.values == "a whole number or all"
+    option = CATALOGUE["gae"].options["layers"]
+    assert option.values == "a whole number or all"
     with pytest.raises(InputError, match=r"got layers='every' for gae, expected a whole number or"):
         methods.create("gae", layers="every")
     with pytest.raises(HeatproofError, match="got masks=0 for rise, expected a whole number, at"):
