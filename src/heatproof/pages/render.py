@@ -40,6 +40,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {"data_uri": data_uri, "json": _json, "sentence_case": sentence_case}
     return environment
@@ -64,7 +65,7 @@ def _json(value: Any) -> str:
 
 
 def data_uri(image: Image.Image | bytes, lossless: bool = False) -> str:
-    """Return an image (or the bytes of a PNG) as the address of an <img> that needs no file."""
+    """Return an image (or the bytes of a PNG) as an address that needs no file."""
     if isinstance(image, bytes):
         kind, content = "png", image
     else:
