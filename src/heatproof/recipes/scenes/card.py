@@ -114,7 +114,8 @@ def markdown(card: dict[str, Any]) -> str:
     )
 
 
-@chart_style(svg__hashsalt="scenes")
+# The logarithmic axis writes its powers of ten as formulas.
+@chart_style(svg__hashsalt="scenes", text__parse_math=True)
 def draw_curve(card: dict[str, Any], path: Path) -> None:
     """Draw the training curve: difficulty and running accuracy on shapes, over steps."""
     from matplotlib.figure import Figure
