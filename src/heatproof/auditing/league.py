@@ -20,9 +20,9 @@ def league_rows(audits: Sequence[Audit]) -> tuple[list[str], list[list[str]]]:
     checks = list(dict.fromkeys(f.check for audit in audits for f in audit.findings))
 
     def rank(audit: Audit) -> tuple[int, int, int, str]:
-        """Fewest violations first, then most checks that hold. A method that was asked less than
-        the others comes after them all: what nobody asked it cannot be compared."""
+        """Order: fewest checks not asked, fewest violations, most checks that hold."""
         verdicts = [finding.verdict for finding in audit.findings]
+        # What nobody asked a method cannot be counted for or against it.
         unasked = len(set(checks) - {finding.check for finding in audit.findings})
         return unasked, verdicts.count("violated"), -verdicts.count("holds"), audit.method
 

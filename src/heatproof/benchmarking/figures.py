@@ -24,6 +24,7 @@ def means(summary: Summary, metric: Summary, splits: Sequence[str], name: str) -
     controls = {each["label"] for each in summary["methods"] if each["control"]}
     for axes, split in zip(panels, splits, strict=True):
         chart.label_rows(axes, order if axes is panels[0] else [""] * len(order))
+        # Rows are ranked, so the first control is the best one.
         best = next((r for r in metric["tables"][split] if r["method"] in controls), None)
         band = None if best is None else chart.spot(best["mean"])
         if band is not None:

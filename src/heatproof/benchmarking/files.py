@@ -12,6 +12,7 @@ from heatproof.benchmarking.text_tables import text_tables
 def write(summary: Summary, folder: Path) -> Path:
     """Write all files but the Parquet ones; returns the path of the page."""
     texts = {
+        # NaN is no JSON: a reader in another language would refuse the file.
         "benchmark.json": json.dumps(summary, indent=1, allow_nan=False) + "\n",
         "table.md": markdown(summary),
         "table.tex": latex(summary),
@@ -41,6 +42,7 @@ def _pipe(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
+# What plain LaTeX takes for a command, or has no letter for.
 SPECIAL = {
     "\\": r"\textbackslash{}",
     **{c: f"\\{c}" for c in "&%$#_{}"},

@@ -47,6 +47,7 @@ def _metric(
 ) -> dict[str, Any]:
     """Return a metric's section: its charts, what comes first, its card, its tables."""
     charts = [figures.means(summary, metric, splits, anchor)]
+    # Of a metric without any curve in these data an empty chart would be drawn.
     if metric["curve"] and any(metric["curve"][split] for split in splits):
         charts.insert(0, figures.curves(summary, metric, splits, anchor))
     settings = ", ".join(f"{key}={value}" for key, value in metric["settings"].items())

@@ -88,6 +88,7 @@ def too_few(summary: Summary, split: str) -> str:
 def compared(summary: Summary) -> str:
     """Say how many comparisons the marks rest on, and how many marks chance alone would set."""
     counts = summary["comparisons"]
+    # Two-sided at 5 %: of twenty comparisons without a difference one is marked.
     chance = counts["over_control"] / 20
     return (
         f"Comparisons: {counts['over_control']} with the controls, each tested at 5 % for itself "
@@ -109,6 +110,7 @@ def best(metric: Summary, split: str) -> str:
     verdicts = {row["method"]: row["over_first"]["verdict"] for row in others}
     if "too few" in verdicts.values():
         return f"{leader}; too few images to claim that it is"
+    # First by value is no claim unless every other method is worse.
     like = [name for name, verdict in verdicts.items() if verdict != "worse"]
     if like:
         return f"{leader}, no significant difference from {_some(like, 3)}"
@@ -147,6 +149,7 @@ def interval(estimate: Summary, digits: int = 3) -> str:
         return UNMEASURED
     if estimate["low"] is None or estimate["high"] is None:
         return f"{estimate['value'] + 0.0:.{digits}f} [no interval]"
+    # Adding 0.0 turns -0.0 into 0.0.
     numbers = (estimate[key] for key in ("value", "low", "high"))
     value, low, high = (f"{number + 0.0:.{digits}f}" for number in numbers)
     return f"{value} [{low}, {high}]"

@@ -69,6 +69,7 @@ def overview(summary: Summary, split: str) -> TextTable:
         found = [summary_text.row_of(metric, split, method) for metric in metrics]
         if any(found):
             rows.append([method, *map(_mean, found)])
+    # Where no mark can stand, its absence must not read as "no difference".
     few = summary[split] < summary["fewest"]
     marks = f", too few for marks (at least {summary['fewest']})" if few else ""
     title = f"{split_title(split)}: {summary[split]} images{marks}"
@@ -76,6 +77,7 @@ def overview(summary: Summary, split: str) -> TextTable:
 
 
 def _metric_head(metric: Summary) -> Cell:
+    # Options go below the name: side by side they would make the columns too wide.
     name, *options = metric["label"].split()
     return Cell(name, sign=ARROWS[metric["better"]], below=tuple(options))
 
@@ -91,6 +93,7 @@ def detail(metric: Summary, split: str) -> TextTable:
     """Return one metric: mean, paired differences, how many values, how many of them NaN."""
     rows = metric["tables"][split]
     control = next((r["over_control"]["against"] for r in rows if r["over_control"]), None)
+    # Rows are ranked: the first has nothing above it to be compared with, the last nothing below.
     measured = [row["method"] for row in rows if row["mean"]["value"] is not None]
     unranked = metric["better"] == "neither"
     last, first = ([], []) if unranked else (measured[-1:], measured[:1])

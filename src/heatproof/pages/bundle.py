@@ -46,6 +46,7 @@ def save(
     if len(images) == 1:
         _save_image(images[0], words[0] if words else None, folder, controls)
         return folder / "report.html"
+    # Numbered, for photos of different folders may share a name.
     names = [f"{n:04d}-{_stem(maps.photo.source)}" for n, maps in enumerate(images)]
     for number, (name, maps) in enumerate(zip(names, images, strict=True)):
         _save_image(maps, words[number] if words else None, folder / name)
@@ -91,6 +92,7 @@ def as_json(maps: ImageMaps, words: ImageWords | None) -> dict[str, Any]:
             "source": photo.source,
             "width": photo.image.width,
             "height": photo.image.height,
+            # Of the decoded pixels: what the model was given, whatever the file's format.
             "pixels_sha256": sha256(photo.image.tobytes()).hexdigest(),
         },
         "view": {**asdict(view), "unseen": view.unseen},
@@ -151,6 +153,7 @@ def _save_image(
             draw_words(words).save(place / "words.png")
         _write(place / "report.html", explanation_page.page(maps, words, controls))
         plain = _finite(as_json(maps, words))
+        # The next explanation in this folder removes those of these that it does not replace.
         plain["pictures"] = sorted(path.name for path in place.glob("*.png"))
         text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
         _write(place / "explanation.json", text + "\n")
@@ -173,6 +176,7 @@ def _appearing(folder: Path) -> Generator[Path, None, None]:
     """Give a place to write; when all is written it becomes `folder`, or its files move there."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the folder: a rename is atomic on one file system alone.
         place = folder.parent / f".heatproof-{uuid4().hex}"
         place.mkdir()
         try:

@@ -75,6 +75,7 @@ def replay_command(maps: ImageMaps, words: ImageWords | None) -> str | None:
     parts = ["heatproof", "explain", maps.photo.source, *record.prompts, "--model", record.model]
     parts += ["--method", record.method]
     for key, value in record.settings.items():
+        # None is "not set": --set has no word for it.
         parts += [] if value is None else ["--set", f"{key}={value}"]
     parts += ["--score", record.score, "--seed", str(record.seed)]
     parts += [] if record.image_size == "native" else ["--image-size", record.image_size]
@@ -135,6 +136,7 @@ def _scores(maps: ImageMaps) -> dict[str, Any]:
     """Return the table of scores: the untouched model's, and the explained pass's where they differ
     in four digits."""
     own, explained = maps.scores, maps.explained_scores
+    # Less than half of the last digit shown.
     changed = bool(((own - explained).abs() >= 5e-5).any())
     head = ["prompt", maps.record.score, *(["in the explained pass"] if changed else [])]
     rows = [

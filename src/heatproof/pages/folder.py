@@ -20,6 +20,7 @@ def check_folder(folder: Path) -> None:
     if not base.is_dir():
         raise InputError(f"{base}: a file is in the way of the output folder; try another -o")
     try:
+        # Permission bits do not tell: root ignores them, a read-only disk does not show in them.
         with tempfile.TemporaryDirectory(prefix=".heatproof-", dir=base):
             pass
     except OSError as error:

@@ -75,6 +75,7 @@ def table_on_white() -> UInt8[np.ndarray, "value 3"]:
 def _blended(base: Float[np.ndarray, "shade 1 3"]) -> UInt8[np.ndarray, "shade value 3"]:
     values = np.arange(-STEPS, STEPS + 1) / STEPS
     ends = np.where(values[:, None] < 0, _end(LOWERS_HUE), _end(RAISES_HUE))
+    # Straight and evenly paced in OKLab: the same difference of values looks the same everywhere.
     share = STRENGTH * np.abs(values)[:, None]
     mixed = (1 - share) * base + share * ends
     return np.rint(srgb(mixed) * 255).astype(np.uint8)
@@ -87,6 +88,7 @@ def _end(hue: float) -> Float[np.ndarray, "3"]:
 
 def steps(values: Float[np.ndarray, "*batch"], scale: float) -> np.ndarray:
     """Convert values to indices of the tables: -scale is 0, zero is STEPS; beyond is the end."""
+    # All values are zero, or none is a number: nothing is coloured.
     if scale <= 0 or not np.isfinite(scale):
         return np.full(values.shape, STEPS, np.int16)
     share = np.clip(np.nan_to_num(values / scale), -1.0, 1.0)

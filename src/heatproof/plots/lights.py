@@ -37,6 +37,7 @@ def badge_of(certificate: Certificate) -> tuple[str, str]:
     """Return text and colour of the badge; no text where there is only good news, or a limit that
     the lights state."""
     if certificate.kind in ("holds", "holds with limits"):
+        # The gravest limit alone: a badge has room for one.
         states = {light.name: light.state for light in certificate.lights}
         if states["follows the prompt"] == "no":
             return "does not follow the prompt", ALARM

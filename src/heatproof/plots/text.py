@@ -51,6 +51,7 @@ def shorten(text: str, size: int, room: Number) -> str:
     """Cut `text` to one line of `room` pixels; an ellipsis replaces what does not fit."""
     if text_width(text, size) <= room:
         return text
+    # Measuring is slow, and prompts may be long: search for the cut by halving.
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2

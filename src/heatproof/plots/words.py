@@ -109,6 +109,7 @@ def _pieces(part: PromptPart) -> list[PromptPart]:
 
 
 def _piece_width(piece: PromptPart, scale: float) -> float:
+    # The value beneath a short word may be wider than the word.
     width = text_width(piece.text, SIZE)
     if piece.value is None:
         return width
@@ -125,6 +126,7 @@ def _draw_piece(sheet: Image.Image, x: Number, y: Number, piece: PromptPart, sca
             ends = (x, line, x + text_width(text, SIZE), line)
             ImageDraw.Draw(sheet).line(ends, FAINT, 2)
         return
+    # A word wider than the drawing is cut, not drawn beyond its edge.
     width = min(_piece_width(piece, scale), room)
     box = (x + 1, y, x + width - 1, y + SIZE + 14)
     fill = colour.css(piece.value, scale)

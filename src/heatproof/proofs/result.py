@@ -165,6 +165,7 @@ class Proof:
             "seed": self.seed,
             "environment": environment(),
         }
+        # Options may be any object of a method handed in: what JSON lacks is written as text.
         return json.dumps(_finite(plain), indent=1, default=str)
 
     def save(self, folder: Path) -> list[Path]:
@@ -190,13 +191,13 @@ def environment() -> dict[str, str]:
     return {"python": platform.python_version(), **versions}
 
 
-def _exact(found: ExactDifference) -> str:
+def _exact(difference: ExactDifference) -> str:
     """Say where two maps of fractions differ."""
-    heads, tokens, channels = found.network.size
-    one, other = (float(values[found.token]) for values in found.maps)
+    heads, tokens, channels = difference.network.size
+    one, other = (float(values[difference.token]) for values in difference.maps)
     return (
-        f"{heads} head(s), {tokens} token(s), {channels} channel(s) a head; token {found.token}: "
-        f"{one:.6g} against {other:.6g}"
+        f"{heads} head(s), {tokens} token(s), {channels} channel(s) per head; token "
+        f"{difference.token}: {one:.6g} against {other:.6g}"
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from heatproof.plots.style import chart_style
+from heatproof.plots.style import INK, chart_style
 from heatproof.recipes.grad_eclip_paper.catalogue import compared
 from heatproof.recipes.grad_eclip_paper.inputs import Material
 from heatproof.recipes.grad_eclip_paper.store import Part
@@ -32,6 +32,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "center": {"color": "#333333", "marker": "+", "ls": "--"},
 }
 """Twins share a colour: where they agree, crosses lie on dots."""
+CHANGED, UNTOUCHED = "#c1272d", "#0072b2"
 
 
 def figures(
@@ -124,7 +125,7 @@ def setting_label(setting: str) -> str:
 
 def styled() -> AbstractContextManager[None]:
     """Draw and save figures inside: the user's own matplotlib settings come back afterwards."""
-    return chart_style(font__size=9)
+    return chart_style(font__size=9, axes__grid=True)
 
 
 def save(figure: "Figure", path: Path) -> None:
@@ -142,21 +143,22 @@ def _new(
 
 
 def _example(material: Material) -> Image.Image:
-    for held in (material.captioned, *material.tasks, material.located):
-        if held is not None:
-            return held.photos[0]
+    for images in (material.captioned, *material.tasks, material.located):
+        if images is not None:
+            return images.photos[0]
     raise ValueError("no material")
 
 
 def _two_maps(data: Part, photo: Image.Image) -> "Figure":
     figure, axes = _new(4, 9.5, 2.9)
-    maps = {name: np.asarray(each) for name, each in data["example"]["maps"].items()}
+    maps = {name: np.asarray(values) for name, values in data["example"]["maps"].items()}
     one, other = maps.values()
     axes[0, 0].imshow(photo)
     axes[0, 0].set_title(f"“{data['example']['prompt']}”", fontsize=8, wrap=True)
+    # Maps of zeros have no scale of their own; equal maps have no scale of difference.
     scale = float(np.abs(one).max()) or 1.0
     gap = one - other
-    panels = [(name, each, scale) for name, each in maps.items()]
+    panels = [(name, values, scale) for name, values in maps.items()]
     panels.append(("difference", gap, float(np.abs(gap).max()) or scale))
     for axis, (name, values, most) in zip(axes[0, 1:], panels, strict=True):
         image = axis.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most)
@@ -179,13 +181,13 @@ def _six(data: Part, material: Material) -> "Figure":
     place = np.arange(len(data["prompts"]))
     axis: "Axes" = axes[0, 1]
     for shift, name, label, colour in (
-        (-0.2, "original", "original model", "#0072b2"),
-        (0.2, "grad-eclip", "Grad-ECLIP's forward pass", "#c1272d"),
+        (-0.2, "original", "original model", UNTOUCHED),
+        (0.2, "grad-eclip", "Grad-ECLIP's forward pass", CHANGED),
     ):
         values = data[name]
         best = int(np.argmax(values))
         bars = axis.barh(place + shift, values, 0.38, color=colour, alpha=0.55, label=label)
-        bars[best].set_alpha(1.0)
+        bars[best].set_alpha(1.0)  # the prompt that this model would choose
         for n, value in enumerate(values):
             text = f"{value:.3f}" + ("  best" if n == best else "")
             axis.annotate(text, (max(value, 0), n + shift), (3, 0), textcoords="offset points",
@@ -216,25 +218,24 @@ def _accuracy(data: Part) -> "Figure":
         lower.set(xlabel=f"last n {side} layers with one head", ylabel="embedding cosine")
         lower.set_ylim(top=1.02)
         lower.xaxis.get_major_locator().set_params(integer=True)
-        for axis in (upper, lower):
-            axis.grid()
     axes[0, 1].legend(fontsize=8, loc="lower left")
     return figure
 
 
 def _causes(data: Part) -> "Figure":
+    # By input, then weight: settings that differ in their heads alone stand together.
     names = sorted(data["cells"], key=lambda name: name.split(", ")[::-1])
     figure, axes = _new(3, 10, 0.3 * len(names) + 1.3, sharey=True)
     place = list(range(len(names)))
     cells = [data["cells"][name] for name in names]
     base = data["cells"][data["alone"]["nothing"]]
-    _across(axes[0, 0], place, [c["gap"] for c in cells], color="#333333", marker="o")
+    _across(axes[0, 0], place, [c["gap"] for c in cells], color=INK, marker="o")
     axes[0, 0].set_xlabel("|explained - own cosine|")
     _across(
         axes[0, 1],
         place,
         [c["explained right"] for c in cells],
-        color="#0072b2",
+        color=UNTOUCHED,
         marker="o",
         label="explained pass",
     )
@@ -242,22 +243,20 @@ def _causes(data: Part) -> "Figure":
         axes[0, 1],
         [p + 0.2 for p in place],
         [c["implied right"] for c in cells],
-        color="#c1272d",
+        color=CHANGED,
         marker="o",
         mfc="white",
         label="implied model",
     )
-    axes[0, 1].axvline(base["explained right"]["value"], color="#0072b2", lw=0.8)
+    axes[0, 1].axvline(base["explained right"]["value"], color=UNTOUCHED, lw=0.8)
     axes[0, 1].set_xlabel("accuracy")
     _legend_above(axes[0, 1], 2)
-    _across(axes[0, 2], place, [c["choice"] for c in cells], color="#333333", marker="o")
-    axes[0, 2].axvline(base["choice"]["value"], color="#333333", lw=0.8)
-    axes[0, 2].axvline(data["chance"]["choice"]["value"], color="#333333", lw=0.9, ls=":")
+    _across(axes[0, 2], place, [c["choice"] for c in cells], color=INK, marker="o")
+    axes[0, 2].axvline(base["choice"]["value"], color=INK, lw=0.8)
+    axes[0, 2].axvline(data["chance"]["choice"]["value"], color=INK, lw=0.9, ls=":")
     axes[0, 2].set_xlabel("choice (share of images)")
     axes[0, 0].set_yticks(place, [setting_label(name) for name in names])
     axes[0, 0].invert_yaxis()
-    for axis in axes[0]:
-        axis.grid()
     return figure
 
 
@@ -267,13 +266,13 @@ def _family(data: Part) -> "Figure":
     accuracy = [each["value"] for each in family["accuracy"]]
     order = np.argsort(accuracy)
     for axis, quality in zip(axes[0], ("choice", "pointing"), strict=True):
+        # Lines go from the worst model to the best, whatever their order in training.
         for name, style in STYLES.items():
             grades = family["methods"][name][quality]["by grade"]
             at, shown = [accuracy[n] for n in order], [grades[n] for n in order]
             _bars(axis, at, shown, label=name, lw=1.2, ms=5, **style)
-        axis.axhline(data["chance"][quality]["value"], color="k", ls=":", lw=0.9)
+        axis.axhline(data["chance"][quality]["value"], color=INK, ls=":", lw=0.9)
         axis.set(xlabel="accuracy: named prompt above all absent ones", ylabel=quality)
-        axis.grid()
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper",
                   fontsize=8)  # fmt: skip
     return figure
@@ -289,13 +288,12 @@ def _split(data: Part) -> "Figure":
                 value = data["split"]["methods"][name][quality][kind]
                 _across(axis, [place[n] + shift], [value], color=STYLES[name]["color"], marker="o",
                         mfc=face)  # fmt: skip
-        axis.axvline(data["chance"][quality]["value"], color="k", ls=":", lw=0.9)
+        axis.axvline(data["chance"][quality]["value"], color=INK, ls=":", lw=0.9)
         axis.set_xlabel(quality)
-        axis.grid()
     counts = data["split"]["methods"][names[0]]["choice"]
-    axes[0, 0].plot([], [], "o", color="k", label=f"right ({counts['right']['count']})")
+    axes[0, 0].plot([], [], "o", color=INK, label=f"right ({counts['right']['count']})")
     axes[0, 0].plot(
-        [], [], "o", color="k", mfc="white", label=f"wrong ({counts['wrong']['count']})"
+        [], [], "o", color=INK, mfc="white", label=f"wrong ({counts['wrong']['count']})"
     )
     _legend_above(axes[0, 0], 2)
     axes[0, 0].set_yticks(place, [ABBREVIATED[name] for name in names])
@@ -320,7 +318,6 @@ def _curves(data: Part) -> "Figure":
             what = "pixels removed" if direction == "deletion" else "pixels inserted"
             where = "of the photograph" if row == 0 else "of what the model sees"
             axis.set(xlabel=f"{what}, % {where}", xlim=(0, 102))
-            axis.grid()
     for axis in axes[:, 0]:
         axis.set_ylabel("top-1 accuracy")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper",
@@ -336,13 +333,12 @@ def _areas(data: Part) -> "Figure":
             _across(axis, [n], [protocol["methods"][name]["top-1"]["area"]],
                     color=STYLES[name]["color"], marker="o")  # fmt: skip
         axis.axvline(
-            protocol["methods"]["random"]["top-1"]["area"]["value"], color="k", ls=":", lw=0.9
+            protocol["methods"]["random"]["top-1"]["area"]["value"], color=INK, ls=":", lw=0.9
         )
         source, direction, of = protocol["name"].split(", ")
         better = "\u2190 better" if protocol["better"] == "lower" else "better \u2192"
         axis.set_title(f"{source}\n{direction},\n{of}", fontsize=9)
         axis.set_xlabel(f"area, top-1\n{better}")
-        axis.grid()
     axes[0, 0].set_yticks(range(len(names)), [ABBREVIATED[name] for name in names])
     axes[0, 0].invert_yaxis()
     return figure
@@ -351,13 +347,12 @@ def _areas(data: Part) -> "Figure":
 def _text(data: Part) -> "Figure":
     figure, axes = _new(len(data["ways"]), 9, 3.4, sharey=True)
     for axis, (way, methods) in zip(axes[0], data["ways"].items(), strict=True):
-        for n, (name, found) in enumerate(methods.items()):
-            _across(axis, [n], [found["area"]], color=STYLES[name]["color"], marker="o")
-        axis.axvline(methods["random"]["area"]["value"], color="k", ls=":", lw=0.9)
+        for n, (name, method) in enumerate(methods.items()):
+            _across(axis, [n], [method["area"]], color=STYLES[name]["color"], marker="o")
+        axis.axvline(methods["random"]["area"]["value"], color=INK, ls=":", lw=0.9)
         axis.set_title(way)
         axis.set_xlabel("area under the cosine\n\u2190 better")
         axis.set_yticks(range(len(methods)), [ABBREVIATED[name] for name in methods])
-        axis.grid()
     axes[0, 0].invert_yaxis()
     return figure
 
@@ -386,14 +381,17 @@ def _across(
 
 
 def _values(intervals: Sequence[Part]) -> list[float]:
-    return [float("nan") if each["value"] is None else each["value"] for each in intervals]
+    # matplotlib leaves a gap at NaN.
+    return [float("nan") if i["value"] is None else i["value"] for i in intervals]
 
 
 def _reach(intervals: Sequence[Part]) -> Any:
     """Return how far each interval reaches down and up; none where there is none."""
     ends: list[tuple[float, float]] = []
-    for each in intervals:
-        known = None not in (each["value"], each["low"], each["high"])
-        down, up = (each["value"] - each["low"], each["high"] - each["value"]) if known else (0, 0)
+    for interval in intervals:
+        value, low, high = (interval[key] for key in ("value", "low", "high"))
+        known = None not in (value, low, high)
+        down, up = (value - low, high - value) if known else (0, 0)
+        # Rounding may put a value a hair outside of its interval; lengths are never negative.
         ends.append((max(0.0, down), max(0.0, up)))
     return np.asarray(ends).T

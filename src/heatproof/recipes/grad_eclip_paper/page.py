@@ -68,7 +68,7 @@ def _equivalence(data: Part) -> Iterator[Block]:
     for row in data["rows"]:
         weight = (
             f"{row['spatial']} ({row['projection']})"
-            if row["spatial"] == "loosened"
+            if row["spatial"] == "loosened"  # the other weights have no projection
             else row["spatial"]
         )
         grouped.setdefault((row["side"], row["heads"], weight), []).append(row)
@@ -98,6 +98,7 @@ def _equivalence(data: Part) -> Iterator[Block]:
 
 
 def _worst(rows: Sequence[Part], dtype: str) -> str:
+    # NaN where this dtype was not run: it must not read as a difference of 0.
     own = (row["relative"] for row in rows if row["dtype"] == dtype)
     return f"{max(own, default=float('nan')):.1e}"
 
@@ -242,6 +243,7 @@ def _images(data: Part) -> Iterator[Block]:
                 for name, m in protocol["methods"].items()
             ],
         )
+        # A pair is its two names and a difference per kind of accuracy.
         names = [key for key in protocol["pairs"][0] if key not in ("one", "other")]
         yield Block(
             head=["one", "less the other", *(f"{name}, difference" for name in names)],
