@@ -1,11 +1,7 @@
-"""The command line: one line for bad input, the promised exit codes, no torch too early."""
+"""`heatproof explain`: files, exit codes, notices; one line for bad input, and nothing written."""
 
 import json
-import os
-import signal
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -14,79 +10,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import tiny
 from by_hand_explanations import scene
+from command_line import one_line
 from heatproof.cli import main
 
-SOURCES = Path(main.__file__).parents[2]
 ECLIP = ["photo.jpg", "a cat", "--method", "grad-eclip"]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny.open_clip_vit(torch.float32)
-
-
-@pytest.fixture
-def run(model, monkeypatch, tmp_path, capsys):
-    """Run a command line in an empty folder; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("heatproof.models.load", lambda _spec, **_more: model)
-    scene(320, 200).save("photo.jpg")
-
-    def start(*arguments: str) -> tuple[int, str, str]:
-        code = main.run(arguments)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return start
-
-
-def one_line(stderr: str) -> str:
-    """The only line on stderr."""
-    lines = stderr.splitlines()
-    assert len(lines) == 1, stderr
-    assert lines[0].startswith("heatproof: ")
-    return lines[0]
-
-
-def shell(*arguments: str, **more) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "heatproof", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        **more,
-    )
-
-
-# No torch
-
-
-@pytest.mark.parametrize(
-    "code", ["import heatproof", "import heatproof.cli.main, heatproof.images"]
-)
-def test_importing_imports_no_torch(code):
-    check = f"{code}; import sys; sys.exit('torch' in sys.modules or 'open_clip' in sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
-    assert subprocess.run([sys.executable, "-c", check], env=environment).returncode == 0
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["explain", "--help"], ["--version"], ["models"]]
-)
-def test_help_imports_no_torch(arguments):
-    check = (
-        "import sys; from heatproof.cli import main as cli; code = cli.run(sys.argv[1:]); "
-        "sys.exit(99 if 'torch' in sys.modules else code)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
-    done = subprocess.run(
-        [sys.executable, "-c", check, *arguments], env=environment, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout
 
 
 # It works
@@ -202,21 +130,6 @@ def test_image_size_is_passed_on(run, size):
     assert stored["image_size"] == size
     if size == "28x42":
         assert stored["grid"] == {"rows": 4, "cols": 6}
-
-
-def test_catalogues_are_listed(run):
-    code, out, _ = run("methods")
-    assert code == 0
-    assert "attention-x-gradient" in out
-    assert "--set heads=one|model" in out
-    code, out, _ = run("methods", "grad-eclip")
-    assert code == 0
-    assert "source:" in out
-    code, out, _ = run("models")
-    assert code == 0
-    assert "open_clip:NAME/PRETRAINED" in out
-    code, out, _ = run("models", "vit-b-16")
-    assert "open_clip:ViT-B-16/openai" in out.splitlines()
 
 
 # Odd input: done, with a notice
@@ -359,21 +272,6 @@ def test_bad_arguments(run, arguments, words):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["explian"], "no such command"),
-        (["--wrong"], "no such option"),
-        (["methods", "grad-eclipp"], "did you mean grad-eclip"),
-        (["models", "zzz"], "no model name contains 'zzz'"),
-    ],
-)
-def test_bad_commands(run, arguments, words):
-    code, _, err = run(*arguments)
-    assert code == 2
-    assert words in one_line(err).lower()
-
-
-@pytest.mark.parametrize(
     ("model", "words"),
     [
         ("open_clip:ViT-B-61", "did you mean"),
@@ -405,44 +303,6 @@ def test_cuda_where_there_is_none(tmp_path, monkeypatch, capsys):
     assert "cuda" in one_line(capsys.readouterr().err)
 
 
-def test_nothing_at_all_shows_the_help(run):
-    code, out, _ = run()
-    assert code == 2
-    assert "Commands:" in out
-
-
-def test_ctrl_c_is_one_line_and_leaves_nothing(run, monkeypatch):
-    def stop(*_args, **_kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("heatproof.pages.explanation_page.page", stop)
-    code, _, err = run("explain", "photo.jpg", "a cat")
-    assert code == 130
-    assert one_line(err.strip()) == "heatproof: interrupted; no report was written"
-    assert sorted(path.name for path in Path().iterdir()) == ["photo.jpg"]
-
-
-def test_ctrl_c_from_a_terminal(tmp_path):
-    """A real signal to a real process, while it loads the model."""
-    scene(64, 48).save(tmp_path / "photo.jpg")
-    code = "import os, signal, sys, time\n"
-    code += "from heatproof import models; from heatproof.cli import main as cli\n"
-    # Where the tests run in the background, the signal is ignored from the start.
-    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += (
-        f"load = lambda *_, **__: (os.kill(os.getpid(), {int(signal.SIGINT)}), time.sleep(30))\n"
-    )
-    code += "models.load = load; sys.exit(cli.run(['explain', 'photo.jpg', 'a cat']))"
-    environment = {**os.environ, "PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 130
-    assert "Traceback" not in done.stderr
-    assert "interrupted" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
-
-
 def test_memory_is_said_to_both_sides(run, monkeypatch):
     from heatproof.engine import api
 
@@ -463,45 +323,6 @@ def test_memory_is_said_to_both_sides(run, monkeypatch):
     assert "expected a size" in one_line(
         run("explain", "photo.jpg", "a cat", "--memory", "lots")[2]
     )
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError("tried 9 GB"),
-        torch.OutOfMemoryError("tried 9 GB"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: tried 9 GB"),
-    ],
-)
-def test_out_of_memory_is_one_line(run, monkeypatch, error):
-    def refuse(*_args, **_kwargs):
-        raise error
-
-    monkeypatch.setattr("heatproof.engine.api.explain", refuse)
-    code, _, err = run("explain", "photo.jpg", "a cat")
-    assert code == 2
-    assert "not enough memory" in one_line(err)
-    assert "tried 9 GB" in one_line(err)
-
-
-def test_bad_pictures_are_found_before_torch_is_imported(tmp_path):
-    check = (
-        "import sys; from heatproof.cli import main as cli; "
-        "code = cli.run(['explain', 'none.jpg', 'a cat']); "
-        "sys.exit(99 if 'torch' in sys.modules else code)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
-    done = subprocess.run(
-        [sys.executable, "-c", check], env=environment, cwd=tmp_path, capture_output=True
-    )
-    assert done.returncode == 2, done.stderr
-
-
-def test_as_a_process(tmp_path):
-    done = shell("explain", "nothing.jpg", "a cat", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "no such file" in one_line(done.stderr)
-    assert done.stdout == ""
 
 
 def test_prompts_may_hold_anything_printable_or_not(run):
