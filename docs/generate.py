@@ -17,11 +17,11 @@ import jinja2
 
 import heatproof
 from heatproof import data as sets
-from heatproof import statistics
+from heatproof import imputers, statistics
 from heatproof.auditing.league import league_rows
 from heatproof.auditing.result import from_json
 from heatproof.index import FILE
-from heatproof.metrics import MetricCard, catalogue, imputers
+from heatproof.metrics import MetricCard, catalogue
 from heatproof.registry import Option
 
 DOCS = Path(__file__).parent
@@ -151,7 +151,7 @@ def metrics() -> dict[str, Any]:
             (name, _sentence(entry.summary), [line for line in _card(entry) if line[1]])
             for name, entry in entries.items()
         ],
-        "imputers": head[head.index("| imputer") : head.index("`scored`")].strip(),
+        "imputers": head[head.index("| imputer") :].strip(),
         "cost": cost,
         "throughput": [[name, *quartiles(row)] for name, row in cost["throughput"].items()],
         "memory": [

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from heatproof import metrics
 from heatproof.errors import InputError
+from heatproof.imputers.fills import noise
+from heatproof.imputers.inpainting import inpainted
 from heatproof.metrics import Trial
-from heatproof.metrics.imputers import ROAD_NOISE, scored
-from heatproof.metrics.inpainting import inpainted
-from heatproof.metrics.perturbation import noise
+from heatproof.metrics.masked_scores import ROAD_NOISE, masked_scores
 from planted_trials import (
     BLACK,
     CELLS,
@@ -283,7 +283,7 @@ def shown_by(imputer: str, trial: Trial, keep: Tensor) -> Tensor:
         del point
         return keep[rows][within]
 
-    scored(replace(trial, score=spy), imputer, 1, masks)  # type: ignore[arg-type]
+    masked_scores(replace(trial, score=spy), imputer, 1, masks)  # type: ignore[arg-type]
     return torch.cat(seen)
 
 

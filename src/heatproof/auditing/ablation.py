@@ -6,11 +6,10 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from PIL import Image
 from torch import Tensor
 
 from heatproof.auditing.task import AuditTask
-from heatproof.metrics.imputers import blurred
+from heatproof.imputers.fills import blurred_by_a_patch, mean_colour
 from heatproof.models import Model
 from heatproof.reading import AttentionLayer
 from heatproof.reading.token_dropping import encode_visible
@@ -21,16 +20,12 @@ Fill = Callable[[Tensor], Tensor]
 
 def fills(model: Model, grid: tuple[int, int]) -> Mapping[str, Fill]:
     """The picture's own mean colour, the picture blurred over a patch, black."""
+    black = model.image.preprocess.level(0)
     return {
-        "mean": lambda pixels: pixels.mean((2, 3), keepdim=True).expand_as(pixels),
-        "blur": partial(blurred, grid=grid),
-        "black": lambda pixels: _black(model).to(pixels).expand_as(pixels),
+        "mean": lambda pixels: mean_colour(pixels).expand_as(pixels),
+        "blur": partial(blurred_by_a_patch, grid=grid),
+        "black": lambda pixels: black.to(pixels).view(3, 1, 1).expand_as(pixels),
     }
-
-
-def _black(model: Model) -> Tensor:
-    process = model.image.preprocess
-    return process(Image.new("RGB", (process.width, process.height)))
 
 
 def scores_without(

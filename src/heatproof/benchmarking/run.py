@@ -18,7 +18,7 @@ from heatproof.benchmarking.trial import LACKS, Maker, attempt, shared, words_of
 from heatproof.errors import HeatproofError, InputError
 from heatproof.evaluation.task import EvaluationTask, TaskBatch
 from heatproof.metrics.base import Curve, Metric, Trial
-from heatproof.metrics.perturbation_curves import First, Removing
+from heatproof.metrics.perturbation_curves import First, PerturbationCurve
 
 
 @dataclass(frozen=True)
@@ -207,14 +207,14 @@ class Removals:
 
     def share(self, metric: Metric) -> Metric:
         """The same metric, its curves looked up here first."""
-        if not isinstance(metric, Removing):
+        if not isinstance(metric, PerturbationCurve):
             return metric
         shared = copy.copy(metric)
         # The copy's own `heights` stands before the class's.
         object.__setattr__(shared, "heights", partial(self._heights, metric))
         return shared
 
-    def _heights(self, metric: Removing, trial: Trial, first: First) -> Tensor:
+    def _heights(self, metric: PerturbationCurve, trial: Trial, first: First) -> Tensor:
         if trial is not self._of:
             self._of, self._made = trial, {}
         options = (metric.imputer, metric.unit, metric.of, metric.direction, metric.shares())

@@ -69,12 +69,7 @@ class EvaluationTask:
     def levels(self) -> Float[Tensor, "2 3"]:
         """What the model's preprocessing makes of black and of white."""
         process = self.model.image.preprocess
-        row, col = process.height // 2, process.width // 2
-        sheets = [
-            process(Image.new("RGB", (process.width, process.height), (level,) * 3))
-            for level in (0, 255)
-        ]
-        return torch.stack([sheet[:, row, col] for sheet in sheets]).to(self.model.device)
+        return torch.stack([process.level(0), process.level(255)]).to(self.model.device)
 
     @property
     def knows_absent(self) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from heatproof.checking import shown
 from heatproof.errors import InputError, ReadingError
+from heatproof.imputers.fills import blurred
 from heatproof.methods.base import Factors, Method, Plan, ReadPass, Side, last_sites
 from heatproof.reading import AttentionLayer
 from heatproof.reading.interventions import masked_keys
@@ -156,7 +157,10 @@ def fill_of(read: ReadPass, item: int, fill: Fill) -> Float[Tensor, "3 height wi
         case "mean":
             return picture.mean((1, 2), keepdim=True).expand_as(picture)
         case "blur":
-            return _blurred(picture, patch_size(read))
+            # In double precision, so that kernels of any size add up to 1 in float32.
+            under = picture[None].double()
+            under = blurred(under, patch_size(read), reach=2, padding="replicate")
+            return under[0].to(picture.dtype)
         case "black":
             if read.batch.black is None:
                 raise InputError("fill=black needs the model's preprocessing; try fill=zero")
@@ -195,19 +199,6 @@ def _pixel_masks(
         cells = part.double().unflatten(1, (1, rows, cols))
         mask = cells.repeat_interleave(high, 2).repeat_interleave(wide, 3)
         yield F.pad(mask, (0, width - cols * wide, 0, height - rows * high), value=1.0)
-
-
-def _blurred(picture: Tensor, size: tuple[int, int]) -> Float[Tensor, "3 height width"]:
-    blurred = picture[:, None].double()
-    for axis, sigma in ((2, size[0]), (3, size[1])):
-        reach = min(2 * sigma, blurred.shape[axis] - 1)
-        at = torch.arange(-reach, reach + 1, device=picture.device, dtype=torch.float64)
-        kernel = torch.exp(-((at / sigma) ** 2) / 2)
-        shape = (1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)
-        padding = (0, 0, reach, reach) if axis == 2 else (reach, reach, 0, 0)
-        padded = F.pad(blurred, padding, mode="replicate")
-        blurred = F.conv2d(padded, (kernel / kernel.sum()).view(shape))
-    return blurred[:, 0].to(picture.dtype)
 
 
 # --- tokens -----------------------------------------------------------------------------------

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from heatproof.metrics.base import Metric, MetricCard, Need, Trial
-from heatproof.metrics.imputers import Fill, device_of, needs_of, scored
-from heatproof.metrics.normalisation import broken, min_max
+from heatproof.metrics.base import Metric, MetricCard, Need, Trial, min_max
+from heatproof.metrics.masked_scores import Fill, masked_scores, needs_of
 from heatproof.metrics.registry import register
 
 _SOURCE = (
@@ -37,7 +36,7 @@ class _Weighing(Metric):
 
     def both(self, trial: Trial) -> tuple[Float[Tensor, " item"], Float[Tensor, " item"]]:
         """The scores of the whole pictures and of the weighed ones, NaN where there is none."""
-        maps = trial.maps.to(device_of(trial))
+        maps = trial.maps.to(trial.place)
         constant = maps.amax((1, 2)) == maps.amin((1, 2))
         weights = min_max(maps)
         size = (trial.pixels.shape[2], trial.pixels.shape[3])
@@ -48,8 +47,8 @@ class _Weighing(Metric):
             large = F.interpolate(weights[rows, None], size, mode="bilinear", align_corners=False)
             return large[within].masked_fill((point == 0)[:, None, None, None], 1)
 
-        whole, weighed = scored(trial, self.fill, 2, masks).unbind(1)
-        return whole, weighed.masked_fill((broken(maps) | constant).cpu(), torch.nan)
+        whole, weighed = masked_scores(trial, self.fill, 2, masks).unbind(1)
+        return whole, weighed.masked_fill(trial.broken | constant.cpu(), torch.nan)
 
 
 @register

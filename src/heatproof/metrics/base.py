@@ -6,7 +6,7 @@ needs beside the maps it says on its card; a trial that lacks it is refused by n
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.metrics.perturbation import area
 from heatproof.registry import Option
 
 Need = Literal[
@@ -74,7 +73,7 @@ class MetricCard:
 
 
 @runtime_checkable
-class Score(Protocol):
+class ImageScore(Protocol):
     """Scores of pictures with their item's prompt, by the untouched model."""
 
     def __call__(
@@ -96,7 +95,7 @@ class TokenScore(Protocol):
 
 
 @runtime_checkable
-class Explain(Protocol):
+class MapsAgain(Protocol):
     """Maps by the trial's method: of the items' own pictures, of others, for another prompt
     (a null prompt's name) or with `seed` changed, by the model as it is now."""
 
@@ -120,7 +119,7 @@ class WordScore(Protocol):
 
 
 @runtime_checkable
-class Models(Protocol):
+class RandomModels(Protocol):
     """A context in which the first n blocks from the readout on (cascade), or the n-th of them
     alone (independent), are random anew; n from 1 to `steps`."""
 
@@ -154,14 +153,14 @@ class Trial:
     objects: Float[Tensor, "item object row col"] | None = None
     named: Bool[Tensor, "item object"] | None = None
     points: Int[Tensor, "item height width"] | None = None
-    score: Score | None = None
-    hit: Score | None = None
+    score: ImageScore | None = None
+    hit: ImageScore | None = None
     tokens: TokenScore | None = None
     levels: Float[Tensor, "2 3"] | None = None
     words: Float[Tensor, "item word"] | None = None
     word_score: WordScore | None = None
-    explain: Explain | None = None
-    models: Models | None = None
+    explain: MapsAgain | None = None
+    models: RandomModels | None = None
     total: Float[Tensor, " item"] | None = None
     item: Int[Tensor, " item"] | None = None
     seed: int = 0
@@ -176,33 +175,96 @@ class Trial:
         """The number of each item in the data."""
         return torch.arange(len(self)) if self.item is None else self.item
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the maps."""
+        return self.maps.shape[1], self.maps.shape[2]
+
+    @property
+    def place(self) -> torch.device:
+        """The device on which changed images are made."""
+        return self.device or self.pixels.device
+
+    @property
+    def broken(self) -> Bool[Tensor, " item"]:
+        """Whether the item's map holds a value that is no number; on the CPU."""
+        return ~self.maps.cpu().isfinite().all(-1).all(-1)
+
+    @property
+    def flat_maps(self) -> Float[Tensor, "item cell"]:
+        """The maps in float64 on the CPU, a row per item."""
+        return self.maps.cpu().double().flatten(1)
+
+    def images(self, rows: slice) -> Float[Tensor, "row 3 height width"]:
+        """Return the preprocessed images of these items, where changed ones are made."""
+        return self.pixels[rows].to(self.place)
+
+    def maps_again(
+        self,
+        change: Callable[[Float[Tensor, "row 3 _ _"]], Float[Tensor, "row 3 _ _"]] | None = None,
+        *,
+        prompt: str | None = None,
+        seed: int | None = None,
+    ) -> Float[Tensor, "item cell"]:
+        """Return the maps of all items by the trial's method once more, as `flat_maps` are.
+
+        Args:
+            change: what becomes of the items' images, `batch_size` of them at a time.
+            prompt, seed: see `MapsAgain`.
+        """
+        assert self.explain is not None
+        parts: list[Tensor] = []
+        for rows in torch.arange(len(self)).split(self.batch_size):
+            pixels = None
+            if change is not None:
+                pixels = change(self.images(slice(int(rows[0]), int(rows[-1]) + 1)))
+            maps = self.explain(rows, pixels, prompt=prompt, seed=seed)
+            parts.append(maps.detach().cpu().double().flatten(1))
+        return torch.cat(parts)
+
     def lacks(self, needs: tuple[Need, ...]) -> tuple[Need, ...]:
+        """Return those of the needs that this trial does not have."""
         return tuple(need for need in needs if getattr(self, need) is None)
 
     def take(self, rows: Int[Tensor, " chosen"]) -> "Trial":
-        """The trial of these items alone, in this order."""
+        """Return the trial of these items alone, in this order."""
         chosen: dict[str, Any] = {"item": self.items[rows.to(self.items.device)]}
-        for each in dataclasses.fields(self):
-            value = getattr(self, each.name)
-            if each.name in ("score", "hit", "tokens", "word_score"):
-                chosen[each.name] = None if value is None else _of_rows(value, rows, 1)
-            elif each.name == "explain":
-                chosen[each.name] = None if value is None else _of_rows(value, rows, 0)
-            elif isinstance(value, Tensor) and each.name not in ("levels", "item"):
-                chosen[each.name] = value[rows.to(value.device)]
+        for field_ in dataclasses.fields(self):
+            name, value = field_.name, getattr(self, field_.name)
+            if name in ("score", "hit", "tokens", "word_score"):
+                chosen[name] = None if value is None else _of_rows(value, rows, 1)
+            elif name == "explain":
+                chosen[name] = None if value is None else _of_rows(value, rows, 0)
+            elif isinstance(value, Tensor) and name not in ("levels", "item"):
+                chosen[name] = value[rows.to(value.device)]
         return dataclasses.replace(self, **chosen)
 
 
 def _of_rows(call: Callable[..., Tensor], rows: Tensor, place: int) -> Callable[..., Tensor]:
-    """`call`, whose argument at `place` counts items among `rows` instead."""
+    """Return `call` with its argument at `place` counting items among `rows` instead."""
 
-    def of(*given: Any, **named: Any) -> Tensor:
-        arguments = list(given)
+    def call_of_rows(*positional: Any, **named: Any) -> Tensor:
+        arguments = list(positional)
         item: Tensor = arguments[place]
         arguments[place] = rows.to(item.device)[item]
         return call(*arguments, **named)
 
-    return of
+    return call_of_rows
+
+
+def min_max(maps: Float[Tensor, "item row col"]) -> Float[Tensor, "item row col"]:
+    """Return the maps scaled from 0 to 1 in float64; a constant map is a half everywhere."""
+    maps = maps.double()
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return torch.where(high > low, (maps - low) / (high - low), 0.5)
+
+
+def area(
+    values: Float[Tensor, "*item point"], fractions: Sequence[float]
+) -> Float[Tensor, "*item"]:
+    """Return the mean height of a curve: the trapezoid rule, divided by the span of fractions."""
+    at = torch.tensor(fractions, dtype=values.dtype, device=values.device)
+    return torch.trapezoid(values, at, dim=-1) / (at[-1] - at[0])
 
 
 class Metric(ABC):

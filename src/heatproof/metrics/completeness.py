@@ -8,8 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from heatproof.metrics.base import Metric, MetricCard, Need, Trial
-from heatproof.metrics.imputers import Imputer, device_of, needs_of, scored
-from heatproof.metrics.normalisation import broken
+from heatproof.metrics.masked_scores import Imputer, masked_scores, needs_of
 from heatproof.metrics.registry import register
 
 Baseline = Literal[
@@ -38,9 +37,7 @@ class _Sums(Metric):
 
     def both(self, trial: Trial) -> tuple[Float[Tensor, " item"], Float[Tensor, " item"]]:
         """What the maps add up to, and what they should."""
-        sums = (
-            trial.maps.cpu().double().sum((1, 2)).masked_fill(broken(trial.maps.cpu()), torch.nan)
-        )
+        sums = trial.maps.cpu().double().sum((1, 2)).masked_fill(trial.broken, torch.nan)
         if self.baseline == "promise":
             assert trial.total is not None
             return sums, trial.total.cpu().double()
@@ -58,9 +55,9 @@ def _ends(trial: Trial, imputer: Imputer) -> tuple[Tensor, Tensor]:
         rows: slice, within: Int[Tensor, " variant"], point: Int[Tensor, " variant"]
     ) -> Bool[Tensor, "variant cell"]:
         del rows, within
-        return (point == 0)[:, None].expand(-1, cells).to(device_of(trial))
+        return (point == 0)[:, None].expand(-1, cells).to(trial.place)
 
-    whole, nothing = scored(trial, imputer, 2, masks).unbind(1)
+    whole, nothing = masked_scores(trial, imputer, 2, masks).unbind(1)
     return whole, nothing
 
 

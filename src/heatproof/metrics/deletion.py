@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from heatproof.metrics.base import MetricCard
-from heatproof.metrics.imputers import Imputer
-from heatproof.metrics.perturbation_curves import TIES, Removing, even
+from heatproof.metrics.masked_scores import Imputer
+from heatproof.metrics.perturbation_curves import TIES, EvenSteps
 from heatproof.metrics.registry import register
 
 _SOURCE = "Petsiuk et al., BMVC 2018, arXiv 1806.07421; authors' evaluation.py"
@@ -18,11 +18,10 @@ _DIFFERS = (
 
 @register
 @dataclass(frozen=True)
-class Deletion(Removing):
-    """steps: how many equal parts of the picture are removed, one after the other."""
+class Deletion(EvenSteps):
+    """steps: how many equal parts of the image are removed, one after the other."""
 
     imputer: Imputer = "zero"
-    steps: int = 20
 
     card: ClassVar[MetricCard] = MetricCard(
         name="deletion",
@@ -48,17 +47,13 @@ class Deletion(Removing):
         differs=_DIFFERS,
     )
 
-    def shares(self) -> tuple[float, ...]:
-        return even(self.steps)
-
 
 @register
 @dataclass(frozen=True)
-class Insertion(Removing):
-    """steps: how many equal parts of the picture are shown, one after the other."""
+class Insertion(EvenSteps):
+    """steps: how many equal parts of the image are shown, one after the other."""
 
     imputer: Imputer = "blur"
-    steps: int = 20
 
     direction = "insertion"
     card: ClassVar[MetricCard] = MetricCard(
@@ -83,6 +78,3 @@ class Insertion(Removing):
         differs=_DIFFERS + " Their blur is 11 pixels wide (deviation 5), which leaves objects to "
         "be seen; here its deviation is a patch's side.",
     )
-
-    def shares(self) -> tuple[float, ...]:
-        return even(self.steps)

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from heatproof.metrics.base import MetricCard
-from heatproof.metrics.imputers import Imputer, Of
-from heatproof.metrics.perturbation_curves import TIES, Removing, Unit
-from heatproof.metrics.protocols import AUTHORS
+from heatproof.metrics.masked_scores import Imputer, Of
+from heatproof.metrics.perturbation_curves import TIES, PerturbationCurve, Unit
 from heatproof.metrics.registry import register
 
+HALF = tuple(n / 20 for n in range(11))
+"""The shares at which the authors' script scores: half of the image is never touched."""
 _SOURCE = "Zhao et al., ICML 2024; authors' imagenet_eval_deletion.py"
 _CHANCE = "a random map's: the accuracy where random pixels are removed"
 _SPACE = "whether the item's prompt beats all others (top-1 accuracy); the score by of=score"
@@ -16,13 +17,13 @@ _DIFFERS = (
     "The authors perturb the photograph before the crop, so that pixels outside the crop cost "
     "nothing; here the pixels that the model sees are perturbed. Their script prints the points "
     "and no area: the mean height over the points is ours. For their photographs to the letter "
-    "see `protocols`, which the paper's reproduction uses."
+    "see `heatproof reproduce`, which perturbs them."
 )
 
 
 @register
 @dataclass(frozen=True)
-class GradECLIPDeletion(Removing):
+class GradECLIPDeletion(PerturbationCurve):
     """Half of the picture's pixels, in ten steps, replaced by random colours."""
 
     imputer: Imputer = "noise"
@@ -52,12 +53,12 @@ class GradECLIPDeletion(Removing):
     )
 
     def shares(self) -> tuple[float, ...]:
-        return AUTHORS["deletion"].fractions
+        return HALF
 
 
 @register
 @dataclass(frozen=True)
-class GradECLIPInsertion(Removing):
+class GradECLIPInsertion(PerturbationCurve):
     """Half of the picture's pixels, in ten steps, shown on black."""
 
     imputer: Imputer = "black"
@@ -84,4 +85,4 @@ class GradECLIPInsertion(Removing):
     )
 
     def shares(self) -> tuple[float, ...]:
-        return AUTHORS["insertion"].fractions
+        return HALF[1:]

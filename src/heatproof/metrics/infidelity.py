@@ -9,8 +9,7 @@ from torch import Tensor
 
 from heatproof.errors import InputError
 from heatproof.metrics.base import Metric, MetricCard, Need, Trial
-from heatproof.metrics.imputers import Imputer, device_of, needs_of, scored
-from heatproof.metrics.normalisation import broken
+from heatproof.metrics.masked_scores import Imputer, masked_scores, needs_of
 from heatproof.metrics.registry import register
 
 
@@ -64,7 +63,7 @@ class Infidelity(Metric):
             )
         maps = trial.maps.cpu().double().flatten(1)
         hidden = self._hidden(maps.shape[1], trial.seed)
-        here = hidden.to(device_of(trial))
+        here = hidden.to(trial.place)
 
         def masks(
             rows: slice, within: Int[Tensor, " variant"], point: Int[Tensor, " variant"]
@@ -72,13 +71,13 @@ class Infidelity(Metric):
             del rows, within
             return ~here[point]
 
-        scores = scored(trial, self.imputer, len(hidden), masks)
+        scores = masked_scores(trial, self.imputer, len(hidden), masks)
         told, seen = maps @ hidden[1:].double().T, scores[:, :1] - scores[:, 1:]
         if self.unit == "fitted":
             square = told.square().mean(1, keepdim=True)
             best = (told * seen).mean(1, keepdim=True) / square.masked_fill(square == 0, 1)
             told = told * best.clamp(min=0)
-        return (told - seen).square().mean(1).masked_fill(broken(trial.maps.cpu()), torch.nan)
+        return (told - seen).square().mean(1).masked_fill(trial.broken, torch.nan)
 
     def _hidden(self, cells: int, seed: int) -> Bool[Tensor, "point cell"]:
         """Nothing, and then the sets."""

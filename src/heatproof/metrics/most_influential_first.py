@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.metrics.base import MetricCard, Trial
-from heatproof.metrics.perturbation_curves import TIES, Removing, even
+from heatproof.metrics.perturbation_curves import TIES, EvenSteps
 from heatproof.metrics.registry import register
 
 _SOURCE = "Bluecher et al., TMLR 2024, arXiv 2401.06654; Samek et al., TNNLS 2017, arXiv 1509.06321"
@@ -24,19 +24,9 @@ _DIFFERS = (
 )
 
 
-@dataclass(frozen=True)
-class _Influence(Removing):
-    """steps: how many equal parts of the picture are removed, one after the other."""
-
-    steps: int = 20
-
-    def shares(self) -> tuple[float, ...]:
-        return even(self.steps)
-
-
 @register
 @dataclass(frozen=True)
-class MIF(_Influence):
+class MIF(EvenSteps):
     """The most influential first."""
 
     card: ClassVar[MetricCard] = MetricCard(
@@ -60,7 +50,7 @@ class MIF(_Influence):
 
 @register
 @dataclass(frozen=True)
-class LIF(_Influence):
+class LIF(EvenSteps):
     """The least influential first."""
 
     first = "least"
@@ -75,7 +65,7 @@ class LIF(_Influence):
 
 @register
 @dataclass(frozen=True)
-class SRG(_Influence):
+class SRG(EvenSteps):
     """Symmetric relevance gain."""
 
     card: ClassVar[MetricCard] = MetricCard(

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from heatproof.errors import InputError
 from heatproof.metrics.base import Curve, Need, Trial
-from heatproof.metrics.imputers import Imputer, Of, device_of, needs_of, scored
-from heatproof.metrics.perturbation import Direction, places, ranked, shuffled
-from heatproof.metrics.protocols import stretched
+from heatproof.metrics.masked_scores import Imputer, Of, masked_scores, needs_of
+from heatproof.metrics.ranking import places, ranked, shuffled, stretched
 
+Direction = Literal["deletion", "insertion"]
 First = Literal["most", "least"]
 Unit = Literal["patches", "pixels"]
 TIES = (
@@ -28,7 +28,7 @@ TIES = (
 
 
 @dataclass(frozen=True)
-class Removing(Curve):
+class PerturbationCurve(Curve):
     """Abstract: a curve of scores over the share of cells dealt with. Subclasses have the options
     `imputer`, `unit` and `of` beside it.
 
@@ -62,24 +62,29 @@ class Removing(Curve):
         """The scores at every share, NaN where the map holds a value that is no number."""
         if self.imputer == "tokens" and self.unit == "pixels":
             raise InputError("tokens are whole patches; with imputer=tokens try unit=patches")
-        masks = _Dealt(trial, self.shares(), self.direction, first, self.unit)
-        found = scored(trial, self.imputer, len(self.shares()), masks, self.of)
-        broken = ~trial.maps.cpu().isfinite().all(-1).all(-1)
-        return found.masked_fill(broken[:, None], torch.nan)
+        masks = _PerturbationMasks(trial, self.shares(), self.direction, first, self.unit)
+        scores = masked_scores(trial, self.imputer, len(self.shares()), masks, self.of)
+        return scores.masked_fill(trial.broken[:, None], torch.nan)
 
 
-def even(steps: int) -> tuple[float, ...]:
-    """Shares from nothing to everything.
+@dataclass(frozen=True)
+class EvenSteps(PerturbationCurve):
+    """steps: how many equal parts of the picture are dealt with, one after the other."""
 
-    Raises:
-        InputError: there is no step.
-    """
-    if steps < 1:
-        raise InputError(f"got steps={steps}, expected 1 or more")
-    return tuple(n / steps for n in range(steps + 1))
+    steps: int = 20
+
+    def shares(self) -> tuple[float, ...]:
+        """Return the shares from nothing to everything.
+
+        Raises:
+            InputError: there is no step.
+        """
+        if self.steps < 1:
+            raise InputError(f"got steps={self.steps}, expected 1 or more")
+        return tuple(n / self.steps for n in range(self.steps + 1))
 
 
-class _Dealt:
+class _PerturbationMasks:
     """Masks of what is still shown at each share."""
 
     def __init__(
@@ -92,7 +97,7 @@ class _Dealt:
     ) -> None:
         self.unit, self.inserts = unit, direction == "insertion"
         self.size = (trial.pixels.shape[2], trial.pixels.shape[3])
-        device = device_of(trial)
+        device = trial.place
         self.maps = trial.maps.to(device) * (1 if first == "most" else -1)
         self.items, self.seed = trial.items.cpu(), trial.seed
         cells = self.size[0] * self.size[1] if unit == "pixels" else self.maps[0].numel()

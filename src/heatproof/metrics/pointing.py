@@ -10,7 +10,6 @@ from torch import Tensor
 from heatproof.errors import InputError
 from heatproof.evaluation import localisation
 from heatproof.metrics.base import Metric, MetricCard, Trial
-from heatproof.metrics.normalisation import broken
 from heatproof.metrics.registry import register
 
 _GRID = (
@@ -117,12 +116,12 @@ class MultiObjectPointing(Metric):
         maps, objects = _together(trial.maps, trial.objects)
         objects, named = objects[:, 0], trial.named.cpu().bool()
         seen = (objects.sum((2, 3)) > 0).sum(1)
-        found = self._found(maps[:, 0], objects, named)
+        values = self._shares(maps[:, 0], objects, named).masked_fill(trial.broken, torch.nan)
         if self.count is not None:
-            found = found.masked_fill(seen != self.count, torch.nan)
-        return found
+            values = values.masked_fill(seen != self.count, torch.nan)
+        return values
 
-    def _found(self, maps: Tensor, objects: Tensor, named: Tensor) -> Float[Tensor, " item"]:
+    def _shares(self, maps: Tensor, objects: Tensor, named: Tensor) -> Float[Tensor, " item"]:
         if self.of == "hottest":
             return localisation.choice(maps[:, None], objects, named[:, None])[:, 0]
         area = objects.sum((2, 3)).double()
@@ -131,7 +130,7 @@ class MultiObjectPointing(Metric):
         total = heat.sum(1)
         share = (heat * named).sum(1) / total.masked_fill(total == 0, torch.nan)
         absent = ~(named & (area > 0)).any(1)
-        return share.masked_fill(absent | broken(maps), torch.nan).float()
+        return share.masked_fill(absent, torch.nan).float()
 
 
 def _together(maps: Tensor, truth: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from heatproof.metrics.base import MetricCard
-from heatproof.metrics.imputers import Imputer, Of
-from heatproof.metrics.perturbation_curves import TIES, Removing, Unit
+from heatproof.metrics.masked_scores import Imputer, Of
+from heatproof.metrics.perturbation_curves import TIES, PerturbationCurve, Unit
 from heatproof.metrics.registry import register
 
 _SHARES = tuple(n / 10 for n in range(10))
@@ -26,7 +26,7 @@ _DIFFERS = (
 
 
 @dataclass(frozen=True)
-class _Perturbation(Removing):
+class _Perturbation(PerturbationCurve):
     """Pixels become black, ten points up to nine tenths of them."""
 
     imputer: Imputer = "black"

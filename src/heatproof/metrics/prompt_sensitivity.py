@@ -9,7 +9,6 @@ from torch import Tensor
 
 from heatproof.engine.certify import NULL_PROMPTS, change
 from heatproof.metrics.base import Metric, MetricCard, Trial
-from heatproof.metrics.re_explain import made_again, own_maps
 from heatproof.metrics.registry import register
 
 
@@ -38,8 +37,8 @@ class PromptSensitivity(Metric):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
-        own = own_maps(trial)
+        own = trial.flat_maps
         names = NULL_PROMPTS if self.null == "all" else (self.null,)
-        found = [change(own[:, None], made_again(trial, prompt=name))[:, 0] for name in names]
+        found = [change(own[:, None], trial.maps_again(prompt=name))[:, 0] for name in names]
         # Rounding makes a cosine a little more than 1.
         return torch.stack(found).mean(0).clamp(0, 2)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from heatproof.errors import InputError
 from heatproof.metrics.base import Curve, Metric, MetricCard, Trial
-from heatproof.metrics.re_explain import made_again, own_maps
 from heatproof.metrics.registry import register
 from heatproof.statistics import spearman
 
@@ -72,11 +71,11 @@ class ModelRandomisation(Curve):
 
     def before(self, trial: Trial) -> Float[Tensor, "item cell"]:
         """The maps that all others are compared with."""
-        return own_maps(trial)
+        return trial.flat_maps
 
     def maps(self, trial: Trial) -> Float[Tensor, "item cell"]:
         """The maps by the model as it is now."""
-        return made_again(trial)
+        return trial.maps_again()
 
     def _seen(self, maps: Tensor) -> Tensor:
         return maps.abs() if self.absolute else maps
@@ -114,15 +113,15 @@ class SmoothRandomisation(ModelRandomisation):
                 f"got samples={self.samples}, noise={self.noise:g} for smooth-randomisation, "
                 "expected 1 or more samples and noise above 0"
             )
-        finite = own_maps(trial).isfinite().all(1, keepdim=True)
+        finite = trial.flat_maps.isfinite().all(1, keepdim=True)
         return self.maps(trial).masked_fill(~finite, torch.nan)
 
     def maps(self, trial: Trial) -> Float[Tensor, "item cell"]:
         generator = torch.Generator().manual_seed(trial.seed)
-        total = torch.zeros_like(own_maps(trial))
+        total = torch.zeros_like(trial.flat_maps)
         for _ in range(self.samples):
             drawn = torch.randn(trial.pixels.shape[1:], generator=generator)
-            total += made_again(trial, partial(_noisy, by=self.noise * drawn))
+            total += trial.maps_again(partial(_noisy, by=self.noise * drawn))
         return total / self.samples
 
 
@@ -162,9 +161,9 @@ class EfficientRandomisation(Metric):
                 f"got bins={self.bins} for efficient-randomisation, expected 2 or more"
             )
         assert trial.models is not None
-        before = _entropy(own_maps(trial), self.bins)
+        before = _entropy(trial.flat_maps, self.bins)
         with trial.models("cascade", trial.models.steps):
-            after = _entropy(made_again(trial), self.bins)
+            after = _entropy(trial.maps_again(), self.bins)
         return (after - before) / before.masked_fill(before == 0, torch.nan)
 
 

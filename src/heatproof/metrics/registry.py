@@ -11,3 +11,8 @@ create = _METRICS.create
 def catalogue() -> dict[str, MetricCard]:
     """Return the card of every metric by name."""
     return {name: metric.card for name, metric in _METRICS}
+
+
+def classes() -> list[type[Metric]]:
+    """Return the class of every metric, by name."""
+    return [metric for _, metric in _METRICS]

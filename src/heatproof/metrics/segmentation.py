@@ -9,8 +9,7 @@ from torch import Tensor
 
 from heatproof.errors import InputError
 from heatproof.evaluation import localisation
-from heatproof.metrics.base import Metric, MetricCard, Trial
-from heatproof.metrics.normalisation import broken, min_max
+from heatproof.metrics.base import Metric, MetricCard, Trial, min_max
 from heatproof.metrics.registry import register
 
 Threshold = Literal["mean", "fixed"]
@@ -51,7 +50,7 @@ class _Thresholded(Metric):
         """NaN where the map or the mask says nothing."""
         assert trial.mask is not None
         empty = trial.mask.cpu().sum((1, 2)) == 0
-        return values.masked_fill(broken(trial.maps.cpu()) | empty, torch.nan)
+        return values.masked_fill(trial.broken | empty, torch.nan)
 
 
 def _above(maps: Float[Tensor, "item row col"], threshold: Threshold, level: float) -> Tensor:
@@ -227,7 +226,7 @@ class PointIoU(Metric):
             other = _overlap(~called, points == -1, points == 1)
             one = torch.stack([one, other]).nanmean(0)
         none = ~(points == 1).flatten(1).any(1)
-        return one.masked_fill(broken(maps) | none, torch.nan)
+        return one.masked_fill(trial.broken | none, torch.nan)
 
 
 def _overlap(called: Tensor, inside: Tensor, outside: Tensor) -> Float[Tensor, " item"]:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from heatproof.errors import InputError
 from heatproof.metrics.base import Metric, MetricCard, Trial
-from heatproof.metrics.re_explain import made_again, own_maps
 from heatproof.metrics.registry import register
 
 
@@ -47,14 +46,14 @@ class SensitivityMax(Metric):
                 f"got samples={self.samples}, radius={self.radius:g} for sensitivity-max, expected "
                 "1 or more samples and a radius above 0"
             )
-        own = own_maps(trial)
+        own = trial.flat_maps
         length = own.norm(dim=1)
         worst = torch.zeros_like(length)
         generator = torch.Generator().manual_seed(trial.seed)
         for _ in range(self.samples):
             drawn = torch.rand(trial.pixels.shape[1:], generator=generator)
             change = partial(_moved, by=(2 * drawn - 1) * self.radius)
-            worst = torch.maximum(worst, (made_again(trial, change) - own).norm(dim=1))
+            worst = torch.maximum(worst, (trial.maps_again(change) - own).norm(dim=1))
         return worst / length.masked_fill(length == 0, torch.nan)
 
 

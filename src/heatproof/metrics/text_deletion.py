@@ -1,60 +1,104 @@
-"""Text deletion: does the score fall when the words go that the map names?
-
-formula     s(k) = cosine of the picture and the caption without its k highest tokens, k = 0 .. all;
-            the area is the trapezoid rule over k / all, so that captions of any length compare
-direction   lower is better; in the reversed order (lowest tokens first) higher is better
-steps       one word (`words`) or one token (`masked keys`) at a time, to the very last
-endpoints   the whole caption; a caption of no word: BOS and end-of-text alone
-score space cosine, or whatever `score` returns
-source      arXiv 2605.12952 reports text deletion on 1,000 COCO captions; no script was released,
-            so what is removed is defined here, twice. `words`: the word is deleted and the shorter
-            text is tokenised anew, as a reader would do it; what follows moves up. `masked keys`:
-            no other token may attend to the token in any layer; nothing moves.
-controls    random maps, and the reversed order
-"""
+"""Text deletion: does the score fall when the words go that the map names?"""
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from heatproof.metrics.perturbation import area, places, ranked
-from heatproof.reading import Intervention
-from heatproof.reading.interventions import masked_keys
+from heatproof.errors import InputError
+from heatproof.metrics.base import Curve, MetricCard, Trial
+from heatproof.metrics.ranking import places, ranked, shuffled
+from heatproof.metrics.registry import register
 
-Removal = Literal["words", "masked keys"]
-
-
-def shortened(
-    values: Float[Tensor, " token"],
-    *,
-    reverse: bool = False,
-    ties: Int[Tensor, " token"] | None = None,
-) -> Bool[Tensor, "point token"]:
-    """Which tokens are left at each point, from all of them to none; see `perturbation.ranked`."""
-    count = len(values)
-    signed = -values if reverse else values
-    order = ranked(signed[None], None if ties is None else ties[None])
-    return places(order) >= torch.arange(count + 1).unsqueeze(1)
+POINTS = 21
 
 
 def without(words: Sequence[str], left: Bool[Tensor, " word"]) -> str:
-    """The text of the words that are left, set with single spaces."""
-    return " ".join(word for word, kept in zip(words, left.tolist(), strict=True) if kept)
+    """Return the text of the words that are left, set with single spaces."""
+    return " ".join(word for word, stays in zip(words, left.tolist(), strict=True) if stays)
 
 
-def hidden_tokens(
-    left: Sequence[Bool[Tensor, " _token"]], positions: Sequence[Sequence[int]], context: int
-) -> Intervention:
-    """Masked keys for a batch of captions: token n of caption b stands at `positions[b][n]`."""
-    keep = torch.ones(len(left), context, dtype=torch.bool)
-    for row, (kept, at) in enumerate(zip(left, positions, strict=True)):
-        keep[row, torch.tensor(at)] = kept
-    return masked_keys(keep)
+@register
+@dataclass(frozen=True)
+class TextDeletion(Curve):
+    """Words of equal value go in an order that is drawn for each item."""
+
+    card: ClassVar[MetricCard] = MetricCard(
+        name="text-deletion",
+        summary="does the score fall when the most heated words of the prompt are deleted?",
+        formula="mean height (trapezoid rule over k / n from 0 to 1) of s(k), the score of the "
+        "picture with the prompt without its k most heated words, of n",
+        better="lower",
+        needs=("words", "word_score"),
+        source="arXiv 2605.12952 reports text deletion on 1,000 COCO captions, no script was "
+        "released; what a deletion is says the trial's `word_score` (see `text_deletion`)",
+        chance="a random order's: about half of the way from the whole prompt's score to no word's",
+        undefined="the prompt has no word, or a word's value is no number",
+        invariant=("scale", "shift"),
+        endpoints="the whole prompt; a prompt of no word",
+        imputer="none: the trial deletes words and reads the text anew, or masks them",
+        steps="one word at a time; the curve that is kept is read off at 21 shares",
+        space="what the trial scores with",
+        ties="words of equal heat go in an order that is drawn for each item",
+    )
+
+    def fractions(self, trial: Trial) -> Float[Tensor, " point"]:
+        del trial
+        return torch.linspace(0, 1, POINTS, dtype=torch.float64)
+
+    def curves(self, trial: Trial) -> Float[Tensor, "item point"]:
+        """The curve over words, linear between them, at every item's same shares."""
+        scores, count = self._scores(trial)
+        at = self.fractions(trial) * count[:, None]
+        low = at.floor().long().clamp(max=scores.shape[1] - 1)
+        high = (low + 1).minimum(count[:, None].long())
+        return torch.lerp(scores.gather(1, low), scores.gather(1, high), at - low)
+
+    def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """The trapezoid rule over whole words, which is exact whatever their number."""
+        scores, count = self._scores(trial)
+        inside = torch.arange(scores.shape[1] - 1) < count[:, None]
+        heights = (scores[:, 1:] + scores[:, :-1]) / 2
+        return heights.masked_fill(~inside, 0).sum(1) / count.masked_fill(count == 0, torch.nan)
+
+    def _scores(self, trial: Trial) -> tuple[Float[Tensor, "item point"], Float[Tensor, " item"]]:
+        """Scores without the first k words, those behind the last one 0; and how many words."""
+        assert trial.words is not None
+        assert trial.word_score is not None
+        words = trial.words.cpu().double()
+        there = _before_nan(words)
+        count = there.sum(1)
+        ties = torch.arange(words.shape[1]).expand_as(words).clone()
+        for n, (item, length) in enumerate(zip(trial.items, count.long().tolist(), strict=True)):
+            ties[n, :length] = shuffled(item[None], length, trial.seed)[0]
+        place = places(ranked(words.masked_fill(~there, -torch.inf), ties))
+        item, gone = torch.cartesian_prod(
+            torch.arange(len(words)), torch.arange(words.shape[1] + 1)
+        ).unbind(1)
+        real = gone <= count[item]
+        item, gone = item[real], gone[real]
+        found: list[Tensor] = []
+        for rows, gone_now in zip(
+            item.split(trial.batch_size), gone.split(trial.batch_size), strict=True
+        ):
+            keep = there[rows] & (place[rows] >= gone_now[:, None])
+            found.append(trial.word_score(keep, rows).detach().cpu().double())
+        scores = torch.zeros(len(words), words.shape[1] + 1, dtype=torch.float64)
+        scores[item, gone] = torch.cat(found)
+        wrong = words.isinf().any(1) | (count == 0)
+        return scores.masked_fill(wrong[:, None], torch.nan), count.double()
 
 
-def curve_area(values: Float[Tensor, " point"]) -> float:
-    """The area under a caption's curve over the share of its tokens that are gone."""
-    return float(area(values, [n / (len(values) - 1) for n in range(len(values))]))
+def _before_nan(words: Float[Tensor, "item word"]) -> Bool[Tensor, "item word"]:
+    """Which places hold a word: those before the first NaN.
+
+    Raises:
+        InputError: a value follows a NaN, which stands for the end.
+    """
+    there = ~words.isnan()
+    if (there[:, 1:] & ~there[:, :-1]).any():
+        raise InputError("got a word's value behind a NaN, expected NaN behind the last word alone")
+    return there

@@ -78,6 +78,12 @@ class Preprocess:
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
         return self.transform(self._narrowed(image))
 
+    def level(self, value: int) -> Float[Tensor, "3"]:
+        """Return what an image of one grey `value`, 0 (black) to 255 (white), becomes."""
+        flat = self(Image.new("RGB", (self.width, self.height), (value, value, value)))
+        # The middle: whatever a preprocessing does at the border is no part of the colour.
+        return flat[:, flat.shape[1] // 2, flat.shape[2] // 2]
+
     def view(self, width: int, height: int) -> View:
         """What the model sees of a photograph of `width` x `height` pixels."""
         resized_width, resized_height = self.resized(width, height)

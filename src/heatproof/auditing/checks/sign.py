@@ -12,7 +12,7 @@ from heatproof.auditing.base import Finding
 from heatproof.auditing.task import AuditTask, Kind, Mapped
 from heatproof.auditing.verdicts import LEVEL, Judged, held
 from heatproof.evaluation.subject import Subject
-from heatproof.metrics.perturbation import ranked, shuffled
+from heatproof.metrics.ranking import ranked, shuffled
 from heatproof.statistics import Interval
 
 CHECK = "sign"

@@ -8,17 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from heatproof.metrics.perturbation import BETTER, Protocol, area, curves, ranked
-from heatproof.metrics.protocols import (
-    AUTHORS,
-    CORRECTED,
-    FLAWS,
-    Photograph,
-    Seen,
-    one_shuffle,
-    pixel_order,
-    worked_on,
-)
+from heatproof.metrics.base import area
+from heatproof.metrics.ranking import ranked
 from heatproof.models import Model
 from heatproof.recipes.grad_eclip_paper.alignment import joined
 from heatproof.recipes.grad_eclip_paper.catalogue import PUBLISHED, readable
@@ -26,6 +17,19 @@ from heatproof.recipes.grad_eclip_paper.context import Study, native_pixels, pre
 from heatproof.recipes.grad_eclip_paper.inputs import Task
 from heatproof.recipes.grad_eclip_paper.maps import encode_pictures, image_maps
 from heatproof.recipes.grad_eclip_paper.numbers import mean, paired
+from heatproof.recipes.grad_eclip_paper.protocols import (
+    AUTHORS,
+    BETTER,
+    CORRECTED,
+    FLAWS,
+    PatchedView,
+    Photograph,
+    Protocol,
+    curves,
+    one_shuffle,
+    pixel_order,
+    worked_on,
+)
 from heatproof.recipes.grad_eclip_paper.store import Part
 from heatproof.statistics import SHARE, Bounds
 
@@ -97,7 +101,7 @@ def _measured(study: Study, task: Task, start: int, stop: int) -> Part:
                     row[name] = row[twin]
                     continue
                 grid = (maps.shape[2], maps.shape[3])
-                picture = Seen(pixels[n], grid, model.image.preprocess, protocol, seed)
+                picture = PatchedView(pixels[n], grid, model.image.preprocess, protocol, seed)
                 row[name] = _by_kind(score, picture, order, protocol)
         wrapped = {key: {m: [v] for m, v in each.items()} for key, each in row.items()}
         found = joined(found, wrapped)

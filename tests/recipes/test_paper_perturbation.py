@@ -5,18 +5,23 @@ import torch
 from PIL import Image
 
 import heatproof
-from heatproof.metrics.perturbation import Protocol, area, curves, ranked, shown
-from heatproof.metrics.protocols import (
+from heatproof.imputers.fills import enlarged
+from heatproof.metrics.base import area
+from heatproof.metrics.ranking import ranked
+from heatproof.metrics.text_deletion import without
+from heatproof.recipes.grad_eclip_paper.maps import encode_tokens, text_sites
+from heatproof.recipes.grad_eclip_paper.protocols import (
     AUTHORS,
     CORRECTED,
+    PatchedView,
     Photograph,
-    Seen,
-    enlarged,
+    Protocol,
+    curves,
     pixel_order,
+    shown,
     worked_on,
 )
-from heatproof.metrics.text_deletion import curve_area, hidden_tokens, shortened, without
-from heatproof.recipes.grad_eclip_paper.maps import encode_tokens, text_sites
+from heatproof.recipes.grad_eclip_paper.text_deletion import curve_area, hidden_tokens, shortened
 from tiny import open_clip_vit
 
 GRID, PATCH = (2, 3), 4
@@ -164,7 +169,7 @@ def test_a_map_is_stretched_over_the_photograph(wide):
 def test_everything_removed_is_noise_between_the_preprocessed_black_and_white(scenes, wide):
     process = scenes.image.preprocess
     pixels = process(wide)
-    picture = Seen(pixels, (8, 8), process, CORRECTED["deletion"], 7)
+    picture = PatchedView(pixels, (8, 8), process, CORRECTED["deletion"], 7)
     whole = torch.ones(1, 64, dtype=torch.bool)
     assert torch.equal(picture(whole)[0], pixels)
     black, white = (process(Image.new("RGB", (64, 64), (v,) * 3)) for v in (0, 255))
@@ -172,13 +177,13 @@ def test_everything_removed_is_noise_between_the_preprocessed_black_and_white(sc
     assert (gone >= black - 1e-6).all()
     assert (gone <= white + 1e-6).all()
     assert float(gone.std()) > 0.5
-    dark = Seen(pixels, (8, 8), process, CORRECTED["insertion"], 7)(~whole)[0]
+    dark = PatchedView(pixels, (8, 8), process, CORRECTED["insertion"], 7)(~whole)[0]
     assert torch.allclose(dark, black)
 
 
 def test_one_patch_of_the_view_is_removed_and_no_other_pixel(scenes, wide):
     pixels = scenes.image.preprocess(wide)
-    picture = Seen(pixels, (8, 8), scenes.image.preprocess, CORRECTED["insertion"], 0)
+    picture = PatchedView(pixels, (8, 8), scenes.image.preprocess, CORRECTED["insertion"], 0)
     cells = torch.ones(1, 64, dtype=torch.bool)
     cells[0, 8 * 2 + 5] = False
     changed = (picture(cells)[0] != pixels).any(0)

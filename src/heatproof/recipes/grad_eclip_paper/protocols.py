@@ -1,21 +1,28 @@
 """The Grad-ECLIP authors' insertion and deletion, kept as they are, and a corrected one.
 
-What is perturbed and how it is put together again; curves and areas are `perturbation`'s.
+The metrics `grad-eclip-deletion` and `grad-eclip-insertion` perturb the pixels that the model sees.
+Here the photo itself is perturbed, as the authors do it, with many rankings of one image at once.
 
 `AUTHORS` follows imagenet_eval_deletion.py: 100 steps of area / 200 pixels, scored every ten, so
-that half of the picture is never touched; pixels ranked by the map, resized bilinearly to the
-photograph (whose shorter side is brought down to 640 at most); uniform random colours in place of
-what is removed, black around what is inserted; and then the model's own preprocessing.
+that half of the image is never touched; pixels ranked by the map, resized bilinearly to the photo
+(whose shorter side is brought down to 640 at most); uniform random colours in place of what is
+removed, black around what is inserted; and then the model's own preprocessing.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
-import torchvision.transforms.functional as vision
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from heatproof.metrics.perturbation import Direction, Protocol, noise, ranked, shuffled
+from heatproof.imputers.fills import between, enlarged, noise
+from heatproof.metrics.grad_eclip_perturbation import HALF
+from heatproof.metrics.perturbation_curves import Direction
+from heatproof.metrics.ranking import places, ranked, shuffled, stretched
 from heatproof.models.geometry import Preprocess
 
 FLAWS = (
@@ -27,8 +34,32 @@ FLAWS = (
 )
 LONGEST_WORK = 640
 
-HALF = tuple(n / 20 for n in range(11))
+BETTER: dict[Direction, Literal["lower", "higher"]] = {"deletion": "lower", "insertion": "higher"}
 WHOLE = tuple(n / 10 for n in range(11))
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How pictures are perturbed. `fill` stands where nothing of the picture is shown.
+
+    `space` is what is perturbed: the `photograph`, which then goes through the model's own
+    preprocessing, or the `view`, the pixels that the model really sees. `flaws` are named on the
+    page wherever its numbers stand.
+    """
+
+    name: str
+    direction: Direction
+    fractions: tuple[float, ...]
+    fill: Literal["noise", "black"]
+    space: Literal["photograph", "view"]
+    flaws: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.fractions) < 2 or list(self.fractions) != sorted(set(self.fractions)):
+            raise ValueError(f"fractions must be two or more and rise, got {self.fractions}")
+        if not 0 <= self.fractions[0] < self.fractions[-1] <= 1:
+            raise ValueError(f"fractions must lie in [0, 1], got {self.fractions}")
+
 
 AUTHORS: dict[Direction, Protocol] = {
     "deletion": Protocol("authors' deletion", "deletion", HALF, "noise", "photograph", FLAWS),
@@ -70,11 +101,38 @@ def one_shuffle(values: Float[Tensor, "method cell"], seed: int) -> Int[Tensor, 
     return shuffled(torch.tensor([0]), values.shape[1], seed).expand(len(values), -1)
 
 
-def stretched(
-    maps: Float[Tensor, "map row col"], size: tuple[int, int]
-) -> Float[Tensor, "map height width"]:
-    """Maps bilinearly at the size of a picture."""
-    return vision.resize(maps.unsqueeze(1), list(size), antialias=True)[:, 0]
+def shown(
+    order: Int[Tensor, "item cell"], fraction: float, direction: Direction
+) -> Bool[Tensor, "item cell"]:
+    """Which cells still show the picture once `fraction` of them, in `order`, were dealt with."""
+    dealt = places(order) < round(fraction * order.shape[1])
+    return dealt if direction == "insertion" else ~dealt
+
+
+def curves(
+    score: Callable[[Float[Tensor, "variant 3 height width"]], Float[Tensor, "variant kind"]],
+    picture: Callable[[Bool[Tensor, "variant cell"]], Float[Tensor, "variant 3 height width"]],
+    orders: Int[Tensor, "method cell"],
+    protocol: Protocol,
+    *,
+    batch_size: int = 128,
+) -> Float[Tensor, "method point kind"]:
+    """The curves of one picture, one for each ranking of its cells.
+
+    Args:
+        score: of a batch of pictures, any number of kinds each (a cosine, a hit, ...).
+        picture: what the model is shown where these cells show the picture and the others do not.
+
+    Each distinct picture is scored once: rankings that agree share their passes, and all of them
+    share the points where everything or nothing is shown.
+    """
+    cells = torch.stack([shown(orders, f, protocol.direction) for f in protocol.fractions], dim=1)
+    rows = cells.flatten(0, 1)
+    place: dict[bytes, int] = {}
+    source = [place.setdefault(row.numpy().tobytes(), len(place)) for row in rows]
+    first = torch.tensor([source.index(n) for n in range(len(place))])
+    found = [score(picture(part)).float().cpu() for part in rows[first].split(batch_size)]
+    return torch.cat(found)[torch.tensor(source)].unflatten(0, (orders.shape[0], -1))
 
 
 class Photograph:
@@ -97,11 +155,8 @@ class Photograph:
         return torch.stack(made)
 
 
-class Seen:
-    """ImageInputs made from the pixels that the model sees, whole patches at a time.
-
-    The fill is in the preprocessing's own scale, which is measured: black and white go through it.
-    """
+class PatchedView:
+    """Images made from the pixels that the model sees, whole patches at a time."""
 
     def __init__(
         self,
@@ -112,25 +167,10 @@ class Seen:
         seed: int,
     ):
         self.pixels, self.grid = pixels.cpu(), grid
-        black, white = (self._level(preprocess, level) for level in (0, 255))
-        drawn = noise(self.pixels.shape, seed) if protocol.fill == "noise" else 0.0
-        self.fill = (black + (white - black) * drawn).expand_as(self.pixels)
-
-    @staticmethod
-    def _level(preprocess: Preprocess, level: int) -> Float[Tensor, "3 1 1"]:
-        side = (preprocess.width, preprocess.height)
-        flat = preprocess(Image.new("RGB", side, (level,) * 3))
-        middle = flat[:, flat.shape[1] // 2, flat.shape[2] // 2]
-        return middle.view(3, 1, 1)
+        black, white = (preprocess.level(value).view(3, 1, 1) for value in (0, 255))
+        share = noise(self.pixels.shape, seed) if protocol.fill == "noise" else torch.zeros(3, 1, 1)
+        self.fill = between(black, white, share).expand_as(self.pixels)
 
     def __call__(self, cells: Bool[Tensor, "variant cell"]) -> Float[Tensor, "variant 3 _ _"]:
         mask = enlarged(cells, self.grid, (self.pixels.shape[1], self.pixels.shape[2]))
         return torch.where(mask, self.pixels, self.fill)
-
-
-def enlarged(
-    cells: Bool[Tensor, "variant cell"], grid: tuple[int, int], size: tuple[int, int]
-) -> Bool[Tensor, "variant 1 height width"]:
-    """Whole patches as pixels; what patches do not divide evenly goes to the nearest one."""
-    on_grid = cells.view(-1, 1, *grid).float()
-    return torch.nn.functional.interpolate(on_grid, size, mode="nearest-exact") > 0.5
