@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import heatproof
-from heatproof.benchmarking.main_metrics import main as main_metrics
+from heatproof.benchmarking.request import main_metrics
 
 DOCS = Path(__file__).parent.parent / "docs"
 FEWER = {

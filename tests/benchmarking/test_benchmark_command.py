@@ -107,7 +107,7 @@ def test_ctrl_c_says_what_is_kept(
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("heatproof.benchmarking.run.Job._chunk", stopped)
+    monkeypatch.setattr("heatproof.benchmarking.run.BenchmarkRun._chunk", stopped)
     given = ["--methods", "gae", "--metrics", "pointing", "-o", str(tmp_path)]
     assert main.run([*SMALL, *given]) == 130
     (line,) = said(capsys)

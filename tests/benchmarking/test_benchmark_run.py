@@ -10,7 +10,7 @@ import torch
 
 import heatproof
 from heatproof.benchmarking import figures, summary_text, text_tables
-from heatproof.benchmarking.run import Progress
+from heatproof.benchmarking.run import BenchmarkProgress
 from heatproof.benchmarking.tables import Values, comparisons, ranked, verdict
 from heatproof.cli import main
 from heatproof.errors import InputError
@@ -27,7 +27,7 @@ class Stopped(Exception):
 def test_killed_and_resumed_is_as_uninterrupted(tmp_path: Path) -> None:
     whole = heatproof.benchmark("gae", **ORDER, out=tmp_path / "whole")
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: BenchmarkProgress) -> None:
         if progress.done >= 4:
             raise Stopped
 

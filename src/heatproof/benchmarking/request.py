@@ -1,4 +1,4 @@
-"""What a benchmark is asked for: methods and metrics by name, with their options, and the data."""
+"""Read what a benchmark is asked for: methods and metrics by name, with their options."""
 
 import hashlib
 import inspect
@@ -8,7 +8,6 @@ from typing import Any
 
 from heatproof import checking
 from heatproof import methods as methods_of
-from heatproof.benchmarking.main_metrics import MAIN
 from heatproof.code_hash import code_sha256
 from heatproof.data.dataset import LabelledImages
 from heatproof.errors import InputError
@@ -18,20 +17,40 @@ from heatproof.metrics import registry
 from heatproof.metrics.base import Metric
 from heatproof.models import Model
 
-Entry = str | Method | Callable[[Any, str], Any]
-Entries = Entry | Sequence[Entry] | Mapping[str, Entry]
+MethodInput = str | Method | Callable[[Any, str], Any]
+MethodInputs = MethodInput | Sequence[MethodInput] | Mapping[str, MethodInput]
+_SHOWN = ("figures", "files", "page", "summary_text", "text_tables")
 UNUSED = (
     *("auditing", "proofs", "recipes"),
-    *(f"benchmarking/{name}.py" for name in ("figures", "files", "page", "summary_text")),
+    *(f"benchmarking/{name}.py" for name in _SHOWN),
 )
 """Code that changes no value: a run resumes under another version of it."""
 METHODS = "names, method objects or callables (image, prompt) -> map"
 CONTROLS = ("random", "blurred-random", "center", "edges")
-"""Maps that no model was asked for: they stand in every table."""
+"""Maps that depend on no model: they stand in every table."""
+IMPUTERS = ("mean", "blur", "tokens")
+
+
+def main_metrics(steps: int = 10) -> tuple[str, ...]:
+    """Return the metrics that a table shows by default, with `steps` of each perturbation curve.
+
+    Perturbation stands there under three imputers, so that a ranking that belongs to one imputer
+    shows; localisation, because its chance level is known. `mif` costs nothing beside `srg`.
+    """
+    return (
+        f"deletion:steps={steps}",
+        f"insertion:steps={steps}",
+        *(f"srg:imputer={imputer}:steps={steps}" for imputer in IMPUTERS),
+        *(f"mif:imputer={imputer}:steps={steps}" for imputer in IMPUTERS),
+        "pointing",
+        "energy-pointing",
+        "average-precision",
+        "multi-object-pointing",
+    )
 
 
 @dataclass(frozen=True, eq=False)
-class Entrant:
+class MethodEntry:
     """A method in the table, under its `label`."""
 
     label: str
@@ -39,19 +58,20 @@ class Entrant:
 
     @property
     def control(self) -> bool:
+        """Whether it is one of the `CONTROLS`."""
         return self.label in CONTROLS
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to go on; of user code, its text."""
-        told = {"name": self.method.card.name, "settings": plain(self.method.settings())}
+        """What must be the same for a run to resume; of user code, a hash of its text."""
+        identity = {"name": self.method.card.name, "settings": plain(self.method.settings())}
         if isinstance(self.method, Foreign):
-            told["code"] = _text(self.method.call)
-        return told
+            identity["code"] = _code_of(self.method.call)
+        return identity
 
 
 @dataclass(frozen=True, eq=False)
-class Measure:
+class MetricEntry:
     """A metric in the table, under its `label`: its name, and the options that are not default."""
 
     label: str
@@ -59,79 +79,82 @@ class Measure:
 
     @property
     def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to resume."""
         return {"name": self.metric.card.name, "settings": plain(self.metric.settings())}
 
 
-def entrants(given: Entries, options: Mapping[str, str] | None = None) -> list[Entrant]:
-    """The methods that were asked for, and the controls behind them.
+def method_entries(
+    given: MethodInputs, options: Mapping[str, str] | None = None
+) -> list[MethodEntry]:
+    """Return the methods that were asked for, and the controls behind them.
 
     Args:
-        given: "all", names with commas, a method object, a callable (picture, prompt) -> map, a
+        given: "all", names with commas, a method object, a callable (image, prompt) -> map, a
             list of these, or a dict of them by the name that they get in the table.
         options: of methods that are named, as METHOD.OPTION -> value.
     """
     named = dict(options or {})
-    labelled: list[tuple[str | None, Entry]] = []
+    labelled: list[tuple[str | None, MethodInput]] = []
     if isinstance(given, Mapping):
         labelled = [(checking.text("a method's name", label), x) for label, x in given.items()]
     else:
         one = isinstance(given, str | Method) or callable(given)
         many: list[Any] = [given] if one else checking.several("methods", given, METHODS)
         labelled = [(None, each) for each in many for each in _split(each)]
-    found: dict[str, Entrant] = {}
-    for label, each in labelled:
-        made = _method(each, named) if isinstance(each, str) else each
-        made = methods_of.method_of(made)
-        if "image" not in made.card.sides:
-            raise InputError(f"method {made.card.name} explains no pictures; the benchmark does")
-        name = label or label_of(made.card.name, made.settings(), _defaults(made))
-        if name in found and label is None and isinstance(each, str):
+    entries: dict[str, MethodEntry] = {}
+    for label, value in labelled:
+        method = methods_of.method_of(_method(value, named) if isinstance(value, str) else value)
+        if "image" not in method.card.sides:
+            raise InputError(f"method {method.card.name} explains no pictures; the benchmark does")
+        name = label or label_of(method.card.name, method.settings(), _defaults(method))
+        if name in entries and label is None and isinstance(value, str):
             continue
-        if name in found or (name in CONTROLS and not _is_control(made)):
+        if name in entries or (name in CONTROLS and not _is_control(method)):
             raise InputError(
                 f"two methods are called {name!r}; give them names: {{'mine': method}}"
             )
-        found[name] = Entrant(name, made)
-    if not found:
+        entries[name] = MethodEntry(name, method)
+    if not entries:
         raise InputError("got no method, expected at least one; try --methods gae,rollout")
     if named:
         raise InputError(f"got --set {next(iter(named))}: that method is not in the benchmark")
     for control in CONTROLS:
-        found.setdefault(control, Entrant(control, methods_of.create(control)))
-    return sorted(found.values(), key=lambda each: each.control)
+        entries.setdefault(control, MethodEntry(control, methods_of.create(control)))
+    return sorted(entries.values(), key=lambda entry: entry.control)
 
 
-def measures(given: str | Metric | Sequence[str | Metric]) -> list[Measure]:
-    """The metrics that were asked for: "main", "all", names with commas (NAME:OPTION=VALUE:...),
-    objects, or a list of these."""
+def metric_entries(given: str | Metric | Sequence[str | Metric]) -> list[MetricEntry]:
+    """Return the metrics that were asked for.
+
+    Args:
+        given: "main", "all", names with commas (NAME:OPTION=VALUE:...), objects, or a list.
+    """
     one = isinstance(given, Metric)
     many = [given] if one else checking.several("metrics", given, "names or metric objects")
-    found: dict[str, Measure] = {}
-    for each in many:
-        if not isinstance(each, str | Metric):
+    entries: dict[str, MetricEntry] = {}
+    for value in many:
+        if not isinstance(value, str | Metric):
             raise InputError(
-                f"got the metric {checking.shown(each)}, expected a name or a metric object"
+                f"got the metric {checking.shown(value)}, expected a name or a metric object"
             )
-        parts = _metrics(each) if isinstance(each, str) else [each]
-        for metric in parts:
-            default = _defaults(metric)
-            label = label_of(metric.card.name, metric.settings(), default)
-            found.setdefault(label, Measure(label, metric))
-    if not found:
+        for metric in _metrics(value) if isinstance(value, str) else [value]:
+            label = label_of(metric.card.name, metric.settings(), _defaults(metric))
+            entries.setdefault(label, MetricEntry(label, metric))
+    if not entries:
         raise InputError("got no metric, expected at least one; try --metrics main")
-    return list(found.values())
+    return list(entries.values())
 
 
 def identity(
-    chosen: Iterable[Entrant],
-    metrics: Iterable[Measure],
+    chosen: Iterable[MethodEntry],
+    metrics: Iterable[MetricEntry],
     model: Model,
     data: LabelledImages,
     count: int,
     seed: int,
     batch_size: int,
 ) -> dict[str, Any]:
-    """Everything that decides a value, in plain words: the order that a folder belongs to."""
+    """Return everything that decides a value, as JSON has it: what a folder of results is of."""
     import torch
 
     from heatproof import __version__
@@ -147,15 +170,15 @@ def identity(
         "weights": model.weights_hash,
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "methods": {each.label: each.identity for each in chosen},
-        "metrics": {each.label: each.identity for each in metrics},
+        "methods": {entry.label: entry.identity for entry in chosen},
+        "metrics": {entry.label: entry.identity for entry in metrics},
         "code": code_sha256(*UNUSED),
         "versions": {"heatproof": __version__, "torch": torch.__version__},
     }
 
 
 def label_of(name: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    """The name, and what is not as usual."""
+    """Return the name, and the settings that are not the defaults."""
     own = [
         f"{key}={value}"
         for key, value in plain(settings).items()
@@ -165,24 +188,24 @@ def label_of(name: str, settings: Mapping[str, Any], defaults: Mapping[str, Any]
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON has it; what it has not becomes its text."""
+    """Return settings as JSON has them; other values become their text."""
     return {
         key: value if isinstance(value, str | int | float | bool | None) else str(value)
         for key, value in settings.items()
     }
 
 
-def _split(each: Entry) -> list[Entry]:
-    """A text may hold several names."""
-    if not isinstance(each, str):
-        return [each]
-    if each == "all":
-        return [n for n, e in methods_of.catalogue().items() if "image" in e.sides]
-    return [name.strip() for name in each.split(",") if name.strip()]
+def _split(value: MethodInput) -> list[MethodInput]:
+    """Return the names that a text holds, or the object as it is."""
+    if not isinstance(value, str):
+        return [value]
+    if value == "all":
+        return [name for name, card in methods_of.catalogue().items() if "image" in card.sides]
+    return [name.strip() for name in value.split(",") if name.strip()]
 
 
 def _method(name: str, options: dict[str, str]) -> Method:
-    """Created by name; the options that are its own are taken out of `options`."""
+    """Return the method of that name; its own options are taken out of `options`."""
     own = [key for key in options if key.rpartition(".")[0] == name]
     return methods_of.create(name, **{key.rpartition(".")[2]: options.pop(key) for key in own})
 
@@ -190,9 +213,11 @@ def _method(name: str, options: dict[str, str]) -> Method:
 def _metrics(text: str) -> list[Metric]:
     if text == "all":
         return [registry.create(name) for name in registry.catalogue()]
-    names = MAIN if text == "main" else [n.strip() for n in text.split(",") if n.strip()]
+    names = main_metrics() if text == "main" else [n.strip() for n in text.split(",") if n.strip()]
     return [
-        each for name in names for each in ([_metric(name)] if name != "main" else _metrics(name))
+        metric
+        for name in names
+        for metric in ([_metric(name)] if name != "main" else _metrics(name))
     ]
 
 
@@ -201,20 +226,20 @@ def _metric(text: str) -> Metric:
     return registry.create(name, **settings)
 
 
-def _defaults(made: Method | Metric) -> dict[str, Any]:
-    """Settings of the class as its bare name runs; none where it has no bare name."""
+def _defaults(entry: Method | Metric) -> dict[str, Any]:
+    """Return the settings of the class by its bare name; none where it needs arguments."""
     try:
-        return type(made)().settings()
+        return type(entry)().settings()
     except TypeError:
-        return made.settings() if isinstance(made, Foreign) else {}
+        return entry.settings() if isinstance(entry, Foreign) else {}
 
 
-def _is_control(made: Method) -> bool:
-    return made.card.name in CONTROLS and made.settings() == _defaults(made)
+def _is_control(method: Method) -> bool:
+    return method.card.name in CONTROLS and method.settings() == _defaults(method)
 
 
-def _text(call: Callable[..., Any]) -> str:
-    """A hash of the code where Python can find it, else its name."""
+def _code_of(call: Callable[..., Any]) -> str:
+    """Return a hash of the code where Python finds it, else its name."""
     try:
         return hashlib.sha256(inspect.getsource(call).encode()).hexdigest()[:16]
     except (OSError, TypeError):

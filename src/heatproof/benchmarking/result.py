@@ -1,4 +1,4 @@
-"""`benchmark`: measured values, what may be said of them, and the files that keep both."""
+"""`benchmark`: measure values, say what they allow to be claimed, and write both to files."""
 
 import shutil
 import tempfile
@@ -13,21 +13,21 @@ import pyarrow.parquet as pq
 from heatproof import checking
 from heatproof.benchmarking.files import write
 from heatproof.benchmarking.request import (
-    Entrant,
-    Entries,
-    Measure,
-    entrants,
+    MethodEntry,
+    MethodInputs,
+    MetricEntry,
     identity,
-    measures,
+    method_entries,
+    metric_entries,
     plain,
 )
-from heatproof.benchmarking.run import Job, Progress, Watch
-from heatproof.benchmarking.store import KINDS, Store, Table
+from heatproof.benchmarking.run import BenchmarkProgress, BenchmarkRun, Watch
+from heatproof.benchmarking.store import KINDS, ResultStore, Table
 from heatproof.benchmarking.tables import (
     SPLITS,
     Curves,
-    Row,
     Split,
+    TableRow,
     Values,
     collect,
     comparisons,
@@ -54,24 +54,27 @@ SCENES = 500
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a benchmark found. `summary` is what benchmark.json holds, in plain values; `folder`
-    keeps every single value, and is gone with the result where it was not asked for."""
+    """The results of a benchmark.
+
+    `summary` is what benchmark.json holds, in plain values. `folder` holds every single value; it
+    is deleted with this object where none was asked for.
+    """
 
     summary: dict[str, Any]
     folder: Path
 
     @property
     def values(self) -> Table:
-        """A row an item, method and metric; columns as in `store.SCHEMAS`."""
+        """A row per item, method and metric; columns as in `store.SCHEMAS`."""
         return pq.read_table(self.folder / "values.parquet")
 
     @property
     def curves(self) -> Table:
-        """A row for each of them that has a curve."""
+        """A row per item, method and metric that has a curve."""
         return pq.read_table(self.folder / "curves.parquet")
 
     def table(self, metric: str, split: str = "right") -> list[dict[str, Any]]:
-        """A metric's rows, best first: mean with interval, and the paired differences.
+        """Return a metric's rows, best first: mean with interval, and the paired differences.
 
         Raises:
             InputError: it was not measured.
@@ -93,7 +96,7 @@ class Result:
 
 
 def benchmark(
-    methods: Entries = "all",
+    methods: MethodInputs = "all",
     model: ModelInput = "scenes",
     data: str | Path | LabelledImages | None = None,
     *,
@@ -106,7 +109,7 @@ def benchmark(
     out: str | Path | None = None,
     progress: Watch | None = None,
 ) -> Result:
-    """Measure methods by metrics on a model, from one pass over the pictures.
+    """Measure how good the maps of several methods are, on one model and labelled images.
 
     Args:
         methods: "all", names ("gae,rollout"), a method object, a function (PIL image, prompt) ->
@@ -121,7 +124,7 @@ def benchmark(
         batch_size: how many pictures go through together, and how many perturbed ones.
         options: of methods that are named, as METHOD.OPTION -> value.
         out: a folder for the files. A run that was stopped goes on in it.
-        progress: called with a `Progress` before each method of each chunk.
+        progress: called with a `BenchmarkProgress` before each method of each chunk.
 
     Raises:
         InputError: something handed in is at fault. What this model or these data cannot serve is
@@ -133,7 +136,8 @@ def benchmark(
     checking.seed(seed)
     checking.device(device)
     checking.progress(progress, "doing")
-    chosen, wanted = entrants(methods, checking.settings("options", options)), measures(metrics)
+    chosen = method_entries(methods, checking.settings("options", options))
+    wanted = metric_entries(metrics)
     if data is not None and not isinstance(data, LabelledImages):
         check_data(data)
     if out is not None:
@@ -143,16 +147,23 @@ def benchmark(
     )
     chosen = [replace(each, method=method_of(each.method, loaded)) for each in chosen]
     pictures = _data(loaded, data, images, seed)
-    bench = _task(loaded, pictures, seed, batch_size)
+    task = _task(loaded, pictures, seed, batch_size)
     count = len(pictures)
     order = identity(chosen, wanted, loaded, pictures, count, seed, batch_size)
     folder = Path(tempfile.mkdtemp(prefix="heatproof-")) if out is None else Path(out)
     try:
         check_folder(folder)
-        store = Store(folder / "parts", order)
-        job = Job(bench, chosen, wanted, count, store, progress or _unwatched)
-        job.run()
-        result = Result(summarised(job), folder)
+        store = ResultStore(folder / "parts", order)
+        run = BenchmarkRun(
+            task=task,
+            methods=chosen,
+            metrics=wanted,
+            count=count,
+            store=store,
+            watch=progress or _unwatched,
+        )
+        run.run()
+        result = Result(summarised(run), folder)
         for kind in KINDS:
             store.join(kind, folder / f"{kind}.parquet")
         if out is not None:
@@ -166,92 +177,92 @@ def benchmark(
     return result
 
 
-def _unwatched(progress: Progress) -> None:
+def _unwatched(progress: BenchmarkProgress) -> None:
     del progress
 
 
-def summarised(job: Job) -> dict[str, Any]:
-    """What benchmark.json holds."""
-    values = collect(job.store.tables("values"))
-    bench, seed = job.bench, job.bench.seed
-    seconds = job.store.seconds()
+def summarised(run: BenchmarkRun) -> dict[str, Any]:
+    """Return what benchmark.json holds."""
+    values = collect(run.store.tables("values"))
+    task, seed = run.task, run.task.seed
+    seconds = run.store.seconds()
     curves = Curves()
-    for table in job.store.tables("curves"):
+    for table in run.store.tables("curves"):
         curves.add(table)
     answers = next(iter(values.values())).answers
     asked = {split: int((answers == number).sum()) for split, number in SPLITS.items()}
-    items = {"pictures": job.count, "items": len(answers), **asked}
-    tables = {each.label: _tables(each, values[each.label]) for each in job.measures
+    items = {"pictures": run.count, "items": len(answers), **asked}
+    tables = {each.label: _tables(each, values[each.label]) for each in run.metrics
               if each.label in values}  # fmt: skip
     every = [rows for splits in tables.values() for rows in splits.values()]
     return {
-        "model": bench.model.spec,
-        "data": bench.data.name,
+        "model": task.model.spec,
+        "data": task.data.name,
         **items,
         "seed": seed,
-        "notices": [*bench.model.notices, *bench.data.notices],
-        "methods": [_method(each, seconds, items["items"]) for each in job.entrants],
+        "notices": [*task.model.notices, *task.data.notices],
+        "methods": [_method(each, seconds, items["items"]) for each in run.methods],
         "metrics": [
             {
                 **_metric(each, tables[each.label]),
                 "curve": curves.of(each.label),
                 "seconds": round(seconds.get(f"metric {each.label}", 0.0), 2),
             }
-            for each in job.measures
+            for each in run.metrics
             if each.label in tables
         ],
         "comparisons": comparisons(every),
         "fewest": FEWEST,
-        "left_out": _left_out(job),
-        "stability": [each.plain for each in stability(values, _imputers(job), seed=seed)],
+        "left_out": _left_out(run),
+        "stability": [each.plain for each in stability(values, _imputers(run), seed=seed)],
         "seconds": round(sum(seconds.values()), 1),
-        "environment": environment(bench.model, seed),
-        "order": job.store.order,
+        "environment": environment(task.model, seed),
+        "order": run.store.order,
         "schema": 2,
     }
 
 
-def _method(each: Entrant, seconds: dict[str, float], items: int) -> dict[str, Any]:
-    took = seconds.get(f"method {each.label}")
+def _method(entry: MethodEntry, seconds: dict[str, float], items: int) -> dict[str, Any]:
+    took = seconds.get(f"method {entry.label}")
     return {
-        "label": each.label,
-        "name": each.method.card.name,
-        "settings": plain(each.method.settings()),
-        "control": each.control,
-        "changes": each.method.card.changes,
+        "label": entry.label,
+        "name": entry.method.card.name,
+        "settings": plain(entry.method.settings()),
+        "control": entry.control,
+        "changes": entry.method.card.changes,
         "seconds_per_map": None if took is None or not items else took / items,
     }
 
 
-def _tables(each: Measure, values: Values) -> dict[Split, list[Row]]:
-    card = each.metric.card
+def _tables(entry: MetricEntry, values: Values) -> dict[Split, list[TableRow]]:
+    card = entry.metric.card
     return {
         split: ranked(values, split, card.better, bounds=card.bounds) for split in values.splits
     }
 
 
-def _metric(each: Measure, tables: Mapping[Split, list[Row]]) -> dict[str, Any]:
-    card = each.metric.card
-    told = ("name", "summary", "formula", "better", "chance", "source", "endpoints", "imputer",
+def _metric(entry: MetricEntry, tables: Mapping[Split, list[TableRow]]) -> dict[str, Any]:
+    card = entry.metric.card
+    keys = ("name", "summary", "formula", "better", "chance", "source", "endpoints", "imputer",
             "steps", "space", "ties", "undefined", "differs")  # fmt: skip
     return {
-        "label": each.label,
-        **{key: getattr(card, key) for key in told},
-        "settings": plain(each.metric.settings()),
+        "label": entry.label,
+        **{key: getattr(card, key) for key in keys},
+        "settings": plain(entry.metric.settings()),
         "tables": {split: [row.plain for row in rows] for split, rows in tables.items()},
     }
 
 
-def _left_out(job: Job) -> list[dict[str, Any]]:
-    """What was not measured and why; a metric that no method has, once."""
-    noted: dict[str, dict[str, str]] = job.store.notes["left_out"]
+def _left_out(run: BenchmarkRun) -> list[dict[str, Any]]:
+    """Return what was not measured and why; a metric that no method has, once."""
+    noted: dict[str, dict[str, str]] = run.store.notes["left_out"]
     there = {label: reasons for label, reasons in noted.items() if "" not in reasons}
     found: list[dict[str, Any]] = [
         {"method": label, "metric": None, "reason": reasons[""]}
         for label, reasons in noted.items()
         if "" in reasons
     ]
-    for each in job.measures:
+    for each in run.metrics:
         reasons = {label: r[each.label] for label, r in there.items() if each.label in r}
         if len(reasons) == len(there) and len(set(reasons.values())) == 1:
             reason = next(iter(reasons.values()))
@@ -264,10 +275,10 @@ def _left_out(job: Job) -> list[dict[str, Any]]:
     return found
 
 
-def _imputers(job: Job) -> dict[str, tuple[str, str]]:
-    """By label: the label without its imputer, and the imputer."""
+def _imputers(run: BenchmarkRun) -> dict[str, tuple[str, str]]:
+    """Return by label: the label without its imputer, and the imputer."""
     found: dict[str, tuple[str, str]] = {}
-    for each in job.measures:
+    for each in run.metrics:
         settings = plain(each.metric.settings())
         if "imputer" in settings:
             own = [part for part in each.label.split() if not part.startswith("imputer=")]

@@ -1,4 +1,4 @@
-"""One pass over the pictures: maps are made once, and all metrics measured from them."""
+"""Measure all metrics from one pass over the images: each method's maps are computed once."""
 
 import copy
 import json
@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.benchmarking.request import Entrant, Measure, plain
-from heatproof.benchmarking.store import SCHEMAS, Store
-from heatproof.benchmarking.trial import LACKS, Maker, attempt, shared, words_of
+from heatproof.benchmarking.request import MethodEntry, MetricEntry, plain
+from heatproof.benchmarking.store import SCHEMAS, ResultStore
+from heatproof.benchmarking.trial import LACKS, MapMaker, attempt, shared, words_of
 from heatproof.errors import HeatproofError, InputError
 from heatproof.evaluation.task import EvaluationTask, TaskBatch
 from heatproof.metrics.base import Curve, Metric, Trial
@@ -22,24 +22,24 @@ from heatproof.metrics.perturbation_curves import First, PerturbationCurve
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a run is: what it does, pictures done, and the seconds that are left, if known."""
+class BenchmarkProgress:
+    """How far a run is: images done of a `total`, and the seconds that are left, if known."""
 
     doing: str
     done: int
-    of: int
+    total: int
     left: float | None = None
 
     def __str__(self) -> str:
-        told = f"{self.doing} · {self.done} of {self.of} pictures"
-        return told if self.left is None else f"{told} · about {spoken(self.left)} left"
+        text = f"{self.doing} · {self.done} of {self.total} pictures"
+        return text if self.left is None else f"{text} · about {format_duration(self.left)} left"
 
 
-Watch = Callable[[Progress], None]
+Watch = Callable[[BenchmarkProgress], None]
 
 
-def spoken(seconds: float) -> str:
-    """90 -> "2 min"."""
+def format_duration(seconds: float) -> str:
+    """Return seconds in words: 90 -> "2 min"."""
     if seconds < 60:
         return f"{max(1, round(seconds))} s"
     if seconds < 5400:
@@ -47,22 +47,25 @@ def spoken(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """All that is measured. `count` pictures are asked, `bench.batch_size` of them at a time."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BenchmarkRun:
+    """Methods times metrics on the first `count` images of a task, in chunks of `task.batch_size`.
 
-    bench: EvaluationTask
-    entrants: Sequence[Entrant]
-    measures: Sequence[Measure]
+    What is measured goes to `store` chunk by chunk, so that a run that was stopped resumes.
+    """
+
+    task: EvaluationTask
+    methods: Sequence[MethodEntry]
+    metrics: Sequence[MetricEntry]
     count: int
-    store: Store
+    store: ResultStore
     watch: Watch = field(default=lambda _: None)
 
     def run(self) -> None:
-        """Measure what is not yet in the store."""
+        """Measure all chunks that are not yet in the store."""
         if "left_out" not in self.store.notes:
             self.store.note(**self._tried())
-        size = self.bench.batch_size
+        size = self.task.batch_size
         starts = range(0, self.count, size)
         open_chunks = [n for n in range(len(starts)) if not self.store.has(n)]
         clock = _Clock(self.store.notes["cost"], self.count, self.watch)
@@ -74,102 +77,104 @@ class Job:
     # --- before the first chunk ---------------------------------------------------------------
 
     def _tried(self) -> dict[str, Any]:
-        """Every method and metric on one item: which of them this model and these data refuse, why,
-        and what each method costs."""
-        asked = self._first()
+        """Try every method and metric on one item.
+
+        Returns which of them this model and these data refuse, and why, and what each costs.
+        """
+        batch = self._first()
         left_out: dict[str, dict[str, str]] = {}
         cost: dict[str, float] = {}
-        for number, entrant in enumerate(self.entrants, 1):
-            self.watch(Progress(f"trying {entrant.label} ({number} of {len(self.entrants)})",
-                                0, self.count))  # fmt: skip
+        for number, entry in enumerate(self.methods, 1):
+            doing = f"trying {entry.label} ({number} of {len(self.methods)})"
+            self.watch(BenchmarkProgress(doing, 0, self.count))
             started = time.perf_counter()
             try:
-                trial = self._trial(asked, entrant, shared(asked, self._seed(asked)))
+                trial = self._trial(batch, entry, shared(batch, self._seed(batch)))
             except HeatproofError as error:
-                if entrant.method.foreign:
-                    raise  # the user's own code: he wants to know now
-                left_out[entrant.label] = {"": str(error)}
+                if entry.method.foreign:
+                    raise  # the user's own code: better an error now than a gap in the table
+                left_out[entry.label] = {"": str(error)}
                 continue
-            left_out[entrant.label] = {
-                each.label: reason
-                for each in self.measures
-                if (reason := _refused(each.metric, trial)) is not None
+            left_out[entry.label] = {
+                metric.label: reason
+                for metric in self.metrics
+                if (reason := _refused(metric.metric, trial)) is not None
             }
-            cost[entrant.label] = time.perf_counter() - started
-        own = [entrant for entrant in self.entrants if not entrant.control] or self.entrants
-        if all("" in left_out[entrant.label] for entrant in own):
+            cost[entry.label] = time.perf_counter() - started
+        own = [entry for entry in self.methods if not entry.control] or self.methods
+        if all("" in left_out[entry.label] for entry in own):
             raise InputError(f"{own[0].label}: {left_out[own[0].label]['']}")
-        if all(len(left_out[label]) == len(self.measures) for label in cost):
+        if all(len(left_out[label]) == len(self.metrics) for label in cost):
             label, reason = next(iter(left_out[next(iter(cost))].items()))
             raise InputError(f"no metric can be measured here; {label}: {reason}")
         return {"left_out": left_out, "cost": cost}
 
     def _first(self) -> TaskBatch:
-        """The first picture that can be asked something."""
+        """Return the first image that can be asked something."""
         for n in range(self.count):
-            if len(asked := self.bench.batch(n, n + 1)):
-                return asked
+            if len(batch := self.task.batch(n, n + 1)):
+                return batch
         raise InputError(
-            f"{self.bench.data.name}: none of {self.count} pictures shows an object that a prompt "
+            f"{self.task.data.name}: none of {self.count} pictures shows an object that a prompt "
             "names while another prompt names none of its objects"
         )
 
     # --- a chunk ------------------------------------------------------------------------------
 
     def _chunk(self, number: int, start: int, stop: int, clock: "_Clock") -> None:
-        asked = self.bench.batch(start, stop)
+        batch = self.task.batch(start, stop)
         values: dict[str, list[Any]] = {f.name: [] for f in SCHEMAS["values"]}
         curves: dict[str, list[Any]] = {f.name: [] for f in SCHEMAS["curves"]}
         seconds: dict[str, float] = {}
-        removals = Removals()
+        shared_curves = SharedCurves()
         left_out = self.store.notes["left_out"]
-        ground = shared(asked, self._seed(asked)) if len(asked) else None
-        for entrant in self.entrants:
-            refused: Mapping[str, str] = left_out[entrant.label]
+        ground = shared(batch, self._seed(batch)) if len(batch) else None
+        for entry in self.methods:
+            refused: Mapping[str, str] = left_out[entry.label]
             if "" in refused or ground is None:
                 continue
-            clock.say(entrant.label, start)
+            clock.say(entry.label, start)
             began = time.perf_counter()
-            trial = self._trial(asked, entrant, ground)
-            seconds[f"method {entrant.label}"] = time.perf_counter() - began
-            for each in self.measures:
-                if each.label in refused:
+            trial = self._trial(batch, entry, ground)
+            seconds[f"method {entry.label}"] = time.perf_counter() - began
+            for metric in self.metrics:
+                if metric.label in refused:
                     continue
                 since = time.perf_counter()
-                found = measured(removals.share(each.metric), trial)
-                took = seconds.get(f"metric {each.label}", 0.0) + time.perf_counter() - since
-                seconds[f"metric {each.label}"] = took
-                _append(values, asked, entrant, each, value=found.values.double().tolist())
-                if found.heights is not None and found.fractions is not None:
-                    at = [found.fractions.tolist()] * len(asked)
-                    heights = found.heights.tolist()
-                    _append(curves, asked, entrant, each, fractions=at, heights=heights)
-            clock.took(entrant.label, time.perf_counter() - began, stop - start)
+                result = measure(shared_curves.share(metric.metric), trial)
+                took = seconds.get(f"metric {metric.label}", 0.0) + time.perf_counter() - since
+                seconds[f"metric {metric.label}"] = took
+                _append(values, batch, entry, metric, value=result.values.double().tolist())
+                if result.heights is not None and result.fractions is not None:
+                    at = [result.fractions.tolist()] * len(batch)
+                    heights = result.heights.tolist()
+                    _append(curves, batch, entry, metric, fractions=at, heights=heights)
+            clock.took(entry.label, time.perf_counter() - began, stop - start)
         self.store.add(number, values, curves, seconds)
         clock.finish(stop - start)
         clock.say("measured", stop)
 
-    def _trial(self, asked: TaskBatch, entrant: Entrant, ground: Trial) -> Trial:
-        maker, name = Maker(asked, entrant.method), entrant.label
-        needs = {need for each in self.measures for need in each.metric.needs}
+    def _trial(self, batch: TaskBatch, entry: MethodEntry, ground: Trial) -> Trial:
+        maker, name = MapMaker(batch, entry.method), entry.label
+        needs = {need for metric in self.metrics for need in metric.metric.needs}
         total: Tensor | None = None
         if "total" in needs:
-            maps, total = attempt(maker.promising, name)
+            maps, total = attempt(maker.maps_and_totals, name)
         else:
-            maps = attempt(lambda: maker.maps(torch.arange(len(asked))), name)
-        words = words_of(asked, entrant.method) if "words" in needs else {}
-        return replace(ground, maps=maps, explain=_Told(maker, name), total=total, **words)
+            maps = attempt(lambda: maker.maps(torch.arange(len(batch))), name)
+        words = words_of(batch, entry.method) if "words" in needs else {}
+        return replace(ground, maps=maps, explain=_GuardedMaps(maker, name), total=total, **words)
 
-    def _seed(self, asked: TaskBatch) -> int:
-        """A chunk's own, and the same for all methods."""
-        return self.bench.seed * 1_000_003 + int(asked.index[0])
+    def _seed(self, batch: TaskBatch) -> int:
+        """Return the chunk's own seed, the same for all methods."""
+        return self.task.seed * 1_000_003 + int(batch.index[0])
 
 
 @dataclass(frozen=True, eq=False)
-class _Told:
-    """`Maker.maps`, whose failures are told in one line."""
+class _GuardedMaps:
+    """`MapMaker.maps`, whose failures become one line."""
 
-    maker: Maker
+    maker: MapMaker
     name: str
 
     def __call__(self, item: Tensor, pixels: Tensor | None = None, **more: Any) -> Tensor:
@@ -177,36 +182,38 @@ class _Told:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A value an item, and a curve an item where the metric is the area under one."""
+class MetricValues:
+    """A value per item, and a curve per item where the metric is the area under one."""
 
     values: Float[Tensor, " item"]
     fractions: Float[Tensor, " point"] | None = None
     heights: Float[Tensor, "item point"] | None = None
 
 
-def measured(metric: Metric, trial: Trial) -> Measured:
-    """The metric's values; a curve is made once, and its area taken by the metric's own rule."""
+def measure(metric: Metric, trial: Trial) -> MetricValues:
+    """Return the metric's values; a curve is computed once for both its points and its area."""
     if not isinstance(metric, Curve):
-        return Measured(metric.measure(trial).cpu())
+        return MetricValues(metric.measure(trial).cpu())
     if lacking := trial.lacks(metric.needs):
         raise InputError(f"{metric.card.name} lacks {', '.join(lacking)}")
     fractions, heights = metric.fractions(trial).cpu(), metric.curves(trial).cpu()
     if type(metric).values is not Curve.values:
-        return Measured(metric.values(trial).cpu(), fractions, heights)
-    return Measured(_Made(fractions, heights).values(trial), fractions, heights)
+        return MetricValues(metric.values(trial).cpu(), fractions, heights)
+    return MetricValues(_ReadyCurve(fractions, heights).values(trial), fractions, heights)
 
 
-class Removals:
-    """Curves of what was removed, made once for all metrics that ask for the same ones of a trial:
-    SRG's are those of MIF and of LIF."""
+class SharedCurves:
+    """Perturbation curves, computed once for all metrics that need the same ones of a trial.
+
+    SRG's are those of MIF and of LIF, which stand beside it in most tables.
+    """
 
     def __init__(self) -> None:
-        self._of: Trial | None = None
-        self._made: dict[Any, Tensor] = {}
+        self._trial: Trial | None = None
+        self._curves: dict[Any, Tensor] = {}
 
     def share(self, metric: Metric) -> Metric:
-        """The same metric, its curves looked up here first."""
+        """Return the same metric, its curves looked up here first."""
         if not isinstance(metric, PerturbationCurve):
             return metric
         shared = copy.copy(metric)
@@ -215,16 +222,16 @@ class Removals:
         return shared
 
     def _heights(self, metric: PerturbationCurve, trial: Trial, first: First) -> Tensor:
-        if trial is not self._of:
-            self._of, self._made = trial, {}
+        if trial is not self._trial:
+            self._trial, self._curves = trial, {}
         options = (metric.imputer, metric.unit, metric.of, metric.direction, metric.shares())
-        if (*options, first) not in self._made:
-            self._made[*options, first] = metric.heights(trial, first)
-        return self._made[*options, first]
+        if (*options, first) not in self._curves:
+            self._curves[*options, first] = metric.heights(trial, first)
+        return self._curves[*options, first]
 
 
-class _Made(Curve):
-    """A curve that is there already, for `Curve`'s own rule."""
+class _ReadyCurve(Curve):
+    """A curve that is computed already, for `Curve`'s own rule of its area."""
 
     def __init__(self, at: Tensor, heights: Tensor) -> None:
         self.at, self.heights = at, heights
@@ -239,11 +246,11 @@ class _Made(Curve):
 
 
 def _refused(metric: Metric, trial: Trial) -> str | None:
-    """Why the metric cannot be measured in this trial; None where it can."""
+    """Return why the metric cannot be measured in this trial; None where it can."""
     if lacking := trial.lacks(metric.needs):
         return "; ".join(dict.fromkeys(LACKS[need] for need in lacking))
     try:
-        measured(metric, trial)
+        measure(metric, trial)
     except HeatproofError as error:
         return str(error)
     return None
@@ -251,22 +258,22 @@ def _refused(metric: Metric, trial: Trial) -> str | None:
 
 def _append(
     columns: dict[str, list[Any]],
-    asked: TaskBatch,
-    entrant: Entrant,
-    each: Measure,
+    batch: TaskBatch,
+    method: MethodEntry,
+    metric: MetricEntry,
     **own: list[Any],
 ) -> None:
-    count = len(asked)
+    count = len(batch)
     same = {
-        "method": entrant.label,
-        "settings": json.dumps(plain(entrant.method.settings())),
-        "metric": each.label,
-        "metric_settings": json.dumps(plain(each.metric.settings())),
+        "method": method.label,
+        "settings": json.dumps(plain(method.method.settings())),
+        "metric": metric.label,
+        "metric_settings": json.dumps(plain(metric.metric.settings())),
     }
-    columns["item"] += asked.index.tolist()
-    columns["image"] += asked.names
-    columns["prompt"] += asked.prompts
-    columns["right"] += asked.answers
+    columns["item"] += batch.index.tolist()
+    columns["image"] += batch.names
+    columns["prompt"] += batch.prompts
+    columns["right"] += batch.answers
     for name, value in same.items():
         columns[name] += [value] * count
     for name, value in own.items():
@@ -274,23 +281,22 @@ def _append(
 
 
 class _Clock:
-    """What is left, by what each method took for a picture: first when tried, then as it went."""
+    """Estimate the time that is left by what each method last took per image."""
 
-    def __init__(self, cost: Mapping[str, float], pictures: int, watch: Watch) -> None:
-        self.cost, self.pictures, self.watch = dict(cost), pictures, watch
-        self.left, self.within, self.rate = float(pictures), 0.0, 0.0
-        self.seen: set[str] = set()
+    def __init__(self, cost: Mapping[str, float], count: int, watch: Watch) -> None:
+        self.cost, self.count, self.watch = dict(cost), count, watch
+        self.left, self.within = float(count), 0.0
 
-    def skip(self, pictures: int) -> None:
-        self.left -= pictures
+    def skip(self, images: int) -> None:
+        self.left -= images
 
-    def took(self, label: str, seconds: float, pictures: int) -> None:
-        self.cost[label] = seconds / pictures
+    def took(self, label: str, seconds: float, images: int) -> None:
+        self.cost[label] = seconds / images
         self.within += seconds
 
-    def finish(self, pictures: int) -> None:
-        self.left, self.within = self.left - pictures, 0.0
+    def finish(self, images: int) -> None:
+        self.left, self.within = self.left - images, 0.0
 
     def say(self, doing: str, done: int) -> None:
         left = max(0.0, self.left * sum(self.cost.values()) - self.within)
-        self.watch(Progress(doing, done, self.pictures, left))
+        self.watch(BenchmarkProgress(doing, done, self.count, left))

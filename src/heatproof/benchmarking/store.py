@@ -46,7 +46,7 @@ has no meaning for the item."""
 SECONDS = b"seconds"
 
 
-class Store:
+class ResultStore:
     """Parts of one order; another order's are refused."""
 
     def __init__(self, folder: Path, order: Mapping[str, Any]) -> None:

@@ -40,7 +40,7 @@ ERROR = 1 - statistics.LEVEL
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """A method's values minus those of `against`, item by item.
 
     p: what the verdict goes by, adjusted where several comparisons share a claim.
@@ -58,7 +58,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A method in a metric's table. `missing` counts the items without a value.
 
     over_control: against the control that is best in this metric; the verdict is on all controls.
@@ -69,9 +69,9 @@ class Row:
     method: str
     mean: Interval
     missing: int
-    over_control: Difference | None
-    over_next: Difference | None
-    over_first: Difference | None
+    over_control: PairedDifference | None
+    over_next: PairedDifference | None
+    over_first: PairedDifference | None
 
     @property
     def plain(self) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _answers(table: Table) -> np.ndarray:
 
 def ranked(
     values: Values, split: Split, better: Better, *, bounds: Bounds | None = None
-) -> list[Row]:
+) -> list[TableRow]:
     """The methods by their mean, best first; where no direction is better, in the given order.
 
     bounds: the least and the largest value that an item can have.
@@ -162,7 +162,7 @@ def ranked(
     pairs = len(measured) * (len(measured) - 1) // 2
     over_first = compared.together([(n, measured[0]) for n in measured[1:]], pairs)
     return [
-        Row(
+        TableRow(
             values.methods[n],
             means[n],
             int(part[:, n].isnan().sum()),
@@ -194,10 +194,12 @@ class _Compared:
         ones, others = ([pair[side] for pair in pairs] for side in (0, 1))
         return statistics.means(self.part[:, ones] - self.part[:, others], bounds=self.bounds)
 
-    def _told(self, other: int, found: Interval, p: float) -> Difference:
-        return Difference(self.methods[other], found, p, verdict(found, self.better, p))
+    def _told(self, other: int, found: Interval, p: float) -> PairedDifference:
+        return PairedDifference(self.methods[other], found, p, verdict(found, self.better, p))
 
-    def together(self, pairs: Sequence[tuple[int, int]], family: int = 0) -> dict[int, Difference]:
+    def together(
+        self, pairs: Sequence[tuple[int, int]], family: int = 0
+    ) -> dict[int, PairedDifference]:
         """By the first of each pair; corrected for all of the pairs, or for a larger family."""
         found = self._minus(pairs)
         adjusted = statistics.holm([each.p for each in found], family)
@@ -206,7 +208,7 @@ class _Compared:
             for (one, other), difference, p in zip(pairs, found, adjusted, strict=True)
         }
 
-    def with_controls(self, order: Sequence[int]) -> dict[int, Difference]:
+    def with_controls(self, order: Sequence[int]) -> dict[int, PairedDifference]:
         """Of every method but the best control: the difference from that one, the verdict on all
         controls."""
         controls = [n for n in order if self.methods[n] in CONTROLS]
@@ -216,7 +218,7 @@ class _Compared:
             if controls and n != controls[0]
         }
 
-    def _with_controls(self, one: int, controls: Sequence[int]) -> Difference:
+    def _with_controls(self, one: int, controls: Sequence[int]) -> PairedDifference:
         found = self._minus([(one, control) for control in controls])
         best = self._told(controls[0], found[0], found[0].p)
         if best.verdict in ("too few", "not ranked"):
@@ -224,7 +226,7 @@ class _Compared:
         alone = [verdict(each, self.better, each.p) for each in found]
         if all(each == "better" for each in alone):
             p = max(each.p for each in found)
-            return Difference(best.against, found[0], p, "better")
+            return PairedDifference(best.against, found[0], p, "better")
         # Which control is the best was read off the same items: worse than one needs correction.
         adjusted = statistics.holm([each.p for each in found])
         worse = [
@@ -233,7 +235,7 @@ class _Compared:
             if verdict(each, self.better, p) == "worse"
         ]
         p = min(worse, default=max(each.p for each in found))
-        return Difference(best.against, found[0], p, "worse" if worse else "no difference")
+        return PairedDifference(best.against, found[0], p, "worse" if worse else "no difference")
 
 
 def verdict(difference: Interval, better: Better, p: float) -> Verdict:
@@ -248,12 +250,12 @@ def verdict(difference: Interval, better: Better, p: float) -> Verdict:
     return "better" if (low > 0) == (better == "higher") else "worse"
 
 
-def comparisons(tables: Iterable[Sequence[Row]]) -> dict[str, int]:
+def comparisons(tables: Iterable[Sequence[TableRow]]) -> dict[str, int]:
     """How many comparisons of each kind the tables hold."""
     found = {"over_control": 0, "over_next": 0, "over_first": 0}
     for row in itertools.chain.from_iterable(tables):
         for kind in found:
-            difference: Difference | None = getattr(row, kind)
+            difference: PairedDifference | None = getattr(row, kind)
             tested = difference is not None and difference.verdict not in ("too few", "not ranked")
             found[kind] += tested
     return found

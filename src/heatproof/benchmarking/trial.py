@@ -1,4 +1,4 @@
-"""One method's maps of a chunk, and the trial that metrics measure them in."""
+"""Compute one method's maps of a chunk, and build the trial that metrics measure them in."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -34,31 +34,33 @@ LACKS: dict[Need, str] = {
     "levels": "the model's preprocessing is not known",
     "words": "the method explains no words, or the model reads none",
     "word_score": "the method explains no words, or the model reads none",
-    "explain": "the method's maps cannot be made anew",
+    "explain": "the method's maps cannot be computed again",
     "models": "the model's blocks cannot be made random",
     "total": "the method promises no sum",
 }
 
 
 @dataclass(frozen=True, eq=False)
-class Maker:
-    """A method, asked about the items of a chunk: those of one prompt go through it together."""
+class MapMaker:
+    """One method on the items of a chunk; items of one prompt are explained together."""
 
-    asked: TaskBatch
+    batch: TaskBatch
     method: Method
 
-    def promising(self) -> tuple[Float[Tensor, "item row col"], Float[Tensor, " item"] | None]:
-        """The items' own maps, and what each promises to add up to; None where nothing is."""
-        everything = torch.arange(len(self.asked))
+    def maps_and_totals(
+        self,
+    ) -> tuple[Float[Tensor, "item row col"], Float[Tensor, " item"] | None]:
+        """Return the items' own maps, and what each promises to add up to (None: nothing)."""
+        everything = torch.arange(len(self.batch))
         if self.method.foreign or type(self.method).total is Method.total:
             return self.maps(everything), None
-        promise = Promise(self.method)
-        maps = Maker(self.asked, promise).maps(everything)
-        if promise.promised is None:
+        recorder = SumRecorder(self.method)
+        maps = MapMaker(self.batch, recorder).maps(everything)
+        if recorder.sums is None:
             return maps, None
-        total = torch.full((len(self.asked),), torch.nan, dtype=torch.float64)
+        total = torch.full((len(self.batch),), torch.nan, dtype=torch.float64)
         rows = torch.cat([rows for _, rows in self._groups(everything, None)])
-        total[rows] = torch.cat(promise.promised)
+        total[rows] = torch.cat(recorder.sums)
         return maps, total
 
     def maps(
@@ -69,81 +71,83 @@ class Maker:
         prompt: str | None = None,
         seed: int | None = None,
     ) -> Float[Tensor, "variant row col"]:
-        """See `metrics.base.Explain`."""
+        """Return maps of the items: see `metrics.base.MapsAgain`."""
         item = item.cpu()
-        subject, bench = Subject(self.method), self.asked.task
-        made = torch.full((len(item), *bench.grid), torch.nan)
+        subject, task = Subject(self.method), self.batch.task
+        maps = torch.full((len(item), *task.grid), torch.nan)
         for label, rows in self._groups(item, prompt):
-            first = int(self.asked.index[item[rows[0]]])
-            made[rows] = subject.maps(
-                bench.model,
+            first = int(self.batch.index[item[rows[0]]])
+            maps[rows] = subject.maps(
+                task.model,
                 self._pictures(item[rows]) if pixels is None else pixels[rows.to(pixels.device)],
                 self._prompt(label, prompt),
                 seed=self._seed(first, seed),
-                batch_size=bench.batch_size,
+                batch_size=task.batch_size,
             )[:, 0].cpu()
-        return made
+        return maps
 
     def words(self) -> Float[Tensor, "item word"]:
-        """A value for each word of each item's prompt, NaN behind its last."""
-        bench = self.asked.task
-        rows_of: list[tuple[Tensor, list[list[float]]]] = []
-        for label, rows in self._groups(torch.arange(len(self.asked)), None):
-            found = explain_words(
-                bench.model,
-                self.asked.pixels[rows.to(bench.model.device)],
-                [bench.data.prompts[label]],
+        """Return a value for each word of each item's prompt, NaN behind its last."""
+        task = self.batch.task
+        groups: list[tuple[Tensor, list[list[float]]]] = []
+        for label, rows in self._groups(torch.arange(len(self.batch)), None):
+            explained = explain_words(
+                task.model,
+                self.batch.pixels[rows.to(task.model.device)],
+                [task.data.prompts[label]],
                 method=self.method,
                 certify=False,
-                seed=self._seed(int(self.asked.index[rows[0]]), None),
-                batch_size=bench.batch_size,
+                seed=self._seed(int(self.batch.index[rows[0]]), None),
+                batch_size=task.batch_size,
             )
-            rows_of.append((rows, [[word.value for word in words[0]] for words in found.words]))
-        longest = max((len(each) for _, values in rows_of for each in values), default=0)
-        made = torch.full((len(self.asked), longest), torch.nan)
-        for rows, values in rows_of:
-            for row, each in zip(rows.tolist(), values, strict=True):
-                made[row, : len(each)] = torch.tensor(each)
-        return made
+            groups.append((rows, [[word.value for word in words[0]] for words in explained.words]))
+        longest = max((len(row) for _, values in groups for row in values), default=0)
+        padded = torch.full((len(self.batch), longest), torch.nan)
+        for rows, values in groups:
+            for row, value in zip(rows.tolist(), values, strict=True):
+                padded[row, : len(value)] = torch.tensor(value)
+        return padded
 
     def _groups(
         self, item: Int64[Tensor, " variant"], prompt: str | None
     ) -> Iterator[tuple[int, Int64[Tensor, " rows"]]]:
-        labels = self.asked.named[item]
+        labels = self.batch.named[item]
         if prompt is not None:
             labels = torch.zeros_like(labels)
         for label in labels.unique().tolist():
             yield label, (labels == label).nonzero()[:, 0]
 
     def _prompt(self, label: int, prompt: str | None) -> Sequence[str] | Tensor:
-        bench = self.asked.task
-        text = bench.data.prompts[label] if prompt is None else NULL_PROMPTS.get(prompt, prompt)
+        task = self.batch.task
+        text = task.data.prompts[label] if prompt is None else NULL_PROMPTS.get(prompt, prompt)
         if self.method.foreign:
             return [text]
         if prompt is None:
-            return bench.embeddings[label, None]
+            return task.embeddings[label, None]
         if text:
-            return inputs.prompts(bench.model, [text]).embeddings
-        return inputs.embed(bench.model, [text]).embeddings
+            return inputs.prompts(task.model, [text]).embeddings
+        return inputs.embed(task.model, [text]).embeddings
 
     def _pictures(self, item: Int64[Tensor, " variant"]) -> Tensor | list[Image.Image]:
         if isinstance(self.method, Foreign) and self.method.takes == "photo":
-            return [self.asked.photos[n] for n in item.tolist()]
-        return self.asked.pixels[item.to(self.asked.pixels.device)]
+            return [self.batch.photos[n] for n in item.tolist()]
+        return self.batch.pixels[item.to(self.batch.pixels.device)]
 
     def _seed(self, first: int, seed: int | None) -> int:
-        """A group's own, so that noise is not the same in all groups of a chunk."""
-        return (self.asked.task.seed if seed is None else seed) * 1_000_003 + first
+        """Return the group's own seed, so that noise differs between the groups of a chunk."""
+        return (self.batch.task.seed if seed is None else seed) * 1_000_003 + first
 
 
-class Promise(Method):
-    """A method, and what its maps promised to add up to: on the patches alone, what it gave to
-    other tokens (a class token) taken off. `promised` holds a number for each map that was made,
-    in order; None once a pass promised nothing."""
+class SumRecorder(Method):
+    """A method that notes what its maps promise to add up to, on the patches alone.
+
+    What the method gives to other tokens (a class token) is taken off. `sums` holds a number for
+    each map, in order; None once a pass promised nothing.
+    """
 
     def __init__(self, inner: Method) -> None:
         self.inner, self.card = inner, inner.card  # pyright: ignore[reportAttributeAccessIssue]
-        self.promised: list[Tensor] | None = []
+        self.sums: list[Tensor] | None = []
 
     def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         return self.inner.plan(sites, side)
@@ -151,12 +155,12 @@ class Promise(Method):
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         values = self.inner.attribute(read)
         total = self.inner.total(read)
-        if total is None or self.promised is None:
-            self.promised = None
+        if total is None or self.sums is None:
+            self.sums = None
         else:
             on_patches = values[:, :, read.batch.content].sum(-1)
             others = values.sum(-1) - on_patches
-            self.promised.append((total.to(others) - others).detach()[:, 0].cpu().double())
+            self.sums.append((total.to(others) - others).detach()[:, 0].cpu().double())
         return values
 
     def explained(self, read: ReadPass) -> Float[Tensor, "item target"]:
@@ -167,93 +171,93 @@ class Promise(Method):
 
 
 @dataclass(frozen=True, eq=False)
-class Randomised:
-    """See `metrics.base.Models`: weights shuffled within each tensor, from the readout on."""
+class RandomisedModels:
+    """Shuffle weights within each tensor, from the readout on: see `metrics.base.RandomModels`."""
 
-    bench: EvaluationTask
+    task: EvaluationTask
 
     @property
     def steps(self) -> int:
-        return len(self.bench.attention_layers)
+        return len(self.task.attention_layers)
 
     def __call__(
         self, order: Literal["cascade", "independent"], n: int, /
     ) -> AbstractContextManager[object]:
-        sites = self.bench.attention_layers
+        sites = self.task.attention_layers
         chosen = sites if order == "cascade" else sites[: len(sites) - n + 1]
         last = n if order == "cascade" else 1
-        return reinitialised(self.bench.model, chosen, last, seed=self.bench.seed).enter()
+        return reinitialised(self.task.model, chosen, last, seed=self.task.seed).enter()
 
 
 @dataclass(frozen=True, eq=False)
 class WordScores:
-    """See `metrics.base.WordScore`: shortened prompts against the items' own pictures."""
+    """Score shortened prompts with the items' own images: see `metrics.base.WordScore`."""
 
-    asked: TaskBatch
+    batch: TaskBatch
     words: list[list[str]]
 
     @cached_property
     def images(self) -> Float[Tensor, "item dim"]:
-        return self.asked.task.encode(self.asked.pixels)
+        return self.batch.task.encode(self.batch.pixels)
 
     def __call__(
         self, keep: Bool[Tensor, "variant word"], item: Int[Tensor, " variant"]
     ) -> Float[Tensor, " variant"]:
-        bench, rows = self.asked.task, item.cpu()
+        task, rows = self.batch.task, item.cpu()
         texts = [
-            without(self.words[n], kept[: len(self.words[n])])
-            for n, kept in zip(rows.tolist(), keep.cpu(), strict=True)
+            without(self.words[n], left[: len(self.words[n])])
+            for n, left in zip(rows.tolist(), keep.cpu(), strict=True)
         ]
         place = {text: n for n, text in enumerate(dict.fromkeys(texts))}
-        embedded = inputs.embed(bench.model, list(place)).embeddings
+        embedded = inputs.embed(task.model, list(place)).embeddings
         chosen = embedded[torch.tensor([place[text] for text in texts])]
         unit = torch.nn.functional.normalize
         images = self.images[rows.to(self.images.device)].to(chosen)
         return (unit(images, dim=-1) * unit(chosen, dim=-1)).sum(-1).cpu()
 
 
-def shared(asked: TaskBatch, seed: int) -> Trial:
-    """What is the same for all methods; the maps are still to come."""
-    bench = asked.task
-    points, complete = asked.points, bench.data.complete
-    # Points that were clicked are no masks: they are held against a map as points alone.
-    pictured = complete or points is None
+def shared(batch: TaskBatch, seed: int) -> Trial:
+    """Return the trial that all methods share; its maps are NaN until a method sets them."""
+    task = batch.task
+    points = batch.points
+    # Points that were clicked are no masks: a map is compared with the points alone.
+    masked = task.data.complete or points is None
     return Trial(
-        maps=torch.full((len(asked), *bench.grid), torch.nan),
-        pixels=asked.pixels,
-        mask=asked.mask if pictured else None,
-        objects=asked.objects if pictured else None,
-        named=asked.is_named if pictured else None,
-        score=asked.score,
+        maps=torch.full((len(batch), *task.grid), torch.nan),
+        pixels=batch.pixels,
+        mask=batch.mask if masked else None,
+        objects=batch.objects if masked else None,
+        named=batch.is_named if masked else None,
+        score=batch.score,
         points=points,
-        hit=asked.hit if bench.knows_absent else None,
-        tokens=asked.tokens if asked.removable else None,
-        levels=bench.levels,
-        models=Randomised(bench),
-        item=asked.index,
+        hit=batch.hit if task.knows_absent else None,
+        tokens=batch.tokens if batch.removable else None,
+        levels=task.levels,
+        models=RandomisedModels(task),
+        item=batch.index,
         seed=seed,
-        batch_size=bench.batch_size,
-        device=bench.model.device,
+        batch_size=task.batch_size,
+        device=task.model.device,
     )
 
 
-def words_of(asked: TaskBatch, method: Method) -> dict[str, Any]:
-    """The trial's `words` and `word_score`, where the model reads and the method explains words."""
+def words_of(batch: TaskBatch, method: Method) -> dict[str, Any]:
+    """Return `words` and `word_score`, if the model reads text and the method explains it."""
     from heatproof.engine.api import merge
 
-    text = asked.task.model.text
+    text = batch.task.model.text
     if text is None or "text" not in method.card.sides:
         return {}
-    tokens = text.tokenize(asked.prompts)
+    tokens = text.tokenize(batch.prompts)
     words = [
         [word.text for word in merge(full, pieces, torch.zeros(len(pieces)))]
         for full, pieces in zip(tokens.texts, tokens.pieces, strict=True)
     ]
-    return {"words": Maker(asked, method).words(), "word_score": WordScores(asked, words)}
+    return {"words": MapMaker(batch, method).words(), "word_score": WordScores(batch, words)}
 
 
 def attempt(make: Callable[[], Any], name: str) -> Any:
-    """What `make` gives; whatever user code raises is told in one line.
+    """Return what `make` returns; whatever user code raises becomes one line.
 
     Raises:
         InputError: it failed. Errors of heatproof's own go through.

@@ -15,7 +15,7 @@ from heatproof.errors import InputError
 from heatproof.pages.folder import check_folder
 
 if TYPE_CHECKING:
-    from heatproof.benchmarking.run import Progress
+    from heatproof.benchmarking.run import BenchmarkProgress
 
 LINE_INTERVAL = 30.0
 """Seconds between two lines of progress where stderr is not a terminal."""
@@ -148,23 +148,23 @@ def _choose(methods: str, own: dict[str, Any]) -> Any:
     labels = [source.rpartition(":")[2] for source in own]
     if len(set(labels)) < len(labels):
         raise InputError("two entries have the same name; rename one of the functions")
-    from heatproof.benchmarking.request import entrants
+    from heatproof.benchmarking.request import method_entries
 
-    named = entrants(methods) if methods else []
+    named = method_entries(methods) if methods else []
     return {
         **dict(zip(labels, own.values(), strict=True)),
         **{entrant.label: entrant.label for entrant in named},
     }
 
 
-def _progress(say: Callable[[str], None]) -> "Callable[[Progress], None]":
+def _progress(say: Callable[[str], None]) -> "Callable[[BenchmarkProgress], None]":
     """Return a callback that updates the spinner, or prints a line now and then into a log."""
     # A log file gets whole lines, and not one per image.
     if sys.stderr.isatty():
         return lambda progress: say(str(progress))
     last = time.monotonic()
 
-    def tell(progress: "Progress") -> None:
+    def tell(progress: "BenchmarkProgress") -> None:
         nonlocal last
         if time.monotonic() - last >= LINE_INTERVAL:
             last = time.monotonic()
