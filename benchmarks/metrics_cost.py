@@ -24,7 +24,6 @@ from torch import Tensor
 import heatproof
 from explain_cost import ratio
 from heatproof import metrics
-from heatproof.engine.forward import attention_layers_of
 from heatproof.metrics import Trial
 from heatproof.models import Model
 from heatproof.reading import reading
@@ -51,7 +50,7 @@ def trial_of(model: Model, items: int, batch: int) -> Trial:
             found = torch.nn.functional.normalize(model.image.encode(shown), dim=1)
             return (found * prompts[item]).sum(1)
 
-    sites = attention_layers_of(model, "image", lambda: model.image.encode(pixels[:1]))
+    sites = model.attention_layers("image", pixels.shape[-2:])
 
     def tokens(keep: Tensor, item: Tensor) -> Tensor:
         with torch.inference_mode():

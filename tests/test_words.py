@@ -8,8 +8,8 @@ import torch
 
 import heatproof
 from heatproof.engine.api import merge
-from heatproof.models.model import Piece, Tokens
-from heatproof.models.tokens import CLIP_VOCABULARY, Codec, clip_tokenizer, missing
+from heatproof.models.tokenizers import CLIP_VOCABULARY, Codec, Missing, clip_tokenizer
+from heatproof.models.towers import Piece, Tokens
 from heatproof.words import segments, word_tokens
 
 
@@ -156,7 +156,7 @@ def test_bytes_make_no_unknown_words() -> None:
 def test_without_a_tokenizer_start_and_end_are_no_words() -> None:
     ids = open_clip.tokenize(["a photo of a dog"])
     assert _texts(_clip().from_ids(ids)) == ["a", "photo", "of", "a", "dog"]
-    bare = _clip(missing("no tokenizer")).from_ids(ids)
+    bare = _clip(Missing("no tokenizer")).from_ids(ids)
     assert _texts(bare) == [f"[{int(token)}]" for token in ids[0, 1:6]]
     assert [piece.position for piece in bare.pieces[0]] == [1, 2, 3, 4, 5]
 

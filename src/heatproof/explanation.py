@@ -13,7 +13,7 @@ from heatproof.certificate import Certificate
 from heatproof.errors import UnknownName
 from heatproof.image_maps import ImageMaps, ImageWords, Record, Word
 from heatproof.images import Photo
-from heatproof.models.geometry import View
+from heatproof.models.geometry import PhotoView
 from heatproof.pages import bundle
 from heatproof.plots.contact_sheet import Panel
 from heatproof.plots.overlay import overlay
@@ -36,7 +36,7 @@ class Explanation:
     certificate: Certificate
     record: Record
     photos: tuple[Photo, ...] = ()
-    views: tuple[View, ...] = ()
+    views: tuple[PhotoView, ...] = ()
 
     def overlay(self, image: int = 0, prompt: int | str = 0) -> Image.Image:
         """Draw the map on the original photo, on the scale shared by all prompts of the image."""
@@ -89,7 +89,7 @@ class Explanation:
         else:
             rows, cols = (BLANK_PATCH * side for side in self.maps.shape[-2:])
             photo = Photo(Image.new("RGB", (cols, rows), BLANK), f"tensor {image}")
-            view = View(cols, rows, 0.0, 0.0, float(cols), float(rows))
+            view = PhotoView(cols, rows, 0.0, 0.0, float(cols), float(rows))
         return ImageMaps(
             photo=photo,
             view=view,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from heatproof.certificate import Certificate
 from heatproof.images import Photo
-from heatproof.models.geometry import View
+from heatproof.models.geometry import PhotoView
 
 NOTICED = 0.005  # of the image: less than this cropped away is not worth a notice
 NO_PROMPT = "(empty prompt)"
@@ -52,7 +52,7 @@ class ImageMaps:
     """The maps of one image; fields as in `Explanation`, without its image axis."""
 
     photo: Photo
-    view: View
+    view: PhotoView
     maps: Float[Tensor, "prompt row col"]
     scores: Float[Tensor, " prompt"]
     explained_scores: Float[Tensor, " prompt"]

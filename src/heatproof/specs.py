@@ -1,69 +1,95 @@
-"""What a model may be called, as far as it can be checked without torch."""
+"""Name the models that can be loaded or wrapped, and check a name without importing torch."""
 
 import importlib.util
 import re
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from heatproof import checking
 from heatproof.errors import ModelError, UnknownName, nearest
 
-MODELS = {
-    "scenes": "the embedded reference model: small, offline, knows rendered scenes only",
-    "open_clip:NAME": "an open_clip architecture with random weights, to try things out",
-    "open_clip:NAME/PRETRAINED": "with open_clip's weights (downloaded once) or a local file",
-    "hf:ID": "Hugging Face id or local folder: CLIP, SigLIP, SigLIP 2, BLIP, ViT classifiers",
-    "timm:NAME": "a timm classifier: prompts are class names or indices",
-}
-KINDS = ("open_clip", "hf", "timm", "scenes")
-EXPECTED = "open_clip:NAME[/PRETRAINED], hf:ID_OR_FOLDER, timm:NAME or scenes[:CHECKPOINT]"
-FAMILY = Path(__file__).parent / "models" / "scenes" / "family"
+MODELS_FOLDER = Path(__file__).parent / "models"
+SCENES_CHECKPOINTS = MODELS_FOLDER / "scenes" / "family"
 """Earlier states of the embedded model, one file each."""
 SPECIMEN = "specimen:"
-"""Names of the tiny random models that `heatproof prove` compares on begin so."""
+"""Begins the names of the tiny random models on which `heatproof prove` compares methods."""
 WEIGHTS_ENDINGS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 
 
-def check(spec: object) -> tuple[str, str]:
-    """The kind of model that a name asks for, and the rest of the name.
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A library whose models can be loaded by name, wrapped as objects, or both.
+
+    `package` lies in `heatproof.models`. Where models have names, its module `loading` has
+    `load(name, allow_download=...)`, `prefix` stands before the colon of a name, `pattern` is the
+    whole name, `forms` says what each form of it means, and `check` raises where nothing has the
+    name; `bare` says that the prefix alone is a name, too. Where objects can be wrapped, the
+    package has `recognises` and `wrap`, and `objects` names the classes.
+    """
+
+    package: str
+    prefix: str = ""
+    pattern: str = ""
+    forms: dict[str, str] = field(default_factory=dict[str, str])
+    check: Callable[[str], object] = str
+    bare: bool = False
+    objects: str = ""
+
+
+def check(spec: object) -> tuple[Family, str]:
+    """Return the family that a name asks for, and the rest of the name.
 
     Raises:
-        ModelError, UnknownName: no model is called so, or its file or folder is not there. Tags of
+        ModelError, UnknownName: no model has this name, or its file or folder is missing. Tags of
             open_clip, names of timm and ids on the hub are left to those libraries.
     """
     if not isinstance(spec, str):
         raise ModelError(
-            f"got {checking.shown(spec)} as a model, expected {EXPECTED}{_object(spec)}"
+            f"got {checking.shown(spec)} as a model, expected {_expected()}{_object(spec)}"
         )
-    kind, _, name = spec.partition(":")
-    if kind not in KINDS or (kind != "scenes" and not name):
-        raise ModelError(f"got the model {checking.shown(spec)}, expected {EXPECTED}{_guess(spec)}")
-    if kind == "scenes" and name not in ("", *checkpoints()):
-        raise UnknownName("checkpoint of scenes", name, checkpoints())
-    if kind == "open_clip":
-        _check_open_clip(name)
-    elif kind == "hf":
-        hugging_face_folder(name)
-    elif "/" in name:
-        weights_file(name.partition("/")[2])
-    return kind, name
+    prefix, _, name = spec.partition(":")
+    family = next((family for family in NAMED if family.prefix == prefix), None)
+    if family is None or not (name or family.bare):
+        raise ModelError(
+            f"got the model {checking.shown(spec)}, expected {_expected()}{_guess(spec)}"
+        )
+    family.check(name)
+    return family, name
+
+
+def _expected() -> str:
+    *patterns, last = (family.pattern for family in NAMED)
+    return f"{', '.join(patterns)} or {last}"
 
 
 def checkpoints() -> list[str]:
-    """The embedded model's states from untrained to final; the last is the default."""
-    return [*sorted(path.stem for path in FAMILY.glob("*.safetensors")), "final"]
+    """Return the embedded model's states from untrained to final; the last is the default."""
+    return [*sorted(path.stem for path in SCENES_CHECKPOINTS.glob("*.safetensors")), "final"]
 
 
 def open_clip_models() -> list[str]:
-    """The architectures that open_clip knows; where it is not imported, by its files' names."""
+    """Return the architectures that open_clip knows, from its files' names if not imported."""
     library = sys.modules.get("open_clip")
     if library is not None:
         return list(library.list_models())  # the user may have added some
-    found = importlib.util.find_spec("open_clip")
-    folders = (found and found.submodule_search_locations) or ()
+    package = importlib.util.find_spec("open_clip")
+    folders = (package and package.submodule_search_locations) or ()
     return [
-        each.stem for folder in folders for each in Path(folder, "model_configs").glob("*.json")
+        config.stem for folder in folders for config in Path(folder, "model_configs").glob("*.json")
     ]
+
+
+def hugging_face_models() -> list[str]:
+    """Return the `model_type`s of transformers that have an adapter: the adapters' file names."""
+    folder = MODELS_FOLDER / "hugging_face" / "families"
+    return sorted(path.stem for path in folder.glob("[a-z]*.py"))
+
+
+def _check_scenes(name: str) -> None:
+    if name not in ("", *checkpoints()):
+        raise UnknownName("checkpoint of scenes", name, checkpoints())
 
 
 def _check_open_clip(name: str) -> None:
@@ -76,8 +102,13 @@ def _check_open_clip(name: str) -> None:
         weights_file(pretrained)
 
 
+def _check_timm(name: str) -> None:
+    if "/" in name:
+        weights_file(name.partition("/")[2])
+
+
 def is_file_name(pretrained: str) -> bool:
-    """Whether the end of a model's name is a file of weights, not a tag."""
+    """Return whether the end of a model's name is a file of weights, not a tag."""
     file = Path(pretrained)
     return bool(pretrained) and (
         "/" in pretrained or file.suffix in WEIGHTS_ENDINGS or checking.exists(file)
@@ -85,10 +116,10 @@ def is_file_name(pretrained: str) -> bool:
 
 
 def weights_file(name: str) -> Path:
-    """A file of weights that is there.
+    """Return the path of a file of weights.
 
     Raises:
-        ModelError: it is not.
+        ModelError: there is no such file.
     """
     path = checking.path("weights", name)
     if not path.is_file():
@@ -100,7 +131,7 @@ def weights_file(name: str) -> Path:
 
 
 def hugging_face_folder(name: str) -> Path | None:
-    """The local folder of a model; None where the name is an id on the hub.
+    """Return the local folder of a model; None where the name is an id on the hub.
 
     Raises:
         ModelError: it is neither.
@@ -119,9 +150,9 @@ def hugging_face_folder(name: str) -> Path | None:
 
 
 def _guess(spec: str) -> str:
-    """What was probably meant, as the end of an error's line."""
+    """Return the end of an error's line: what was probably meant."""
     kind, colon, name = spec.partition(":")
-    if colon and (near := nearest(kind, KINDS)):
+    if colon and (near := nearest(kind, [family.prefix for family in NAMED])):
         return f"; did you mean {near[0]}:{checking.shortened(name)}?"
     if colon:
         return ""
@@ -141,3 +172,48 @@ def _object(spec: object) -> str:
     if callable(spec):
         return "; for a model object: heatproof.wrap(model)"
     return ""
+
+
+FAMILIES = (
+    Family(
+        package="scenes",
+        prefix="scenes",
+        pattern="scenes[:CHECKPOINT]",
+        forms={
+            "scenes": "the embedded reference model: small, offline, knows rendered scenes only"
+        },
+        check=_check_scenes,
+        bare=True,
+    ),
+    Family(
+        package="open_clip",
+        prefix="open_clip",
+        pattern="open_clip:NAME[/PRETRAINED]",
+        forms={
+            "open_clip:NAME": "an open_clip architecture with random weights, to try things out",
+            "open_clip:NAME/PRETRAINED": "with its weights (downloaded once) or a local file",
+        },
+        check=_check_open_clip,
+        objects="open_clip's CLIP, CustomTextCLIP or CoCa",
+    ),
+    Family(package="openai_clip", objects="OpenAI's CLIP"),
+    Family(
+        package="hugging_face",
+        prefix="hf",
+        pattern="hf:ID_OR_FOLDER",
+        forms={"hf:ID": f"Hugging Face id or local folder: {', '.join(hugging_face_models())}"},
+        check=hugging_face_folder,
+        objects=f"Hugging Face's {', '.join(hugging_face_models())}",
+    ),
+    Family(
+        package="classifiers",
+        prefix="timm",
+        pattern="timm:NAME",
+        forms={"timm:NAME": "a timm classifier: prompts are class names or indices"},
+        check=_check_timm,
+        objects="timm's or torchvision's ViT",
+    ),
+)
+"""Every library whose models are known. `load`, `wrap`, the listing of `heatproof models` and the
+errors of both are made from this table. Objects are tried in its order."""
+NAMED = tuple(family for family in FAMILIES if family.prefix)

@@ -130,9 +130,7 @@ def test_methods_of_the_catalogue_differ_where_they_intervene(vit: Model, name: 
 
 
 def _sites(model: Model) -> Any:
-    from heatproof.engine.forward import attention_layers_of
-
-    return attention_layers_of(model, "image", lambda: model.image.encode(picture(model, 1)))
+    return model.attention_layers("image")
 
 
 def test_an_error_leaves_no_hook(vit: Model) -> None:

@@ -17,7 +17,6 @@ from heatproof import methods
 from heatproof.auditing import labelled, measures
 from heatproof.auditing.checks import implied_model, parity, readout
 from heatproof.auditing.principle1 import explain_the_model_itself
-from heatproof.engine.forward import attention_layers_of
 from heatproof.evaluation.subject import Subject
 from heatproof.methods import Factors, Foreign, Method, MethodCard, Plan, ReadPass, Side, Tower
 from heatproof.models import Model
@@ -195,7 +194,7 @@ def test_what_a_mask_hides_gets_no_loosened_weight(vit: Model) -> None:
     method = methods.create("grad-eclip", heads="model", layers=1)
     tokens = vit.text.tokenize(["a b"])
     readout, context = int(tokens.readout[0]), tokens.ids.shape[1]
-    sites = attention_layers_of(vit, "text", lambda: vit.text.encode(tokens))
+    sites = vit.attention_layers("text", tokens.ids.shape[-1:])
     tower = Tower(vit.module, "text", sites, readout, slice(0, context))
     ((path, change),) = method.implied(tower)["loosened attention"].items()
     seen: list[Tensor] = []

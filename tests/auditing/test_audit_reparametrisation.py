@@ -13,7 +13,6 @@ import tiny
 from families import FAMILIES, model_of, picture
 from heatproof.auditing.checks import reparametrisation
 from heatproof.auditing.checks.weights import weight_views
-from heatproof.engine.forward import attention_layers_of
 from heatproof.errors import ReadingError
 from heatproof.evaluation.subject import Subject
 from heatproof.methods import Foreign, Method, MethodCard, Plan, ReadPass, Side
@@ -90,7 +89,7 @@ def test_a_map_of_nothing_cannot_be_told(vit: Model) -> None:
 def test_the_function_stays_on_every_family(family: str, change: str) -> None:
     """To 1e-12; where a norm follows the values (EVA), or keys have no bias, the check says so."""
     model, pixels = model_of(family), picture(model_of(family), 1)
-    sites = attention_layers_of(model, "image", lambda: model.image.encode(pixels))
+    sites = model.attention_layers("image", pixels.shape[-2:])
     views, unknown = weight_views(model.module, sites)
     assert not unknown
     with torch.no_grad():

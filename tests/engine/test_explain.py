@@ -18,7 +18,7 @@ from heatproof.engine.api import merge
 from heatproof.engine.certify import change
 from heatproof.errors import ImageError, InputError, PromptError, ReadingError, UnknownName
 from heatproof.methods import AttentionXGradient, MethodCard, Plan, RawAttention, ReadPass, Side
-from heatproof.models import Layout, Piece, Readout, wrap
+from heatproof.models import Piece, Readout, TokenLayout, wrap
 from heatproof.reading import AttentionLayer, reading
 from heatproof.reading.interventions import knock_out
 from heatproof.scores import Contrast, Cosine, Logit, Margin, Pairs
@@ -334,7 +334,9 @@ def test_a_wrong_description_of_the_readout_is_found() -> None:
 
 def test_a_wrong_description_of_the_grid_is_found() -> None:
     model = model_of(VIT)
-    wrong = replace(model, image=replace(model.image, layout=lambda *_: Layout(3, 4, ("class",))))
+    wrong = replace(
+        model, image=replace(model.image, layout=lambda *_: TokenLayout(3, 4, ("class",)))
+    )
     with pytest.raises(ReadingError, match="got 16 key tokens for a 3 x 4 grid with 1 other"):
         heatproof.explain(wrong, picture(model), prompts_for(VIT))
 

@@ -53,7 +53,7 @@ def expected(family: str, module: Any, picture: Image.Image, ids: Any) -> Tensor
         weights = torchvision.models.ViT_B_16_Weights.IMAGENET1K_V1
         pixels = weights.transforms(crop_size=21, resize_size=24)(picture)
         return module(pixels[None].double())[0, :2]
-    processor = hf_specimens.PROCESSORS[type(module).__name__]()
+    processor = hf_specimens.usual_processor(module)
     inputs = {
         name: tensor.double() if tensor.is_floating_point() else tensor
         for name, tensor in processor(images=picture, return_tensors="pt").items()
@@ -92,7 +92,7 @@ def test_texts_go_through_the_librarys_tokenizer_too(name: str) -> None:
     texts = ["a dog", "white snow and a red cat on a ball"]  # one is longer than the context
     explanation = heatproof.explain(model, photo(90, 157), texts, score="logit")
     assert input_of(explanation).verdict == "holds"
-    processor = hf_specimens.PROCESSORS[type(model.module).__name__]()
+    processor = hf_specimens.usual_processor(model.module)
     tokens = tiny_hf.tokenizer(begin=name != "siglip")(
         texts, padding="max_length", truncation=True, max_length=13, return_tensors="pt"
     )

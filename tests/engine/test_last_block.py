@@ -28,7 +28,8 @@ from heatproof.methods import (
 from heatproof.methods.base import stands_for
 from heatproof.methods.pass_context import gradients_at_once
 from heatproof.models import Model
-from heatproof.models.model import Readout
+from heatproof.models import model as model_module
+from heatproof.models.towers import Readout
 from heatproof.specimens.open_clip import open_clip_vit
 from heatproof.tolerances import TOLERANCE
 
@@ -71,7 +72,7 @@ def outcome(
     shown = pictures(model, picture(model, items), None)
     chosen = scores.create(score or scores.default(model))
     job = ImageBatches(shown, prompts(model, asked), chosen, None)
-    sites = passes.attention_layers_of(model, "image", lambda: model.image.encode(shown.pixels[:1]))
+    sites = model.attention_layers("image", shown.pixels.shape[-2:])
     (chunk,) = job.chunks(8)
     reader = passes.Reader(model=model, method=method, layers=sites, seed=0, evidence=evidence)
     return reader.attribute(chunk)
@@ -304,7 +305,7 @@ def test_errors_leave_no_hook_and_no_grad_mode() -> None:
 
     stopped = replace(model, image=replace(model.image, encode=broken))
     outcome(model, AttentionXGradient())  # finds the sites
-    passes._layers[stopped] = passes._layers[model]  # pyright: ignore[reportPrivateUsage]
+    model_module._layers[stopped] = model_module._layers[model]  # pyright: ignore[reportPrivateUsage]
     before = hooks(model.module)
     for grad in (True, False):
         with torch.set_grad_enabled(grad), pytest.raises(KeyboardInterrupt):

@@ -253,7 +253,8 @@ def test_a_model_that_was_added_to_open_clip_can_be_named(monkeypatch):
     monkeypatch.setattr(open_clip, "list_models", lambda: listed)
     from heatproof import specs
 
-    assert specs.check("open_clip:my-own") == ("open_clip", "my-own")
+    family, name = specs.check("open_clip:my-own")
+    assert (family.prefix, name) == ("open_clip", "my-own")
 
 
 def test_records_keep_the_size_that_was_asked(tmp_path):

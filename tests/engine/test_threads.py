@@ -23,7 +23,7 @@ from heatproof import methods
 from heatproof.auditing.checks import readout
 from heatproof.engine.inputs import at_size
 from heatproof.models import Model, Tokens
-from heatproof.models.tokens import Codec
+from heatproof.models.tokenizers import Codec
 from heatproof.reading import edit_activations
 from method_cases import NAMES, QUICK, sides, texts
 

@@ -24,7 +24,7 @@ from families import (
 from heatproof import methods
 from heatproof.errors import InputError, ReadingError
 from heatproof.methods import head_outputs, residual, text_span
-from heatproof.models import Model, Projection
+from heatproof.models import EmbeddingHead, Model
 from heatproof.reading import AttentionLayer, find_attention_layers, reading, record_activations
 from heatproof.reading.interventions import one_head, self_attention
 from method_cases import POOLED, close, texts, token_values
@@ -49,7 +49,7 @@ def violated(explanation: Any) -> list[str]:
 def test_projecting_the_readout_token_gives_the_embedding(family: str) -> None:
     model = model_of(family)
     assert (model.image.project is None) is (family in POOLED)
-    towers: list[tuple[Projection, Any, Any, Tensor]] = []
+    towers: list[tuple[EmbeddingHead, Any, Any, Tensor]] = []
     if model.image.project is not None:
         assert model.image.readout.row is not None
         rows = torch.full((2,), model.image.readout.row)

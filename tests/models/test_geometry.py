@@ -9,7 +9,7 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from heatproof.errors import ImageError
-from heatproof.models.geometry import Preprocess, View
+from heatproof.models.geometry import PhotoView, Preprocess
 
 SIZES = [
     (97, 97),
@@ -94,14 +94,14 @@ def test_resizing_beyond_the_crop_shrinks_the_view():
 
 
 def test_cells_tile_the_view_and_know_rows_from_columns():
-    view = View(300, 200, 50.0, 0.0, 250.0, 200.0)
+    view = PhotoView(300, 200, 50.0, 0.0, 250.0, 200.0)
     assert view.cell(0, 0, 2, 5) == (50.0, 0.0, 90.0, 100.0)
     assert view.cell(1, 4, 2, 5) == (210.0, 100.0, 250.0, 200.0)
 
 
 def test_unseen_share_is_what_the_crop_cut_off():
-    assert View(300, 200, 50.0, 0.0, 250.0, 200.0).unseen == pytest.approx(1 / 3)
-    assert View(300, 200, -10.0, -60.0, 310.0, 260.0).unseen == 0.0
+    assert PhotoView(300, 200, 50.0, 0.0, 250.0, 200.0).unseen == pytest.approx(1 / 3)
+    assert PhotoView(300, 200, -10.0, -60.0, 310.0, 260.0).unseen == 0.0
     preprocess = Preprocess(224, 224, "shortest", 224, torch.zeros)
     assert preprocess.view(224, 896).unseen == pytest.approx(0.75, abs=1e-3)
 

@@ -6,7 +6,6 @@ import pickle
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,12 +23,12 @@ from heatproof.errors import HeatproofError, InputError, ModelError, PromptError
 from heatproof.models import (
     checkpoints,
     load,
-    loading,
     measured_geometry,
-    open_clip_loading,
+    scenes,
     wrap,
 )
 from heatproof.models.geometry import Preprocess
+from heatproof.models.open_clip import loading as open_clip_loading
 
 CONFIG: dict[str, Any] = {
     "embed_dim": tiny.EMBED,
@@ -441,14 +440,10 @@ def test_scenes_and_its_checkpoints_take_the_same_path(
         state = {key: value.half() for key, value in small_state(number).items()}
         save_file(state, tmp_path / f"{name}.safetensors")
     (tmp_path / "scenes.json").write_text(json.dumps(CONFIG))
-    scenes = SimpleNamespace(
-        CONFIG=tmp_path / "scenes.json",
-        SceneTokenizer=Words,
-        checkpoints=lambda: ["early", "final"],
-        checkpoint_file=lambda name: tmp_path / f"{name}.safetensors",
-    )
-    monkeypatch.setattr(loading, "_family", lambda _: scenes)
-    monkeypatch.setattr(specs, "checkpoints", scenes.checkpoints)
+    monkeypatch.setattr(scenes, "CONFIG", tmp_path / "scenes.json")
+    monkeypatch.setattr(scenes, "SceneTokenizer", Words)
+    monkeypatch.setattr(scenes, "checkpoint_file", lambda name: tmp_path / f"{name}.safetensors")
+    monkeypatch.setattr(specs, "checkpoints", lambda: ["early", "final"])
     model, early = load("scenes"), load("scenes:early")
     assert model.weights == "loaded"
     assert model.weights_hash == load("scenes:final").weights_hash != early.weights_hash
@@ -457,10 +452,6 @@ def test_scenes_and_its_checkpoints_take_the_same_path(
     assert model.text is not None
     assert [piece.text for piece in model.text.tokenize(["dog"]).pieces[0]] == ["dog"]
     assert "early" in one_line(lambda: load("scenes:earlier"), UnknownName)
-
-
-def test_a_part_that_is_not_installed_is_named() -> None:
-    assert "'nowhere'" in one_line(lambda: loading._family("nowhere"))
 
 
 # Folders and other tokenizers --------------------------------------------------------------------
@@ -574,7 +565,7 @@ def test_a_preprocessing_of_one_s_own_is_kept() -> None:
 
 
 def box(transform: Any, width: int, height: int) -> list[float]:
-    view = measured_geometry.Measured(1, 1, "squash", 1, transform).view(width, height)
+    view = measured_geometry.MeasuredPreprocess(1, 1, "squash", 1, transform).view(width, height)
     return [view.left, view.top, view.right, view.bottom]
 
 
@@ -599,7 +590,7 @@ def test_what_an_unknown_preprocessing_shows_is_measured(
 def test_a_measured_preprocessing_is_itself() -> None:
     transform = transforms.Compose([transforms.Resize((21, 21)), transforms.ToTensor()])
     preprocess = measured_geometry.described(lambda picture: transform(picture))
-    assert isinstance(preprocess, measured_geometry.Measured)
+    assert isinstance(preprocess, measured_geometry.MeasuredPreprocess)
     picture = Image.fromarray(np.arange(90 * 60 * 3, dtype=np.uint8).reshape(60, 90, 3))
     assert torch.equal(preprocess(picture), transform(picture))
     assert (preprocess.height, preprocess.width, preprocess.resize) == (21, 21, "squash")

@@ -20,9 +20,9 @@ import tiny
 import tiny_hf
 from heatproof.errors import InputError, ModelError
 from heatproof.evaluation.localisation import coverage
-from heatproof.models import hugging_face_processing as processing
 from heatproof.models import measured_geometry
-from heatproof.models.geometry import Preprocess, View
+from heatproof.models.geometry import PhotoView, Preprocess
+from heatproof.models.hugging_face import processors as processing
 from heatproof.plots.overlay import Viewport, interpolate, seen_mask
 
 # Of a photo of 331 x 200 pixels, from each processor's published rule: left, top, right, bottom.
@@ -190,7 +190,7 @@ class Mirror:
 def test_a_mirrored_photo_is_seen_whole_and_its_map_is_mirrored_back() -> None:
     view = measured_geometry.described(steps(Mirror())).view(350, 210)
     assert (view.left, view.right) == (pytest.approx(350, abs=4), pytest.approx(0, abs=4))
-    view = View(350, 210, 350.0, 0.0, 0.0, 210.0)
+    view = PhotoView(350, 210, 350.0, 0.0, 0.0, 210.0)
     assert view.seen == (0, 0, 350, 210)
     assert view.unseen == 0
     assert view.cell(0, 0, 3, 5) == (280, 0, 350, 70)
@@ -217,11 +217,11 @@ def test_settings_that_do_not_say_what_is_done_are_not_believed() -> None:
 
     liar = transforms.Compose([Resize((21, 35)), transforms.ToTensor()])
     preprocess = measured_geometry.described(liar)
-    assert isinstance(preprocess, measured_geometry.Measured)
+    assert isinstance(preprocess, measured_geometry.MeasuredPreprocess)
     view = preprocess.view(350, 210)
     assert (view.left, view.right) == (pytest.approx(175, abs=4), pytest.approx(350, abs=4))
     honest = measured_geometry.described(steps())
-    assert not isinstance(honest, measured_geometry.Measured)
+    assert not isinstance(honest, measured_geometry.MeasuredPreprocess)
 
 
 def test_a_crop_of_so_many_pixels_is_measured_on_photos_of_their_own_size() -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import heatproof
 from heatproof.errors import InputError, ModelError, PromptError, ReadingError, UnknownName
 from heatproof.models import Model, classifiers
-from heatproof.models.classifiers import class_indices
+from heatproof.models.class_names import class_indices
+from heatproof.models.classifiers import loading
 from heatproof.reading import find_attention_layers, reading
 from ramps import worst_place
 
@@ -265,7 +266,7 @@ def test_a_number_of_classes_that_is_imagenets_has_its_names() -> None:
 
 def test_a_bare_name_has_the_same_random_weights_every_time_and_says_so() -> None:
     state = torch.random.get_rng_state()
-    first, second = (classifiers.load("test_vit") for _ in range(2))
+    first, second = (loading.load("test_vit") for _ in range(2))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert first.weights_hash == second.weights_hash
     assert first.weights == "random"
@@ -275,7 +276,7 @@ def test_a_bare_name_has_the_same_random_weights_every_time_and_says_so() -> Non
 def test_a_local_file_brings_its_own_number_of_classes(tmp_path: Path) -> None:
     saved = timm.create_model("test_vit", num_classes=3)
     safetensors.torch.save_file(saved.state_dict(), tmp_path / "mine.safetensors")
-    model = classifiers.load(f"test_vit/{tmp_path / 'mine.safetensors'}")
+    model = loading.load(f"test_vit/{tmp_path / 'mine.safetensors'}")
     assert (model.weights, model.notices) == ("loaded", ())
     assert model.classes == ("class 0", "class 1", "class 2")
     assert model.weights_hash == classifiers.wrap(saved.eval()).weights_hash
@@ -287,34 +288,34 @@ def test_a_file_whose_preprocessing_has_to_be_guessed_gets_a_notice(
     """timm's weights of ViT-B/16 differ in mean and deviation; here test_vit stands for it."""
     file = tmp_path / "mine.safetensors"
     safetensors.torch.save_file(timm.create_model("test_vit").state_dict(), file)
-    assert classifiers.load(f"test_vit/{file}").notices == ()  # there is one set of weights
+    assert loading.load(f"test_vit/{file}").notices == ()  # there is one set of weights
     tags = timm.list_pretrained("vit_base_patch16_224.*")
     config = timm.get_pretrained_cfg
     monkeypatch.setattr(timm, "list_pretrained", lambda _: tags)
     monkeypatch.setattr(
         timm, "get_pretrained_cfg", lambda name: config(name.replace("test_vit", "test_vit2"))
     )
-    (notice,) = classifiers.load(f"test_vit/{file}").notices
+    (notice,) = loading.load(f"test_vit/{file}").notices
     assert "timm's weights of test_vit differ in mean, std, crop_pct; those of " in notice
     assert f"(another: timm:test_vit.TAG/{file})" in notice
 
 
 def test_names_tags_and_files_that_are_not_there_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="unknown timm model 'vit_base_patch16_24'; did you mean"):
-        classifiers.load("vit_base_patch16_24")
+        loading.load("vit_base_patch16_24")
     with pytest.raises(UnknownName, match="pretrained tag of timm's test_vit 'r16_in1k'"):
-        classifiers.load("test_vit.r16_in1k")
+        loading.load("test_vit.r16_in1k")
     with pytest.raises(ModelError, match="no such file"):
-        classifiers.load(f"test_vit/{tmp_path / 'nothing.safetensors'}")
+        loading.load(f"test_vit/{tmp_path / 'nothing.safetensors'}")
     with pytest.raises(ModelError, match=r"name the file: timm:test_vit.r160_in1k/FILE"):
-        classifiers.load("test_vit.r160_in1k", allow_download=False)
+        loading.load("test_vit.r160_in1k", allow_download=False)
 
 
 def test_another_architectures_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.safetensors"
     safetensors.torch.save_file(timm.create_model("test_vit2").state_dict(), file)
     with pytest.raises(ModelError, match="does not fit test_vit"):
-        classifiers.load(f"test_vit/{file}")
+        loading.load(f"test_vit/{file}")
 
 
 # Models that cannot be explained ---------------------------------------------------------------
@@ -419,7 +420,7 @@ def test_only_timms_and_torchvisions_models_are_recognised() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit_base_patch16_224", "vit_large_patch14_clip_224"])
 def test_true_sizes_are_read_as_they_are(name: str) -> None:
-    model = classifiers.load(name)
+    model = loading.load(name)
     images = torch.rand(1, 3, *native(model), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         untouched = model.image.encode(images)

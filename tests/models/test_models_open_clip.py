@@ -402,7 +402,9 @@ def test_a_twin_is_shown_the_whole_photograph_with_the_model_s_own_normalisation
 def test_sizes_that_are_no_whole_patches_are_refused(size: tuple[int, int]) -> None:
     model = tiny.open_clip_vit()
     assert model.resized is not None
-    with pytest.raises(ModelError, match=r"expected multiples of 7 x 7; try \d+ x \d+$"):
+    with pytest.raises(
+        ModelError, match=r"expected positive multiples of the patch size 7 x 7; try \d+ x \d+$"
+    ):
         model.resized(*size)
 
 

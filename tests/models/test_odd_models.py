@@ -24,10 +24,9 @@ import tiny_hf
 from families import FAMILIES, ids_for, picture, prompts_for, worded
 from heatproof import methods
 from heatproof.auditing.checks.weights import weight_views
-from heatproof.engine.forward import attention_layers_of
 from heatproof.errors import HeatproofError, InputError, ModelError, ReadingError
 from heatproof.models import Model, wrap
-from heatproof.models.model import affine_of
+from heatproof.models.projection import affine_of
 from method_cases import QUICK, REFUSES
 
 NAMES = list(methods.catalogue())
@@ -255,9 +254,7 @@ def test_an_audit_rotates_no_head_whose_output_an_adapter_adds_to() -> None:
     model = described("open_clip vit")
     adapters, merged = adapted(model.module, ["attn"])
     for module, readable in ((merged, True), (adapters.get_base_model(), False)):
-        sites = attention_layers_of(
-            again(model, module), "image", lambda m=module: m.encode_image(picture(model)[:1])
-        )
+        sites = again(model, module).attention_layers("image")
         views, unknown = weight_views(module, sites)
         assert bool(views) == readable
         assert bool(unknown) != readable

@@ -17,7 +17,7 @@ import openai_twin
 from heatproof import methods
 from heatproof.errors import InputError, ReadingError
 from heatproof.models import Model
-from heatproof.models.tokens import CLIP_VOCABULARY
+from heatproof.models.tokenizers import CLIP_VOCABULARY
 from input_photos import input_of, photo
 from openai_twin import DIM, PATCH, SIZE, WIDTH, twin
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from heatproof.errors import PromptError
-from heatproof.models.tokens import (
+from heatproof.models.tokenizers import (
     CLIP_VOCABULARY,
     Codec,
+    Missing,
     Traced,
     _checked,
     clip_tokenizer,
-    missing,
 )
 
 
@@ -160,7 +160,7 @@ def test_ids_that_do_not_fit_are_refused(ids: Tensor, says: str) -> None:
 
 
 def test_without_a_tokenizer_prompts_are_refused_and_ids_are_not() -> None:
-    bare = codec(missing("the tokenizer is elsewhere; pass token ids"), context=6)
+    bare = codec(Missing("the tokenizer is elsewhere; pass token ids"), context=6)
     with pytest.raises(PromptError, match="is elsewhere"):
         bare.tokenize(["a dog"])
     ids = torch.tensor([[3, 5, 7, 0, 0, 0]])

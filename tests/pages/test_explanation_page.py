@@ -17,7 +17,7 @@ from heatproof.certificate import Certificate
 from heatproof.errors import InputError
 from heatproof.explanation import Explanation, WordExplanation
 from heatproof.images import Photo
-from heatproof.models.geometry import View
+from heatproof.models.geometry import PhotoView
 from heatproof.pages import explanation_page
 from heatproof.pages.folder import check_folder
 from heatproof.plots.contact_sheet import Panel, sheet_row
@@ -362,7 +362,7 @@ def test_tensor_input_is_saved_too(tmp_path):
 
 
 def test_view_reaching_beyond_the_photograph_is_drawn(tmp_path):
-    view = View(512, 384, 0.0, -64.0, 512.0, 448.0)
+    view = PhotoView(512, 384, 0.0, -64.0, 512.0, 448.0)
     assert made(views=view).save(tmp_path / "out").is_file()
     assert Path(tmp_path / "out" / "overlay-0.png").stat().st_size
 

@@ -8,7 +8,7 @@ from PIL import Image
 from by_hand_explanations import FAILS, HOLDS, bump, explanation, scene
 from heatproof.certificate import Certificate
 from heatproof.images import Photo
-from heatproof.models.geometry import Preprocess, View
+from heatproof.models.geometry import PhotoView, Preprocess
 from heatproof.plots import colour, lights
 from heatproof.plots import overlay as drawing
 from heatproof.plots.contact_sheet import sheet, sheet_row, strip
@@ -137,7 +137,7 @@ def test_hot_cell_lies_on_its_own_pixels_of_the_photograph(size, cell):
 
 def test_rows_and_columns_of_an_uneven_grid_are_not_swapped():
     photo = Photo(scene(600, 300), "a")
-    view = View(600, 300, 0.0, 0.0, 600.0, 300.0)
+    view = PhotoView(600, 300, 0.0, 0.0, 600.0, 300.0)
     placed = drawing.interpolate(view, hot(3, 6, 1, 4)[0].numpy(), drawing.viewport_of(photo, view))
     assert placed.shape == (300, 600)
     assert np.unravel_index(placed.argmax(), placed.shape)[0] in (149, 150)
@@ -147,7 +147,7 @@ def test_rows_and_columns_of_an_uneven_grid_are_not_swapped():
 def test_interpolation_is_torchs_bilinear():
     """From patch centres, flat beyond the outermost ones: `align_corners=False`."""
     values = torch.randn(5, 7)
-    view = View(700, 500, 0.0, 0.0, 700.0, 500.0)
+    view = PhotoView(700, 500, 0.0, 0.0, 700.0, 500.0)
     placed = drawing.interpolate(
         view, values.numpy(), drawing.viewport_of(Photo(scene(700, 500), "a"), view)
     )
@@ -181,7 +181,7 @@ def test_what_the_crop_removed_is_hatched_not_zero(size):
 
 
 def test_whole_view_has_nothing_hatched():
-    view = View(400, 300, 0.0, 0.0, 400.0, 300.0)
+    view = PhotoView(400, 300, 0.0, 0.0, 400.0, 300.0)
     frame = drawing.viewport_of(Photo(scene(400, 300), "a"), view)
     assert drawing.seen_mask(view, frame).all()
 
@@ -264,7 +264,7 @@ def test_any_size_of_photograph_is_drawn_within_bounds(size):
 
 def test_photograph_of_usual_size_is_drawn_pixel_for_pixel():
     photo = Photo(scene(1000, 700), "a")
-    frame = drawing.viewport_of(photo, View(1000, 700, 0.0, 0.0, 1000.0, 700.0))
+    frame = drawing.viewport_of(photo, PhotoView(1000, 700, 0.0, 0.0, 1000.0, 700.0))
     assert (frame.width, frame.height, frame.zoom) == (1000, 700, 1.0)
     assert frame.remarks(photo) == []
 

@@ -12,7 +12,6 @@ from heatproof.auditing.ablation import scores_without
 from heatproof.auditing.task import AuditTask
 from heatproof.data.scenes.single_attribute import asked
 from heatproof.engine import inputs
-from heatproof.engine.forward import attention_layers_of
 from heatproof.errors import ReadingError
 from heatproof.evaluation.task import EvaluationTask
 from heatproof.models import Model
@@ -34,10 +33,7 @@ class Tower:
     def __init__(self, family: str) -> None:
         self.model: Model = model_of(family)
         self.pixels = picture(self.model, 7)
-        sites = attention_layers_of(
-            self.model, "image", lambda: self.model.image.encode(self.pixels[:1])
-        )
-        self.paths = [site.path for site in sites]
+        self.paths = [layer.path for layer in self.model.attention_layers("image")]
         layout = self.model.image.layout(*self.pixels.shape[-2:])
         self.first, self.tokens = len(layout.prefix), layout.tokens
         self.cells = layout.rows * layout.cols

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from heatproof.certificate import Certificate, Check, Light
 from heatproof.explanation import Explanation, Record, Word, WordExplanation
 from heatproof.images import Photo
-from heatproof.models.geometry import View
+from heatproof.models.geometry import PhotoView
 
 HOLDS = Certificate(
     checks=(
@@ -72,7 +72,7 @@ def explanation(
     maps: torch.Tensor,
     prompts: Sequence[str],
     photo: Image.Image | None = None,
-    views: View | None = None,
+    views: PhotoView | None = None,
     certificate: Certificate = HOLDS,
     scores: Sequence[float] | None = None,
     method: str = "attention-x-gradient",
@@ -83,7 +83,7 @@ def explanation(
     maps = maps[None] if maps.dim() == 3 else maps
     image = photo or scene()
     side = min(image.size)
-    view = views or View(
+    view = views or PhotoView(
         *image.size,
         (image.width - side) / 2,
         (image.height - side) / 2,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from heatproof.models.tokens import CLIP_VOCABULARY
+from heatproof.models.tokenizers import CLIP_VOCABULARY
 
 SIZE, PATCH, WIDTH, DIM = 21, 7, 64, 17  # of `twin`, a tiny one
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heatproof.engine.forward import attention_layers_of
 from heatproof.models import Model
 from heatproof.reading.compiled import as_python
 from heatproof.reading.hooks import hooked
@@ -35,10 +34,7 @@ def _batch_axes(model: Model) -> dict[str, int]:
     """The axis of each attention module's input that counts images: 1 long for one image."""
     size = model.image.preprocess
     blank = torch.zeros(1, 3, size.height, size.width).to(model.device, model.dtype)
-    paths = [
-        site.path.split("#")[0]
-        for site in attention_layers_of(model, "image", lambda: model.image.encode(blank))
-    ]
+    paths = [layer.path.split("#")[0] for layer in model.attention_layers("image")]
     with torch.no_grad(), _given(model, paths) as calls:
         model.image.encode(blank)
     return {path: shape.index(1) if 1 in shape else 0 for path, shape in calls}

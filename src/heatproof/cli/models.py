@@ -1,34 +1,68 @@
-"""`heatproof models`: what --model accepts."""
+"""`heatproof models`: what --model accepts, and what one model is."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from heatproof import specs
-from heatproof.errors import InputError
+from heatproof.cli import terminal
+from heatproof.errors import HeatproofError, InputError
 
 
 def models(
     word: Annotated[
-        str | None, typer.Argument(metavar="WORD", help="List the names that contain WORD.")
+        str | None,
+        typer.Argument(metavar="WORD|MODEL", help="A word of names to list, or a model's name."),
+    ] = None,
+    photo: Annotated[
+        Path | None, typer.Argument(help="Say what the model sees of this photo.")
     ] = None,
 ) -> None:
-    """List what --model accepts, or the names that contain WORD.
+    """List what --model accepts, or the names that contain WORD, or describe MODEL.
 
-    Example: heatproof models vit-b-16
+    The description says where a map can lie: grid, readout, input size, resize and crop.
+
+    Examples: heatproof models vit-b-16; heatproof models scenes photo.jpg
     """
     if word is None:
-        width = max(map(len, specs.MODELS))
-        for spec, meaning in specs.MODELS.items():
-            typer.echo(f"{spec:<{width}}  {meaning}")
+        forms = [form for family in specs.FAMILIES for form in family.forms.items()]
+        width = max(len(form) for form, _ in forms)
+        for form, meaning in forms:
+            typer.echo(f"{form:<{width}}  {meaning}")
         typer.echo("To list the names that contain a word: heatproof models vit-b-16")
+        typer.echo("To describe a model: heatproof models scenes")
+        return
+    if photo is not None or _is_name(word):
+        _describe(word, photo)
         return
     names = [spec for spec in _specs() if word.lower() in spec.lower()]
     if not names:
         raise InputError(f"no model name contains {word!r}; try: heatproof models")
     for spec in names:
         typer.echo(spec)
+
+
+def _is_name(word: str) -> bool:
+    try:
+        specs.check(word)
+    except HeatproofError:
+        return False
+    return True
+
+
+def _describe(spec: str, photo: Path | None) -> None:
+    specs.check(spec)
+    with terminal.working(f"loading {spec}"):
+        from heatproof.images import open_image
+        from heatproof.models import load
+
+        opened = None if photo is None else open_image(photo).image  # before the model: it is quick
+        model = load(spec)
+    for notice in model.notices:
+        typer.echo(f"notice: {terminal.one_line(notice)}", err=True)
+    typer.echo(str(model.describe(opened)))
 
 
 def _specs() -> Iterator[str]:

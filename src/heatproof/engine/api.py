@@ -16,7 +16,6 @@ from heatproof.engine.arguments import ModelInput
 from heatproof.engine.batches import ImageBatches, TextBatches
 from heatproof.engine.forward import (
     Reader,
-    attention_layers_of,
     coordinates_of,
     is_linear,
 )
@@ -40,7 +39,7 @@ from heatproof.errors import InputError
 from heatproof.explanation import Explanation, Record, Word, WordExplanation
 from heatproof.methods.base import Method
 from heatproof.methods.pass_context import Batch
-from heatproof.models.model import Piece
+from heatproof.models.towers import Piece
 from heatproof.words import word_tokens
 
 
@@ -133,9 +132,7 @@ def jacobian(
     shown = inputs.pictures(model, images, image_size)
     none = Prompts((), torch.zeros(0, 0))
     job = ImageBatches(shown, none, target, None)
-    sites = attention_layers_of(
-        shown.model, "image", lambda: shown.model.image.encode(shown.pixels[:1])
-    )
+    sites = shown.model.attention_layers("image", shown.pixels.shape[-2:])
     check_layout(job.layout, sites[-1].keys)
 
     def chunks(size: int) -> list[Batch]:
@@ -206,9 +203,7 @@ def explain_words(
     size = default_batch_size(model, batch_size)
     fitting = encoded_together(shown.model, lambda: see(pixels[:1]), memory, size)
     job = TextBatches(shown, asked, target, fitting)
-    first = inputs.select(asked.tokens, 0, 1)
-    encode = model.text.encode
-    sites = attention_layers_of(model, "text", lambda: encode(first))
+    sites = model.attention_layers("text", asked.tokens.ids.shape[-1:])
     one = Reader(model=model, method=chosen, layers=sites, seed=seed, evidence=certify).attribute
     fit = fitted(model, job.chunks, one, memory, size)
     gathered = gather(one, job.chunks, fit, certify, progress)

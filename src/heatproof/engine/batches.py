@@ -12,7 +12,8 @@ from heatproof.engine import inputs
 from heatproof.engine.inputs import ImageInputs, Prompts
 from heatproof.errors import InputError, PromptError
 from heatproof.methods.pass_context import Batch
-from heatproof.models.model import Model, Readout, Tokens
+from heatproof.models.model import Model
+from heatproof.models.towers import Readout, Tokens
 
 POOLS = ("pool probe", "mean query")
 

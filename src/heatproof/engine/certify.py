@@ -12,7 +12,8 @@ from torch import Tensor
 
 from heatproof.certificate import HANDED_IN, NO_CHECK, Certificate, Check, Light
 from heatproof.methods.base import Factors, Method, Side
-from heatproof.models.model import Model, Readout
+from heatproof.models.model import Model
+from heatproof.models.towers import Readout
 from heatproof.tolerances import TOLERANCE
 
 # Controls that say nothing about any picture; an explanation should change under them.

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,7 +12,7 @@ from torch.utils.checkpoint import CheckpointError
 
 from heatproof.engine import last_block
 from heatproof.engine.last_block import RowPass
-from heatproof.errors import HeatproofError, ReadingError
+from heatproof.errors import ReadingError
 from heatproof.methods.base import Method, Plan, stands_for
 from heatproof.methods.pass_context import (
     HIDDEN_WIDTHS,
@@ -24,7 +23,6 @@ from heatproof.methods.pass_context import (
     gradients_at_once,
 )
 from heatproof.models.model import Model
-from heatproof.models.running import find_out_why
 from heatproof.reading import (
     Activation,
     Attention,
@@ -33,7 +31,6 @@ from heatproof.reading import (
     Intervention,
     Trace,
     edit_activations,
-    find_attention_layers,
     reading,
     record_activations,
 )
@@ -44,8 +41,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
-
-_layers: WeakKeyDictionary[Model, dict[Side, tuple[AttentionLayer, ...]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,25 +65,6 @@ class Attribution:
     has_gradient: dict[str, bool]
     untouched: Float[Tensor, "item target"] | None
     row_alone: bool = False
-
-
-def attention_layers_of(
-    model: Model, side: Side, run: Callable[[], Any]
-) -> tuple[AttentionLayer, ...]:
-    """Return the tower's attention calls, found by running `run` (one input) the first time."""
-    # With a grid of its own for each image the calls differ in size: nothing can be remembered.
-    if side == "image" and model.image.preprocess.flexible:
-        return find_attention_layers(model.module, run, 1)
-    known = _layers.setdefault(model, {})
-    if side not in known:
-        try:
-            known[side] = find_attention_layers(model.module, run, 1)
-        except HeatproofError:
-            raise
-        except Exception:
-            find_out_why(model.spec, side, run)
-            raise
-    return known[side]
 
 
 def is_linear(method: Method) -> bool:

@@ -14,10 +14,12 @@ from heatproof import checking
 from heatproof.engine.ledger import encoded_together
 from heatproof.errors import ImageError, InputError, PromptError
 from heatproof.images import Photo, open_image
-from heatproof.models.geometry import View
+from heatproof.models.class_names import class_indices
+from heatproof.models.geometry import PhotoView
 from heatproof.models.library import Inputs
-from heatproof.models.model import Model, Tokens
+from heatproof.models.model import Model
 from heatproof.models.running import check_default_device, own_encoder
+from heatproof.models.towers import Tokens
 
 Picture = str | Path | Image.Image | np.ndarray
 Images = Picture | Iterable[Picture] | Tensor
@@ -44,7 +46,7 @@ class ImageInputs:
     model: Model
     pixels: Float[Tensor, "image 3 height width"]
     photos: tuple[Photo, ...] = ()
-    views: tuple[View, ...] = ()
+    views: tuple[PhotoView, ...] = ()
     own: tuple[Inputs | None, ...] = ()
 
     @property
@@ -259,8 +261,6 @@ def select(tokens: Tokens, start: int, stop: int) -> Tokens:
 
 
 def _classes(model: Model, names: Sequence[str]) -> Prompts:
-    from heatproof.models.classifiers import class_indices
-
     index = class_indices(model, names)
     one_hot = torch.nn.functional.one_hot(index, len(model.classes))
     dtype = torch.float64 if model.dtype == torch.float64 else torch.float32

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from heatproof.methods.base import Method, Plan, stands_for
-from heatproof.models.model import Projection
+from heatproof.models.projection import EmbeddingHead
 from heatproof.reading import (
     Attention,
     AttentionCall,
@@ -48,7 +48,7 @@ class Encoded(Protocol):
     @property
     def readout(self) -> Int[Tensor, " item"] | None: ...
     @property
-    def project(self) -> Projection | None: ...
+    def project(self) -> EmbeddingHead | None: ...
     @property
     def pooled(self) -> bool: ...
     def encode(self) -> Float[Tensor, "item dim"]: ...
@@ -166,7 +166,7 @@ def _row_alone(
     block: nn.Module,
     plan: Plan,
     site: AttentionLayer,
-    project: Projection | None,
+    project: EmbeddingHead | None,
     kept: _Kept,
 ) -> tuple[Float[Tensor, "item dim"], Attention]:
     ((args, kwargs),) = kept.given

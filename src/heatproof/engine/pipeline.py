@@ -14,7 +14,7 @@ from heatproof.certificate import Certificate
 from heatproof.engine import certify as proof
 from heatproof.engine import following, inputs
 from heatproof.engine.batches import ImageBatches
-from heatproof.engine.forward import Attribution, Reader, attention_layers_of, untouched_scores
+from heatproof.engine.forward import Attribution, Reader, untouched_scores
 from heatproof.engine.input_check import InputCheck
 from heatproof.engine.inputs import ImageInputs, ImageSize, PromptInput, Prompts
 from heatproof.engine.memory import Budget, fitted
@@ -22,7 +22,8 @@ from heatproof.errors import InputError, PromptError, ReadingError
 from heatproof.explanation import Explanation, Record
 from heatproof.methods.base import Method
 from heatproof.methods.pass_context import Batch, Side
-from heatproof.models.model import Layout, Model
+from heatproof.models.model import Model
+from heatproof.models.towers import TokenLayout
 from heatproof.user_code import method_of
 
 Progress = Callable[[int, int], None]
@@ -94,9 +95,7 @@ class Question:
     @torch.inference_mode(False)
     def answered(self, shown: ImageInputs, progress: Progress | None) -> Explanation:
         job = ImageBatches(shown, self.prompts, self.score, self.nulls, self.count)
-        sites = attention_layers_of(
-            shown.model, "image", lambda: shown.model.image.encode(shown.pixels[:1])
-        )
+        sites = shown.model.attention_layers("image", shown.pixels.shape[-2:])
         check_layout(job.layout, sites[-1].keys)
         reader = Reader(
             model=shown.model,
@@ -222,7 +221,7 @@ def gather(
     return gathered
 
 
-def check_layout(layout: Layout, keys: int) -> None:
+def check_layout(layout: TokenLayout, keys: int) -> None:
     if layout.tokens != keys:
         others = len(layout.prefix) + len(layout.suffix)
         raise ReadingError(

@@ -25,7 +25,7 @@ from heatproof.errors import ImageError, InputError
 from heatproof.explanation import Explanation
 from heatproof.images import Photo, open_image
 from heatproof.methods.base import Method
-from heatproof.models.geometry import View
+from heatproof.models.geometry import PhotoView
 from heatproof.models.library import Inputs
 from heatproof.models.model import Model
 
@@ -130,7 +130,7 @@ class _Lot:
 
     pixels: tuple[Float[Tensor, "_image 3 _height _width"], ...]
     photos: tuple[Photo, ...]
-    views: tuple[View, ...]
+    views: tuple[PhotoView, ...]
     own: tuple[Inputs | None, ...]
     errors: tuple[ImageError, ...]
 
@@ -170,7 +170,7 @@ class Files(Dataset[_Lot]):
 
     def load(self, number: int, stopped: threading.Event) -> _Lot:
         """Breaks off between two pictures when `stopped`."""
-        made: list[tuple[Tensor, Photo, View, Inputs | None]] = []
+        made: list[tuple[Tensor, Photo, PhotoView, Inputs | None]] = []
         errors: list[ImageError] = []
         for picture in self.pictures[number * self.size : (number + 1) * self.size]:
             if stopped.is_set() or (errors and self.strict):
@@ -188,7 +188,7 @@ class Files(Dataset[_Lot]):
             tuple(errors),
         )
 
-    def _read(self, picture: Picture) -> tuple[Tensor, Photo, View, Inputs | None]:
+    def _read(self, picture: Picture) -> tuple[Tensor, Photo, PhotoView, Inputs | None]:
         photo = open_image(picture)
         pixels, view = self.process(photo.image), self.process.view(*photo.image.size)
         own = None if self.prepare is None else self.prepare(photo.image)

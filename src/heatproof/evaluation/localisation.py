@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from heatproof.models.geometry import View
+from heatproof.models.geometry import PhotoView
 
 Maps = Float[Tensor, "image prompt row col"]
 Cover = Float[Tensor, "image prompt row col"]
@@ -31,7 +31,7 @@ Values = Float[Tensor, "image prompt"]
 
 
 def coverage(
-    mask: Bool[Tensor, "*object height width"], view: View, grid: tuple[int, int]
+    mask: Bool[Tensor, "*object height width"], view: PhotoView, grid: tuple[int, int]
 ) -> Float[Tensor, "*object row col"]:
     """The share of each patch that the mask covers, 0 to 1: exact area average, crop included.
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from heatproof.data.dataset import Instance, LabelledImages
 from heatproof.engine import inputs
-from heatproof.engine.forward import attention_layers_of
 from heatproof.errors import InputError
 from heatproof.evaluation.encoding import encode_images, score_pairs
 from heatproof.evaluation.presence import (
@@ -60,10 +59,7 @@ class EvaluationTask:
     @cached_property
     def attention_layers(self) -> tuple[AttentionLayer, ...]:
         """The attention layers of the image tower, first to last."""
-        process = self.model.image.preprocess
-        blank = torch.zeros(1, 3, process.height, process.width)
-        blank = blank.to(self.model.device, self.model.dtype)
-        return attention_layers_of(self.model, "image", lambda: self.model.image.encode(blank))
+        return self.model.attention_layers("image")
 
     @cached_property
     def levels(self) -> Float[Tensor, "2 3"]:

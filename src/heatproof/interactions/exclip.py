@@ -17,13 +17,13 @@ from torch.nn.functional import normalize
 from heatproof import checking
 from heatproof.engine import arguments, inputs
 from heatproof.engine.arguments import ModelInput
-from heatproof.engine.forward import attention_layers_of
 from heatproof.engine.inputs import Images, PromptInput
 from heatproof.errors import InputError, ReadingError
 from heatproof.interactions.result import Interactions, names, repeated, taken
 from heatproof.methods.blocks import by_token
 from heatproof.methods.perturbing import positive
-from heatproof.models.model import Model, Tokens
+from heatproof.models.model import Model
+from heatproof.models.towers import Tokens
 from heatproof.reading import block_path, edit_activations
 from heatproof.reading.attention_call import at_least_float32
 
@@ -173,7 +173,7 @@ def _path(module: nn.Module, block: str, encode: Encode, blank: Encode) -> _Path
 
 def _image_path(model: Model, pixels: Float[Tensor, "one 3 height width"]) -> _Path:
     encode = model.image.encode
-    sites = attention_layers_of(model, "image", lambda: encode(pixels))
+    sites = model.attention_layers("image", pixels.shape[-2:])
     block = _before_last(model, [site.path for site in sites])
 
     def copies(picture: Tensor, count: int) -> Tensor:
@@ -187,7 +187,7 @@ def _image_path(model: Model, pixels: Float[Tensor, "one 3 height width"]) -> _P
 def _text_path(model: Model, tokens: Tokens, blank: Tokens) -> _Path:
     assert model.text is not None
     encode = model.text.encode
-    sites = attention_layers_of(model, "text", lambda: encode(tokens))
+    sites = model.attention_layers("text", tokens.ids.shape[-1:])
     block = _before_last(model, [site.path for site in sites])
 
     def copies(prompt: Tokens, count: int) -> Tensor:

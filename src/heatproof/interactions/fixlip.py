@@ -11,12 +11,12 @@ from torch import Tensor
 from heatproof import checking
 from heatproof.engine import arguments, inputs
 from heatproof.engine.arguments import ModelInput
-from heatproof.engine.forward import attention_layers_of
 from heatproof.engine.inputs import Images, PromptInput
 from heatproof.errors import InputError
 from heatproof.interactions.result import Interactions, names, repeated, taken
 from heatproof.methods.perturbing import BATCH, all_coalitions, positive
-from heatproof.models.model import Model, Tokens
+from heatproof.models.model import Model
+from heatproof.models.towers import Tokens
 from heatproof.reading import reading
 from heatproof.reading.attention_call import at_least_float32
 from heatproof.reading.interventions import masked_keys
@@ -166,7 +166,7 @@ def _texts(
     """Unit embeddings of a prompt whose words at positions `at` stay or are masked."""
     assert model.text is not None
     encode = model.text.encode
-    sites = attention_layers_of(model, "text", lambda: encode(tokens))
+    sites = model.attention_layers("text", tokens.ids.shape[-1:])
     found: list[Tensor] = []
     for part in keep.split(BATCH):
         masks = torch.ones(len(part), sites[0].keys, dtype=torch.bool, device=model.device)

@@ -8,7 +8,8 @@ from torch import Tensor
 from heatproof.engine import inputs
 from heatproof.engine.inputs import ImageInputs, Images, PromptInput
 from heatproof.errors import InputError
-from heatproof.models.model import Model, Tokens
+from heatproof.models.model import Model
+from heatproof.models.towers import Tokens
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.methods.base import Factors, Layers, Method, Plan, ReadPass, Side, Tower, last_sites
-from heatproof.models.model import Affine
-from heatproof.models.projection import output_projection, output_projection_of
+from heatproof.models.projection import Affine, output_projection, output_projection_of
 from heatproof.reading import Attention, AttentionCall, AttentionLayer, Intervention
 from heatproof.reading.attention_call import at_least_float32, merge_heads
 from heatproof.reading.interventions import chain, one_head

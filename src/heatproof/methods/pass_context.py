@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
 from heatproof.images import Photo
-from heatproof.models.model import Projection
+from heatproof.models.projection import EmbeddingHead
 from heatproof.reading import Activation, Attention, Edit, Intervention, Trace
 
 Side = Literal["image", "text"]
@@ -71,7 +71,7 @@ class Batch:
     labels: tuple[str, ...] = ()
     photos: tuple[Photo, ...] = ()
     asked: int = 0
-    project: Projection | None = None
+    project: EmbeddingHead | None = None
     empty: Callable[[Float[Tensor, "item dim"]], Float[Tensor, " item"]] | None = None
     first: int = 0
     words: Bool[Tensor, "item key"] | None = None

@@ -10,8 +10,7 @@ from torch.nn.functional import linear
 
 from heatproof.errors import ReadingError
 from heatproof.methods.base import ReadPass
-from heatproof.models.model import LINEAR, Projection
-from heatproof.models.projection import output_projection_of
+from heatproof.models.projection import LINEAR, EmbeddingHead, output_projection_of
 from heatproof.reading import Activation, Attention, AttentionLayer
 from heatproof.reading.attention_call import at_least_float32, merge_heads
 
@@ -135,7 +134,7 @@ def layer_scale(
     return ones
 
 
-def projection_of(read: ReadPass) -> Projection:
+def projection_of(read: ReadPass) -> EmbeddingHead:
     """The tower's own end for one token.
 
     Raises:
@@ -170,7 +169,7 @@ class Tail:
     embedding: Float[Tensor, "item dim"]
 
 
-def tail_of(project: Projection, last: Float[Tensor, "item width"]) -> Tail:
+def tail_of(project: EmbeddingHead, last: Float[Tensor, "item width"]) -> Tail:
     """The end of the tower at its own statistics, at least in float32.
 
     Raises:

@@ -13,7 +13,7 @@ from heatproof.errors import InputError, ReadingError
 from heatproof.methods.base import last_sites
 from heatproof.methods.residual import read_blocks, states_wanted, tail_of
 from heatproof.models.model import Model
-from heatproof.reading import find_attention_layers, reading, record_activations
+from heatproof.reading import reading, record_activations
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def head_outputs(
             f"the embedding of {model.spec} is not one token put through a final norm and a linear "
             "map: what a head adds to it cannot be told"
         )
-    sites = find_attention_layers(module, lambda: tower.encode(pixels[:1]), 1)
+    sites = model.attention_layers("image", pixels.shape[-2:])
     paths = last_sites(sites, layers, len(sites))
     with (
         torch.no_grad(),

@@ -1,25 +1,18 @@
 """Which model: `load` by name, `wrap` an object. Descriptions only, no forward pass."""
 
 from heatproof.models.loading import load, wrap
-from heatproof.models.model import (
-    ImageTower,
-    Layout,
-    Model,
-    Piece,
-    Projection,
-    Readout,
-    TextTower,
-    Tokens,
-)
+from heatproof.models.model import Model
+from heatproof.models.projection import EmbeddingHead
+from heatproof.models.towers import ImageTower, Piece, Readout, TextTower, TokenLayout, Tokens
 
 __all__ = [
+    "EmbeddingHead",
     "ImageTower",
-    "Layout",
     "Model",
     "Piece",
-    "Projection",
     "Readout",
     "TextTower",
+    "TokenLayout",
     "Tokens",
     "load",
     "wrap",

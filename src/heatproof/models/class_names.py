@@ -1,11 +1,11 @@
-"""What a classifier's classes are called, and which class a prompt means."""
+"""Which class of a classifier a prompt means."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from heatproof.errors import PromptError, UnknownName
 from heatproof.models.model import Model
@@ -13,27 +13,8 @@ from heatproof.models.model import Model
 _MOST_LISTED = 20
 
 
-def names_of(module: nn.Module, classes: int) -> tuple[str, ...]:
-    """The names that a timm or torchvision classifier comes with, by index.
-
-    timm's pretrained configuration may hold them; else a number of classes that only an ImageNet
-    subset has gets that subset's names ("tench, Tinca tinca"), and any other "class 0", "class 1".
-    """
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    config = getattr(module, "pretrained_cfg", None) or {}
-    labels = config.get("label_names") or ()
-    if len(labels) == classes:
-        described = config.get("label_descriptions") or {}
-        return tuple(str(described.get(label, label)) for label in labels)
-    subset = infer_imagenet_subset({"num_classes": classes})
-    if subset is not None:
-        return tuple(ImageNetInfo(subset).label_descriptions())
-    return tuple(f"class {index}" for index in range(classes))
-
-
 def class_indices(model: Model, prompts: Sequence[str]) -> Int[Tensor, " prompt"]:
-    """The class that each prompt means: its name, one of its names, or its index.
+    """Return the class that each prompt means: its name, one of its names, or its index.
 
     Raises `UnknownName`, with the nearest names, and `PromptError` for an index out of range or a
     name that several classes have.
@@ -43,11 +24,11 @@ def class_indices(model: Model, prompts: Sequence[str]) -> Int[Tensor, " prompt"
 
 
 def _by_name(classes: Sequence[str]) -> dict[str, list[int]]:
-    """Indices by name and by each of the names between commas, upper and lower case alike."""
+    """Return indices by name and by each name between commas, upper and lower case alike."""
     known: dict[str, list[int]] = {}
     for index, name in enumerate(classes):
-        for each in {name, *name.split(",")}:
-            known.setdefault(_plain(each), []).append(index)
+        for synonym in {name, *name.split(",")}:
+            known.setdefault(_plain(synonym), []).append(index)
     return known
 
 

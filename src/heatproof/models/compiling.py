@@ -7,7 +7,6 @@ from torch import Tensor
 
 from heatproof.errors import InputError
 from heatproof.models.model import Model
-from heatproof.reading import find_attention_layers
 from heatproof.reading.compiled import CALL
 from heatproof.tolerances import agree
 
@@ -28,8 +27,8 @@ def compile_blocks(model: Model, **how: Any) -> None:
     shape = (PICTURES, 3, process.height, process.width)
     pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     pixels = pixels.to(model.device, model.dtype)
-    sites = find_attention_layers(model.module, lambda: encode(pixels), PICTURES)
-    names = dict.fromkeys(site.block for site in sites if site.block is not None)
+    layers = model.attention_layers("image")
+    names = dict.fromkeys(layer.block for layer in layers if layer.block is not None)
     blocks = [model.module.get_submodule(name) for name in names]
 
     def embeddings() -> Tensor:

@@ -19,7 +19,7 @@ MOST_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
-class View:
+class PhotoView:
     """The part of a photograph that the model saw, in pixels of the photograph.
 
     The box may reach beyond the photograph where the preprocessing padded it. Where the
@@ -84,14 +84,14 @@ class Preprocess:
         # The middle: whatever a preprocessing does at the border is no part of the colour.
         return flat[:, flat.shape[1] // 2, flat.shape[2] // 2]
 
-    def view(self, width: int, height: int) -> View:
+    def view(self, width: int, height: int) -> PhotoView:
         """What the model sees of a photograph of `width` x `height` pixels."""
         resized_width, resized_height = self.resized(width, height)
         left = _crop_start(resized_width, self.width)
         top = _crop_start(resized_height, self.height)
         x, y = width / resized_width, height / resized_height
         missing_rows, missing_cols = self.unpatched
-        return View(
+        return PhotoView(
             width,
             height,
             left * x,
@@ -147,8 +147,8 @@ class OwnGrid(Preprocess):
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
         return self.transform(image)
 
-    def view(self, width: int, height: int) -> View:
-        return View(width, height, 0.0, 0.0, float(width), float(height))
+    def view(self, width: int, height: int) -> PhotoView:
+        return PhotoView(width, height, 0.0, 0.0, float(width), float(height))
 
 
 def _shortest(width: int, height: int, size: int) -> tuple[int, int]:

@@ -150,7 +150,7 @@ def retrieval(module: Any, processor: Any, tokenizer: Any) -> Library:
     )
 
 
-def labelled(module: Any, processor: Any) -> Library:
+def labelled(module: Any, processor: Any, _tokenizer: None = None) -> Library:
     """A classifier of transformers: `model(**processor(...)).logits`."""
     return Library(
         name_of(processor), partial(_processed, processor), _given, partial(_logits, module)

@@ -1,10 +1,8 @@
 """`load` a model by its name, `wrap` one that is there."""
 
-import importlib
-import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from typing import Any, cast
 
 import torch
@@ -13,8 +11,6 @@ from torch import Tensor, nn
 
 from heatproof import checking, specs
 from heatproof.errors import InputError, ModelError, UnknownName
-from heatproof.models import open_clip as open_clip_models
-from heatproof.models import open_clip_loading
 from heatproof.models.compiling import compile_blocks
 from heatproof.models.geometry import Preprocess
 from heatproof.models.inside import found_in
@@ -52,14 +48,15 @@ def load(
     Raises `UnknownName`, `ModelError` and, for a device or dtype that cannot be had, `InputError`.
     """
     check_default_device()
-    kind, name = specs.check(spec)
+    family, name = specs.check(spec)
     checking.flag("allow_download", allow_download)
     checking.flag("compile", compile)
     size = checking.image_size(image_size)
     if size == "keep":
         raise InputError("got image size 'keep', which depends on the image; pass it to explain")
     target, precision = _device(device), _dtype(dtype)
-    model = _LOADERS[kind](name, allow_download=allow_download)
+    loading = import_module(f"heatproof.models.{family.package}.loading")
+    model: Model = loading.load(name, allow_download=allow_download)
     model.module.to(device=target, dtype=precision)
     model = _at_size(model, size) if isinstance(size, tuple) else model
     if compile:
@@ -105,66 +102,20 @@ def wrap(
     tokenizer = held.processor if tokenizer is None else tokenizer
     if preprocess is not None and not _is_description(preprocess):
         preprocess = described(cast(Callable[[Image.Image], Tensor], preprocess))
-    for family in _families():
-        if family.recognises(module):
-            preprocess = _for_family(family, preprocess)
-            return family.wrap(
+    for adapter in _adapters():
+        if adapter.recognises(module):
+            return adapter.wrap(
                 module,
                 spec=name or type(module).__name__,
-                preprocess=preprocess,
+                preprocess=_for_adapter(adapter, preprocess),
                 tokenizer=tokenizer,
                 notices=held.notices,
             )
+    *objects, last = (family.objects for family in specs.FAMILIES if family.objects)
     raise ModelError(
         f"got a {type(module).__name__}, which is no model that heatproof knows; expected "
-        "open_clip's CLIP, CustomTextCLIP or CoCa, OpenAI's CLIP, Hugging Face's CLIP, SigLIP, "
-        f"BLIP or ViT, or timm's or torchvision's ViT{_part_to_pass(module)}"
+        f"{', '.join(objects)}, or {last}{_part_to_pass(module)}"
     )
-
-
-# Loading -----------------------------------------------------------------------------------------
-
-
-def _load_hugging_face(name: str, *, allow_download: bool) -> Model:
-    return _family("hugging_face").load(name, allow_download=allow_download)
-
-
-def _load_classifier(name: str, *, allow_download: bool) -> Model:
-    return _family("classifiers").load(name, allow_download=allow_download)
-
-
-def _load_scenes(name: str, *, allow_download: bool) -> Model:  # noqa: ARG001 (nothing to download)
-    """The embedded reference model, or an earlier state of its training."""
-    scenes = _family("scenes")
-    name = name or scenes.checkpoints()[-1]
-    config = json.loads(Path(scenes.CONFIG).read_text())
-    recipe = open_clip_loading.Recipe(
-        name="scenes",
-        config=config,
-        weights=Path(scenes.checkpoint_file(name)),
-        tokenizer=scenes.SceneTokenizer(config["text_cfg"]["context_length"]),
-        notices=(
-            "scenes knows rendered scenes only; for photographs name another model, such as "
-            "--model open_clip:ViT-B-16/openai (a download of 0.6 GB)",
-        ),
-    )
-    spec = "scenes" if name == scenes.checkpoints()[-1] else f"scenes:{name}"
-    return open_clip_loading.build(recipe, spec=spec)
-
-
-_LOADERS: dict[str, Callable[..., Model]] = {
-    "open_clip": open_clip_loading.load,
-    "hf": _load_hugging_face,
-    "timm": _load_classifier,
-    "scenes": _load_scenes,
-}
-
-
-def _family(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(f"heatproof.models.{name}")
-    except ModuleNotFoundError as error:
-        raise ModelError(f"this heatproof has no models of the kind {name!r} ({error})") from None
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -195,34 +146,32 @@ def _at_size(model: Model, image_size: tuple[int, int]) -> Model:
     native = model.image.preprocess
     if (height, width) == (native.height, native.width):
         return model
-    if model.resized is None:
+    resized = model.resized_as_trained or model.resized
+    if resized is None:
         raise ModelError(
             f"{model.spec} takes pictures of {native.height} x {native.width} only, "
             f"got an image size of {height} x {width}"
         )
-    if open_clip_models.recognises(model.module):
-        return open_clip_models.with_size(model, height, width)
-    return model.resized(height, width)
+    return resized(height, width)
 
 
 # Wrapping ----------------------------------------------------------------------------------------
 
 
-def _families() -> Iterator[Any]:
-    """The modules that describe a library's models, imported when their turn comes."""
-    yield open_clip_models
-    yield _family("openai_clip")
-    yield _family("hugging_face")
-    yield _family("classifiers")
+@cache
+def _adapters() -> tuple[Any, ...]:
+    """Import the packages that describe objects, in the order in which they are asked."""
+    packages = (family.package for family in specs.FAMILIES if family.objects)
+    return tuple(import_module(f"heatproof.models.{package}") for package in packages)
 
 
-def _for_family(family: Any, preprocess: Any) -> Any:
+def _for_adapter(adapter: Any, preprocess: Any) -> Any:
     """Hugging Face's models take its processors as they are, others as transforms."""
-    hugging_face = family.__name__.endswith(".hugging_face")
+    hugging_face = adapter.__name__.endswith(".hugging_face")
     if preprocess is None or hugging_face or isinstance(preprocess, Preprocess):
         return preprocess
     processor = getattr(preprocess, "image_processor", preprocess)
-    return _family("hugging_face_processing").transform_of(processor)
+    return import_module("heatproof.models.hugging_face.processors").transform_of(processor)
 
 
 def _is_description(preprocess: object) -> bool:
@@ -233,14 +182,14 @@ def _is_description(preprocess: object) -> bool:
 
 def _has_a_text_tower(module: nn.Module) -> bool:
     """Whether it is CLIP-like: of timm's and torchvision's models any part is one of theirs."""
-    families = (open_clip_models, _family("openai_clip"), _family("hugging_face"))
-    return any(family.recognises(module) for family in families)
+    *clip_like, _ = _adapters()
+    return any(adapter.recognises(module) for adapter in clip_like)
 
 
 def _part_to_pass(module: nn.Module) -> str:
     """Which part of an unknown model is a known one, if any is."""
-    whole = _family("classifiers").KINDS
-    parts = [name for name, part in module.named_modules() if isinstance(part, whole)]
+    *_, classifiers = _adapters()
+    parts = [name for name, part in module.named_modules() if isinstance(part, classifiers.KINDS)]
     return f"; its part {parts[0]!r} is one, pass that" if parts else ""
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from heatproof.errors import HeatproofError, ModelError
-from heatproof.models.geometry import Box, Preprocess, View
+from heatproof.models.geometry import Box, PhotoView, Preprocess
 from heatproof.models.library import name_of
 
 Transform = Callable[[Image.Image], Tensor]
@@ -68,7 +68,9 @@ def checked(claimed: Preprocess) -> Preprocess:
     return described(claimed.transform, claimed)
 
 
-def _measured(transform: Transform, height: int, width: int, unpatched: Size) -> "Measured":
+def _measured(
+    transform: Transform, height: int, width: int, unpatched: Size
+) -> "MeasuredPreprocess":
     small, large = ((166, 101), (498, 303))
     boxes = [_relative(_box(transform, *size), size) for size in (small, large)]
     left, top, right, bottom = boxes[1]
@@ -76,7 +78,7 @@ def _measured(transform: Transform, height: int, width: int, unpatched: Size) ->
     scales = all(
         abs(one - other) <= 0.75 * step for one, other, step in zip(*boxes, steps, strict=True)
     )
-    measured = Measured(
+    measured = MeasuredPreprocess(
         height, width, "squash", min(height, width), transform, unpatched, scales=scales
     )
     if min(left, right) > 0.005 or max(left, right) < 0.995:
@@ -86,7 +88,7 @@ def _measured(transform: Transform, height: int, width: int, unpatched: Size) ->
     return measured
 
 
-def _agree(view: View, box: Box, size: Size) -> bool:
+def _agree(view: PhotoView, box: Box, size: Size) -> bool:
     """Whether a view and a measured box differ by less than half a pixel of the model's."""
     step = (view.right - view.left) / size[1], (view.bottom - view.top) / size[0]
     claimed = (view.left, view.top, view.right, view.bottom)
@@ -169,7 +171,7 @@ def _sides(size: Any) -> int:
 
 
 @dataclass(frozen=True)
-class Measured(Preprocess):
+class MeasuredPreprocess(Preprocess):
     """A preprocessing whose geometry is measured for each size of photo.
 
     `scales` says that it shows the same share of a photo and of a smaller copy of it; where it does
@@ -181,7 +183,7 @@ class Measured(Preprocess):
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
         return self.transform(image)
 
-    def view(self, width: int, height: int) -> View:
+    def view(self, width: int, height: int) -> PhotoView:
         scale = 1.0
         if self.scales:
             smaller = min(1.0, _LONG / max(width, height)), min(1.0, _SHORT / min(width, height))
@@ -190,7 +192,7 @@ class Measured(Preprocess):
         missing_rows, missing_cols = self.unpatched
         right -= (right - left) * missing_cols / self.width
         bottom -= (bottom - top) * missing_rows / self.height
-        return View(width, height, left, top, right, bottom)
+        return PhotoView(width, height, left, top, right, bottom)
 
 
 _LINES = 48

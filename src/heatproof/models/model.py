@@ -4,66 +4,23 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from heatproof.certificate import Weights
-from heatproof.errors import ReadingError
-from heatproof.models.geometry import Preprocess
+from heatproof.errors import HeatproofError
+from heatproof.images import open_image
+from heatproof.models.description import ModelDescription
 from heatproof.models.library import Library, NoLibrary
+from heatproof.models.projection import floating_dtype
+from heatproof.models.running import find_out_why
+from heatproof.models.towers import ImageTower, Side, TextTower, Tokens
+from heatproof.reading import AttentionLayer, find_attention_layers
 
 COARSEST_FIRST = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Key tokens of an image tower: named tokens, then patches row by row, then named tokens."""
-
-    rows: int
-    cols: int
-    prefix: tuple[str, ...] = ()
-    suffix: tuple[str, ...] = ()
-
-    @property
-    def tokens(self) -> int:
-        return len(self.prefix) + self.rows * self.cols + len(self.suffix)
-
-    def grid(self, values: Float[Tensor, "*batch token"]) -> Float[Tensor, "*batch row col"]:
-        """The patches of one value a token, on the grid."""
-        patches = values[..., len(self.prefix) : len(self.prefix) + self.rows * self.cols]
-        return patches.unflatten(-1, (self.rows, self.cols))
-
-
-@dataclass(frozen=True)
-class Readout:
-    """The query rows of the last attention call that feed the embedding.
-
-    `row` is the one row that does, or None where every patch does (a mean over them).
-    """
-
-    name: Literal[
-        "class token", "pool probe", "mean query", "mean of tokens", "end of text", "last token"
-    ]
-    row: int | None
-
-
-Affine = tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]
-
-
-def is_linear(part: nn.Module) -> bool:
-    """Whether a module says of itself that it is a linear map: torch's, and what replaces them."""
-    return all(
-        isinstance(getattr(part, name, None), int) for name in ("in_features", "out_features")
-    )
-
-
-def floating_dtype(module: nn.Module) -> torch.dtype:
-    """The dtype of its first floating-point parameter; float32 where it has none (quantised)."""
-    dtypes = (each.dtype for each in module.parameters() if each.is_floating_point())
-    return next(dtypes, torch.float32)
 
 
 def precision_of(module: nn.Module) -> torch.dtype:
@@ -75,132 +32,7 @@ def precision_of(module: nn.Module) -> torch.dtype:
     return next((each for each in COARSEST_FIRST if each in dtypes), torch.float32)
 
 
-def affine_of(part: nn.Module) -> Affine:
-    """Matrix and bias of a module that is linear (`is_linear`).
-
-    Those of another class than torch's own are read off what the module makes of unit vectors.
-
-    Raises:
-        ReadingError: it is not linear.
-    """
-    if type(part).forward is nn.Linear.forward:
-        assert isinstance(part, nn.Linear)
-        return part.weight, part.bias
-    width: Any = part.in_features
-    dtype = floating_dtype(part)
-    device = next((each.device for each in part.parameters()), torch.device("cpu"))
-    with torch.no_grad():
-        bias = part(torch.zeros(1, width, dtype=dtype, device=device))[0]
-        matrix = (part(torch.eye(width, dtype=dtype, device=device)) - bias).T
-        probe = torch.linspace(-1, 1, width, dtype=dtype, device=device)
-        expected, given = matrix @ probe + bias, part(probe[None])[0]
-    if (expected - given).abs().max() > LINEAR[dtype] * given.abs().max():
-        raise ReadingError(f"a {type(part).__name__} stands where a linear map was expected")
-    return matrix, bias
-
-
-# How far a map may be from linear, relative to its largest value: what rounding explains.
-LINEAR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-
-
-@dataclass(frozen=True)
-class Projection:
-    """What stands between one token of the last block and the embedding, of the model's own parts.
-
-    `norm` is the model's final norm, `linear` the map into the embedding: a module (torch's own, or
-    one that stands in its place: LoRA's, a quantised one), a matrix (width, dim) that the model
-    multiplies by, or None where there is none. Applied to the readout token it gives the embedding;
-    a tower that reads out otherwise (a pool, a mean) has none.
-    """
-
-    norm: nn.Module
-    linear: nn.Module | nn.Parameter | None
-
-    def __call__(self, tokens: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch dim"]:
-        normed = self.norm(tokens)
-        if isinstance(self.linear, nn.Module):
-            return self.linear(normed)
-        return normed if self.linear is None else normed @ self.linear
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What tokens come in: the dtype of `linear`, which a norm returns its input in."""
-        if isinstance(self.linear, nn.Parameter):
-            return self.linear.dtype
-        return floating_dtype(self.norm if self.linear is None else self.linear)
-
-    def affine(self) -> Affine:
-        """Matrix and bias of `linear`."""
-        assert self.linear is not None
-        if isinstance(self.linear, nn.Module):
-            return affine_of(self.linear)
-        return self.linear.T, None
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One token of a prompt: its position in the context and the characters it stands for."""
-
-    position: int
-    text: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Prompts as the text tower takes them.
-
-    `readout` is each prompt's readout row. `pieces` leaves out BOS, EOT and padding.
-    `cut` is the text that did not fit into the context ("" where all did). `control` are words of
-    the prompt that the tokenizer takes for its own control tokens, `unread` the text behind the
-    readout that a literal end of text moved forward ("" where there is none). `unknown` are the
-    words that the tokenizer does not know: it gives one id to all of them. These three are empty
-    for raw ids. `mask` is True on real tokens; None where the model takes none.
-    """
-
-    ids: Int[Tensor, "prompt context"]
-    readout: Int[Tensor, " prompt"]
-    texts: tuple[str, ...]
-    pieces: tuple[tuple[Piece, ...], ...]
-    cut: tuple[str, ...]
-    mask: Bool[Tensor, "prompt context"] | None = None
-    control: tuple[tuple[str, ...], ...] = ()
-    unread: tuple[str, ...] = ()
-    unknown: tuple[tuple[str, ...], ...] = ()
-
-
-@dataclass(frozen=True)
-class ImageTower:
-    """The side that sees.
-
-    `encode` is the model's own public method: preprocessed pixels -> unnormalised embedding
-    (or the logits of a classifier). `path` is the name in the module tree under which all of this
-    tower's attention lies ("" for the whole module). `layout(height, width)` lays out key tokens.
-    `project` is what one token of the last block goes through, where that makes an embedding.
-    """
-
-    encode: Callable[[Float[Tensor, "image 3 height width"]], Float[Tensor, "image dim"]]
-    path: str
-    layout: Callable[[int, int], Layout]
-    readout: Readout
-    preprocess: Preprocess
-    project: Projection | None = None
-
-
-@dataclass(frozen=True)
-class TextTower:
-    """The side that reads: the model's own text encoder and its tokenizer."""
-
-    encode: Callable[[Tokens], Float[Tensor, "prompt dim"]]
-    path: str
-    tokenize: Callable[[Sequence[str]], Tokens]
-    from_ids: Callable[[Int[Tensor, "prompt context"]], Tokens]
-    readout: Readout
-    project: Projection | None = None
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
     """A loaded model, described. `text` is None for a classifier, whose prompts are `classes`, and
     for an image tower on its own, whose prompts are embeddings (no `classes`).
@@ -209,6 +41,8 @@ class Model:
     `sigmoid` says that pair scores are read through a sigmoid (SigLIP), not a softmax.
     `resized(height, width)` is the same weights at another input size, with the position
     embeddings interpolated by the family's own rule; None where the family allows no other size.
+    It squashes whole photos to that size; `resized_as_trained` resizes and crops them as the
+    model's own preprocessing does, where that is another rule and known.
     `weights` says whether they were loaded from a file, are random, or came in with a module
     (unknown). `notices` are lines that the user must see (rendered scenes only, ...).
     `library` is the library's own way from a photo to a score, or why none is known.
@@ -224,6 +58,7 @@ class Model:
     logit_bias: float = 0.0
     sigmoid: bool = False
     resized: Callable[[int, int], "Model"] | None = None
+    resized_as_trained: Callable[[int, int], "Model"] | None = None
     weights: Weights = "unknown"
     notices: tuple[str, ...] = field(default=())
     library: Library | NoLibrary = field(default=NoLibrary())
@@ -249,6 +84,98 @@ class Model:
         `torch.autocast` where it is on. It decides how exactly two passes must agree."""
         return precision_of(self.module)
 
+    def attention_layers(
+        self, side: Side, size: Sequence[int] | None = None
+    ) -> tuple[AttentionLayer, ...]:
+        """Return the attention calls of one tower, first to last.
+
+        They are found by one forward pass over a blank input, and remembered for each size.
+
+        Args:
+            side: The tower.
+            size: Height and width of the pixels, or the length of a prompt in tokens; without it,
+                the model's own input size or its context.
+
+        Raises:
+            ReadingError: attention cannot be read, or is windowed.
+            ModelError: the encoder fails by itself.
+        """
+        size = self._own_size(side) if size is None else tuple(size)
+        # Threads that share a model may both look for its layers; both find the same.
+        known = _layers.setdefault(self, {})
+        if (side, size) not in known:
+            known[side, size] = self._find_layers(side, size)
+        return known[side, size]
+
+    def _own_size(self, side: Side) -> tuple[int, ...]:
+        if side == "image":
+            return self.image.preprocess.height, self.image.preprocess.width
+        assert self.text is not None
+        return (self.text.context,)
+
+    def _find_layers(self, side: Side, size: tuple[int, ...]) -> tuple[AttentionLayer, ...]:
+        def encode() -> object:
+            if side == "image":
+                blank = torch.zeros(1, 3, *size, device=self.device, dtype=self.dtype)
+                return self.image.encode(blank)
+            assert self.text is not None
+            return self.text.encode(_blank_prompt(*size))
+
+        try:
+            return find_attention_layers(self.module, encode, 1)
+        except HeatproofError:
+            raise
+        except Exception:
+            find_out_why(self.spec, side, encode)
+            raise
+
+    def describe(self, photo: object = None) -> ModelDescription:
+        """Return the facts that decide where a map lies; printed, one line per fact.
+
+        Args:
+            photo: A path, PIL image or uint8 array; what the model sees of it is described too.
+
+        Raises:
+            ReadingError: attention cannot be read.
+            ImageError: the photo cannot be read.
+        """
+        process, view, size = self.image.preprocess, None, self._own_size("image")
+        if photo is not None:
+            image = open_image(photo).image
+            view = process.view(*image.size)
+            if process.flexible:  # the grid is the photo's own
+                size = tuple(process(image).shape[1:])
+        black, white = (process.level(grey).double() for grey in (0, 255))
+        height, width = size
+        return ModelDescription(
+            spec=self.spec,
+            family=self.family,
+            weights=self.weights,
+            dtype=str(self.dtype).removeprefix("torch."),
+            precision=str(self.precision).removeprefix("torch."),
+            size=(height, width),
+            layout=self.image.layout(height, width),
+            readout=self.image.readout,
+            image_layers=self.attention_layers("image", size),
+            preprocess=process,
+            mean=tuple((black / (black - white)).tolist()),
+            std=tuple((1 / (white - black)).tolist()),
+            resizable=self.resized is not None,
+            score=self._score(),
+            context=self.text.context if self.text else None,
+            text_readout=self.text.readout if self.text else None,
+            text_layers=self.attention_layers("text") if self.text else (),
+            classes=self.classes,
+            view=view,
+        )
+
+    def _score(self) -> str:
+        if self.classes:
+            return "logits"
+        if self.sigmoid:
+            return f"sigmoid of {self.logit_scale:.4g} x cosine {self.logit_bias:+.4g}"
+        return f"softmax of {self.logit_scale:.4g} x cosine" if self.text else "cosine"
+
     @cached_property
     def weights_hash(self) -> str:
         """SHA-256 over names, shapes and bytes of all parameters and buffers."""
@@ -257,6 +184,22 @@ class Model:
             for part in tensor if isinstance(tensor, tuple) else (tensor,):  # packed: with its bias
                 _digest_part(digest, name, part)
         return digest.hexdigest()
+
+
+_layers: WeakKeyDictionary[Model, dict[tuple[Side, tuple[int, ...]], tuple[AttentionLayer, ...]]]
+_layers = WeakKeyDictionary()
+
+
+def _blank_prompt(length: int) -> Tokens:
+    """Return one prompt of `length` equal tokens, all of them the prompt's own."""
+    return Tokens(
+        ids=torch.zeros(1, length, dtype=torch.long),
+        readout=torch.zeros(1, dtype=torch.long),
+        texts=("",),
+        pieces=((),),
+        cut=("",),
+        mask=torch.ones(1, length, dtype=torch.bool),
+    )
 
 
 def _digest_part(digest: Any, name: str, part: Any) -> None:

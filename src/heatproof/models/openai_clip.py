@@ -10,17 +10,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.transform import image_transform
 from torch import Tensor, nn
 
 from heatproof.certificate import Weights
 from heatproof.errors import ModelError
-from heatproof.models import library, tokens
+from heatproof.models import library, tokenizers
 from heatproof.models.geometry import Preprocess
 from heatproof.models.measured_geometry import described
-from heatproof.models.model import ImageTower, Layout, Model, Projection, Readout, TextTower, Tokens
+from heatproof.models.model import Model
+from heatproof.models.projection import EmbeddingHead
+from heatproof.models.towers import ImageTower, Readout, TextTower, TokenLayout, Tokens
 
 PACKAGE = "clip.model"
 
@@ -44,21 +46,25 @@ def wrap(
     """Describe a model of OpenAI's package.
 
     Without `preprocess` it is the package's own transform at the model's size; `tokenizer` is
-    `clip.tokenize`, or any that `heatproof.models.tokens` knows.
+    `clip.tokenize`, or any that `heatproof.models.tokenizers` knows.
     """
     visual = module.visual
     side = int(visual.input_resolution)
     own = _library(module, side, preprocess, tokenizer)
     if preprocess is None:
         preprocess = described(_own_transform(side) or _same_transform(side))
-    pool = _resnet(visual) if hasattr(visual, "attnpool") else _vit(visual)
-    layout, readout, project = pool
+    layout, readout, project = _resnet(visual) if hasattr(visual, "attnpool") else _vit(visual)
     return Model(
         spec=spec,
         family="openai-clip",
         module=module,
         image=ImageTower(
-            partial(_encode_image, module), "visual", layout, readout, preprocess, project
+            encode=partial(_encode_image, module),
+            path="visual",
+            layout=layout,
+            readout=readout,
+            preprocess=preprocess,
+            project=project,
         ),
         text=_text_tower(module, tokenizer),
         logit_scale=float(module.logit_scale.detach().exp()),
@@ -70,16 +76,16 @@ def wrap(
 
 # The image side ----------------------------------------------------------------------------------
 
-Tower = tuple[Callable[[int, int], Layout], Readout, Projection | None]
+Tower = tuple[Callable[[int, int], TokenLayout], Readout, EmbeddingHead | None]
 
 
 def _vit(visual: Any) -> Tower:
     high, wide = visual.conv1.stride
 
-    def layout(height: int, width: int) -> Layout:
-        return Layout(height // high, width // wide, ("class",))
+    def layout(height: int, width: int) -> TokenLayout:
+        return TokenLayout(height // high, width // wide, ("class",))
 
-    return layout, Readout("class token", 0), Projection(visual.ln_post, visual.proj)
+    return layout, Readout("class token", 0), EmbeddingHead(visual.ln_post, visual.proj)
 
 
 def _resnet(visual: Any) -> Tower:
@@ -89,8 +95,8 @@ def _resnet(visual: Any) -> Tower:
             "here; expected OpenAI's AttentionPool2d"
         )
 
-    def layout(height: int, width: int) -> Layout:
-        return Layout(height // 32, width // 32, ("mean",))
+    def layout(height: int, width: int) -> TokenLayout:
+        return TokenLayout(height // 32, width // 32, ("mean",))
 
     return layout, Readout("mean query", 0), None
 
@@ -140,23 +146,19 @@ def _library(
 
 def _text_tower(module: Any, tokenizer: Any) -> TextTower:
     context, vocabulary = int(module.context_length), int(module.vocab_size)
-    fits = vocabulary == tokens.CLIP_VOCABULARY
-    if tokenizer is None and not fits:
-        tokenizer = tokens.missing(
-            f"the model came without a tokenizer for its {vocabulary} tokens; "
-            "pass wrap(..., tokenizer=...) or token ids"
-        )
-    if tokenizer is None or (_is_own(tokenizer) and fits):
-        # The same vocabulary and cleaning; and it says which characters a token stands for.
-        tokenizer = tokens.clip_tokenizer(context)
-    codec = tokens.Codec(tokenizer, context, vocabulary, _end_of_text)
+    if tokenizer is None or (_is_own(tokenizer) and vocabulary == tokenizers.CLIP_VOCABULARY):
+        # CLIP's own has the same vocabulary and cleaning as `clip.tokenize`; and it says which
+        # characters a token stands for.
+        tokenizer = tokenizers.usual_tokenizer(vocabulary, context)
+    codec = tokenizers.Codec(tokenizer, context, vocabulary, partial(torch.argmax, dim=-1))
     return TextTower(
-        partial(_encode_text, module),
-        "transformer",
-        codec.tokenize,
-        codec.from_ids,
-        Readout("end of text", None),
-        Projection(module.ln_final, module.text_projection),
+        encode=partial(_encode_text, module),
+        path="transformer",
+        context=context,
+        tokenize=codec.tokenize,
+        from_ids=codec.from_ids,
+        readout=Readout("end of text", None),
+        project=EmbeddingHead(module.ln_final, module.text_projection),
     )
 
 
@@ -164,10 +166,6 @@ def _is_own(tokenizer: Any) -> bool:
     """Whether it is `clip.tokenize`."""
     name = getattr(tokenizer, "__module__", ""), getattr(tokenizer, "__name__", "")
     return name == ("clip.clip", "tokenize")
-
-
-def _end_of_text(ids: Int[Tensor, "prompt context"]) -> Int[Tensor, " prompt"]:
-    return torch.argmax(ids, dim=-1)
 
 
 def _encode_text(module: Any, prompts: Tokens) -> Float[Tensor, "prompt dim"]:

@@ -1,12 +1,93 @@
 """The linear map that follows attention (W_O), and the one that makes the embedding."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
-from heatproof.models.model import Affine, Projection, affine_of, is_linear
 from heatproof.reading import Attention
+
+Affine = tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]
+
+
+def is_linear(part: nn.Module) -> bool:
+    """Whether a module says of itself that it is a linear map: torch's, and what replaces them."""
+    return all(
+        isinstance(getattr(part, name, None), int) for name in ("in_features", "out_features")
+    )
+
+
+def floating_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype of its first floating-point parameter; float32 where it has none (quantised)."""
+    dtypes = (each.dtype for each in module.parameters() if each.is_floating_point())
+    return next(dtypes, torch.float32)
+
+
+def affine_of(part: nn.Module) -> Affine:
+    """Matrix and bias of a module that is linear (`is_linear`).
+
+    Those of another class than torch's own are read off what the module makes of unit vectors.
+
+    Raises:
+        ReadingError: it is not linear.
+    """
+    if type(part).forward is nn.Linear.forward:
+        assert isinstance(part, nn.Linear)
+        return part.weight, part.bias
+    width: Any = part.in_features
+    dtype = floating_dtype(part)
+    device = next((each.device for each in part.parameters()), torch.device("cpu"))
+    with torch.no_grad():
+        bias = part(torch.zeros(1, width, dtype=dtype, device=device))[0]
+        matrix = (part(torch.eye(width, dtype=dtype, device=device)) - bias).T
+        probe = torch.linspace(-1, 1, width, dtype=dtype, device=device)
+        expected, given = matrix @ probe + bias, part(probe[None])[0]
+    if (expected - given).abs().max() > LINEAR[dtype] * given.abs().max():
+        raise ReadingError(f"a {type(part).__name__} stands where a linear map was expected")
+    return matrix, bias
+
+
+# How far a map may be from linear, relative to its largest value: what rounding explains.
+LINEAR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+@dataclass(frozen=True)
+class EmbeddingHead:
+    """What stands between one token of the last block and the embedding, of the model's own parts.
+
+    `norm` is the model's final norm, `linear` the map into the embedding: a module (torch's own, or
+    one that stands in its place: LoRA's, a quantised one), a matrix (width, dim) that the model
+    multiplies by, or None where there is none. Applied to the readout token it gives the embedding;
+    a tower that reads out otherwise (a pool, a mean) has none.
+    """
+
+    norm: nn.Module
+    linear: nn.Module | nn.Parameter | None
+
+    def __call__(self, tokens: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch dim"]:
+        normed = self.norm(tokens)
+        if isinstance(self.linear, nn.Module):
+            return self.linear(normed)
+        return normed if self.linear is None else normed @ self.linear
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What tokens come in: the dtype of `linear`, which a norm returns its input in."""
+        if isinstance(self.linear, nn.Parameter):
+            return self.linear.dtype
+        return floating_dtype(self.norm if self.linear is None else self.linear)
+
+    def affine(self) -> Affine:
+        """Matrix and bias of `linear`."""
+        assert self.linear is not None
+        if isinstance(self.linear, nn.Module):
+            return affine_of(self.linear)
+        return self.linear.T, None
+
 
 NAMES = ("out_proj", "proj", "c_proj", "o_proj", "projection", "to_out.0")
 
@@ -65,7 +146,7 @@ def _candidates(path: str) -> Iterator[str]:
     yield from (f"{parent}.{name}" for name in ("output.dense", *NAMES))
 
 
-def projection(norms: Sequence[nn.Module], parts: Sequence[nn.Module]) -> Projection | None:
+def projection(norms: Sequence[nn.Module], parts: Sequence[nn.Module]) -> EmbeddingHead | None:
     """The tower's end, put together from its modules in order; None where it is no norm and linear
     map: two norms, an MLP."""
     acting = [each for each in norms if not isinstance(each, nn.Identity)]
@@ -75,7 +156,7 @@ def projection(norms: Sequence[nn.Module], parts: Sequence[nn.Module]) -> Projec
     linear = maps[0] if maps else None
     if linear is not None and not is_linear(linear):
         return None
-    return Projection(acting[0] if acting else nn.Identity(), linear)
+    return EmbeddingHead(acting[0] if acting else nn.Identity(), linear)
 
 
 def _maps(module: nn.Module) -> Iterator[nn.Module]:

@@ -10,7 +10,7 @@ from PIL import Image
 from heatproof.certificate import Certificate
 from heatproof.image_maps import NO_PROMPT, NOTICED, ImageMaps
 from heatproof.images import Photo
-from heatproof.models.geometry import View
+from heatproof.models.geometry import PhotoView
 from heatproof.plots.lights import (
     FAINT,
     HEADLINES,
@@ -73,7 +73,7 @@ def strip(maps: ImageMaps, controls: Sequence[Panel] = ()) -> Image.Image:
     return sheet(maps.photo, maps.view, [sheet_row(maps, controls)])
 
 
-def sheet(photo: Photo, view: View, rows: list[SheetRow]) -> Image.Image:
+def sheet(photo: Photo, view: PhotoView, rows: list[SheetRow]) -> Image.Image:
     """Draw the photo and a row's maps, row below row; rows differ in units and so in scale."""
     viewport = viewport_of(photo, view).fit(SIDE)
     columns = 1 + max(len(row.panels) for row in rows)
@@ -93,7 +93,7 @@ def _panel_width(viewport: Viewport) -> int:
 
 
 def _draw_row(
-    photo: Photo, view: View, viewport: Viewport, row: SheetRow, width: int
+    photo: Photo, view: PhotoView, viewport: Viewport, row: SheetRow, width: int
 ) -> Image.Image:
     room = _panel_width(viewport)
     sentence = band_sentence(row.certificate)

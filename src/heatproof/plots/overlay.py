@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from heatproof.certificate import Certificate
 from heatproof.image_maps import NO_PROMPT, ImageMaps
 from heatproof.images import Photo
-from heatproof.models.geometry import View
+from heatproof.models.geometry import PhotoView
 from heatproof.plots import colour
 from heatproof.plots.lights import (
     FAINT,
@@ -97,7 +97,7 @@ def overlay(maps: ImageMaps, prompt: int = 0) -> Image.Image:
 
 
 def viewport_of(
-    photo: Photo, view: View, longest: int = LONGEST, shortest: int = SHORTEST
+    photo: Photo, view: PhotoView, longest: int = LONGEST, shortest: int = SHORTEST
 ) -> Viewport:
     """Choose what is drawn: the whole photo, at its own size unless that is huge or tiny.
 
@@ -131,7 +131,9 @@ def _extent(length: int, other: int, start: float, end: float) -> tuple[int, int
     return first, first + room
 
 
-def draw(photo: Photo, view: View, values: Values, scale: float, viewport: Viewport) -> Image.Image:
+def draw(
+    photo: Photo, view: PhotoView, values: Values, scale: float, viewport: Viewport
+) -> Image.Image:
     """Draw the photo in grey and the map in colour; hatched where the model did not see it."""
     part = photo.image.crop(viewport.box)
     # Smoothing an image of a few pixels would hide that it has only a few.
@@ -141,7 +143,7 @@ def draw(photo: Photo, view: View, values: Values, scale: float, viewport: Viewp
     return hatch_unseen(painted, part, seen_mask(view, viewport))
 
 
-def draw_photo(photo: Photo, view: View, viewport: Viewport) -> Image.Image:
+def draw_photo(photo: Photo, view: PhotoView, viewport: Viewport) -> Image.Image:
     """Draw the photo in its own colours, hatched where the model did not see it."""
     part = photo.image.crop(viewport.box)
     part = part.resize((viewport.width, viewport.height), Image.Resampling.LANCZOS)
@@ -149,7 +151,7 @@ def draw_photo(photo: Photo, view: View, viewport: Viewport) -> Image.Image:
 
 
 def interpolate(
-    view: View, values: Values, viewport: Viewport
+    view: PhotoView, values: Values, viewport: Viewport
 ) -> Float[np.ndarray, "height width"]:
     """Return the map at each drawn pixel, interpolated bilinearly from the patches' centres."""
     rows, cols = values.shape
@@ -160,7 +162,7 @@ def interpolate(
     return down @ np.nan_to_num(values, posinf=0.0, neginf=0.0).astype(np.float32) @ across.T
 
 
-def seen_mask(view: View, viewport: Viewport) -> Bool[np.ndarray, "height width"]:
+def seen_mask(view: PhotoView, viewport: Viewport) -> Bool[np.ndarray, "height width"]:
     """Return which drawn pixels the model saw."""
     x, y = _pixel_centres(viewport)
     # A mirroring preprocessing has its left edge right of its right edge.

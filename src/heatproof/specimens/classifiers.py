@@ -1,5 +1,6 @@
 """Tiny random classifiers of timm and torchvision: two blocks, five classes, no download."""
 
+from collections.abc import Callable
 from typing import Any
 
 import timm
@@ -11,21 +12,28 @@ from torchvision.models import ViT_B_16_Weights
 from heatproof.models import classifiers
 from heatproof.models.geometry import Preprocess
 from heatproof.models.model import Model
+from heatproof.specimens.registering import registering
+
+MODELS: dict[str, Callable[..., Model]] = {}
+specimen = registering(MODELS)
 
 BLOCKS: dict[str, Any] = {"embed_dim": 36, "depth": 2, "num_heads": 3, "patch_size": 7}
 CLASSES, SIZE = 5, (21, 35)
 
 
+@specimen("timm vit")
 def timm_vit(dtype: torch.dtype = torch.float64) -> Model:
     """timm's ViT: class token, on a grid of 3 x 5."""
     return _described("timm vit", _timm("vit_base_patch16_224"), dtype)
 
 
+@specimen("timm eva")
 def timm_eva(dtype: torch.dtype = torch.float64) -> Model:
     """EVA 02 that averages its patches."""
     return _described("timm eva", _timm("eva02_base_patch14_224"), dtype)
 
 
+@specimen("torchvision vit")
 def torchvision_vit(dtype: torch.dtype = torch.float64) -> Model:
     """torchvision's ViT, on a grid of 3 x 3 (the library builds square ones only)."""
 
@@ -54,10 +62,3 @@ def _described(
     return classifiers.wrap(
         module.eval().to(dtype), spec=f"tiny {name}", preprocess=preprocess, weights="random"
     )
-
-
-MODELS = {
-    "timm vit": timm_vit,
-    "timm eva": timm_eva,
-    "torchvision vit": torchvision_vit,
-}

@@ -6,14 +6,18 @@ own random ones, shaken: no bias, scale or residual branch is idle.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 import transformers
 
 from heatproof.models import hugging_face
+from heatproof.models.hugging_face.families import architecture_of
 from heatproof.models.model import Model
+from heatproof.specimens.registering import registering
+
+MODELS: dict[str, Callable[..., Model]] = {}
+specimen = registering(MODELS)
 
 PATCH, CONTEXT, VOCABULARY, EMBED = 7, 13, 97, 17
 LABELS = (
@@ -42,6 +46,7 @@ TEXT: dict[str, Any] = {
 }
 
 
+@specimen("clip")
 def hf_clip(
     dtype: torch.dtype = torch.float64, attention: str = "sdpa", tokenizer: object = None
 ) -> Model:
@@ -49,6 +54,7 @@ def hf_clip(
     return _described(transformers.CLIPModel, clip_config(), dtype, attention, tokenizer)
 
 
+@specimen("clip, legacy")
 def hf_clip_legacy(dtype: torch.dtype = torch.float64) -> Model:
     """CLIP with the end of text mis-named in its configuration, as OpenAI's are: largest id."""
     config: Any = clip_config()
@@ -56,6 +62,7 @@ def hf_clip_legacy(dtype: torch.dtype = torch.float64) -> Model:
     return _described(transformers.CLIPModel, config, dtype)
 
 
+@specimen("siglip")
 def hf_siglip(
     dtype: torch.dtype = torch.float64, attention: str = "sdpa", tokenizer: object = None
 ) -> Model:
@@ -63,6 +70,7 @@ def hf_siglip(
     return _described(transformers.SiglipModel, siglip_config(), dtype, attention, tokenizer)
 
 
+@specimen("siglip 2")
 def hf_siglip2(
     dtype: torch.dtype = torch.float64, attention: str = "sdpa", tokenizer: object = None
 ) -> Model:
@@ -70,32 +78,24 @@ def hf_siglip2(
     return _described(transformers.Siglip2Model, siglip2_config(), dtype, attention, tokenizer)
 
 
+@specimen("blip")
 def hf_blip(dtype: torch.dtype = torch.float64, tokenizer: object = None) -> Model:
     """BLIP for retrieval: attention written out, masked text read at its class token."""
     config = blip_config()
     return _described(transformers.BlipForImageTextRetrieval, config, dtype, None, tokenizer)
 
 
+@specimen("vit")
 def hf_vit(dtype: torch.dtype = torch.float64, attention: str = "sdpa") -> Model:
     """A ViT classifier of five classes."""
     return _described(transformers.ViTForImageClassification, vit_config(), dtype, attention)
 
 
+@specimen("deit")
 def hf_deit(dtype: torch.dtype = torch.float64, attention: str = "sdpa") -> Model:
     """A DeiT classifier of five classes: class token, then distillation token."""
     config = transformers.DeiTConfig(**VISION, **LAYERS, id2label=dict(enumerate(LABELS)))
     return _described(transformers.DeiTForImageClassification, config, dtype, attention)
-
-
-MODELS = {
-    "clip": hf_clip,
-    "clip, legacy": hf_clip_legacy,
-    "siglip": hf_siglip,
-    "siglip 2": hf_siglip2,
-    "blip": hf_blip,
-    "vit": hf_vit,
-    "deit": hf_deit,
-}
 
 
 # Configurations --------------------------------------------------------------------------------
@@ -134,26 +134,6 @@ def vit_config() -> transformers.ViTConfig:
     return transformers.ViTConfig(**VISION, **LAYERS, id2label=dict(enumerate(LABELS)))
 
 
-# Image processors, each of the family's own class -----------------------------------------------
-
-SQUARE = {"height": 3 * PATCH, "width": 3 * PATCH}
-LARGER = {"height": 24, "width": 24}
-
-PROCESSORS: dict[str, Callable[[], Any]] = {
-    "CLIPModel": partial(
-        transformers.CLIPImageProcessor, size={"shortest_edge": 3 * PATCH}, crop_size=SQUARE
-    ),
-    "SiglipModel": partial(transformers.SiglipImageProcessor, size=SQUARE),
-    "Siglip2Model": partial(
-        transformers.Siglip2ImageProcessor, patch_size=PATCH, max_num_patches=9
-    ),
-    "BlipForImageTextRetrieval": partial(transformers.BlipImageProcessor, size=SQUARE),
-    "ViTForImageClassification": partial(transformers.ViTImageProcessor, size=SQUARE),
-    "DeiTForImageClassification": partial(
-        transformers.DeiTImageProcessor, size=LARGER, crop_size=SQUARE
-    ),
-}
-
 # Building --------------------------------------------------------------------------------------
 
 
@@ -179,8 +159,17 @@ def _described(
     tokenizer: object = None,
 ) -> Model:
     module = random_module(kind, config, attention).to(dtype)
-    name = f"tiny {kind.__name__}"
-    processor = PROCESSORS[kind.__name__]()
     return hugging_face.wrap(
-        module, spec=name, preprocess=processor, tokenizer=tokenizer, weights="random"
+        module,
+        spec=f"tiny {kind.__name__}",
+        preprocess=usual_processor(module),
+        tokenizer=tokenizer,
+        weights="random",
     )
+
+
+def usual_processor(module: Any) -> Any:
+    """Return the image processor that the library gives a model of this class and size."""
+    architecture = architecture_of(module)
+    assert architecture is not None
+    return architecture.usual_processor(architecture.image(module))

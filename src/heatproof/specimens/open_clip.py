@@ -21,6 +21,10 @@ from torch import nn
 
 from heatproof.models import open_clip as adapter
 from heatproof.models.model import Model
+from heatproof.specimens.registering import registering
+
+FAMILIES: dict[str, Callable[..., Model]] = {}
+specimen = registering(FAMILIES)
 
 library: Any = open_clip  # it makes its configurations of dictionaries
 EMBED, WIDTH, CONTEXT = 17, 33, 13
@@ -36,6 +40,7 @@ VIT: dict[str, Any] = {
 }
 
 
+@specimen("vit")
 def open_clip_vit(dtype: torch.dtype = torch.float64, **vision: Any) -> Model:
     """A ViT with a class token, as OpenAI's and LAION's are, on a grid of 3 x 5."""
     return _model("tiny vit", lambda: library.CLIP(EMBED, {**VIT, **vision}, TEXT), dtype)
@@ -47,17 +52,20 @@ def open_clip_one_head(dtype: torch.dtype = torch.float64) -> Model:
     return _model("tiny vit, one head", lambda: library.CLIP(EMBED, vision, text), dtype)
 
 
+@specimen("quickgelu")
 def open_clip_quickgelu(dtype: torch.dtype = torch.float64) -> Model:
     """OpenAI's activation."""
     build = lambda: library.CLIP(EMBED, VIT, TEXT, quick_gelu=True)  # noqa: E731
     return _model("tiny vit, quickgelu", build, dtype)
 
 
+@specimen("mean pool")
 def open_clip_mean_pool(dtype: torch.dtype = torch.float64) -> Model:
     """A ViT that averages its patches (CLIPA)."""
     return open_clip_vit(dtype, pool_type="avg", final_ln_after_pool=True, no_ln_pre=True)
 
 
+@specimen("coca")
 def open_clip_coca(dtype: torch.dtype = torch.float64) -> Model:
     """CoCa: the image is read by the first of 7 pooling queries, the text by an appended token."""
     tokens = {"output_tokens": True}
@@ -67,12 +75,14 @@ def open_clip_coca(dtype: torch.dtype = torch.float64) -> Model:
     return _model("tiny coca", lambda: library.CoCa(26, decoder, text, vision), dtype)
 
 
+@specimen("resnet")
 def open_clip_resnet(dtype: torch.dtype = torch.float64) -> Model:
     """An attention-pooled ResNet on a grid of 2 x 2 (the library builds square ones only)."""
     vision = {"layers": (1, 1, 1, 1), "width": 6, "head_width": 64, "image_size": 64}
     return _model("tiny resnet", lambda: library.CLIP(EMBED, vision, TEXT), dtype)
 
 
+@specimen("siglip")
 def open_clip_siglip(dtype: torch.dtype = torch.float64) -> Model:
     """SigLIP: a pooling probe, no class token, a sigmoid, a two-way text tower read at its end."""
     trunk = {"img_size": (21, 35), "patch_size": 7, "class_token": False, "global_pool": "map"}
@@ -83,6 +93,7 @@ def open_clip_siglip(dtype: torch.dtype = torch.float64) -> Model:
     return _timm("tiny siglip", build, dtype, text, embed=WIDTH, bias=-10.0)
 
 
+@specimen("eva")
 def open_clip_eva(dtype: torch.dtype = torch.float64) -> Model:
     """EVA 02: rotary positions beside the learned ones, a class token."""
     sizes = {**BLOCKS, "embed_dim": 36, "num_classes": EMBED, "img_size": (21, 35), "patch_size": 7}
@@ -91,6 +102,7 @@ def open_clip_eva(dtype: torch.dtype = torch.float64) -> Model:
     )
 
 
+@specimen("registers")
 def open_clip_registers(dtype: torch.dtype = torch.float64) -> Model:
     """A timm ViT with a class token and four registers."""
     sizes = {**BLOCKS, "num_classes": EMBED, "img_size": (21, 35), "patch_size": 7}
@@ -99,6 +111,7 @@ def open_clip_registers(dtype: torch.dtype = torch.float64) -> Model:
     )
 
 
+@specimen("vitamin")
 def open_clip_vitamin(dtype: torch.dtype = torch.float64) -> Model:
     """ViTamin: two convolutional stages, then a ViT that averages its patches (stride 16)."""
     config = VitCfg(embed_dim=(8, 12, WIDTH), depths=(1, 1, 2), stem_width=8)
@@ -106,6 +119,7 @@ def open_clip_vitamin(dtype: torch.dtype = torch.float64) -> Model:
     return _timm("tiny vitamin", build, dtype)
 
 
+@specimen("mobileclip-b")
 def open_clip_mobileclip_b(dtype: torch.dtype = torch.float64) -> Model:
     """MobileCLIP-B: a convolutional stem, then a ViT with a class token (stride 16)."""
     strides = {"stride": (4, 2, 2), "kernel_size": (4, 2, 2), "padding": 0}
@@ -113,6 +127,7 @@ def open_clip_mobileclip_b(dtype: torch.dtype = torch.float64) -> Model:
     return _timm("tiny mobileclip-b", partial(_hybrid, stem, no_embed_class=True), dtype)
 
 
+@specimen("mobileclip-s")
 def open_clip_mobileclip_s(dtype: torch.dtype = torch.float64) -> Model:
     """MobileCLIP-S: convolutions, with attention in the last stage only (stride 32)."""
     kind: Any = FastVit
@@ -170,18 +185,3 @@ def _model(name: str, build: Callable[[], nn.Module], dtype: torch.dtype) -> Mod
     visual: Any = module.visual
     visual.preprocess_cfg = {"size": visual.image_size, "resize_mode": "squash"}
     return adapter.wrap(module.to(dtype), spec=name, weights="random")
-
-
-FAMILIES: dict[str, Callable[[], Model]] = {
-    "vit": open_clip_vit,
-    "quickgelu": open_clip_quickgelu,
-    "mean pool": open_clip_mean_pool,
-    "coca": open_clip_coca,
-    "resnet": open_clip_resnet,
-    "siglip": open_clip_siglip,
-    "eva": open_clip_eva,
-    "registers": open_clip_registers,
-    "vitamin": open_clip_vitamin,
-    "mobileclip-b": open_clip_mobileclip_b,
-    "mobileclip-s": open_clip_mobileclip_s,
-}

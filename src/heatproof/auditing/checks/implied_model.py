@@ -15,7 +15,6 @@ from heatproof.auditing.base import Finding
 from heatproof.auditing.labelled import Accuracy, Labelled, accuracy, prepared
 from heatproof.auditing.measures import code_of, percent, ranking
 from heatproof.engine import inputs
-from heatproof.engine.forward import attention_layers_of
 from heatproof.evaluation.subject import Subject
 from heatproof.methods import Tower
 from heatproof.models import Model
@@ -57,7 +56,7 @@ def check(
 
 def tower_of(model: Model, pixels: Tensor) -> Tower:
     """The image tower as `Method.implied` takes it, for pictures of this size."""
-    sites = attention_layers_of(model, "image", lambda: model.image.encode(pixels[:1]))
+    sites = model.attention_layers("image", pixels.shape[-2:])
     layout = model.image.layout(*pixels.shape[-2:])
     start = len(layout.prefix)
     content = slice(start, start + layout.rows * layout.cols)

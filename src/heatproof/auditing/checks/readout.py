@@ -22,7 +22,6 @@ from heatproof.auditing.checks.nearness import Nearness, nearness
 from heatproof.auditing.measures import code_of, unless_refused
 from heatproof.auditing.method_proxy import Wrapped
 from heatproof.engine import inputs
-from heatproof.engine.forward import attention_layers_of
 from heatproof.evaluation.subject import Subject
 from heatproof.methods import Foreign, Method, Plan, ReadPass, Side
 from heatproof.models import Model
@@ -176,7 +175,7 @@ def _judged(method: Method, verdict: Verdict, text: str, numbers: dict[str, Any]
 
 def _numbers(model: Model, noted: Noted, shown: Any) -> dict[str, Any]:
     pixels = inputs.pictures(model, shown, None).pixels
-    sites = attention_layers_of(model, "image", lambda: model.image.encode(pixels))
+    sites = model.attention_layers("image", pixels.shape[-2:])
     tolerance = TOLERANCE[torch.float64]
     own, others = _sums([noted.scores]), _sums(noted.others)
     elsewhere = _sums(noted.elsewhere)

@@ -23,7 +23,6 @@ from heatproof.auditing.base import Finding
 from heatproof.auditing.checks.weights import WeightView, weight_views
 from heatproof.auditing.measures import EPSILON, code_of, percent, relative_change
 from heatproof.engine import inputs
-from heatproof.engine.forward import attention_layers_of
 from heatproof.errors import UserCodeError
 from heatproof.evaluation.subject import Subject
 from heatproof.methods import Foreign
@@ -196,7 +195,7 @@ def check(
     """Maps before and after the four changes, in float64 where the method's own code takes it."""
     shown = images if isinstance(images, Tensor) else list(images)
     pixels = inputs.pictures(model, shown, None).pixels
-    sites = attention_layers_of(model, "image", lambda: model.image.encode(pixels[:1]))
+    sites = model.attention_layers("image", pixels.shape[-2:])
     views, unknown = weight_views(model.module, sites)
     if not views:
         text = f"the weights at {unknown[0]!r} are laid out in no way that is known here"

@@ -22,7 +22,6 @@ from heatproof.auditing.method_proxy import Wrapped
 from heatproof.auditing.monitor.module_recorder import Event, Sketch, TopCall, Watch
 from heatproof.auditing.monitor.verdict import Difference, Reference, Seen, judge
 from heatproof.engine import inputs
-from heatproof.engine.forward import attention_layers_of
 from heatproof.evaluation.subject import Subject
 from heatproof.methods import Foreign, Method, Plan, ReadPass, Side
 from heatproof.models import Model
@@ -93,7 +92,7 @@ def _watch(
 ) -> Seen:
     shown = images[:1] if isinstance(images, Tensor) else list(images[:1])
     pixels = inputs.pictures(model, shown, None).pixels
-    sites = attention_layers_of(model, "image", lambda: model.image.encode(pixels))
+    sites = model.attention_layers("image", pixels.shape[-2:])
     hash_before, hooks_before = fingerprint(model.module), _hooks(model.module)
     before, tops = _reference(model, pixels)
     entries = {*_with_holders(tops), *_text_entries(model, prompts)}

@@ -23,7 +23,7 @@ FOLDER: Final = Path(__file__).parent
 CONFIG: Final = FOLDER / "scenes.json"
 WEIGHTS: Final = FOLDER / "scenes.safetensors"
 CARD: Final = FOLDER / "card.json"
-FAMILY: Final = specs.FAMILY
+FAMILY: Final = specs.SCENES_CHECKPOINTS
 """Earlier states of the same training run, float16, one file each."""
 
 __all__ = [

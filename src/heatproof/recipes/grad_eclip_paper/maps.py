@@ -14,12 +14,12 @@ from torch import Tensor
 
 from heatproof.engine import inputs
 from heatproof.engine.batches import POOLS
-from heatproof.engine.forward import Reader, attention_layers_of
+from heatproof.engine.forward import Reader
 from heatproof.evaluation.encoding import encode_images
 from heatproof.methods import Method
 from heatproof.methods.pass_context import Batch, Side
 from heatproof.models import Model
-from heatproof.models.model import Tokens
+from heatproof.models.towers import Tokens
 from heatproof.reading import AttentionLayer, Intervention, reading
 
 BATCH = 128
@@ -34,14 +34,12 @@ def image_sites(
     model: Model, pixels: Float[Tensor, "item 3 height width"]
 ) -> tuple[AttentionLayer, ...]:
     """Return the attention layers of the image tower, first to last."""
-    return attention_layers_of(model, "image", lambda: model.image.encode(pixels[:1]))
+    return model.attention_layers("image", pixels.shape[-2:])
 
 
 def text_sites(model: Model, tokens: Tokens) -> tuple[AttentionLayer, ...]:
     """Return the attention layers of the text tower, first to last."""
-    assert model.text is not None
-    encode, first = model.text.encode, inputs.select(tokens, 0, 1)
-    return attention_layers_of(model, "text", lambda: encode(first))
+    return model.attention_layers("text", tokens.ids.shape[-1:])
 
 
 def image_maps(

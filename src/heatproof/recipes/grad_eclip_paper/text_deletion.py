@@ -23,9 +23,9 @@ from heatproof.metrics.base import area
 from heatproof.metrics.ranking import places, ranked, shuffled
 from heatproof.metrics.text_deletion import without
 from heatproof.models import Model
-from heatproof.models.model import Tokens
 from heatproof.reading import Intervention
 from heatproof.reading.interventions import masked_keys
+from heatproof.models.towers import Tokens
 from heatproof.recipes.grad_eclip_paper.alignment import joined
 from heatproof.recipes.grad_eclip_paper.catalogue import readable
 from heatproof.recipes.grad_eclip_paper.context import Study, native_pixels
@@ -159,12 +159,12 @@ def _picked(tokens: Tokens, rows: Sequence[int]) -> Tokens:
     picked = [inputs.select(tokens, n, n + 1) for n in rows]
     first = picked[0]
     return Tokens(
-        torch.cat([each.ids for each in picked]),
-        torch.cat([each.readout for each in picked]),
-        tuple(each.texts[0] for each in picked),
-        tuple(each.pieces[0] for each in picked),
-        tuple(each.cut[0] for each in picked),
-        None
+        ids=torch.cat([each.ids for each in picked]),
+        readout=torch.cat([each.readout for each in picked]),
+        texts=tuple(each.texts[0] for each in picked),
+        pieces=tuple(each.pieces[0] for each in picked),
+        cut=tuple(each.cut[0] for each in picked),
+        mask=None
         if first.mask is None
         else torch.cat([each.mask for each in picked if each.mask is not None]),
     )

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from heatproof import specs
 from heatproof.errors import ModelError, UnknownName
-from heatproof.models import checkpoints, tokens
+from heatproof.models import checkpoints, tokenizers
 from heatproof.models import open_clip as adapter
 from heatproof.models.model import Model
 
@@ -273,7 +273,7 @@ def _tokenizer(text: dict[str, Any], folder: Path | None, allow_download: bool) 
     except (OSError, ValueError, ImportError, ModelError) as error:
         where = "is not on this computer" if local is None else f"in {local} cannot be used"
         reason = " ".join(str(error).split())[:160]
-        return tokens.missing(
+        return tokenizers.Missing(
             f"the model's tokenizer {where}; put {' and '.join(_TOKENIZER_FILES)} "
             f"of https://huggingface.co/{name} beside the weights file, or pass token ids "
             f"({reason})"

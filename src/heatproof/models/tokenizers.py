@@ -29,13 +29,23 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from heatproof.errors import PromptError
-from heatproof.models.model import Piece, Tokens
+from heatproof.models.towers import Piece, Tokens
 from heatproof.words import word_tokens
 
 CLIP_VOCABULARY = 49408
 
 Rows = Callable[[Int[Tensor, "prompt context"]], Int[Tensor, " prompt"]]
 """Readout row of each prompt; -1 where it is the mean over the prompt's tokens."""
+
+
+def first_row(token: int, ids: Int[Tensor, "prompt context"]) -> Int[Tensor, " prompt"]:
+    """Return the position of the first `token` of each prompt."""
+    return (ids == token).int().argmax(dim=-1)
+
+
+def same_row(row: int, ids: Int[Tensor, "prompt context"]) -> Int[Tensor, " prompt"]:
+    """Return one position for every prompt."""
+    return torch.full((len(ids),), row)
 
 
 # Cleaning, followed ------------------------------------------------------------------------------
@@ -175,14 +185,20 @@ class Missing:
     reason: str
 
 
-def missing(reason: str) -> Missing:
-    return Missing(reason)
-
-
 @lru_cache
 def clip_tokenizer(context: int) -> SimpleTokenizer:
     """CLIP's own tokenizer, which comes with open_clip."""
     return SimpleTokenizer(context_length=context)
+
+
+def usual_tokenizer(vocabulary: int, context: int) -> SimpleTokenizer | Missing:
+    """Return CLIP's own tokenizer for a vocabulary of its size, else why there is none."""
+    if vocabulary == CLIP_VOCABULARY:
+        return clip_tokenizer(context)
+    return Missing(
+        f"the model came without a tokenizer for its {vocabulary} tokens; "
+        "pass wrap(..., tokenizer=...) or token ids"
+    )
 
 
 Found = tuple[int, int, int]

@@ -19,20 +19,13 @@ from transformers.utils import logging
 
 from heatproof import specs
 from heatproof.errors import ModelError
-from heatproof.models import checkpoints, hugging_face, tokens
+from heatproof.models import checkpoints, hugging_face, tokenizers
+from heatproof.models.hugging_face.families import ARCHITECTURES
 from heatproof.models.model import Model
 
 # The hub's HTTP library changes between its versions; its base error is this one's base.
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
-CLASSES = {
-    "clip": "CLIPModel",
-    "siglip": "SiglipModel",
-    "siglip2": "Siglip2Model",
-    "blip": "BlipForImageTextRetrieval",
-    "vit": "ViTForImageClassification",
-    "deit": "DeiTForImageClassification",
-}
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -106,17 +99,17 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
 def _kind(folder: Path) -> tuple[str, dict[str, Any]]:
     """The class of transformers that a folder is for, and its configuration as it stands there."""
     config = _json(folder / "config.json")
-    kind = CLASSES.get(config.get("model_type", ""))
-    expected = ", ".join(CLASSES.values())
-    if kind is None:
+    known = ARCHITECTURES.get(config.get("model_type", ""))
+    expected = ", ".join(architecture.model_class for architecture in ARCHITECTURES.values())
+    if known is None:
         raise ModelError(
             f"{folder} holds a model of type {config.get('model_type')!r}, "
             f"expected one of {expected}"
         )
-    named = config.get("architectures") or [kind]
-    if kind not in named:
+    named = config.get("architectures") or [known.model_class]
+    if known.model_class not in named:
         raise ModelError(f"{folder} holds a {named[0]}, expected one of {expected}")
-    return kind, config
+    return known.model_class, config
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -210,12 +203,12 @@ def _tokenizer(folder: Path) -> Any:
                 folder, local_files_only=True, trust_remote_code=False
             )
     except ImportError as error:
-        return tokens.missing(
+        return tokenizers.Missing(
             f"the tokenizer in {folder} needs another package ({_one_line(error)}); for SigLIP's "
             "run `pip install sentencepiece protobuf`, or pass token ids"
         )
     except Exception as error:  # noqa: BLE001 (the tokenizers library raises no other kind)
-        return tokens.missing(
+        return tokenizers.Missing(
             f"the tokenizer in {folder} cannot be used ({_one_line(error)}); pass token ids"
         )
 
