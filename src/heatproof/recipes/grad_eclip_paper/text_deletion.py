@@ -23,9 +23,9 @@ from heatproof.metrics.base import area
 from heatproof.metrics.ranking import places, ranked, shuffled
 from heatproof.metrics.text_deletion import without
 from heatproof.models import Model
+from heatproof.models.towers import Tokens
 from heatproof.reading import Intervention
 from heatproof.reading.interventions import masked_keys
-from heatproof.models.towers import Tokens
 from heatproof.recipes.grad_eclip_paper.alignment import joined
 from heatproof.recipes.grad_eclip_paper.catalogue import readable
 from heatproof.recipes.grad_eclip_paper.context import Study, native_pixels
