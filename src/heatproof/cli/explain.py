@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heatproof import checking, index, specs
+from heatproof.certificate import Certificate, worst, worst_kind
 from heatproof.cli import options, terminal
 from heatproof.errors import HeatproofError
 
 if TYPE_CHECKING:
-    from heatproof.certificate import Certificate
     from heatproof.explanation import Explanation, WordExplanation
     from heatproof.methods.base import Method
     from heatproof.models.model import Model
@@ -45,7 +45,7 @@ class MethodResult:
         return self.explanation.record.method
 
     @property
-    def certificates(self) -> list[tuple[str, "Certificate"]]:
+    def certificates(self) -> list[tuple[str, Certificate]]:
         """The certificate of the maps and, if there is one, of the words, each with its title."""
         words = [("words: ", self.words.certificate)] if self.words else []
         return [("", self.explanation.certificate), *words]
@@ -53,8 +53,6 @@ class MethodResult:
     @property
     def holds(self) -> bool | None:
         """The worst verdict of its certificates."""
-        from heatproof.certificate import worst
-
         return worst([certificate.holds for _, certificate in self.certificates])
 
 
@@ -130,8 +128,7 @@ def explain(
     texts = _prompts(prompts, photo)
     size = checking.image_size(image_size)
     checking.memory(memory)
-    given = terminal.parse_options(settings)
-    index.chosen_methods(method, given)
+    chosen = index.chosen_methods(method, terminal.parse_options(settings))
     index.check_score(score or "cosine")
     specs.check(model)
     with terminal.working("checking the input"):
@@ -144,7 +141,7 @@ def explain(
         request = ExplainRequest(
             photo=photo,
             prompts=texts,
-            methods=_methods(method, given),
+            methods=_create(chosen),
             words=words,
             options={
                 "score": score,
@@ -179,12 +176,11 @@ def _prompts(texts: list[str] | None, photo: Path) -> tuple[str, ...]:
     return tuple(prompts)
 
 
-def _methods(names: str, settings: dict[str, str]) -> tuple["Method", ...]:
-    """Create the methods of a comma list or of `all`, each with those options that it has."""
+def _create(chosen: dict[str, dict[str, str]]) -> tuple["Method", ...]:
+    """Create methods by name, each with its own options."""
     from heatproof import methods
 
-    chosen = index.chosen_methods(names, settings)
-    return tuple(methods.create(name, **own) for name, own in chosen.items())
+    return tuple(methods.create(name, **settings) for name, settings in chosen.items())
 
 
 def _explain_all(model: "Model", request: ExplainRequest) -> list[MethodResult]:
@@ -224,7 +220,6 @@ def _explain(model: "Model", request: ExplainRequest, method: "Method") -> Metho
 
 def _save(results: list[MethodResult], out: Path) -> Path:
     """Write one method's files into `out`; of several, a folder per method and a contact sheet."""
-    from heatproof.certificate import worst_kind
     from heatproof.pages import bundle
     from heatproof.plots.contact_sheet import sheet, sheet_row
 
@@ -303,6 +298,4 @@ def _last_line(results: list[MethodResult]) -> str:
 
 
 def _worst(results: list[MethodResult]) -> bool | None:
-    from heatproof.certificate import worst
-
     return worst([result.holds for result in results])
