@@ -90,7 +90,7 @@ def _drawings(maps: ImageMaps, panels: Sequence[Panel], scale: float) -> list[Dr
     viewport = viewport_of(photo, view)
     viewport = viewport.fit(min(WIDEST, max(*photo.image.size, 400)))
     remark = "; ".join(_photo_remarks(maps, viewport))
-    drawings = [Drawing(draw_photo(photo, view, viewport), "photograph", remark)]
+    drawings = [Drawing(draw_photo(photo, view, viewport), "input", remark)]
     for number, panel in enumerate(panels):
         image = draw(photo, view, panel.values, scale, viewport)
         certified = number < len(maps.record.prompts)

@@ -99,7 +99,7 @@ def _draw_row(
     sentence = band_sentence(row.certificate)
     lines = wrap(sentence, SIZE, width - 2 * GAP - 2 * SIZE, 5) if sentence else []
     lights = LightsLayout(row.certificate.lights, SIZE, width - 2 * GAP)
-    titles = [["photograph"], *(wrap(panel.title, SIZE, room, 2) for panel in row.panels)]
+    titles = [["input"], *(wrap(panel.title, SIZE, room, 2) for panel in row.panels)]
     above = GAP + LINE * max(len(title) for title in titles)
     footer = above + viewport.height + 8 + LINE + GAP
     band_height = (round(1.5 * SIZE) * len(lines) + SIZE + GAP) if lines else 0
