@@ -28,7 +28,7 @@ import torch.nn.functional as F
 
 import heatproof
 from by_hand_peers import gae, grad_eclip
-from heatproof.methods.foreign_packages import ScoreOf
+from heatproof.foreign_packages import ScoreOf
 from heatproof.models.compiling import compile_blocks
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"

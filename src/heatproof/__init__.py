@@ -9,7 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from heatproof import data, errors, interactions, methods, metrics, models, scores
+    from heatproof import (
+        data,
+        errors,
+        foreign_packages,
+        interactions,
+        methods,
+        metrics,
+        models,
+        scores,
+    )
     from heatproof.auditing.result import Audit
     from heatproof.auditing.run import audit
     from heatproof.benchmarking.result import benchmark
@@ -61,6 +70,7 @@ __all__ = [
     "explain",
     "explain_each",
     "explain_words",
+    "foreign_packages",
     "interactions",
     "jacobian",
     "load",
@@ -74,7 +84,16 @@ __all__ = [
     "wrap",
 ]
 
-_MODULES = ("data", "errors", "interactions", "methods", "metrics", "models", "scores")
+_MODULES = (
+    "data",
+    "errors",
+    "foreign_packages",
+    "interactions",
+    "methods",
+    "metrics",
+    "models",
+    "scores",
+)
 """Public names that are modules."""
 _HOMES = {
     "Audit": "heatproof.auditing.result",

@@ -1,4 +1,4 @@
-"""When a cheaper way of running a model gives what the model itself gives."""
+"""Whether a cheaper way of running a model gives what the model itself gives."""
 
 import logging
 
@@ -11,19 +11,20 @@ from heatproof.errors import ReadingError
 
 log = logging.getLogger(__name__)
 
-# Relative, by the dtype in which the model runs.
+# Relative, by the dtype in which the model runs: what its own rounding moves, with some room.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 
-# What a block says when it is not made for other rows than all: rotary positions, masks, windows.
+# What a block raises that cannot run on some of its rows: rotary positions, masks, windows.
 UNFIT = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, ReadingError)
 
 
 def says_unfit(error: Exception, what: str) -> bool:
-    """Whether an error of the kinds `UNFIT` is about the block itself; logged for debugging if so.
+    """Return whether an error of the kinds `UNFIT` is about the block itself; if so, log it.
 
-    Where it is not (the memory is full, the device fails), the caller lets it through and remembers
-    nothing.
+    what: names the block, for the log.
     """
+    # A full memory or a failing device says nothing about the block: the caller raises it again and
+    # remembers nothing.
     message = str(error)
     if memory_is_full(error) or "CUDA error" in message:
         return False
@@ -35,7 +36,10 @@ def says_unfit(error: Exception, what: str) -> bool:
 def agree(
     cheap: Float[Tensor, "item dim"], own: Float[Tensor, "item dim"], dtype: torch.dtype
 ) -> bool:
-    """Item by item, relative to the length of the model's own."""
+    """Return whether two embeddings agree, item by item, relative to the length of the model's own.
+
+    dtype: the one in which the model runs.
+    """
     if cheap.shape != own.shape:
         return False
     gaps = (cheap - own).norm(dim=-1)

@@ -18,7 +18,16 @@ from heatproof.auditing import labelled, measures
 from heatproof.auditing.checks import implied_model, parity, readout
 from heatproof.auditing.principle1 import explain_the_model_itself
 from heatproof.evaluation.subject import Subject
-from heatproof.methods import Factors, Foreign, Method, MethodCard, Plan, ReadPass, Side, Tower
+from heatproof.methods import (
+    ExplainedTower,
+    Factors,
+    Foreign,
+    Method,
+    MethodCard,
+    Plan,
+    ReadPass,
+    Side,
+)
 from heatproof.models import Model
 from heatproof.reading import AttentionLayer, reading, weight_edits
 from heatproof.reading.interventions import one_head
@@ -85,11 +94,13 @@ def test_parity_of_words_is_measured_too() -> None:
 class Surrogate(Method):
     """Differentiates the score of the mean of the values, as if it were the embedding."""
 
-    card: ClassVar[MethodCard] = MethodCard("surrogate", "", "test", "", "", "", "")
+    card: ClassVar[MethodCard] = MethodCard(
+        name="surrogate", summary="", source="test", reads="", changes="", values="", cost=""
+    )
 
     def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
-        return Plan((sites[-1].path,), weights=True, start=sites[-1].path)
+        return Plan(paths=(sites[-1].path,), weights=True, start=sites[-1].path)
 
     def attribute(self, read: ReadPass) -> Tensor:
         width = tiny.EMBED
@@ -195,7 +206,7 @@ def test_what_a_mask_hides_gets_no_loosened_weight(vit: Model) -> None:
     tokens = vit.text.tokenize(["a b"])
     readout, context = int(tokens.readout[0]), tokens.ids.shape[1]
     sites = vit.attention_layers("text", tokens.ids.shape[-1:])
-    tower = Tower(vit.module, "text", sites, readout, slice(0, context))
+    tower = ExplainedTower(vit.module, "text", sites, readout, slice(0, context))
     ((path, change),) = method.implied(tower)["loosened attention"].items()
     seen: list[Tensor] = []
 

@@ -25,11 +25,13 @@ class Planted(Method):
     """One value a key, from the last call alone, by `value`: (item, key)."""
 
     value: Callable[[Attention], Tensor]
-    card: ClassVar[MethodCard] = MethodCard("planted", "", "test", "", "", "", "")
+    card: ClassVar[MethodCard] = MethodCard(
+        name="planted", summary="", source="test", reads="", changes="nothing", values="", cost=""
+    )
 
     def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
-        return Plan((sites[-1].path,), weights=True, start=None)
+        return Plan(paths=(sites[-1].path,), weights=True, start=None)
 
     def attribute(self, read: ReadPass) -> Tensor:
         return self.value(read.last)[:, None].expand(-1, read.targets, -1)

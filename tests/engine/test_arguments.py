@@ -219,19 +219,19 @@ DOORS = {
     "methods.method_of": Door(heatproof.methods.method_of, lambda _: {"value": "grad-eclip"}),
     "methods.catalogue": Door(heatproof.methods.catalogue, lambda _: {}),
     "methods.Foreign": Door(Foreign, lambda _: {"call": max}),
-    "methods.captum_method": Door(
-        heatproof.methods.captum_method,
+    "foreign_packages.captum_method": Door(
+        heatproof.foreign_packages.captum_method,
         lambda _: {"attribution": _Attribution, "model": MODEL, "prompts": ["a dog"]},
     ),
-    "methods.grad_cam_method": Door(
-        heatproof.methods.grad_cam_method,
+    "foreign_packages.grad_cam_method": Door(
+        heatproof.foreign_packages.grad_cam_method,
         lambda _: {"cam": print, "model": MODEL, "prompts": ["a dog"], "layers": [MODEL.module]},
     ),
-    "methods.text_span": Door(
-        heatproof.methods.text_span, lambda _: {"data": torch.eye(3), "texts": torch.eye(3)}
+    "interactions.text_span": Door(
+        heatproof.interactions.text_span, lambda _: {"data": torch.eye(3), "texts": torch.eye(3)}
     ),
-    "methods.head_outputs": Door(
-        heatproof.methods.head_outputs,
+    "interactions.head_outputs": Door(
+        heatproof.interactions.head_outputs,
         lambda _: {"model": MODEL, "pixels": torch.zeros(1, 3, HEIGHT, WIDTH)},
     ),
     "metrics.create": Door(heatproof.metrics.create, lambda _: {"name": "deletion"}),
@@ -267,12 +267,20 @@ INSIDE = {
 """Public, but nothing that a user hands values to."""
 
 
+def _lies_in(owner: ModuleType, value: object) -> bool:
+    """In the module, or in a package that gives it a name."""
+    home = str(getattr(value, "__module__", ""))
+    return home == owner.__name__ or (
+        hasattr(owner, "__path__") and home.startswith(owner.__name__)
+    )
+
+
 def _functions(owner: ModuleType | type) -> list[str]:
     names = getattr(owner, "__all__", None) or [
         name
         for name, each in vars(owner).items()
         if not name.startswith("_")
-        and (isinstance(owner, type) or getattr(each, "__module__", "") == owner.__name__)
+        and (isinstance(owner, type) or _lies_in(owner, each))
     ]  # fmt: skip
     return [name for name in names if inspect.isfunction(getattr(owner, name))]
 

@@ -89,6 +89,6 @@ def test_methods_that_are_not_linear_are_refused(method: heatproof.methods.Metho
 
 
 def test_linear_methods_are_marked() -> None:
-    assert AttentionXGradient().linear()
-    assert AttentionECLIP().linear()
-    assert not AttentionECLIP(rectify="layer").linear()
+    assert AttentionXGradient().is_linear()
+    assert AttentionECLIP().is_linear()
+    assert not AttentionECLIP(rectify="layer").is_linear()

@@ -23,7 +23,8 @@ from families import (
 )
 from heatproof import methods
 from heatproof.errors import InputError, ReadingError
-from heatproof.methods import head_outputs, residual, text_span
+from heatproof.interactions import head_outputs, text_span
+from heatproof.methods import residual
 from heatproof.models import EmbeddingHead, Model
 from heatproof.reading import AttentionLayer, find_attention_layers, reading, record_activations
 from heatproof.reading.interventions import one_head, self_attention

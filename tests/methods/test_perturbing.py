@@ -16,8 +16,8 @@ import tiny
 from families import ids, model_of, picture
 from heatproof import interactions, methods
 from heatproof.errors import InputError, PromptError, ReadingError
+from heatproof.foreign_packages import ScoreOf, captum_method, grad_cam_method
 from heatproof.methods import rise
-from heatproof.methods.foreign_packages import ScoreOf
 from heatproof.methods.kernel_shap import solve
 from heatproof.methods.linkage import complete_linkage
 from heatproof.methods.perturbing import all_coalitions
@@ -203,7 +203,7 @@ def test_complete_linkage_on_a_line() -> None:
 def test_a_captum_class_is_a_method(vit: Model) -> None:
     pixels, prompts = picture(vit), texts()
     shape = {"sliding_window_shapes": (3, PATCH, PATCH), "strides": (3, PATCH, PATCH)}
-    method = methods.captum_method(captum.attr.Occlusion, vit, prompts, arguments=shape)
+    method = captum_method(captum.attr.Occlusion, vit, prompts, arguments=shape)
     found = heatproof.explain(vit, pixels, prompts, method=method)
     ours = heatproof.explain(vit, pixels, prompts, method="occlusion", certify=False)
     torch.testing.assert_close(found.maps, 3 * ours.maps, rtol=1e-5, atol=1e-7)
@@ -217,7 +217,7 @@ def test_a_cam_class_is_a_method_and_leaves_no_gradient(vit: Model) -> None:
     layer = vit.module.visual.transformer.resblocks[-1].ln_1
     kept = vit.module.visual.proj
     kept.grad = torch.ones_like(kept)
-    method = methods.grad_cam_method(pytorch_grad_cam.GradCAM, vit, prompts, [layer])
+    method = grad_cam_method(pytorch_grad_cam.GradCAM, vit, prompts, [layer])
     found = heatproof.explain(vit, pixels, prompts, method=method).maps
     assert torch.equal(kept.grad, torch.ones_like(kept))
     kept.grad = None

@@ -182,7 +182,7 @@ class Thrice(Method):
 
     def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
-        return Plan((sites[-1].path,), True, sites[-1].path)
+        return Plan(paths=(sites[-1].path,), weights=True, start=sites[-1].path)
 
     def attribute(self, read: ReadPass) -> Tensor:
         weights = read.last.weights

@@ -79,12 +79,12 @@ def test_a_callable_is_a_method_and_its_map_lands_on_the_grid() -> None:
     assert found.certificate.checks == ()
 
 
-def test_a_callable_that_returns_no_map_or_takes_photographs_is_told() -> None:
+def test_a_callable_that_returns_no_map_or_takes_photos_is_told() -> None:
     model = tiny.open_clip_vit()
     for made, told in ((None, "NoneType"), ([1.0, 2.0], r"shape \(2,\)")):
         with pytest.raises(InputError, match=told):
             heatproof.explain(
                 model, picture(model), texts(), method=Foreign(lambda *_, m=made: m, takes="pixels")
             )
-    with pytest.raises(InputError, match="takes photographs"):
+    with pytest.raises(InputError, match="takes photos"):
         heatproof.explain(model, picture(model), texts(), method=lambda *_: [[0.0]])

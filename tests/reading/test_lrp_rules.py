@@ -11,7 +11,7 @@ import heatproof
 from families import FAMILIES, model_of, picture, prompts_for
 from heatproof import methods
 from heatproof.errors import ReadingError
-from heatproof.methods.transformer_attribution import _keep, _starting
+from heatproof.methods.transformer_attribution import _recording, _starting
 from heatproof.reading.lrp_rules import RelevanceRules
 from method_cases import close
 
@@ -103,7 +103,7 @@ class Compared(methods.TransformerAttribution):
 
     def attribute(self, read: methods.ReadPass) -> Tensor:
         paths = [layer.path for layer in read.trace.layers]
-        changes = {path: _keep({}, path) for path in paths}
+        changes = {path: _recording({}, path) for path in paths}
         with torch.no_grad(), RelevanceRules(len(read.scores)), _starting(read, paths[0]):
             scores = read.rerun(interventions=changes)
         assert scores.requires_grad

@@ -9,7 +9,7 @@ from torch import Tensor
 from heatproof.auditing.task import AuditTask
 from heatproof.engine import inputs
 from heatproof.methods import Method, MethodCard, Plan, ReadPass, Side
-from heatproof.methods.base import last_sites
+from heatproof.methods.base import last_paths
 from heatproof.reading import AttentionLayer
 
 Told = Callable[[AuditTask, Tensor, int, Tensor], Tensor]
@@ -26,7 +26,7 @@ class Planted(Method):
 
     def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
-        return Plan(last_sites(sites, 1, 1), weights=False, start=None)
+        return Plan(paths=last_paths(sites, 1, 1))
 
     def settings(self) -> dict[str, Any]:
         return {}

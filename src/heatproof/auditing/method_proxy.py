@@ -15,8 +15,8 @@ class Wrapped(Method):
     def __init__(self, method: Method) -> None:
         self.method, self.card = method, method.card  # pyright: ignore[reportAttributeAccessIssue]
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        return self.method.plan(sites, side)
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
+        return self.method.plan(layers, side)
 
     def attribute(self, read: ReadPass) -> Tensor:
         return self.method.attribute(read)

@@ -149,8 +149,8 @@ class SumRecorder(Method):
         self.inner, self.card = inner, inner.card  # pyright: ignore[reportAttributeAccessIssue]
         self.sums: list[Tensor] | None = []
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        return self.inner.plan(sites, side)
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
+        return self.inner.plan(layers, side)
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         values = self.inner.attribute(read)

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import CheckpointError
 from heatproof.engine import last_block
 from heatproof.engine.last_block import RowPass
 from heatproof.errors import ReadingError
-from heatproof.methods.base import Method, Plan, stands_for
+from heatproof.methods.base import Method, Plan
 from heatproof.methods.pass_context import (
     HIDDEN_WIDTHS,
     Batch,
@@ -22,6 +22,7 @@ from heatproof.methods.pass_context import (
     Side,
     gradients_at_once,
 )
+from heatproof.methods.readout import as_readout_method
 from heatproof.models.model import Model
 from heatproof.reading import (
     Activation,
@@ -69,7 +70,8 @@ class Attribution:
 
 def is_linear(method: Method) -> bool:
     """Return whether maps of any score follow from those of the embedding's coordinates."""
-    return stands_for(method, "linear") and method.linear()
+    readout_method = as_readout_method(method)
+    return readout_method is not None and readout_method.is_linear()
 
 
 def coordinates_of(embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"]:
@@ -169,8 +171,9 @@ class Reader:
         alone = replace(batch, readout=torch.zeros_like(batch.readout))
         read = self._read_pass(alone, trace, row.embedding, batch.compare(row.embedding))
         method, scores = self.method, read.scores.detach()
-        stands = stands_for(method, "contributions")
-        contributions = method.contributions(read) if stands else None
+        readout_method = as_readout_method(method)
+        assert readout_method is not None  # see `last_block.fits`
+        contributions = readout_method.contributions(read)
         if contributions is None:
             values, total = method.attribute(read), method.total(read) if self.evidence else None
         else:

@@ -20,7 +20,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from heatproof.methods.base import Method, Plan, stands_for
+from heatproof.methods.base import Method, Plan
+from heatproof.methods.readout import as_readout_method
 from heatproof.models.projection import EmbeddingHead
 from heatproof.reading import (
     Attention,
@@ -74,8 +75,7 @@ def fits(
     """Whether the method reads no more than the readout's row of the last call, in a block."""
     last = sites[-1]
     return (
-        stands_for(method, "row_alone")
-        and method.row_alone
+        as_readout_method(method) is not None
         and plan.paths == (last.path,)
         and set(plan.interventions) <= {last.path}
         and not plan.states

@@ -20,11 +20,9 @@ from heatproof.engine.arguments import ModelInput
 from heatproof.engine.inputs import Images, PromptInput
 from heatproof.errors import InputError, ReadingError
 from heatproof.interactions.result import Interactions, names, repeated, taken
-from heatproof.methods.blocks import by_token
-from heatproof.methods.perturbing import positive
 from heatproof.models.model import Model
 from heatproof.models.towers import Tokens
-from heatproof.reading import block_path, edit_activations
+from heatproof.reading import block_path, by_token, edit_activations
 from heatproof.reading.attention_call import at_least_float32
 
 Encode = Callable[[int], Tensor]
@@ -58,7 +56,7 @@ def exclip(
             blocks, or blocks whose tokens are not those of the grid.
     """
     model = arguments.model_of(model)
-    positive("steps", "exclip", checking.whole("steps", steps))
+    checking.whole("steps", steps, least=1)
     checking.choice("normalisation", normalisation, ("outside", "inside"))
     if blank is not None and not isinstance(blank, Tokens):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"got blank={checking.shown(blank)}, expected Tokens of the model's own")

@@ -14,7 +14,7 @@ from heatproof.engine.arguments import ModelInput
 from heatproof.engine.inputs import Images, PromptInput
 from heatproof.errors import InputError
 from heatproof.interactions.result import Interactions, names, repeated, taken
-from heatproof.methods.perturbing import BATCH, all_coalitions, positive
+from heatproof.methods.perturbing import BATCH, all_coalitions
 from heatproof.models.model import Model
 from heatproof.models.towers import Tokens
 from heatproof.reading import reading
@@ -50,7 +50,8 @@ def fixlip(
         InputError: a classifier; prompts without tokens; a budget too small for the fit.
     """
     model = arguments.model_of(model)
-    positive("probability", "fixlip", probability, 1)
+    if not 0 < checking.number("probability", probability, least=0) <= 1:
+        raise InputError(f"got probability={probability}, expected more than 0 and at most 1")
     checking.whole("budget", budget, least=1)
     checking.seed(seed)
     prompts = arguments.prompts_of(model, prompts)

@@ -8,11 +8,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import CONTRIBUTES, Factors, Method, MethodCard, Plan, ReadPass, Side
+from heatproof.methods.base import (
+    CONTRIBUTES,
+    GRADIENTS,
+    WEIGHTS,
+    Factors,
+    Method,
+    MethodCard,
+    Plan,
+    ReadPass,
+    Side,
+)
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens
-from heatproof.methods.token_states import blocks_of, products
-from heatproof.reading import Attention, AttentionLayer
+from heatproof.methods.tokens import products
+from heatproof.reading import Attention, AttentionLayer, block_of, blocks_of
 
 
 @register
@@ -37,24 +47,25 @@ class AttCAT(Method):
         changes="nothing",
         values="signed; no promised sum",
         signs=CONTRIBUTES,
-        cost="1 forward pass, 1 backward pass through all blocks a prompt",
+        cost="1 forward pass, 1 backward pass through all blocks per prompt",
         notes="All layers, signed, as the authors' notebooks for BERT take them, which pair each "
         "block's attention with its input. In a pre-norm model read at one row, the last block "
         "adds nothing to patches either way: its output has no gradient at other rows, and its "
-        "input has z dS/dz = 0 there, for a norm takes its length away.",
+        "input has z dS/dz = 0 there, because a norm removes its length.",
     )
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
-        blocks = blocks_of(sites)
-        paths = tuple(site.path for site in sites if site.block is not None)
-        paths = paths if sites[-1].path in paths else (*paths, sites[-1].path)
-        return Plan(paths, weights=True, start=None, states=blocks, leaf=blocks[0])
+        blocks = blocks_of(layers)
+        paths = tuple(layer.path for layer in layers if layer.block is not None)
+        if layers[-1].path not in paths:  # a pool: its key tokens are the map's
+            paths = (*paths, layers[-1].path)
+        return Plan(paths=paths, weights=True, states=blocks, leaf=blocks[0])
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        layers = [layer for layer in read.trace.layers if _inside(layer.path, read)]
-        blocks = [read.states[_inside(layer.path, read)] for layer in layers]
-        states = [each.input if self.state == "inputs" else each.output for each in blocks]
+        layers = [layer for layer in read.trace.layers if layer.block is not None]
+        blocks = [read.states[block_of(layer)] for layer in layers]
+        states = [b.input if self.state == "inputs" else b.output for b in blocks]
         check_same_tokens(read.trace.layers)
         attended = [_attended(layer) for layer in layers]
         maps: list[Tensor] = []
@@ -68,20 +79,9 @@ class AttCAT(Method):
 
     def factors(self, side: Side) -> Factors:
         del side
-        return Factors(
-            (
-                "attention weights",
-                f"block {self.state}",
-                "gradients of the score with respect to them",
-            )
-        )
+        return Factors((WEIGHTS, f"block {self.state}", GRADIENTS))
 
 
 def _attended(layer: Attention) -> Float[Tensor, "item token"]:
     assert layer.weights is not None
     return layer.weights.detach().mean((1, 2))
-
-
-def _inside(path: str, read: ReadPass) -> str:
-    """The block that was observed around a call ("" where there is none)."""
-    return next((block for block in read.states if path.startswith(f"{block}.")), "")

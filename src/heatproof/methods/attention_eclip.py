@@ -11,13 +11,14 @@ from torch import Tensor
 
 from heatproof.methods.base import EXPLAINED, MethodCard, ReadPass
 from heatproof.methods.eclip import Eclip
+from heatproof.methods.readout import ReadoutMethod
 from heatproof.methods.registry import register
 from heatproof.reading import Attention
 
 
 @register
 @dataclass(frozen=True)
-class AttentionECLIP(Eclip):
+class AttentionECLIP(Eclip, ReadoutMethod):
     """E_i = u_i sum_h dS/dA^h_ri: equal to `GradECLIP` for every setting of the options."""
 
     card: ClassVar[MethodCard] = MethodCard(
@@ -29,11 +30,8 @@ class AttentionECLIP(Eclip):
         "replaced by a min-max normalised cosine (spatial=loosened)",
         values="signed; no promised sum",
         signs=EXPLAINED,
-        cost="1 forward pass, 1 backward pass to the first layer read a prompt",
+        cost="1 forward pass, 1 backward pass to the first layer read per prompt",
     )
-
-    row_alone = True
-    linear = Eclip.linear
 
     @property
     def needs_weights(self) -> bool:

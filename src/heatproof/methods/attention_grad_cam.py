@@ -1,6 +1,5 @@
 """Grad-CAM on attention weights, as Chefer et al. (CVPR 2021, arXiv 2012.09838) compare with it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,14 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import SPEAKS, Factors, Method, MethodCard, Plan, ReadPass, Side
+from heatproof.methods.base import GRADIENTS, SPEAKS, WEIGHTS, Factors, MethodCard, ReadPass
+from heatproof.methods.readout import ReadoutMethod
 from heatproof.methods.registry import register
-from heatproof.reading import AttentionLayer
 
 
 @register
 @dataclass(frozen=True)
-class AttentionGradCAM(Method):
+class AttentionGradCAM(ReadoutMethod):
     """E_i = mean over heads of A_ri times the mean over content keys j of dS/dA_rj."""
 
     card: ClassVar[MethodCard] = MethodCard(
@@ -26,20 +25,16 @@ class AttentionGradCAM(Method):
         changes="nothing",
         values="signed; no promised sum",
         signs=SPEAKS,
-        cost="1 forward pass, 1 backward pass through the last block a prompt",
+        cost="1 forward pass, 1 backward pass through the last block per prompt",
         notes="The authors' generate_cam_attn: last layer, mean over patches, mean over heads. "
         "Their ReLU of the result is left to display. On the text side, of which they have none, "
         "the mean is over the whole context.",
     )
 
-    row_alone = True
+    made_of = Factors((WEIGHTS, GRADIENTS))
 
-    def linear(self) -> bool:
+    def is_linear(self) -> bool:
         return True
-
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        del side
-        return Plan((sites[-1].path,), weights=True, start=sites[-1].path)
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         layer = read.last
@@ -59,7 +54,3 @@ class AttentionGradCAM(Method):
         weights = read.rows(layer.weights.detach(), layer)
         values = layer.value.detach()[:, :, read.batch.content].mean(2)
         return values.unsqueeze(-1) * weights / layer.heads
-
-    def factors(self, side: Side) -> Factors:
-        del side
-        return Factors(("attention weights", "gradients of the score with respect to them"))

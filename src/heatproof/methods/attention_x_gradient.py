@@ -4,7 +4,6 @@ E_i = sum_h A^h_ri dS/dA^h_ri. Since dS/dA^h_ri = g^h . v^h_i, the values of all
 own included, add up to sum_h g^h . o^h_r exactly.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import CONTRIBUTES, Factors, Method, MethodCard, Plan, ReadPass, Side
+from heatproof.methods.base import CONTRIBUTES, GRADIENTS, WEIGHTS, Factors, MethodCard, ReadPass
+from heatproof.methods.readout import ReadoutMethod
 from heatproof.methods.registry import register
-from heatproof.reading import AttentionLayer
 
 
 @register
 @dataclass(frozen=True)
-class AttentionXGradient(Method):
+class AttentionXGradient(ReadoutMethod):
     """Signed share of every key in the first-order effect of the readout's attention output."""
 
     card: ClassVar[MethodCard] = MethodCard(
@@ -30,17 +29,13 @@ class AttentionXGradient(Method):
         changes="nothing",
         values="signed; all key tokens add up to g . o_r, the readout's gradient times its output",
         signs=CONTRIBUTES,
-        cost="1 forward pass, 1 backward pass through the last block a prompt",
+        cost="1 forward pass, 1 backward pass through the last block per prompt",
     )
 
-    row_alone = True
+    made_of = Factors((WEIGHTS, GRADIENTS))
 
-    def linear(self) -> bool:
+    def is_linear(self) -> bool:
         return True
-
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        del side
-        return Plan((sites[-1].path,), weights=True, start=sites[-1].path)
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         layer = read.last
@@ -71,7 +66,3 @@ class AttentionXGradient(Method):
         assert layer.weights is not None
         weights = read.rows(layer.weights.detach(), layer)
         return weights * layer.value.detach().transpose(-2, -1)
-
-    def factors(self, side: Side) -> Factors:
-        del side
-        return Factors(("attention weights", "gradients of the score with respect to them"))

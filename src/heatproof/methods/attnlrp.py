@@ -30,21 +30,24 @@ class AttnLRP(Method):
         name="attnlrp",
         summary="layer-wise relevance of the input, with rules for softmax and attention products",
         source="Achtibat et al., ICML 2024, arXiv 2402.05602; authors' LXT",
-        reads="the input and ruled gradients with respect to it",
+        reads="the input and gradients under the rules with respect to it",
         changes="gradients only: norm denominators and activation gates are constants; products "
         "of two branches share theirs evenly",
         values="signed; no promised sum (biases and position embeddings keep their relevance)",
         signs=SPEAKS,
-        cost="2 forward passes, 1 backward pass through the whole tower a prompt",
+        cost="2 forward passes, 1 backward pass through the whole tower per prompt",
         notes="The paper's rules as LXT's efficient mode computes them (input times gradient, a "
         "quarter to queries and keys, half to values), with eps 0. For ViTs the authors take "
         "CP-LRP in attention (attention=cp) and sweep the gamma rule on linear and convolution "
-        "layers; gamma has no one default there and is not built, so their ViT maps differ.",
+        "layers. They give gamma no one default, so it is left out here: their ViT maps differ.",
     )
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
+        # Rules change gradients alone, so that the pass that is read stays the model's own.
         rule = shared_attention if self.attention == "attnlrp" else frozen_attention
-        return ruled_plan(InputXGradient().plan(sites, side), {site.path: rule() for site in sites})
+        return ruled_plan(
+            InputXGradient().plan(layers, side), {layer.path: rule() for layer in layers}
+        )
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         return InputXGradient().attribute(ruled_pass(read))

@@ -1,4 +1,4 @@
-"""What a method is: a plan of what to read, and a function of what was read."""
+"""What a method is: a card, a plan of what to read, and a function of what was read."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -19,15 +19,21 @@ from heatproof.registry import Option, check_value
 Layers = int | Literal["all"] | None
 """How many of a tower's last attention calls are read; None is the method's own default."""
 
-# Legends of maps (see `MethodCard.signs`): what negative values say, and what positive ones do.
+# Legends of maps (see `MethodCard.signs`): the meaning of negative values, and of positive ones.
 NEVER = "does not occur"
 CONTRIBUTES = ("lowers the score", "raises the score")
 EXPLAINED = ("lowers the pass's score", "raises the pass's score")
 SPEAKS = ("against the score", "for the score")
 LIKENESS = ("unlike the prompt", "like the prompt")
 
+# Factors that several methods name.
+WEIGHTS = "attention weights"
+GRADIENTS = "gradients of the score with respect to them"
+# Cards whose `changes` begin so are of methods that explain the model itself.
+UNCHANGED = ("nothing", "the input")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class MethodCard:
     """A catalogue entry: what a user must know before trusting a map of this method.
 
@@ -51,19 +57,22 @@ class MethodCard:
     options: Mapping[str, Option] = field(default_factory=dict[str, Option])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a method reads: paths in order, whether weights, from where gradients, what it changes.
+    """What a method reads of a pass.
 
-    `start` is None for methods that need no gradient, or whose gradients start at `leaf`: the path
-    of a module whose input is the graph's leaf (a residual block). `states` are modules whose
-    input and output are read. `rules` is a context in which the pass and the score are computed:
-    what it changes is gradients only.
+    paths: the attention calls, in order. Maps are over the key tokens of the last one.
+    weights: materialise attention weights.
+    start: the first call that gradients must reach.
+    interventions: what the method changes, by path.
+    states: paths of modules whose input and output are read.
+    leaf: in place of `start`, a module whose input is the leaf of the graph (a residual block).
+    rules: a context in which the pass and the score are computed; it changes gradients only.
     """
 
     paths: tuple[str, ...]
-    weights: bool
-    start: str | None
+    weights: bool = False
+    start: str | None = None
     interventions: Mapping[str, Intervention] = field(default_factory=dict[str, Intervention])
     states: tuple[str, ...] = ()
     leaf: str | None = None
@@ -71,6 +80,7 @@ class Plan:
 
     @property
     def differentiates(self) -> bool:
+        """Return whether the pass needs a graph."""
         return self.start is not None or self.leaf is not None
 
 
@@ -78,7 +88,7 @@ class Plan:
 class Factors:
     """What a map is made of: factors that the untouched model computes, and those it never does.
 
-    `replaced` says what kind of thing the substituted ones stand in for: a factor, the backward
+    `replaced` is the kind of thing that the substituted ones stand in for: a factor, the backward
     rule (the forward pass is untouched), the readout, the forward pass, or everything.
     """
 
@@ -88,24 +98,29 @@ class Factors:
 
 
 @dataclass(frozen=True)
-class Tower:
-    """A tower as `Method.implied` needs it: its attention calls, readout row and content tokens."""
+class ExplainedTower:
+    """What `Method.implied` needs of a tower: its attention calls, readout row, content tokens."""
 
     root: nn.Module
     side: Side
-    sites: tuple[AttentionLayer, ...]
+    layers: tuple[AttentionLayer, ...]
     readout: int | None
     content: slice
 
 
 class Method(ABC):
-    """Abstract: subclasses are frozen dataclasses whose fields are the method's options."""
+    """Abstract: a subclass is a frozen dataclass whose fields are the method's options.
+
+    It needs `card`, `plan` and `attribute`. The other members have safe defaults: they are what a
+    certificate or an audit may hold a method to. A method that takes only the readout's row of
+    what it reads extends `ReadoutMethod`, which makes it fast.
+    """
 
     card: ClassVar[MethodCard]
+    made_of: ClassVar[Factors | None] = None
+    """What the map is made of, where that depends on no option and no side: see `factors`."""
     foreign: ClassVar[bool] = False
-    """Whether its maps come from code that was handed in, of whose pass nothing is known."""
-    row_alone: ClassVar[bool] = False
-    """Whether, of the calls it reads, it takes the readout's rows alone beside keys and values."""
+    """Whether its maps come from code that was handed in, whose pass is unknown."""
 
     def __post_init__(self) -> None:
         """Check the options, as whoever created the method set them.
@@ -118,73 +133,74 @@ class Method(ABC):
             object.__setattr__(self, key, value)
 
     @abstractmethod
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        """What to read of a tower whose attention calls are `sites`, first to last."""
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
+        """Return what to read of a tower whose attention calls are `layers`, first to last."""
 
     @abstractmethod
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        """A signed value for every key token of the last layer that was read."""
+        """Compute a signed value for every key token of the last call that was read."""
 
-    def linear(self) -> bool:
-        """Whether map and total are linear in the score's gradient: then those of any score follow
-        from those of the embedding's coordinates by the chain rule."""
-        return False
-
-    def contributions(self, read: ReadPass) -> Float[Tensor, "item head channel token"] | None:
-        """What one unit of dS/do_r, o_r the readout's output in the last call, brings to each key;
-        None where the map is not that product. `read` has the readout's row alone."""
-        del read
-        return None
+    # --- optional: what a certificate or an audit may hold the method to ---------------------
 
     def factors(self, side: Side) -> Factors:
-        """What the map is made of, in words."""
-        del side
-        return Factors((self.card.reads,))
+        """Return what the map is made of, in words.
 
-    def implied(self, tower: "Tower") -> dict[str, dict[str, Intervention]]:
-        """The models that a map is really of: what the method uses in the model's place, put back.
-
-        By name, the interventions by path that make the model. None where nothing is changed; by
-        default the pass that the plan asks for.
+        By default `made_of`; without it what the card says: all that the method reads, and what it
+        changes as substituted, unless that is nothing or the input alone.
         """
-        changes = self.plan(tower.sites, tower.side).interventions
+        del side
+        if self.made_of is not None:
+            return self.made_of
+        changed = not self.card.changes.startswith(UNCHANGED)
+        return Factors((self.card.reads,), (self.card.changes,) if changed else ())
+
+    def implied(self, tower: ExplainedTower) -> dict[str, dict[str, Intervention]]:
+        """Return the models that a map is really of: what the method uses in the model's place,
+        put there.
+
+        Each is named and given as interventions by path; by default it is the pass that the plan
+        asks for. None where nothing is changed.
+        """
+        changes = self.plan(tower.layers, tower.side).interventions
         return {"the pass that is explained": dict(changes)} if changes else {}
 
     def total(self, read: ReadPass) -> Float[Tensor, "item target"] | None:
-        """What the values of all tokens promise to add up to; None where nothing is promised."""
+        """Compute what the values of all tokens promise to add up to; None without a promise."""
         del read
         return None
 
     def explained(self, read: ReadPass) -> Float[Tensor, "item target"]:
-        """The score that the values are about, in the graph of the pass: the pass's own, unless the
-        method reads out another. The certificate holds it to the untouched model's."""
+        """Return the score that the values are about, in the graph of the pass: the pass's own,
+        unless the method reads out another. The certificate holds it to the untouched model's."""
         return read.scores
 
     def settings(self) -> dict[str, Any]:
+        """Return the values of all options."""
         fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
         return {f.name: getattr(self, f.name) for f in fields}
 
 
-def last_sites(sites: Sequence[AttentionLayer], count: Layers, default: int) -> tuple[str, ...]:
-    """Paths of the last `count` calls; the default is cut down to what the model has."""
+class ScoreMethod(Method):
+    """Abstract: a method that reads no attention; it scores or differentiates further passes."""
+
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
+        del side
+        # Of the last call nothing is used but the number of its key tokens.
+        return Plan(paths=(layers[-1].path,))
+
+
+def last_paths(layers: Sequence[AttentionLayer], count: Layers, default: int) -> tuple[str, ...]:
+    """Return the paths of the last `count` calls; the default is cut down to what the model has.
+
+    Raises:
+        InputError: the tower has fewer.
+    """
     if count is None:
-        count = min(default, len(sites))
+        count = min(default, len(layers))
     elif count == "all":
-        count = len(sites)
-    if not 1 <= count <= len(sites):
-        raise InputError(f"got layers={count}, expected 1 to {len(sites)}, the calls of this tower")
-    return tuple(site.path for site in sites[-count:])
-
-
-def stands_for(method: Method, name: str) -> bool:
-    """Whether what `name` says of a method's maps still holds: no subclass of the class that said
-    it computes anything in another way."""
-    for kind in type(method).__mro__:
-        if name in vars(kind):
-            return kind is not Method
-        own = [each for each in vars(kind) if not each.startswith("__")]
-        if any(
-            callable(vars(kind)[each]) or isinstance(vars(kind)[each], property) for each in own
-        ):
-            return False
-    return False
+        count = len(layers)
+    if not 1 <= count <= len(layers):
+        raise InputError(
+            f"got layers={count}, expected 1 to {len(layers)}, the calls of this tower"
+        )
+    return tuple(layer.path for layer in layers[-count:])

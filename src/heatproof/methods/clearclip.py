@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from heatproof.methods.base import LIKENESS, Factors, MethodCard, Plan, ReadPass, Side
-from heatproof.methods.dense import SURROGATE, Intervened
+from heatproof.methods.dense import SURROGATE, IntervenedDense
 from heatproof.methods.registry import register
-from heatproof.methods.residual import Tokens, block_around, branch_of, layer_scale
-from heatproof.reading import AttentionLayer, Intervention
+from heatproof.methods.residual import branch_of, layer_scale
+from heatproof.reading import AttentionLayer, Intervention, TokenStates, block_of
 from heatproof.reading.interventions import self_attention
 
 
 @register
 @dataclass(frozen=True)
-class ClearCLIP(Intervened):
+class ClearCLIP(IntervenedDense):
     """E_i = cos(W_p LN(W_O sum_j softmax(q q' s)_ij v_j + b_O), t): no residual, no MLP.
 
     residual: `dropped`, as published, or `kept`: the whole last block, MLP included (the authors'
@@ -43,14 +43,14 @@ class ClearCLIP(Intervened):
     def intervention(self) -> Intervention:
         return self_attention("query")
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        plan = super().plan(sites, side)
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
+        plan = super().plan(layers, side)
         (block,) = plan.states
         branch = branch_of(block, plan.paths[-1])
         return replace(plan, states=(block, branch))
 
-    def tokens(self, read: ReadPass) -> Tokens:
-        path = block_around(read.states, read.last)
+    def tokens(self, read: ReadPass) -> TokenStates:
+        path = block_of(read.last)
         if self.residual == "kept":
             return read.states[path].output
         added = read.states[branch_of(path, read.last.path)].output

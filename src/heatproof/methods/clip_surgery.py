@@ -9,18 +9,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.errors import InputError, ReadingError
-from heatproof.methods.base import Factors, Layers, MethodCard, Plan, ReadPass, Side, last_sites
-from heatproof.methods.dense import SURROGATE, Dense, embedded, token_scores
+from heatproof.methods.base import Factors, Layers, MethodCard, Plan, ReadPass, Side, last_paths
+from heatproof.methods.dense import SURROGATE, DenseMethod, embedded, token_scores
 from heatproof.methods.registry import register
-from heatproof.methods.residual import Tokens, block_around, read_blocks, states_wanted
-from heatproof.reading import Attention, AttentionLayer
+from heatproof.methods.residual import read_blocks, states_wanted
+from heatproof.reading import Attention, AttentionLayer, TokenStates, block_of
 
 LAYERS = 6
 
 
 @register
 @dataclass(frozen=True)
-class CLIPSurgery(Dense):
+class CLIPSurgery(DenseMethod):
     """A second path beside the model's own: x <- x + W_O softmax(v v' s) v + b_O in the last
     blocks, from values of the model's own path, without MLPs; then redundancy is taken out.
 
@@ -38,7 +38,7 @@ class CLIPSurgery(Dense):
 
     card: ClassVar[MethodCard] = MethodCard(
         name="clip-surgery",
-        summary="every token's likeness to the prompt after value-value attention, redundancy out",
+        summary="every token's likeness to the prompt after value-value attention, less redundancy",
         source="Li et al., arXiv 2304.05653; authors' clip_surgery_model.py and clip.py",
         reads="values and output projections of the last calls, and the residual stream",
         changes="forward pass: a second path of value-value attention without MLPs beside the "
@@ -49,20 +49,20 @@ class CLIPSurgery(Dense):
         sides=("image",),
         notes="Authors' defaults: the last 6 blocks; the class token from the model's own path; "
         "softmax temperature 2. Their demo explains one prompt by features=empty with 85 templates "
-        "around it (here: the prompt as it is) and needs a label set for features=set; the code "
-        "and not the paper's figures is followed, in which w comes from the class token. In the "
-        "score that is explained; the authors' is the cosine. Their ResNet variant (normalised "
-        "values, scale x 8) is not here: a pool has no residual stream.",
+        "around it (here: the prompt as it is) and needs a label set for features=set; as in "
+        "their code, and not in the paper's figures, w comes from the class token. The "
+        "score is the one asked for; the authors take the cosine. Their ResNet variant "
+        "(normalised values, scale x 8) is not here: a pool has no residual stream.",
     )
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
-        paths = last_sites(sites, self.layers, LAYERS)
-        return Plan(paths, weights=False, start=None, states=states_wanted(sites[-len(paths) :]))
+        paths = last_paths(layers, self.layers, LAYERS)
+        return Plan(paths=paths, states=states_wanted(layers[-len(paths) :]))
 
-    def tokens(self, read: ReadPass) -> Tokens:
+    def tokens(self, read: ReadPass) -> TokenStates:
         if self.architecture == "model":
-            return read.states[block_around(read.states, read.last)].output
+            return read.states[block_of(read.last)].output
         blocks = read_blocks(read.root, read.trace.layers, read.states)
         second = blocks[0].before
         for block in blocks:
@@ -72,15 +72,15 @@ class CLIPSurgery(Dense):
         # The model's own class token, in the dtype of the model: its score is the model's.
         return second.scatter(1, row, blocks[-1].after.take_along_dim(row[..., :1], dim=1))
 
-    def scores(self, read: ReadPass, tokens: Tokens) -> Float[Tensor, "item target token"]:
-        found = token_scores(read, tokens)
+    def scores(self, read: ReadPass, tokens: TokenStates) -> Float[Tensor, "item target token"]:
+        scores = token_scores(read, tokens)
         match self.features:
             case "empty":
-                return found - _empty(read, tokens).unsqueeze(1)
+                return scores - _empty(read, tokens).unsqueeze(1)
             case "set":
-                return _surgery(read, found)
+                return _surgery(read, scores)
             case "none":
-                return found
+                return scores
 
     def factors(self, side: Side) -> Factors:
         del side
@@ -89,8 +89,8 @@ class CLIPSurgery(Dense):
         if self.architecture == "dual":
             substituted.append("value-value attention on a second path without MLPs")
         if self.features != "none":
-            of = "the empty prompt's" if self.features == "empty" else "the prompts' mean"
-            substituted.append(f"{of} score taken off each token's")
+            which = "the empty prompt's" if self.features == "empty" else "the prompts' mean"
+            substituted.append(f"{which} score taken off each token's")
         replaced = "forward pass" if self.architecture == "dual" else "readout"
         return Factors(tuple(native), tuple(substituted), replaced)
 
@@ -101,15 +101,15 @@ def _value_attention(layer: Attention) -> Float[Tensor, "item head token channel
     return scores.softmax(-1) @ value
 
 
-def _empty(read: ReadPass, tokens: Tokens) -> Float[Tensor, "item token"]:
+def _empty(read: ReadPass, tokens: TokenStates) -> Float[Tensor, "item token"]:
     if read.batch.empty is None:
         raise ReadingError("there is no empty prompt to compare with; try features=none")
-    made = embedded(read, tokens)
-    return read.batch.empty(made.flatten(0, 1)).unflatten(0, made.shape[:2])
+    embeddings = embedded(read, tokens)
+    return read.batch.empty(embeddings.flatten(0, 1)).unflatten(0, embeddings.shape[:2])
 
 
 def _surgery(
-    read: ReadPass, found: Float[Tensor, "item target token"]
+    read: ReadPass, scores: Float[Tensor, "item target token"]
 ) -> Float[Tensor, "item target token"]:
     own = read.batch.asked
     if own < 2:
@@ -118,8 +118,8 @@ def _surgery(
             "expected at least 2; try features=empty"
         )
     assert read.batch.readout is not None
-    row = read.batch.readout.to(found.device).view(-1, 1, 1)
-    at_row = found.take_along_dim(row, dim=2)
+    row = read.batch.readout.to(scores.device).view(-1, 1, 1)
+    at_row = scores.take_along_dim(row, dim=2)
     powers = torch.exp(2 * (at_row - at_row.amax(1, keepdim=True)))
-    weighted = found * powers / powers[:, :own].mean(1, keepdim=True)
+    weighted = scores * powers / powers[:, :own].mean(1, keepdim=True)
     return weighted - weighted[:, :own].mean(1, keepdim=True)

@@ -1,6 +1,5 @@
 """Controls: maps that read nothing of the model. What does no better than these shows nothing."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,24 +8,20 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Factors, Method, MethodCard, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import Factors, MethodCard, ReadPass, ScoreMethod, Side
 from heatproof.methods.registry import register
-from heatproof.reading import AttentionLayer
+from heatproof.methods.tokens import on_tokens
 from heatproof.reading.attention_call import at_least_float32
 
 
 @dataclass(frozen=True)
-class Control(Method):
-    """Abstract: a map that no model was asked for; its certificate fails."""
-
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        del side
-        return Plan(last_sites(sites, 1, 1), weights=False, start=None)
+class Control(ScoreMethod):
+    """Abstract: a map that does not look at the model; its certificate fails."""
 
     def factors(self, side: Side) -> Factors:
         del side
-        made_of = f"{self.card.reads}, in place of anything that the model computes"
-        return Factors((), (made_of,), "everything")
+        replacement = f"{self.card.reads}, in place of anything that the model computes"
+        return Factors((), (replacement,), "everything")
 
 
 @register
@@ -79,17 +74,18 @@ class BlurredRandom(Control):
 
 
 def _noise(read: ReadPass) -> Float[Tensor, "item target token"]:
-    """Each item's own, whichever others it is read with."""
+    """Draw noise for each item: its own, whichever others it is batched with."""
     items, keys = read.last.key.shape[0], read.last.key.shape[2]
-    drawn: list[Tensor] = []
+    noise: list[Tensor] = []
+    # By the item's number in the whole explanation: the batch size changes no map.
     for item in range(read.batch.first, read.batch.first + items):
         generator = torch.Generator().manual_seed(read.seed + item)
-        drawn.append(torch.randn(read.targets, keys, generator=generator))
-    return torch.stack(drawn)
+        noise.append(torch.randn(read.targets, keys, generator=generator))
+    return torch.stack(noise)
 
 
 def _smoother(size: int) -> Float[Tensor, "cell cell"]:
-    """Row n averages the cells around n; the weights that fall off the grid go to the others."""
+    """Return a matrix whose row n averages the cells around n, with weights that add up to 1."""
     at = torch.arange(size, dtype=torch.float64)
     weights = torch.exp(-((at[:, None] - at) ** 2) / (2 * (size / 8) ** 2))
     return weights / weights.sum(1, keepdim=True)
@@ -104,7 +100,7 @@ class Center(Control):
         name="center",
         summary="control: a bump in the middle",
         source="control",
-        reads="the middle of the picture",
+        reads="the middle of the image",
         changes="everything: it does not look at the model",
         values="between 0 and 1",
         cost="none beyond the score",
@@ -117,19 +113,19 @@ class Center(Control):
             torch.linspace(-1, 1, size) if size > 1 else torch.zeros(1) for size in (rows, cols)
         )
         bump = torch.exp(-(row[:, None] ** 2 + col[None, :] ** 2) / (2 * 0.5**2))
-        return _on_tokens(read, bump.expand(read.last.key.shape[0], rows, cols))
+        return _for_all_targets(read, bump.expand(read.last.key.shape[0], rows, cols))
 
 
 @register
 @dataclass(frozen=True)
 class Edges(Control):
-    """Mean length of the brightness gradient in each patch: what a sketch of the picture shows."""
+    """Mean length of the brightness gradient in each patch: what a sketch of the image shows."""
 
     card: ClassVar[MethodCard] = MethodCard(
         name="edges",
-        summary="control: where the picture has edges",
+        summary="control: where the image has edges",
         source="control of Adebayo et al., NeurIPS 2018, arXiv 1810.03292",
-        reads="brightness edges of the picture",
+        reads="brightness edges of the image",
         changes="everything: it does not look at the model",
         values="not negative",
         cost="none beyond the score",
@@ -139,15 +135,13 @@ class Edges(Control):
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         assert read.batch.pixels is not None
         grey = at_least_float32(read.batch.pixels).mean(1, keepdim=True)
-        slopes = torch.gradient(grey, dim=(2, 3))
-        length = torch.sqrt(slopes[0] ** 2 + slopes[1] ** 2)
-        return _on_tokens(read, F.adaptive_avg_pool2d(length, read.batch.grid)[:, 0])
+        vertical, horizontal = torch.gradient(grey, dim=(2, 3))
+        length = torch.sqrt(vertical**2 + horizontal**2)
+        return _for_all_targets(read, F.adaptive_avg_pool2d(length, read.batch.grid)[:, 0])
 
 
-def _on_tokens(
+def _for_all_targets(
     read: ReadPass, maps: Float[Tensor, "item row col"]
 ) -> Float[Tensor, "item target token"]:
-    keys = read.last.key.shape[2]
-    tokens = torch.zeros(maps.shape[0], keys, device=maps.device, dtype=maps.dtype)
-    tokens[:, read.batch.content] = maps.flatten(1)
+    tokens = on_tokens(read, maps.flatten(1), read.batch.content)
     return tokens.unsqueeze(1).expand(-1, read.targets, -1)

@@ -14,7 +14,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.methods.base import Factors, Layers, Method, Plan, ReadPass, Side, Tower, last_sites
+from heatproof.methods.base import (
+    ExplainedTower,
+    Factors,
+    Layers,
+    Method,
+    Plan,
+    ReadPass,
+    Side,
+    last_paths,
+)
 from heatproof.models.projection import Affine, output_projection, output_projection_of
 from heatproof.reading import Attention, AttentionCall, AttentionLayer, Intervention
 from heatproof.reading.attention_call import at_least_float32, merge_heads
@@ -45,24 +54,25 @@ class Eclip(Method):
     layers: Layers = None
     rectify: Literal["none", "layer", "head"] = "none"
 
-    def linear(self) -> bool:
+    def is_linear(self) -> bool:
+        """Return whether the map is linear in the score's gradient: where nothing is rectified."""
         return self.rectify == "none"
 
     @abstractmethod
     def channel_sums(
         self, read: ReadPass, layers: Sequence[Attention]
     ) -> Iterator[list[Float[Tensor, "item head row key"]]]:
-        """For each target, a layer at a time: sum over a head's channels of g_c v_ic."""
+        """Yield for each target, by layer, the sum over a head's channels of g_c v_ic."""
 
     @property
     def needs_weights(self) -> bool:
-        """Whether the channel sums or the spatial weight are taken from attention weights."""
+        """Return whether the channel sums or the spatial weight need attention weights."""
         return self.spatial == "attention"
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        paths = last_sites(sites, self.layers, DEFAULT_LAYERS[side])
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
+        paths = last_paths(layers, self.layers, DEFAULT_LAYERS[side])
         changes = {path: one_head() for path in paths} if self.heads == "one" else {}
-        return Plan(paths, weights=self.needs_weights, start=paths[0], interventions=changes)
+        return Plan(paths=paths, weights=self.needs_weights, start=paths[0], interventions=changes)
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         layers = read.trace.layers
@@ -85,7 +95,7 @@ class Eclip(Method):
         return total.clamp(min=0) if self.rectify == "layer" else total
 
     def spatial_weight(self, read: ReadPass, layer: Attention) -> Float[Tensor, "item row key"]:
-        """u: how much each key counts for each readout row."""
+        """Compute u: how much each key counts for each readout row."""
         if self.spatial == "attention":
             assert layer.weights is not None
             return read.rows(layer.weights.detach(), layer).mean(1)
@@ -96,23 +106,26 @@ class Eclip(Method):
         project = output_projection_of(read.root, layer) if self.projection == "output" else None
         return loosened(project, query, layer.key.detach(), read.batch.content)
 
-    def implied(self, tower: Tower) -> dict[str, dict[str, Intervention]]:
-        """One head, the loosened attention, and both: each put into the explained layers."""
-        paths = self.plan(tower.sites, tower.side).paths
-        made: dict[str, dict[str, Intervention]] = {}
+    def implied(self, tower: ExplainedTower) -> dict[str, dict[str, Intervention]]:
+        """Return one head, the loosened attention, and both, put into the explained layers."""
+        paths = self.plan(tower.layers, tower.side).paths
+        models: dict[str, dict[str, Intervention]] = {}
         if self.heads == "one":
-            made["one head"] = {path: one_head() for path in paths}
+            models["one head"] = {path: one_head() for path in paths}
         if self.spatial == "loosened":
-            made["loosened attention"] = {path: self._as_weights(tower, path) for path in paths}
-        if len(made) == 2:
-            made["one head and loosened attention"] = {
+            models["loosened attention"] = {path: self._as_weights(tower, path) for path in paths}
+        if len(models) == 2:
+            models["one head and loosened attention"] = {
                 path: chain(one_head(), self._as_weights(tower, path)) for path in paths
             }
-        return made
+        return models
 
-    def _as_weights(self, tower: Tower, path: str) -> Intervention:
-        """u as the readout's attention weights: what the softmax gives to the content tokens is
-        dealt out among them in proportion to u; what it gives to the others stays theirs."""
+    def _as_weights(self, tower: ExplainedTower, path: str) -> Intervention:
+        """Return an intervention that puts u in the place of the readout's attention weights.
+
+        What the softmax gives to the content tokens is divided among them in proportion to u; the
+        other tokens keep what it gives them.
+        """
 
         def intervene(call: AttentionCall) -> AttentionCall:
             weights = call.softmax()
@@ -127,8 +140,8 @@ class Eclip(Method):
             changed = weights.clone()
             changed[..., content] = (own.sum(-1, keepdim=True) * u / total).to(weights.dtype)
             if tower.readout is not None:
-                kept = torch.arange(weights.shape[2], device=weights.device) != tower.readout
-                changed[:, :, kept] = weights[:, :, kept]
+                others = torch.arange(weights.shape[2], device=weights.device) != tower.readout
+                changed[:, :, others] = weights[:, :, others]
             return call.change(weights=changed)
 
         return intervene
@@ -155,19 +168,22 @@ class Eclip(Method):
 def loosened(
     project: Affine | None, query: Tensor, key: Tensor, content: slice
 ) -> Float[Tensor, "item row key"]:
-    """Phi(cos(q_r, k_i)), of queries and keys by head, put through W_O where it is given."""
+    """Compute Phi(cos(q_r, k_i)) of queries and keys by head, through W_O where it is given."""
     rows, keys = (merge_heads(t).squeeze(1) for t in (query, key))
     if project is not None:
         native = project[0].dtype  # the trace is float32 where the model is less
         with torch.no_grad():
-            rows, keys = (F.linear(each.to(native), *project) for each in (rows, keys))
+            rows, keys = (F.linear(t.to(native), *project) for t in (rows, keys))
     rows, keys = at_least_float32(rows), at_least_float32(keys)
     cosine = F.normalize(rows, dim=-1) @ F.normalize(keys, dim=-1).transpose(-2, -1)
     return min_max(cosine, content)
 
 
 def min_max(cosine: Float[Tensor, "item row key"], content: slice) -> Float[Tensor, "item row key"]:
-    """Phi over the content tokens. Constant cosines, where the authors divide by zero, weigh 1."""
+    """Compute Phi, min-max normalisation over the content tokens.
+
+    Constant cosines, where the authors divide by zero, weigh 1.
+    """
     low = cosine[..., content].amin(-1, keepdim=True)
     span = cosine[..., content].amax(-1, keepdim=True) - low
     flat = span == 0

@@ -1,4 +1,4 @@
-"""Anybody's method: a callable (picture, prompt) -> map, taken as a method of the catalogue."""
+"""Anybody's method: a callable (image, prompt) -> map, taken as a method of the catalogue."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -11,17 +11,24 @@ from torch import Tensor
 
 from heatproof import checking
 from heatproof.errors import HeatproofError, InputError, UserCodeError
-from heatproof.methods.base import Factors, Method, MethodCard, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import (
+    Factors,
+    Method,
+    MethodCard,
+    ReadPass,
+    ScoreMethod,
+    Side,
+)
 from heatproof.methods.registry import create
-from heatproof.reading import AttentionLayer
 
 
 def method_of(value: object, **settings: Any) -> Method:
-    """A method as it is, by its name in the catalogue, or code of the user's own as a `Foreign`,
-    which `heatproof.user_code` takes for a model.
+    """Return a method as it is, by its name in the catalogue, or user code as a `Foreign`.
+
+    `heatproof.user_code` makes a `Foreign` of code for a model.
 
     Raises:
-        UnknownName: no method is called so; InputError: it is none of these, or several of them.
+        UnknownName: no method is called so. InputError: it is none of these, or several of them.
     """
     one = "; one method is asked at a time: [explain(..., method=m) for m in methods]"
     if isinstance(value, str):
@@ -40,10 +47,10 @@ def method_of(value: object, **settings: Any) -> Method:
     return Foreign(value)
 
 
-class Foreign(Method):
-    """Maps that user code makes; nothing is known of the pass that they explain.
+class Foreign(ScoreMethod):
+    """Maps that user code computes; nothing is known of the pass that they explain.
 
-    call: (picture, prompt) -> map. The map has two axes of any size, rows first: a tensor, an array
+    call: (image, prompt) -> map. The map has two axes of any size, rows first: a tensor, an array
         or nested lists; it is averaged over each patch (or interpolated where it is coarser).
     takes: what the callable is given: "photo", a PIL image as the user handed it in, or "pixels",
         the model's preprocessed input (3, height, width).
@@ -68,7 +75,7 @@ class Foreign(Method):
         self.name = name or getattr(call, "__name__", type(call).__name__)
         self.card = MethodCard(  # pyright: ignore[reportAttributeAccessIssue]
             name=self.name,
-            summary="a callable (picture, prompt) -> map",
+            summary="a callable (image, prompt) -> map",
             source="handed in",
             reads="unknown",
             changes="unknown; see `heatproof audit`",
@@ -77,10 +84,6 @@ class Foreign(Method):
             sides=("image",),
         )
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        del side
-        return Plan(last_sites(sites, 1, 1), weights=False, start=None)
-
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         pictures = self._pictures(read)
         keys = read.last.key.shape[2]
@@ -88,14 +91,14 @@ class Foreign(Method):
         with torch.inference_mode(False), torch.enable_grad():
             for item, picture in enumerate(pictures):
                 for target, label in enumerate(read.batch.labels):
-                    made = on_grid(self._map(picture, label), read.batch.grid, self.name)
-                    values[item, target, read.batch.content] = made.flatten()
+                    patches = on_grid(self._map(picture, label), read.batch.grid, self.name)
+                    values[item, target, read.batch.content] = patches.flatten()
         return values
 
     def _map(self, picture: Any, prompt: str) -> Any:
         try:
             return self.call(picture, prompt)
-        except HeatproofError:
+        except HeatproofError:  # ours: it says already what to do
             raise
         except (Exception, SystemExit) as error:
             raise UserCodeError(self.name, error) from error
@@ -106,7 +109,7 @@ class Foreign(Method):
             return list(read.batch.pixels)
         if not read.batch.photos:
             raise InputError(
-                f"{self.name} takes photographs, and tensors were handed in; pass paths or PIL "
+                f"{self.name} takes photos, and tensors were handed in; pass paths or PIL "
                 "images, or say takes='pixels'"
             )
         return [photo.image for photo in read.batch.photos]
@@ -119,18 +122,18 @@ class Foreign(Method):
         return {"takes": self.takes}
 
 
-def on_grid(made: Any, grid: tuple[int, int], name: str) -> Float[Tensor, "row col"]:
-    """A map of any size on the patch grid.
+def on_grid(values: Any, grid: tuple[int, int], name: str) -> Float[Tensor, "row col"]:
+    """Put a map of any size on the patch grid: averaged over patches, or interpolated.
 
     Raises:
         InputError: it has not two axes, or holds no numbers.
     """
     try:
-        tensor = made if isinstance(made, Tensor) else torch.as_tensor(np.array(made))
+        tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.array(values))
         tensor = tensor.detach().cpu().double()
     except (TypeError, ValueError, RuntimeError):
         raise InputError(
-            f"{name} returned {type(made).__name__}, expected a map (row, col)"
+            f"{name} returned {type(values).__name__}, expected a map (row, col)"
         ) from None
     if tensor.dim() > 2:
         tensor = tensor.squeeze()

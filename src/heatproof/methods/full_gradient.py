@@ -16,8 +16,8 @@ from torch import Tensor
 
 from heatproof.errors import ReadingError
 from heatproof.methods.base import Method, MethodCard, Plan, ReadPass, Side
-from heatproof.methods.token_states import blocks_of, products
-from heatproof.reading import AttentionLayer
+from heatproof.methods.tokens import products
+from heatproof.reading import AttentionLayer, blocks_of
 from heatproof.reading.backward_rules import BackwardRules, Bias, token_values
 
 ByToken = Float[Tensor, "item token"]
@@ -36,34 +36,34 @@ class FullGradient(Method):
         reads="the residual stream, every bias after it, and gradients with respect to them",
         changes="nothing",
         values="signed; all key tokens add up to the score (plus: to its share at every block)",
-        cost="1 forward pass, 1 backward pass through all blocks a prompt",
+        cost="1 forward pass, 1 backward pass through all blocks per prompt",
     )
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
-        blocks = blocks_of(sites)
-        return Plan((sites[-1].path,), weights=False, start=None, states=blocks, leaf=blocks[0])
+        blocks = blocks_of(layers)
+        return Plan(paths=(layers[-1].path,), states=blocks, leaf=blocks[0])
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         streams = self._streams(read)
         maps: list[Tensor] = []
-        for slopes, biases in _gradients(read, streams):
-            parts = [products(z, g) for z, g in zip(streams, slopes, strict=True)]
+        for gradients, biases in _gradients(read, streams):
+            parts = [products(z, g) for z, g in zip(streams, gradients, strict=True)]
             laid = [_laid_out(read, part) for part in (*parts, *biases)]
             maps.append(torch.stack(laid).sum(0))
         return torch.stack(maps, dim=1)
 
     def total(self, read: ReadPass) -> Float[Tensor, "item target"]:
-        """The score for every stream that was read, less the biases below it, and all biases.
-
-        What the score adds by itself (a logit's bias) is no share of the input.
-        """
+        """Compute the score for every stream that was read, less the biases above it, plus all
+        biases."""
         assert read.embedding is not None
-        with torch.no_grad():
+        with torch.no_grad():  # what the score adds by itself (a logit's bias) is not the input's
             constant = read.batch.compare(torch.zeros_like(read.embedding))
         scores = read.scores.detach() - constant
-        streams, kept = self._streams(read), _kept(read)
-        above = torch.tensor([[_order(b.result) > _order(z) for b in kept] for z in streams])
+        streams, added_biases = self._streams(read), _biases(read)
+        above = torch.tensor(
+            [[_order(b.result) > _order(z) for b in added_biases] for z in streams]
+        )
         # How often a bias counts: once, less once for each stream that it is above.
         times = 1 - above.sum(0).to(scores.dtype)
         totals: list[Tensor] = []
@@ -82,29 +82,27 @@ class FullGradient(Method):
         return [*(state.input for state in states), states[-1].output]
 
 
-def _kept(read: ReadPass) -> list[Bias]:
-    assert isinstance(read.rules, BackwardRules)
+def _biases(read: ReadPass) -> list[Bias]:
+    assert isinstance(read.rules, BackwardRules)  # see `LibraGrad`
     return read.rules.biases
 
 
 def _gradients(
     read: ReadPass, streams: Sequence[Tensor]
 ) -> Iterator[tuple[Sequence[Tensor], list[ByToken]]]:
-    """For each target: the streams' gradients, and every bias's values by token."""
-    kept, count, items = _kept(read), len(streams), len(read.scores)
-    for grads in read.gradients_of([*streams, *(bias.result for bias in kept)]):
-        shares = zip(kept, grads[count:], strict=True)
+    """Yield for each target the streams' gradients, and every bias's values by token."""
+    recorded, count, items = _biases(read), len(streams), len(read.scores)
+    for grads in read.gradients_of([*streams, *(bias.result for bias in recorded)]):
+        shares = zip(recorded, grads[count:], strict=True)
         yield grads[:count], [token_values(bias, grad, items) for bias, grad in shares]
 
 
 def _laid_out(read: ReadPass, values: Float[Tensor, "item some"]) -> ByToken:
-    """Values on the tokens of the last call.
-
-    What was added after pooling is the readout's own; where that is no token, all share it.
-    """
+    """Lay values out on the tokens of the last call."""
     tokens, count = read.last.key.shape[2], values.shape[1]
     if count == tokens:
         return values
+    # What was added after pooling is the readout's own; where that is no token, all share it.
     if read.batch.pooled or read.batch.readout is None:
         return (values.sum(1, keepdim=True) / tokens).expand(-1, tokens)
     if count != 1:
@@ -117,6 +115,6 @@ def _laid_out(read: ReadPass, values: Float[Tensor, "item some"]) -> ByToken:
 
 
 def _order(tensor: Tensor) -> int:
-    """When it was computed in its graph; a leaf came first."""
+    """Return when a tensor was computed in its graph; a leaf comes first."""
     node: Any = tensor.grad_fn
     return -1 if node is None else node._sequence_nr()

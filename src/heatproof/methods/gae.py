@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.methods.base import (
+    GRADIENTS,
     NEVER,
+    WEIGHTS,
     Factors,
     Layers,
     Method,
@@ -17,10 +19,10 @@ from heatproof.methods.base import (
     Plan,
     ReadPass,
     Side,
-    last_sites,
+    last_paths,
 )
 from heatproof.methods.registry import register
-from heatproof.methods.relevance import check_same_tokens, identity_of, is_pooling, readout_of
+from heatproof.methods.relevance import carried, check_same_tokens, readout_of
 from heatproof.reading import Attention, AttentionLayer
 
 
@@ -43,36 +45,32 @@ class GAE(Method):
         changes="nothing",
         values="not negative; no promised sum",
         signs=(NEVER, "relevance"),
-        cost="1 forward pass, 1 backward pass through the layers read a prompt",
-        notes="Over several layers the map depends on the unit of the score, for 1 is added to a "
-        "product with its gradient in every layer: with score=logit (here some 100 times the "
+        cost="1 forward pass, 1 backward pass through the layers read per prompt",
+        notes="Over several layers the map depends on the unit of the score, because 1 is added to "
+        "a product with its gradient in every layer: with score=logit (here some 100 times the "
         "cosine) paths through several layers weigh more than with score=cosine. The authors' "
         "CLIP notebook takes the logit and the last layer, where the unit is a factor of the map.",
     )
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
+    made_of = Factors((WEIGHTS, GRADIENTS))
+
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
-        paths = last_sites(sites, self.layers, len(sites))
-        return Plan(paths, weights=True, start=paths[0])
+        paths = last_paths(layers, self.layers, len(layers))
+        return Plan(paths=paths, weights=True, start=paths[0])
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         layers = read.trace.layers
         check_same_tokens(layers)
         maps = [
-            readout_of(read, _relevance(layers, grads["weights"]))
+            readout_of(read, carried(layers, list(map(_step, layers, grads["weights"]))))
             for grads in read.gradients(layers, ("weights",))
         ]
         return torch.stack(maps, dim=1)
 
-    def factors(self, side: Side) -> Factors:
-        del side
-        return Factors(("attention weights", "gradients of the score with respect to them"))
 
-
-def _relevance(layers: Sequence[Attention], gradients: Sequence[Tensor]) -> Tensor:
-    relevance = identity_of(layers[0])
-    for layer, gradient in zip(layers, gradients, strict=True):
-        assert layer.weights is not None
-        step = (layer.weights.detach() * gradient).clamp(min=0).mean(1) @ relevance
-        relevance = step if is_pooling(layer) else relevance + step
-    return relevance
+def _step(
+    layer: Attention, gradient: Float[Tensor, "item head query key"]
+) -> Float[Tensor, "item query key"]:
+    assert layer.weights is not None
+    return (layer.weights.detach() * gradient).clamp(min=0).mean(1)

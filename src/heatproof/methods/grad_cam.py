@@ -9,10 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.methods.base import SPEAKS, Factors, Method, MethodCard, Plan, ReadPass, Side
-from heatproof.methods.input_leaf import on_tokens
 from heatproof.methods.registry import register
-from heatproof.methods.token_states import as_tokens, blocks_of, content_of
-from heatproof.reading import AttentionLayer
+from heatproof.methods.tokens import content_of, on_tokens
+from heatproof.reading import AttentionLayer, block_of, by_token
 from heatproof.reading.attention_call import at_least_float32
 from heatproof.reading.interventions import one_head
 
@@ -42,24 +41,22 @@ class GradCAM(Method):
         changes="nothing (at=norm1, heads=model); forward pass: one head (heads=one)",
         values="signed; no promised sum",
         signs=SPEAKS,
-        cost="1 forward pass, 1 backward pass through the last block a prompt",
+        cost="1 forward pass, 1 backward pass through the last block per prompt",
         sides=("image",),
         notes="pytorch-grad-cam's target for ViTs: norm1 of the last block, mean over patches. "
         "Its ReLU is left to display. An attention-pooled ResNet is read where its pool is fed, "
         "which is the paper's own place.",
     )
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
-        # The last call among tokens; a pool that follows has queries of its own.
-        body = [site for site in sites if site.queries == site.keys]
-        last = body[-1] if body else sites[-1]
-        target = last.path.split("#")[0] if self.at == "norm1" else blocks_of([last])[0]
+        # The last call among tokens: a pool that follows it has queries of its own.
+        body = [layer for layer in layers if layer.queries == layer.keys]
+        last = body[-1] if body else layers[-1]
+        target = last.path.split("#")[0] if self.at == "norm1" else block_of(last)
         changes = {last.path: one_head()} if self.heads == "one" else {}
         return Plan(
-            tuple(dict.fromkeys((last.path, sites[-1].path))),
-            weights=False,
-            start=None,
+            paths=tuple(dict.fromkeys((last.path, layers[-1].path))),
             interventions=changes,
             states=(target,),
             leaf=target,
@@ -67,13 +64,13 @@ class GradCAM(Method):
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         (state,) = read.states.values()
-        tokens = as_tokens(at_least_float32(state.input.detach()))
+        tokens = by_token(at_least_float32(state.input.detach()))
         content = content_of(read, tokens)
         maps: list[Tensor] = []
         for (grad,) in read.gradients_of([state.input]):
-            slopes = as_tokens(at_least_float32(grad))
-            over = content_of(read, slopes) if self.mean == "patches" else slopes
-            cam = content @ over.mean(1, keepdim=True).transpose(1, 2)
+            gradient = by_token(at_least_float32(grad))
+            averaged = content_of(read, gradient) if self.mean == "patches" else gradient
+            cam = content @ averaged.mean(1, keepdim=True).transpose(1, 2)
             maps.append(on_tokens(read, cam[..., 0], read.batch.content))
         return torch.stack(maps, dim=1)
 

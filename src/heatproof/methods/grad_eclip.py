@@ -10,6 +10,7 @@ from torch import Tensor
 
 from heatproof.methods.base import EXPLAINED, MethodCard, ReadPass
 from heatproof.methods.eclip import Eclip
+from heatproof.methods.readout import ReadoutMethod
 from heatproof.methods.registry import register
 from heatproof.reading import Attention
 from heatproof.reading.attention_call import at_least_float32
@@ -17,7 +18,7 @@ from heatproof.reading.attention_call import at_least_float32
 
 @register
 @dataclass(frozen=True)
-class GradECLIP(Eclip):
+class GradECLIP(Eclip, ReadoutMethod):
     """E_i = u_i sum_c g_c v_ic, with g = dS/do_r: the intermediate-feature route."""
 
     card: ClassVar[MethodCard] = MethodCard(
@@ -29,11 +30,8 @@ class GradECLIP(Eclip):
         "replaced by a min-max normalised cosine (spatial=loosened)",
         values="signed; no promised sum",
         signs=EXPLAINED,
-        cost="1 forward pass, 1 backward pass to the first layer read a prompt",
+        cost="1 forward pass, 1 backward pass to the first layer read per prompt",
     )
-
-    row_alone = True
-    linear = Eclip.linear
 
     def channel_sums(self, read: ReadPass, layers: Sequence[Attention]) -> Iterator[list[Tensor]]:
         values = [at_least_float32(layer.value.detach()) for layer in layers]

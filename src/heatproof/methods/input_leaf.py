@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
-from heatproof.methods.base import ReadPass
+from heatproof.methods.block_method import module_output
+from heatproof.methods.pass_context import ReadPass
+from heatproof.methods.tokens import on_tokens
 from heatproof.reading.attention_call import at_least_float32
 
 
@@ -25,7 +27,7 @@ class InputLeaf:
     per_token: Callable[[Float[Tensor, "item ..."]], Float[Tensor, "item token"]]
 
     def gradients(self, at: Float[Tensor, "item ..."]) -> Iterator[Float[Tensor, "item ..."]]:
-        """dS/dx at a point, for each target in turn, at least in float32."""
+        """Yield dS/dx at a point for each target, at least in float32."""
         with torch.enable_grad():
             leaf = at.detach().requires_grad_()
             sums = self.score(leaf).sum(0).unbind()
@@ -37,28 +39,20 @@ class InputLeaf:
 
 
 def input_leaf(read: ReadPass) -> InputLeaf:
-    """The pictures of the pass, or the embeddings of its prompts' tokens."""
+    """Return the images of the pass, or the embeddings of its prompts' tokens."""
     if read.batch.side == "image":
         assert read.batch.pixels is not None
         return InputLeaf(read.batch.pixels.detach(), read.rerun, lambda v: _of_patches(read, v))
     path = token_embedding_path(read.root)
-    kept: list[Tensor] = []
-
-    def keep(output: Tensor) -> Tensor:
-        kept.append(output.detach().clone())  # models add to it in place
-        return output
-
-    with torch.no_grad():
-        read.rerun(edits={path: keep})
     return InputLeaf(
-        kept[0],
+        module_output(read, path),
         lambda point: read.rerun(edits={path: lambda _: point.clone()}),
         lambda v: on_tokens(read, v.sum(-1), slice(0, v.shape[1])),
     )
 
 
 def token_embedding_path(root: nn.Module) -> str:
-    """The table of token embeddings: of all embeddings the one with the most rows.
+    """Return the path of the token embeddings: of all embeddings the one with the most rows.
 
     Raises:
         ReadingError: the model has no `nn.Embedding`.
@@ -72,19 +66,10 @@ def token_embedding_path(root: nn.Module) -> str:
     return max((table.num_embeddings, name) for name, table in tables.items())[1]
 
 
-def on_tokens(
-    read: ReadPass, values: Float[Tensor, "item some"], where: slice
-) -> Float[Tensor, "item token"]:
-    """Values of some of the last call's key tokens, zero for the others."""
-    tokens = values.new_zeros(values.shape[0], read.last.key.shape[2])
-    tokens[:, where] = values
-    return tokens
-
-
 def _of_patches(
     read: ReadPass, values: Float[Tensor, "item 3 height width"]
 ) -> Float[Tensor, "item token"]:
-    """Pixels added up by patch; the grid is laid evenly over the picture."""
+    """Add up pixels by patch; the grid is laid evenly over the image."""
     rows, cols = (
         _membership(size, count, values)
         for size, count in zip(values.shape[-2:], read.batch.grid, strict=True)

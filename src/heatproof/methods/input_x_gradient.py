@@ -1,6 +1,5 @@
 """Input x gradient (Shrikumar et al., arXiv 1605.01713): the first-order share of every pixel."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,22 +10,19 @@ from torch import Tensor
 from heatproof.methods.base import (
     CONTRIBUTES,
     Factors,
-    Method,
     MethodCard,
-    Plan,
     ReadPass,
+    ScoreMethod,
     Side,
-    last_sites,
 )
 from heatproof.methods.input_leaf import input_leaf
 from heatproof.methods.registry import register
-from heatproof.reading import AttentionLayer
 from heatproof.reading.attention_call import at_least_float32
 
 
 @register
 @dataclass(frozen=True)
-class InputXGradient(Method):
+class InputXGradient(ScoreMethod):
     """E_i = sum over a patch's pixels and channels of x dS/dx (text: over a token's channels)."""
 
     card: ClassVar[MethodCard] = MethodCard(
@@ -37,14 +33,10 @@ class InputXGradient(Method):
         changes="nothing",
         values="signed; no promised sum (biases and position embeddings take their share)",
         signs=CONTRIBUTES,
-        cost="2 forward passes, 1 backward pass through the whole tower a prompt",
+        cost="2 forward passes, 1 backward pass through the whole tower per prompt",
         notes="Captum's: signed, in the units that the model takes (normalised pixels). Its "
         "pixel map is added up over channels and patches.",
     )
-
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        del side
-        return Plan(last_sites(sites, 1, 1), weights=False, start=None)
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         leaf = input_leaf(read)

@@ -34,32 +34,32 @@ class KernelSHAP(Perturbing):
         changes="the input",
         values="signed; all key tokens add up to S(x) - S(x with all of them taken away)",
         signs=CONTRIBUTES,
-        cost="25 forward passes a picture by default (`samples`); any number of prompts",
-        notes="captum's defaults: 25 samples, fill zero. So few leave most of a picture's patches "
+        cost="25 forward passes per image by default (`samples`); any number of prompts",
+        notes="captum's defaults: 25 samples, fill zero. So few leave most of an image's patches "
         "undetermined: the solution of least norm is taken, as captum's does; take some thousand "
-        "for ones that can be relied on. captum weighs the two ends by a million, here they are "
+        "for reliable ones. captum weighs the two ends by a million, here they are "
         "exact. Where all coalitions fit in (four words), all are scored.",
     )
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        drawn = [self._coalitions(len(each), read.seed) for each in players(read)]
+        drawn = [self._coalitions(len(p), read.seed) for p in players(read)]
         scores = self.scores_of(read, [keep for keep, _ in drawn])
         empty = self.empty_scores(read)
         gain = read.scores.detach().cpu().double() - empty
         return placed(
             read,
             [
-                solve(keep, weight, found - empty[item], gain[item])
-                for item, ((keep, weight), found) in enumerate(zip(drawn, scores, strict=True))
+                solve(keep, weight, own - empty[item], gain[item])
+                for item, ((keep, weight), own) in enumerate(zip(drawn, scores, strict=True))
             ],
         )
 
     def total(self, read: ReadPass) -> Float[Tensor, "item target"]:
-        some = torch.tensor([[float(len(each) > 0)] for each in players(read)])
+        some = torch.tensor([[float(len(p) > 0)] for p in players(read)])
         return (read.scores.detach().cpu().double() - self.empty_scores(read)) * some
 
     def _coalitions(self, count: int, seed: int) -> tuple[Coalitions, Float[Tensor, " coalition"]]:
-        """Coalitions other than none and all, with their weights."""
+        """Return coalitions other than the empty and the full one, with their weights."""
         if count <= math.log2(self.samples):
             keep = all_coalitions(count)[1:-1]
             return keep, torch.tensor([_kernel(count, int(z.sum())) for z in keep]).double()
@@ -82,7 +82,8 @@ def solve(
     gains: Float[Tensor, "coalition target"],
     total: Float[Tensor, " target"],
 ) -> Float[Tensor, "player target"]:
-    """Weighted least squares under the sum constraint, which is projected out."""
+    """Solve weighted least squares under the constraint that the values add up to `total`."""
+    # The constraint is projected out: values are `even` plus what adds up to zero.
     count = keep.shape[1]
     if not count:
         return gains.new_zeros(0, len(total))

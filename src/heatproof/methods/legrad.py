@@ -17,13 +17,12 @@ from heatproof.methods.base import (
     Plan,
     ReadPass,
     Side,
-    last_sites,
+    last_paths,
 )
 from heatproof.methods.dense import embedded
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens
-from heatproof.methods.residual import blocks_of
-from heatproof.reading import Attention, AttentionLayer
+from heatproof.reading import Attention, AttentionLayer, block_of
 
 LAYERS = 2
 
@@ -50,45 +49,35 @@ class LeGrad(Method):
         changes="readout: each layer's mean token in place of the class token (readout=mean)",
         values="not negative; no promised sum",
         signs=(NEVER, "attention gradient"),
-        cost="1 forward pass, 1 backward pass through the layers read a prompt (readout=mean: 1 "
+        cost="1 forward pass, 1 backward pass through the layers read per prompt (readout=mean: 1 "
         "a layer)",
         sides=("image",),
         notes="The paper sums over layers; the authors' code takes the last two (layer_index=-2), "
         "and so does the default. Scaling to 0..1 is display. Their SigLIP and CoCa variants, on "
         "the pooling call, are not here: readout=model reads any tower. Their README takes "
-        "pictures of 448 pixels: see `image_size`.",
+        "images of 448 pixels: see `image_size`.",
     )
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
-        paths = last_sites(sites, self.layers, LAYERS)
-        states = blocks_of(sites[-len(paths) :]) if self.readout == "mean" else ()
-        return Plan(paths, weights=True, start=paths[0], states=states)
+        paths = last_paths(layers, self.layers, LAYERS)
+        states = map(block_of, layers[-len(paths) :]) if self.readout == "mean" else ()
+        return Plan(paths=paths, weights=True, start=paths[0], states=tuple(states))
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         layers = read.trace.layers
         check_same_tokens(layers)
-        if self.readout == "model":
+        if self.readout == "model":  # one score for all layers: one backward pass per prompt
             maps = [
                 sum(map(_positive, grads["weights"]), start=torch.zeros(()))
                 for grads in read.gradients(layers, ("weights",))
             ]
             return torch.stack(maps, dim=1)
-        parts = [self._surrogate_layer(read, layer, number) for number, layer in enumerate(layers)]
+        parts = [_surrogate_layer(read, layer, number) for number, layer in enumerate(layers)]
         return torch.stack(parts).sum(0)
 
-    def _surrogate_layer(
-        self, read: ReadPass, layer: Attention, number: int
-    ) -> Float[Tensor, "item target token"]:
-        scores = _mean_token_scores(read, number)
-        maps = [
-            _positive(grads["weights"][0])
-            for grads in read.gradients([layer], ("weights",), scores)
-        ]
-        return torch.stack(maps, dim=1)
-
     def explained(self, read: ReadPass) -> Float[Tensor, "item target"]:
-        """The last layer's surrogate score."""
+        """Return the last layer's surrogate score."""
         return read.scores if self.readout == "model" else _mean_token_scores(read, -1)
 
     def factors(self, side: Side) -> Factors:
@@ -102,11 +91,21 @@ class LeGrad(Method):
         )
 
 
+def _surrogate_layer(
+    read: ReadPass, layer: Attention, number: int
+) -> Float[Tensor, "item target token"]:
+    scores = _mean_token_scores(read, number)
+    maps = [
+        _positive(grads["weights"][0]) for grads in read.gradients([layer], ("weights",), scores)
+    ]
+    return torch.stack(maps, dim=1)
+
+
 def _positive(grad: Float[Tensor, "item head query key"]) -> Float[Tensor, "item key"]:
     return grad.clamp(min=0).mean((1, 2))
 
 
 def _mean_token_scores(read: ReadPass, number: int) -> Float[Tensor, "item target"]:
-    """s_l: the score of the mean of the tokens that layer's block puts out."""
+    """Return s_l: the score of the mean of the tokens that layer's block puts out."""
     output = list(read.states.values())[number].output
     return read.batch.compare(embedded(read, output.mean(1)))

@@ -42,7 +42,7 @@ class LibraGrad(Method):
 
     card: ClassVar[MethodCard] = MethodCard(
         name="libragrad",
-        summary="a gradient method on gradients that pass attention, norms and gates unbent",
+        summary="a gradient method whose gradients take attention, norms and gates for constants",
         source="Mehri et al., CVPR 2025, arXiv 2411.16760",
         reads="what the method `of` reads; fullgrad: the residual stream and all biases",
         changes="gradients only: attention weights, norm denominators and activation gates are "
@@ -50,7 +50,7 @@ class LibraGrad(Method):
         values="signed (gae: not negative); all key tokens add up to the score's share at every "
         "block (of=fullgrad-plus), to the score (fullgrad), to g . o_r (attention-x-gradient)",
         signs=SPEAKS,
-        cost="that of the method `of`; fullgrad: 1 forward pass, 1 backward pass a prompt, and "
+        cost="that of the method `of`; fullgrad: 1 forward pass, 1 backward pass per prompt, and "
         "every affine function's result kept",
         notes="FullGrad+ is the authors' best. Its sum is the score for each of the depth + 1 "
         "residual streams, less the biases above each, and all biases. Biases added after pooling "
@@ -60,16 +60,17 @@ class LibraGrad(Method):
 
     @property
     def inner(self) -> Method:
+        """Return the method whose gradients are changed."""
         return FULL[self.of] if self.of in FULL else create(self.of)
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
         inner = self.inner
         if side not in inner.card.sides:
             raise InputError(
                 f"libragrad of={self.of} explains the {inner.card.sides[0]} side alone"
             )
-        attention = {site.path: frozen_attention() for site in sites}
-        return ruled_plan(inner.plan(sites, side), attention, keep_biases=self.of in FULL)
+        attention = {layer.path: frozen_attention() for layer in layers}
+        return ruled_plan(inner.plan(layers, side), attention, keep_biases=self.of in FULL)
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         return self.inner.attribute(ruled_pass(read))

@@ -8,10 +8,10 @@ from torch import Tensor
 def complete_linkage(
     distance: Float[Tensor, "point point"], threshold: float
 ) -> Int[Tensor, " point"]:
-    """The cluster of each point, numbered in the order in which clusters first appear.
+    """Return the cluster of each point, numbered in the order in which clusters first appear.
 
-    The two nearest clusters are merged again and again (two clusters are as far apart as their
-    farthest points), until none are nearer than `threshold`. Quadratic in memory, cubic in time.
+    The two nearest clusters are merged again and again, until none are nearer than `threshold`; two
+    clusters are as far apart as their farthest points. Quadratic in memory, cubic in time.
     """
     count = len(distance)
     far = distance.clone().fill_diagonal_(torch.inf)

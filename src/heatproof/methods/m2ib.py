@@ -4,7 +4,6 @@ lambda = sigmoid(alpha) mixes a block's output with noise, lambda x + (1 - lambd
 fitted to beta mean KL - S. KL = -1/2 (1 + ln (1 - lambda)^2 - (lambda x)^2 - (1 - lambda)^2).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,17 +13,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from heatproof.errors import InputError
-from heatproof.methods.base import NEVER, Factors, Method, MethodCard, Plan, ReadPass, Side
-from heatproof.methods.blocks import blocks, by_token, check_tokens, outputs, plan_of_all
+from heatproof.methods.base import NEVER, Factors, MethodCard, ReadPass
+from heatproof.methods.block_method import BlockMethod, check_tokens, module_output, replacing
 from heatproof.methods.registry import register
-from heatproof.reading import AttentionLayer
+from heatproof.reading import blocks_of, by_token
 from heatproof.reading.attention_call import at_least_float32
 from heatproof.registry import number
 
 
 @register
-@dataclass(frozen=True)
-class M2IB(Method):
+@dataclass(frozen=True, kw_only=True)
+class M2IB(BlockMethod):
     """E_i = sum over channels of KL_ic, in nats, of the bottleneck after `steps` steps of Adam.
 
     layer: the block after which the bottleneck stands, from 0 (default: 9 of 12, in proportion
@@ -47,8 +46,8 @@ class M2IB(Method):
         "is fitted",
         values="not negative; nats; no promised sum",
         signs=(NEVER, "information"),
-        cost="100 forward passes, and 100 backward ones from the bottleneck on, a pair (`steps` x "
-        "`batch`)",
+        cost="100 forward passes, and 100 backward ones from the bottleneck on, per pair (`steps` "
+        "x `batch`)",
         notes="Authors' code: block 9 of 12 counted from 0, beta 0.1 (1 and block 7 for chest "
         "X-rays), Adam with rate 1, alpha from 5, 10 steps, 10 samples, unit noise. As there, the "
         "map is that of the last step's forward pass, before alpha's last update. Prompts are "
@@ -58,24 +57,18 @@ class M2IB(Method):
         "the model's own tower, as in their eval.py with Hugging Face's.",
     )
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        del side
-        return plan_of_all(sites)
-
-    def factors(self, side: Side) -> Factors:
-        del side
-        return Factors(
-            ("a block's output",),
-            ("noise in place of part of a block's output, to which scores the map is fitted",),
-            "forward pass",
-        )
+    made_of = Factors(
+        ("a block's output",),
+        ("noise in place of part of a block's output, to which scores the map is fitted",),
+        "forward pass",
+    )
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         path = self._block(read)
-        states = outputs(read, path)
-        check_tokens(read, by_token(states), "m2ib")
+        states = module_output(read, path)
+        check_tokens(read, states)
         covered = _covered(read, states)
-        if read.batch.side == "text":  # all prompts at once: the encoder takes no others
+        if read.batch.side == "text":  # all prompts at once: `rerun` encodes no others
             groups = [(slice(None), covered)]
         else:
             groups = [(slice(n, n + 1), covered[n : n + 1]) for n in range(len(states))]
@@ -88,12 +81,13 @@ class M2IB(Method):
         return values
 
     def _block(self, read: ReadPass) -> str:
-        found = blocks(read, 1, "m2ib")
-        if self.layer is None:
-            return found[max(min(round(10 / 12 * len(found)), len(found) - 1), 1) - 1]
-        if not 0 <= self.layer < len(found):
-            raise InputError(f"got layer={self.layer} for m2ib, expected 0 to {len(found) - 1}")
-        return found[self.layer]
+        """Return the path of the block after which the bottleneck stands."""
+        blocks = blocks_of(read.trace.layers)
+        if self.layer is None:  # block 9 of 12 is the tenth
+            return blocks[max(min(round(10 / 12 * len(blocks)), len(blocks) - 1), 1) - 1]
+        if not 0 <= self.layer < len(blocks):
+            raise InputError(f"got layer={self.layer} for m2ib, expected 0 to {len(blocks) - 1}")
+        return blocks[self.layer]
 
     def _fit(
         self,
@@ -104,7 +98,7 @@ class M2IB(Method):
         items: slice,
         target: int,
     ) -> Tensor:
-        """KL of every entry of the block's output, after the last step."""
+        """Compute the KL divergence of every entry of the block's output at the last step."""
         x = at_least_float32(states)
         generator = torch.Generator().manual_seed(read.seed)
         with torch.enable_grad():
@@ -114,50 +108,48 @@ class M2IB(Method):
             for _ in range(self.steps):
                 # One draw for all items: what else is explained changes no map.
                 noise = torch.randn(self.batch, *x.shape[1:], generator=generator)
-                kept = torch.sigmoid(alpha)
-                mixed = kept * x + (1 - kept) * noise.to(x)[:, None]
+                share = torch.sigmoid(alpha)
+                mixed = share * x + (1 - share) * noise.to(x)[:, None]
                 mixed = torch.where(covered, mixed, x).to(states.dtype)
                 score = _scores(read, path, mixed, items)[:, target]
                 left = torch.where(covered, _information(alpha, x), 0)
                 axes = tuple(range(1, x.dim()))
-                shares = left.sum(axes) / covered.expand_as(left).sum(axes).clamp(min=1)
-                loss = (self.beta * shares - score).sum()
+                means = left.sum(axes) / covered.expand_as(left).sum(axes).clamp(min=1)
+                loss = (self.beta * means - score).sum()
                 (alpha.grad,) = torch.autograd.grad(loss, [alpha])
                 adam.step()
         return left.detach()
 
 
 def _information(alpha: Tensor, x: Tensor) -> Tensor:
-    """KL of N(lambda x, (1 - lambda)^2) to N(0, 1), finite however large alpha is."""
-    kept = torch.sigmoid(alpha)
-    return -0.5 * (1 + 2 * F.logsigmoid(-alpha) - (kept * x) ** 2 - (1 - kept) ** 2)
+    """Compute the KL divergence of N(lambda x, (1 - lambda)^2) from N(0, 1)."""
+    share = torch.sigmoid(alpha)
+    # ln (1 - lambda) as logsigmoid(-alpha): finite however large alpha is.
+    return -0.5 * (1 + 2 * F.logsigmoid(-alpha) - (share * x) ** 2 - (1 - share) ** 2)
 
 
 def _scores(
     read: ReadPass, path: str, mixed: Float[Tensor, "sample item *state"], items: slice
 ) -> Float[Tensor, "item target"]:
-    """Mean scores over the samples of the block's output, in the graph from the block on."""
+    """Return mean scores over samples of the block's output, in the graph from the block on."""
 
-    def put(states: Tensor) -> Tensor:
-        def edit(output: Tensor) -> Tensor:
-            torch.set_grad_enabled(True)  # until rerun's surroundings end
-            del output
-            return states
-
+    def scores_of(states: Tensor) -> Tensor:
         with torch.no_grad():
-            return read.rerun(pixels, edits={path: edit})
+            return read.rerun(pixels, edits={path: replacing(states)})
 
     if read.batch.side == "text":
         pixels = None
-        return torch.stack([put(states) for states in mixed]).mean(0)
+        return torch.stack([scores_of(states) for states in mixed]).mean(0)
     assert read.batch.pixels is not None
     pixels = read.batch.pixels[items].expand(len(mixed), -1, -1, -1)
-    return put(mixed[:, 0]).mean(0, keepdim=True)
+    return scores_of(mixed[:, 0]).mean(0, keepdim=True)
 
 
 def _covered(read: ReadPass, states: Tensor) -> Bool[Tensor, "..."]:
-    """Which entries of the states the bottleneck covers; prompts end where their last word or
-    readout row does."""
+    """Return which entries of the states the bottleneck covers.
+
+    Prompts end where their last word or readout row does.
+    """
     batch = read.batch
     if batch.side == "image" or batch.words is None or batch.readout is None:
         return torch.ones(len(states), *[1] * (states.dim() - 1)).bool().to(states.device)

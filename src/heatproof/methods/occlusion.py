@@ -27,21 +27,21 @@ class Occlusion(Perturbing):
 
     card: ClassVar[MethodCard] = MethodCard(
         name="occlusion",
-        summary="what the score loses when a window of patches, or of words, is taken away",
+        summary="how much the score falls when a window of patches, or of words, is removed",
         source="Zeiler & Fergus, ECCV 2014, arXiv 1311.2901; captum's Occlusion",
-        reads="scores of inputs with a window taken away",
+        reads="scores of inputs with a window removed",
         changes="the input",
         values="signed; no promised sum",
         signs=CONTRIBUTES,
-        cost="1 forward pass a window and picture, one a patch by default; any number of prompts",
+        cost="1 forward pass per window and image, by default one per patch; any number of prompts",
         notes="captum's definition: overlapping windows are averaged, the last one is cut off at "
-        "the border, its fill is zero of the preprocessed picture. It has no default window; here "
+        "the border, its fill is zero of the preprocessed image. It has no default window; here "
         "it is one patch.",
     )
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        dropped = [self._windows(read, len(each)) for each in players(read)]
-        scores = self.scores_of(read, [~each for each in dropped])
+        dropped = [self._windows(read, len(p)) for p in players(read)]
+        scores = self.scores_of(read, [~windows for windows in dropped])
         full = read.scores.detach().cpu().double()
         values: list[Tensor] = []
         for item, windows in enumerate(dropped):
@@ -51,7 +51,7 @@ class Occlusion(Perturbing):
         return placed(read, values)
 
     def _windows(self, read: ReadPass, count: int) -> Coalitions:
-        """Which players each window takes away."""
+        """Return which players each window removes."""
         sizes = read.batch.grid if read.batch.side == "image" else (1, count)
         if not 1 <= self.stride <= self.window:
             raise InputError(
@@ -65,9 +65,9 @@ class Occlusion(Perturbing):
 
 
 def _shifts(size: int, window: int, stride: int) -> Coalitions:
-    """The positions that each shift of the window covers along one axis."""
+    """Return the positions that each shift of the window covers along one axis."""
     window = min(window, size)
     count = -(-(size - window) // stride) + 1 if size else 0
     starts = torch.arange(count)[:, None] * stride
-    at = torch.arange(size)[None, :]
-    return (at >= starts) & (at < starts + window)
+    positions = torch.arange(size)[None, :]
+    return (positions >= starts) & (positions < starts + window)

@@ -1,10 +1,9 @@
-"""What is taken away from an input, and how the untouched model scores what is left.
+"""Methods that remove parts of an input and score what is left by the untouched model.
 
 Players are the tokens that stand for the input: patches on the image side, words on the text side.
 A coalition says which of them stay. Changed inputs are made and scored `BATCH` at a time.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,10 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from heatproof.checking import shown
 from heatproof.errors import InputError, ReadingError
 from heatproof.imputers.fills import blurred
-from heatproof.methods.base import Factors, Method, Plan, ReadPass, Side, last_sites
+from heatproof.methods.base import Factors, Method, Plan, ReadPass, Side, last_paths
 from heatproof.reading import AttentionLayer
 from heatproof.reading.interventions import masked_keys
 from heatproof.reading.token_dropping import without_tokens
@@ -32,64 +30,65 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Perturbing(Method):
-    """Abstract: scores of the untouched model on inputs from which something was taken.
+    """Abstract: a method of scores of the untouched model on inputs with parts removed.
 
     remove: `pixels` paints patches over; `tokens` lets nothing attend to them, in any layer, with
         no pixel changed. Words are always taken away as tokens. Where convolutions mixed patches
         before attention (ResNets, hybrids), others still know of a token that is gone.
-    fill: what is painted: `zero` of the preprocessed picture (about the grey that pictures have on
-        average), `black`, the `mean` colour of the picture, or the picture under a `blur` one patch
+    fill: what is painted: `zero` of the preprocessed image (about the grey that images have on
+        average), `black`, the `mean` colour of the image, or the image under a `blur` one patch
         wide.
     """
 
     remove: Remove = "pixels"
     fill: Fill = "zero"
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        paths = last_sites(sites, 1, 1)
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
+        paths = last_paths(layers, 1, 1)
         if side == "text" or self.remove == "tokens":
-            paths = tuple(site.path for site in sites)
-        return Plan(paths, weights=False, start=None)
+            paths = tuple(layer.path for layer in layers)
+        return Plan(paths=paths)
 
     def factors(self, side: Side) -> Factors:
-        what = "pictures with parts taken away" if side == "image" else "prompts with words masked"
+        what = "images with parts taken away" if side == "image" else "prompts with words masked"
         return Factors((f"scores of {what}",))
 
     def paints(self, read: ReadPass) -> bool:
-        """Whether pixels are changed, rather than tokens taken away."""
+        """Return whether pixels are painted over, rather than tokens removed."""
         return read.batch.side == "image" and self.remove == "pixels"
 
     def scores_of(
         self, read: ReadPass, keep: Sequence[Coalitions]
     ) -> list[Float[Tensor, "_ target"]]:
-        """The scores of each item's own coalitions, in float64 on the CPU."""
+        """Compute the scores of each item's own coalitions, in float64 on the CPU."""
         if self.paints(read):
             return [
-                picture_scores(read, item, _pixel_masks(read, each), fill_of(read, item, self.fill))
-                for item, each in enumerate(keep)
+                image_scores(read, item, _pixel_masks(read, some), fill_of(read, item, self.fill))
+                for item, some in enumerate(keep)
             ]
         check_removable(read)
-        masks = [_key_masks(read, item, each) for item, each in enumerate(keep)]
+        masks = [_key_masks(read, item, some) for item, some in enumerate(keep)]
         if read.batch.side == "image":
-            return [_image_token_scores(read, item, each) for item, each in enumerate(masks)]
+            return [_image_token_scores(read, item, mask) for item, mask in enumerate(masks)]
         return _text_token_scores(read, masks)
 
     def empty_scores(self, read: ReadPass) -> Float[Tensor, "item target"]:
-        """The scores of the items with all their players gone, always in one and the same batch."""
-        none = [torch.zeros(1, len(each), dtype=torch.bool) for each in players(read)]
+        """Compute the scores of the items with all their players removed."""
+        # Always in one and the same batch, so that every call gives the same bits.
+        none = [torch.zeros(1, len(p), dtype=torch.bool) for p in players(read)]
         with torch.no_grad():
             if not self.paints(read):
                 check_removable(read)
-                keys = [_key_masks(read, item, each) for item, each in enumerate(none)]
+                keys = [_key_masks(read, item, some) for item, some in enumerate(none)]
                 return _masked(read, None, torch.cat(keys))
             assert read.batch.pixels is not None
-            visible = torch.cat([next(iter(_pixel_masks(read, each))) for each in none])
+            visible = torch.cat([next(iter(_pixel_masks(read, some))) for some in none])
             fills = torch.stack([fill_of(read, n, self.fill) for n in range(len(none))])
             return _exact(read.rerun(_painted(read.batch.pixels, visible, fills)))
 
 
 def players(read: ReadPass) -> list[Int[Tensor, "_"]]:
-    """Which key tokens are each item's players."""
+    """Return which key tokens are each item's players."""
     keys, items = read.last.key.shape[2], read.last.key.shape[0]
     positions = torch.arange(keys)
     if read.batch.side == "image" or read.batch.words is None:
@@ -100,15 +99,15 @@ def players(read: ReadPass) -> list[Int[Tensor, "_"]]:
 def placed(
     read: ReadPass, values: Sequence[Float[Tensor, "_ target"]]
 ) -> Float[Tensor, "item target token"]:
-    """Values of the players, with zeros for all other key tokens."""
-    made = torch.zeros(len(values), read.targets, read.last.key.shape[2], dtype=torch.float64)
-    for item, (where, each) in enumerate(zip(players(read), values, strict=True)):
-        made[item, :, where] = each.T
-    return made
+    """Put the players' values on all key tokens, with zeros for the others."""
+    tokens = torch.zeros(len(values), read.targets, read.last.key.shape[2], dtype=torch.float64)
+    for item, (where, own) in enumerate(zip(players(read), values, strict=True)):
+        tokens[item, :, where] = own.T
+    return tokens
 
 
 def all_coalitions(count: int) -> Coalitions:
-    """Every coalition of `count` players, the empty one first and the full one last."""
+    """Return every coalition of `count` players, the empty one first and the full one last."""
     numbers = torch.arange(2**count)
     return (numbers[:, None] >> torch.arange(count)[None, :]) % 2 == 1
 
@@ -141,14 +140,14 @@ def patch_size(read: ReadPass) -> tuple[int, int]:
 def on_patches(
     read: ReadPass, maps: Float[Tensor, "*batch height width"]
 ) -> Float[Tensor, "*batch patch"]:
-    """The mean over each patch."""
+    """Average over each patch."""
     (rows, cols), (high, wide) = read.batch.grid, patch_size(read)
     cut = maps[..., : rows * high, : cols * wide]
     return cut.unflatten(-1, (cols, wide)).unflatten(-3, (rows, high)).mean((-3, -1)).flatten(-2)
 
 
 def fill_of(read: ReadPass, item: int, fill: Fill) -> Float[Tensor, "3 height width"]:
-    """What is painted over a picture's missing parts, as a whole picture."""
+    """Return what is painted over an image's missing parts, as a whole image."""
     assert read.batch.pixels is not None
     picture = read.batch.pixels[item]
     match fill:
@@ -167,13 +166,13 @@ def fill_of(read: ReadPass, item: int, fill: Fill) -> Float[Tensor, "3 height wi
             return read.batch.black().to(picture).expand_as(picture)
 
 
-def picture_scores(
+def image_scores(
     read: ReadPass,
     item: int,
     masks: Iterable[Float[Tensor, "chunk 1 height width"]],
     fill: Float[Tensor, "3 height width"],
 ) -> Float[Tensor, "variant target"]:
-    """Scores of one picture where it shows through each mask (1: it does, 0: the fill does)."""
+    """Score one image where it shows through each mask (1: it does, 0: the fill does)."""
     assert read.batch.pixels is not None
     with torch.no_grad():
         scores = [
@@ -239,23 +238,15 @@ def _image_token_scores(
 def _text_token_scores(
     read: ReadPass, masks: Sequence[Bool[Tensor, "_ key"]]
 ) -> list[Float[Tensor, "_ target"]]:
-    """The n-th coalition of all prompts goes through the encoder together."""
+    # The encoder takes all prompts at once: the n-th coalition of every prompt goes together.
     whole = torch.ones(1, read.last.key.shape[2], dtype=torch.bool)
     longest = max(map(len, masks), default=0)
     scores = torch.zeros(longest, len(masks), read.targets, dtype=torch.float64)
     for n in range(longest):
-        now = [each[n : n + 1] if n < len(each) else whole for each in masks]
+        now = [own[n : n + 1] if n < len(own) else whole for own in masks]
         scores[n] = _masked(read, None, torch.cat(now))
-    return [scores[: len(each), item] for item, each in enumerate(masks)]
+    return [scores[: len(own), item] for item, own in enumerate(masks)]
 
 
 def _exact(scores: Tensor) -> Tensor:
     return scores.detach().cpu().double()
-
-
-def positive(name: str, method: str, value: int | float, most: int | float = math.inf) -> None:
-    """Raise an `InputError` unless 0 < value <= most."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)  # pyright: ignore
-    if not number or not 0 < value <= most:
-        limit = "" if math.isinf(most) else f" and at most {most:g}"
-        raise InputError(f"got {name}={shown(value)} for {method}, expected more than 0{limit}")

@@ -9,21 +9,21 @@ from torch import Tensor
 
 from heatproof.methods.base import (
     NEVER,
+    WEIGHTS,
     Factors,
-    Method,
     MethodCard,
     Plan,
     ReadPass,
     Side,
-    last_sites,
 )
+from heatproof.methods.readout import ReadoutMethod
 from heatproof.methods.registry import register
 from heatproof.reading import AttentionLayer
 
 
 @register
 @dataclass(frozen=True)
-class RawAttention(Method):
+class RawAttention(ReadoutMethod):
     """E_i = mean over heads of A_ri, the same map for every prompt."""
 
     card: ClassVar[MethodCard] = MethodCard(
@@ -37,17 +37,13 @@ class RawAttention(Method):
         cost="1 forward pass for any number of prompts",
     )
 
-    row_alone = True
+    made_of = Factors((WEIGHTS,))
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
-        return Plan(last_sites(sites, 1, 1), weights=True, start=None)
+        return Plan(paths=(layers[-1].path,), weights=True)
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         assert read.last.weights is not None
         rows = read.rows(read.last.weights.detach(), read.last)
         return rows.mean((1, 2)).unsqueeze(1).expand(-1, read.targets, -1)
-
-    def factors(self, side: Side) -> Factors:
-        del side
-        return Factors(("attention weights",))

@@ -14,7 +14,7 @@ Relevance = Float[Tensor, "item query token"]
 
 
 def identity_of(layer: Attention) -> Relevance:
-    """Before any layer, each token is relevant to itself."""
+    """Return the relevance before any layer, where each token is relevant to itself alone."""
     items, keys = layer.key.shape[0], layer.key.shape[2]
     weights = layer.weights
     assert weights is not None
@@ -23,7 +23,7 @@ def identity_of(layer: Attention) -> Relevance:
 
 
 def is_pooling(layer: Attention) -> bool:
-    """Whether the queries are not the keys' own tokens (an attention pool)."""
+    """Return whether the queries are not the keys' own tokens (an attention pool)."""
     return layer.query.shape[2] != layer.key.shape[2]
 
 
@@ -38,6 +38,18 @@ def check_same_tokens(layers: Sequence[Attention]) -> None:
             )
 
 
+def carried(layers: Sequence[Attention], steps: Sequence[Tensor]) -> Relevance:
+    """Compute R <- R + step R over the layers, from R = 1, for steps (item, query, key).
+
+    A pool, which has no residual, gives R <- step R.
+    """
+    relevance = identity_of(layers[0])
+    for layer, step in zip(layers, steps, strict=True):
+        moved = step @ relevance
+        relevance = moved if is_pooling(layer) else relevance + moved
+    return relevance
+
+
 def readout_of(read: ReadPass, relevance: Relevance) -> Float[Tensor, "item token"]:
-    """The relevance of input tokens to the readout (mean over rows where all are read out)."""
+    """Return the relevance of input tokens to the readout (mean over rows where all are read)."""
     return read.rows(relevance.unsqueeze(1), read.last).mean((1, 2))

@@ -16,8 +16,8 @@ from heatproof.methods.perturbing import (
     Perturbing,
     all_coalitions,
     fill_of,
+    image_scores,
     on_patches,
-    picture_scores,
     placed,
     players,
 )
@@ -43,14 +43,14 @@ class RISE(Perturbing):
 
     card: ClassVar[MethodCard] = MethodCard(
         name="rise",
-        summary="random masks, weighed by the scores of the pictures seen through them",
+        summary="random masks, weighed by the scores of the images seen through them",
         source="Petsiuk et al., BMVC 2018, arXiv 1806.07421; authors' Saliency.ipynb",
         reads="scores of randomly masked inputs",
         changes="the input",
-        values="signed as the score is; the expected score with the token in sight; no promised "
+        values="signed as the score is; the expected score where the token is visible; no promised "
         "sum",
         signs=("low score when seen", "high score when seen"),
-        cost="6,000 forward passes a picture by default (`masks`); any number of prompts",
+        cost="6,000 forward passes per image by default (`masks`); any number of prompts",
         notes="Defaults of Saliency.ipynb: 6,000 masks, 8 cells, p = 0.1, fill zero. "
         "Masks are enlarged as their skimage call does (order=1, mode='reflect'). "
         "Evaluation.ipynb has 5,000 masks and 10 cells; Grad-ECLIP's comparison 2,000, 8 and "
@@ -65,9 +65,9 @@ class RISE(Perturbing):
         for mask in self._pixel_masks(read):
             seen = on_patches(read, mask[:, 0])
             for item in range(len(read.batch.pixels)):
-                found = picture_scores(read, item, [mask], fill_of(read, item, self.fill))
-                sums[item] = sums[item] + seen.T @ found
-        return placed(read, [each / (self.masks * self.probability) for each in sums])
+                scores = image_scores(read, item, [mask], fill_of(read, item, self.fill))
+                sums[item] = sums[item] + seen.T @ scores
+        return placed(read, [total / (self.masks * self.probability) for total in sums])
 
     def _pixel_masks(self, read: ReadPass) -> Iterator[Float[Tensor, "chunk 1 height width"]]:
         assert read.batch.pixels is not None
@@ -88,18 +88,18 @@ class RISE(Perturbing):
             yield (rows @ seen[:, 0] @ cols.transpose(1, 2)).unsqueeze(1)
 
     def _by_tokens(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        drawn = [self._coalitions(len(each), read.seed) for each in players(read)]
+        drawn = [self._coalitions(len(p), read.seed) for p in players(read)]
         scores = self.scores_of(read, [keep for keep, _ in drawn])
         return placed(
             read,
             [
-                (keep * weight[:, None]).T @ found / self.probability
-                for (keep, weight), found in zip(drawn, scores, strict=True)
+                (keep * weight[:, None]).T @ own / self.probability
+                for (keep, weight), own in zip(drawn, scores, strict=True)
             ],
         )
 
     def _coalitions(self, count: int, seed: int) -> tuple[Coalitions, Float[Tensor, " coalition"]]:
-        """Coalitions with their weights, which add up to one."""
+        """Return coalitions with their weights, which add up to one."""
         if count <= math.log2(self.masks):
             keep = all_coalitions(count)
             sizes, p = keep.double().sum(1), self.probability
@@ -110,8 +110,8 @@ class RISE(Perturbing):
 
 
 def _enlarging(cells: int, length: int) -> Float[Tensor, "pixel cell"]:
-    """Linear interpolation between the middles of cells as a matrix, mirrored about the outer ones'
-    (which torch's own interpolation holds constant beyond)."""
+    """Return linear interpolation between the middles of cells as a matrix, mirrored beyond."""
+    # torch's own interpolation is constant beyond the middles of the outer cells.
     at = (torch.arange(length, dtype=torch.float64) + 0.5) * cells / length - 0.5
     last = cells - 1
     at = last - (last - at.abs()).abs()  # mirrored at both ends

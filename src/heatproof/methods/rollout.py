@@ -16,7 +16,7 @@ from heatproof.methods.base import (
     Plan,
     ReadPass,
     Side,
-    last_sites,
+    last_paths,
 )
 from heatproof.methods.registry import register
 from heatproof.methods.relevance import check_same_tokens, identity_of, is_pooling, readout_of
@@ -45,9 +45,11 @@ class Rollout(Method):
         cost="1 forward pass for any number of prompts",
     )
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
+    made_of = Factors(("attention weights of every call",))
+
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
-        return Plan(last_sites(sites, self.layers, len(sites)), weights=True, start=None)
+        return Plan(paths=last_paths(layers, self.layers, len(layers)), weights=True)
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         layers = read.trace.layers
@@ -56,11 +58,7 @@ class Rollout(Method):
         for layer in layers:
             assert layer.weights is not None
             step = layer.weights.detach().mean(1)
-            if not is_pooling(layer):
+            if not is_pooling(layer):  # the residual, which a pool has not
                 step = step + identity
             relevance = step / step.sum(-1, keepdim=True) @ relevance
         return readout_of(read, relevance).unsqueeze(1).expand(-1, read.targets, -1)
-
-    def factors(self, side: Side) -> Factors:
-        del side
-        return Factors(("attention weights of every call",))

@@ -16,16 +16,16 @@ from heatproof.reading.interventions import chain
 def ruled_plan(
     plan: Plan, attention: Mapping[str, Intervention], *, keep_biases: bool = False
 ) -> Plan:
-    """The plan under frozen norms and gates, with these rules of attention by path."""
+    """Return the plan under frozen norms and gates, with rules of attention by path."""
     merged = merge(plan.interventions, attention)
     rules = partial(BackwardRules, frozen_rules(), attention, keep_biases=keep_biases)
     return replace(plan, interventions=merged, rules=rules)
 
 
 def ruled_pass(read: ReadPass) -> ReadPass:
-    """The pass, whose further runs of the encoder keep to its rules too."""
-    kept = read.rules
-    assert isinstance(kept, BackwardRules)
+    """Return the pass, with further runs of the encoder under its rules too."""
+    own = read.rules
+    assert isinstance(own, BackwardRules)
 
     def rerun(
         pixels: Float[Tensor, "variant 3 height width"] | None = None,
@@ -33,8 +33,9 @@ def ruled_pass(read: ReadPass) -> ReadPass:
         interventions: Mapping[str, Intervention] | None = None,
         edits: Mapping[str, Edit] | None = None,
     ) -> Float[Tensor, "variant target"]:
-        both = merge(interventions or {}, kept.interventions)
-        with BackwardRules(kept.rules, kept.interventions):
+        both = merge(interventions or {}, own.interventions)
+        # A fresh context: one that records biases would record those of this run as well.
+        with BackwardRules(own.rules, own.interventions):
             return read.rerun(pixels, interventions=both, edits=edits)
 
     return replace(read, rerun=rerun)
@@ -43,8 +44,8 @@ def ruled_pass(read: ReadPass) -> ReadPass:
 def merge(
     first: Mapping[str, Intervention], then: Mapping[str, Intervention]
 ) -> dict[str, Intervention]:
-    """Both at every path, one after the other."""
+    """Return the interventions of both at every path, one after the other."""
     return {
-        path: chain(*(each[path] for each in (first, then) if path in each))
+        path: chain(*(changes[path] for changes in (first, then) if path in changes))
         for path in {**first, **then}
     }

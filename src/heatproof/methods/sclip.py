@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from heatproof.methods.base import LIKENESS, Factors, MethodCard, Side
-from heatproof.methods.dense import SURROGATE, Intervened
+from heatproof.methods.base import LIKENESS, Factors, MethodCard
+from heatproof.methods.dense import SURROGATE, IntervenedDense
 from heatproof.methods.registry import register
 from heatproof.reading import Intervention
 from heatproof.reading.interventions import self_attention
@@ -12,7 +12,7 @@ from heatproof.reading.interventions import self_attention
 
 @register
 @dataclass(frozen=True)
-class SCLIP(Intervened):
+class SCLIP(IntervenedDense):
     """The last attention's weights become softmax(q q' s) + softmax(k k' s); rows add up to 2."""
 
     card: ClassVar[MethodCard] = MethodCard(
@@ -31,16 +31,11 @@ class SCLIP(Intervened):
         "over classes at scale 40 and PAMR refinement are segmentation, not the map.",
     )
 
+    made_of = Factors(
+        ("queries, keys, values and MLP of the last block",),
+        ("query-query plus key-key attention in place of the last attention's weights", SURROGATE),
+        "forward pass",
+    )
+
     def intervention(self) -> Intervention:
         return self_attention("query", "key")
-
-    def factors(self, side: Side) -> Factors:
-        del side
-        return Factors(
-            ("queries, keys, values and MLP of the last block",),
-            (
-                "query-query plus key-key attention in place of the last attention's weights",
-                SURROGATE,
-            ),
-            "forward pass",
-        )

@@ -24,25 +24,24 @@ from heatproof.methods.base import (
     Plan,
     ReadPass,
     Side,
-    last_sites,
+    last_paths,
 )
 from heatproof.methods.registry import register
 from heatproof.methods.residual import (
-    Block,
+    StreamBlock,
     Tail,
-    at_readout,
-    block_around,
     projection_of,
     read_blocks,
     states_wanted,
     tail_of,
 )
-from heatproof.reading import AttentionLayer
+from heatproof.methods.tokens import at_readout
+from heatproof.reading import AttentionLayer, block_of
 from heatproof.reading.attention_call import at_least_float32
 
 
 @dataclass(frozen=True)
-class Parts:
+class ScoreTerms:
     """A score's exact terms. Everything adds up to the score, item by item and target by target.
 
     `attention` is what each head of each layer brings to the readout from each token. `rest` is
@@ -80,23 +79,33 @@ class TokenDecomposition(Method):
         signs=CONTRIBUTES,
         cost="1 forward pass for any number of prompts",
         notes="All layers, as in compute_segmentations.py (the authors' TextSpan: the last four). "
-        "Output biases are dealt out evenly to a layer's tokens, the final norm's mean and bias "
+        "Output biases are spread evenly to a layer's tokens, the final norm's mean and bias "
         "evenly to the 2 n + 1 parts of the stream and within a layer to tokens, as in their code. "
         "They draw attention's share alone; what enters the first block and what MLPs add stands "
         "at the readout token here, so that the map is theirs and the sum is the score. Their "
         "contrast with the mean class is contrast=set, their ReLU is display.",
     )
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
+    made_of = Factors(
+        (
+            "attention weights",
+            "values and output projections",
+            "the residual stream",
+            "the final norm's deviation and the embedding's length",
+        )
+    )
+
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
-        paths = last_sites(sites, self.layers, len(sites))
-        states = states_wanted(sites[-len(paths) :])
-        return Plan(paths, weights=True, start=None, states=states)
+        paths = last_paths(layers, self.layers, len(layers))
+        states = states_wanted(layers[-len(paths) :])
+        return Plan(paths=paths, weights=True, states=states)
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         parts = self.parts(read)
         layers, tokens = parts.attention.shape[2], parts.attention.shape[-1]
         values = parts.attention.sum((2, 3))
+        # Of 2 n + 1 parts of the stream n are attentions'; the others stand at the readout token.
         share = parts.constant / (2 * layers + 1)
         values = values + (share * layers / tokens).unsqueeze(-1)
         assert read.batch.readout is not None
@@ -104,8 +113,8 @@ class TokenDecomposition(Method):
         own = parts.rest.sum(-1) + share * (layers + 1)
         return self._contrasted(read, values.scatter_add(2, row, own.unsqueeze(-1)))
 
-    def parts(self, read: ReadPass) -> Parts:
-        """The score's terms, before any contrast; output biases are in `attention`, evenly."""
+    def parts(self, read: ReadPass) -> ScoreTerms:
+        """Return the score's terms before any contrast; output biases are spread in `attention`."""
         blocks = read_blocks(read.root, read.trace.layers, read.states)
         tail = tail_of(projection_of(read), at_readout(read, blocks[-1].after.detach()))
         direction, offset = _direction(read, tail)
@@ -113,7 +122,7 @@ class TokenDecomposition(Method):
         constant = direction @ tail.constant - back.sum(-1) * tail.mean.unsqueeze(-1) + offset
         rest = [at_readout(read, blocks[0].before.detach())]
         rest += [_rest(read, block) for block in blocks]
-        return Parts(
+        return ScoreTerms(
             _stacked([_by_head(read, block, back) for block in blocks]),
             torch.einsum("iwp,itw->itp", torch.stack(rest, dim=-1), back),
             constant,
@@ -132,23 +141,18 @@ class TokenDecomposition(Method):
         return values - values[:, : read.batch.asked].mean(1, keepdim=True)
 
     def total(self, read: ReadPass) -> Float[Tensor, "item target"]:
-        """The score of the readout's last token, at least in float32."""
-        state = read.states[block_around(read.states, read.last)]
+        """Compute the score of the readout's last token, at least in float32."""
+        state = read.states[block_of(read.last)]
         last = at_least_float32(at_readout(read, state.output.detach()))
         return self._contrasted(
             read, read.batch.compare(tail_of(projection_of(read), last).embedding)
         )
 
-    def factors(self, side: Side) -> Factors:
-        del side
-        native = ("attention weights", "values and output projections", "the residual stream")
-        return Factors((*native, "the final norm's deviation and the embedding's length"))
-
 
 def _by_head(
-    read: ReadPass, block: Block, back: Float[Tensor, "item target width"]
+    read: ReadPass, block: StreamBlock, back: Float[Tensor, "item target width"]
 ) -> Float[Tensor, "item target head token"]:
-    """What a layer's heads bring to the readout from each token, biases dealt out evenly."""
+    """Compute what a layer's heads bring to the readout from each token, biases spread evenly."""
     layer = block.layer
     assert layer.weights is not None
     weights = read.rows(layer.weights.detach(), layer).squeeze(2)
@@ -161,13 +165,13 @@ def _by_head(
 def _stacked(
     layers: Sequence[Float[Tensor, "item target _ token"]],
 ) -> Float[Tensor, "item target layer head token"]:
-    """All layers; one with fewer heads (an intervention's) is filled up with zeros."""
+    """Stack all layers; one with fewer heads (an intervention's) is filled up with zeros."""
     most = max(layer.shape[2] for layer in layers)
-    return torch.stack([F.pad(each, (0, 0, 0, most - each.shape[2])) for each in layers], dim=2)
+    return torch.stack([F.pad(t, (0, 0, 0, most - t.shape[2])) for t in layers], dim=2)
 
 
-def _rest(read: ReadPass, block: Block) -> Float[Tensor, "item width"]:
-    """What a block adds to the readout beside attention: its MLP."""
+def _rest(read: ReadPass, block: StreamBlock) -> Float[Tensor, "item width"]:
+    """Compute what a block adds to the readout beside attention: its MLP."""
     output = read.rows(block.layer.output.detach(), block.layer)
     change = at_readout(read, (block.after - block.before).detach())
     return change - block.added(output).squeeze(1)
@@ -176,8 +180,11 @@ def _rest(read: ReadPass, block: Block) -> Float[Tensor, "item width"]:
 def _direction(
     read: ReadPass, tail: Tail
 ) -> tuple[Float[Tensor, "item target dim"], Float[Tensor, "item target"]]:
-    """w and b with S = <w, f> + b, the embedding's length held fixed, for any score that is linear
-    in the unit embedding: dS/df lies across f, and along f there is S - b, b the score of zero."""
+    """Return w and b with S = <w, f> + b, the embedding's length held fixed.
+
+    For any score that is linear in the unit embedding.
+    """
+    # dS/df lies across f. Along f there must be S - b, with b the score of a zero embedding.
     with torch.enable_grad():
         embedding = tail.embedding.detach().requires_grad_()
         scores = read.batch.compare(embedding)

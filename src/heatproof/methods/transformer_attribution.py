@@ -19,12 +19,11 @@ from heatproof.methods.base import (
     Plan,
     ReadPass,
     Side,
-    last_sites,
+    last_paths,
 )
 from heatproof.methods.registry import register
-from heatproof.methods.relevance import check_same_tokens, identity_of, is_pooling, readout_of
+from heatproof.methods.relevance import carried, check_same_tokens, readout_of
 from heatproof.reading import (
-    Attention,
     AttentionCall,
     AttentionLayer,
     Intervention,
@@ -56,7 +55,7 @@ class TransformerAttribution(Method):
         changes="gradients only, in a second pass: relevance takes their place",
         values="not negative; no promised sum",
         signs=(NEVER, "relevance"),
-        cost="2 forward passes, 2 backward passes through the layers read a prompt",
+        cost="2 forward passes, 2 backward passes through the layers read per prompt",
         notes="As in the authors' code: start_layer=1, and rows of 1 + (dS/dA * R)+ are not "
         "normalised (their code has that commented out). Relevance starts as 1: at a classifier's "
         "class, whatever the sign of its logit, as theirs; else at the score, whose cosine is a "
@@ -68,10 +67,16 @@ class TransformerAttribution(Method):
         "have poles: in half precision a map can differ by a fifth; prefer float32.",
     )
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
+    made_of = Factors(
+        ("gradients of the score with respect to attention weights",),
+        ("layer-wise relevance of attention weights in place of a derivative",),
+        "backward rule",
+    )
+
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
         del side
-        paths = last_sites(sites, self.layers, max(1, len(sites) - 1))
-        return Plan(paths, weights=True, start=paths[0])
+        paths = last_paths(layers, self.layers, max(1, len(layers) - 1))
+        return Plan(paths=paths, weights=True, start=paths[0])
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         _refuse_adapters(read.root)
@@ -85,20 +90,13 @@ class TransformerAttribution(Method):
                 (grad * r.to(grad)).clamp(min=0).mean(1)
                 for grad, r in zip(grads["weights"], relevance, strict=True)
             ]
-            maps.append(readout_of(read, _carried(layers, steps)))
+            maps.append(readout_of(read, carried(layers, steps)))
         return torch.stack(maps, dim=1)
-
-    def factors(self, side: Side) -> Factors:
-        del side
-        return Factors(
-            ("gradients of the score with respect to attention weights",),
-            ("layer-wise relevance of attention weights in place of a derivative",),
-            "backward rule",
-        )
 
 
 def _refuse_adapters(root: nn.Module) -> None:
-    """Beside a layer an adapter is a layer of its own: z+ gives other shares than of their sum."""
+    """Raise a `ReadingError` where an adapter (LoRA) stands beside a layer."""
+    # Unmerged it is a layer of its own: z+ gives both other shares than it gives their sum.
     for path, part in root.named_modules():
         if "base_layer" in dict(part.named_children()) and getattr(part, "merged", None) is False:
             raise ReadingError(
@@ -107,24 +105,16 @@ def _refuse_adapters(root: nn.Module) -> None:
             )
 
 
-def _carried(layers: Sequence[Attention], steps: Sequence[Tensor]) -> Tensor:
-    carried = identity_of(layers[0])
-    for layer, step in zip(layers, steps, strict=True):
-        moved = step @ carried
-        carried = moved if is_pooling(layer) else carried + moved
-    return carried
-
-
 def _relevances(read: ReadPass, paths: Sequence[str]) -> Iterator[tuple[Tensor, ...]]:
-    """For each target: the relevance of the weights of each call, from one more pass."""
-    kept: dict[str, Tensor] = {}
-    changes = {path: _keep(kept, path) for path in paths}
+    """Yield for each target the relevance of the weights of each call, from one more pass."""
+    weights: dict[str, Tensor] = {}
+    changes = {path: _recording(weights, path) for path in paths}
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(RelevanceRules(len(read.scores)))
         stack.enter_context(_starting(read, paths[0]))
         scores = read.rerun(interventions=changes)
-    return read.gradients_of([kept[path] for path in paths], scores)
+    return read.gradients_of([weights[path] for path in paths], scores)
 
 
 def _starting(read: ReadPass, path: str) -> AbstractContextManager[object]:
@@ -137,15 +127,15 @@ def _starting(read: ReadPass, path: str) -> AbstractContextManager[object]:
     return nullcontext() if block is None else record_activations(read.root, (), leaf=block)
 
 
-def _keep(kept: dict[str, Tensor], path: str) -> Intervention:
-    """Keep a call's weights, in the graph."""
+def _recording(weights: dict[str, Tensor], path: str) -> Intervention:
+    """Return an intervention that changes nothing and records a call's weights, in the graph."""
 
     def intervene(call: AttentionCall) -> AttentionCall:
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled():  # a pool is the first call: see `_starting`
             torch.set_grad_enabled(True)
             names = ("query", "key", "value")
             call = call.change(**{n: getattr(call, n).detach().requires_grad_() for n in names})
-        kept[path] = call.softmax()
-        return call.change(weights=kept[path])
+        weights[path] = call.softmax()
+        return call.change(weights=weights[path])
 
     return intervene

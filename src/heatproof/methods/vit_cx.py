@@ -3,7 +3,7 @@
 P_m = S(x * M + n) - S(x + n) + S(x) with noise n on what M hides; E = 1/N sum_m P_m M / sum M.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,22 +12,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
-from heatproof.methods.base import Factors, Method, MethodCard, Plan, ReadPass, Side
-from heatproof.methods.blocks import blocks, by_token, check_tokens, outputs, plan_of_all
+from heatproof.methods.base import Factors, MethodCard, ReadPass
+from heatproof.methods.block_method import BlockMethod, check_tokens, module_output
 from heatproof.methods.linkage import complete_linkage
 from heatproof.methods.perturbing import BATCH, on_patches, placed
 from heatproof.methods.registry import register
-from heatproof.reading import AttentionLayer
+from heatproof.reading import blocks_of, by_token
 from heatproof.registry import number
 
 
 @register
 @dataclass(frozen=True)
-class ViTCX(Method):
-    """Channels of the last block's first norm, enlarged to the picture, clustered and summed.
+class ViTCX(BlockMethod):
+    """Channels of the last block's first norm, enlarged to the image, clustered and summed.
 
     distance: channels whose clusters are nearer (1 - cosine, complete linkage) are one mask.
-    noise: standard deviation where a mask is 0, in units of the preprocessed picture.
+    noise: standard deviation where a mask is 0, in units of the preprocessed image.
     """
 
     distance: float = number(0.1, above=0)
@@ -37,12 +37,12 @@ class ViTCX(Method):
         name="vit-cx",
         summary="clusters of the last block's feature maps as masks, weighed by their scores",
         source="Xie et al., IJCAI 2023, arXiv 2211.03064; authors' ViT_CX.py, causal_score.py",
-        reads="outputs of the last block's first norm, and scores of masked, noisy pictures",
+        reads="outputs of the last block's first norm, and scores of masked, noisy images",
         changes="the input",
         values="signed; no promised sum",
         signs=("low score when seen", "high score when seen"),
-        cost="1 forward pass, 2 more a cluster of feature maps (at most as many as channels), a "
-        "picture; any number of prompts",
+        cost="1 forward pass, 2 more per cluster of feature maps (at most as many as channels), a "
+        "per image; any number of prompts",
         sides=("image",),
         notes="Authors' code: the last block's norm1, distance 0.1, noise 0.1 (1 - M). As in the "
         "code, which the paper does not say, each pixel's masks are divided by their sum. The "
@@ -50,19 +50,13 @@ class ViTCX(Method):
         "which they divide by zero, make no mask.",
     )
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        del side
-        return plan_of_all(sites)
-
-    def factors(self, side: Side) -> Factors:
-        del side
-        return Factors(("a block's normalised features", "scores of masked pictures"))
+    made_of = Factors(("a block's normalised features", "scores of masked images"))
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        states = by_token(outputs(read, _first_norm(read))).cpu().double()
-        check_tokens(read, states, "vit-cx")
+        states = by_token(module_output(read, _first_norm(read))).cpu().double()
+        check_tokens(read, states)
         features = states[:, read.batch.content].transpose(1, 2).unflatten(2, read.batch.grid)
-        return placed(read, [self._map(read, n, each) for n, each in enumerate(features)])
+        return placed(read, [self._map(read, item, maps) for item, maps in enumerate(features)])
 
     def _map(
         self, read: ReadPass, item: int, features: Float[Tensor, "channel row col"]
@@ -85,8 +79,8 @@ class ViTCX(Method):
 
 
 def _first_norm(read: ReadPass) -> str:
-    """The path of the norm that the last block's input goes through first."""
-    block = blocks(read, 1, "vit-cx")[-1]
+    """Return the path of the norm that the last block's input goes through first."""
+    block = blocks_of(read.trace.layers)[-1]
     for name, part in read.root.get_submodule(block).named_children():
         if isinstance(part, nn.LayerNorm) or "Norm" in type(part).__name__:
             return f"{block}.{name}"
@@ -94,7 +88,8 @@ def _first_norm(read: ReadPass) -> str:
 
 
 def _enlarging(size: int, length: int) -> Float[Tensor, "pixel cell"]:
-    """Bilinear interpolation of one axis as a matrix: it is the same on rows and columns."""
+    """Return bilinear interpolation along one axis as a matrix."""
+    # torch interpolates rows and columns alike, so two such matrices enlarge a map.
     eye = torch.eye(size, dtype=torch.float64)[None]
     return nn.functional.interpolate(eye, length, mode="linear", align_corners=False)[0].T
 
@@ -102,11 +97,9 @@ def _enlarging(size: int, length: int) -> Float[Tensor, "pixel cell"]:
 def _mask_grids(
     features: Float[Tensor, "channel row col"], axes: tuple[Tensor, Tensor], distance: float
 ) -> Float[Tensor, "mask row col"]:
-    """Each cluster's mask before it is enlarged; its range over the pixels is then 0 to 1.
-
-    What the authors do to pictures (normalise, compare, sum, normalise) is affine and bilinear in
-    the grids, so that no picture of a channel has to be kept.
-    """
+    """Return each cluster's mask before it is enlarged; enlarged it ranges from 0 to 1."""
+    # What the authors do to enlarged maps (normalise, compare, sum, normalise) is affine and
+    # bilinear in the grids, so that no enlarged map has to be kept.
     low, high = _ranges(features, axes)
     moving = high > low
     features, low, span = features[moving], low[moving], (high - low)[moving]
@@ -117,7 +110,7 @@ def _mask_grids(
     weight = torch.kron(axes[0].sum(0), axes[1].sum(0))
     sums, area = flat @ weight, len(axes[0]) * len(axes[1])
     inner = flat @ gram @ flat.T - low[:, None] * sums - low * sums[:, None]
-    inner = inner + low[:, None] * low * area  # of the channels less their minima
+    inner = inner + low[:, None] * low * area  # of enlarged channels less their minima
     length = inner.diagonal().clamp(min=0).sqrt()
     member = complete_linkage(1 - inner / (length[:, None] * length), distance)
     joint = torch.zeros(int(member.max()) + 1, *features.shape[1:], dtype=features.dtype)
@@ -146,14 +139,14 @@ def _enlarged(
 def _gains(
     read: ReadPass, item: int, masks: Float[Tensor, "mask height width"], noise: Tensor
 ) -> Float[Tensor, "mask target"]:
-    """S(x M + n) - S(x + n), n where the mask hides."""
+    """Compute S(x M + n) - S(x + n), with noise n where the mask hides."""
     assert read.batch.pixels is not None
     picture = read.batch.pixels[item].cpu().double()
     shown = masks[:, None]
     hidden = noise * (1 - shown)
     with torch.no_grad():
         masked, noisy = (
-            read.rerun(made.to(read.batch.pixels)).cpu().double()
-            for made in (picture * shown + hidden, picture + hidden)
+            read.rerun(image.to(read.batch.pixels)).cpu().double()
+            for image in (picture * shown + hidden, picture + hidden)
         )
     return masked - noisy

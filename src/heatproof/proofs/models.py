@@ -35,8 +35,8 @@ class ValueRecorder(Method):
         self.inner, self.card = inner, inner.card  # pyright: ignore[reportAttributeAccessIssue]
         self.values = torch.empty(0)
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        return self.inner.plan(sites, side)
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
+        return self.inner.plan(layers, side)
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         # Before `explain` cuts out the patch grid and converts to float32.

@@ -4,7 +4,7 @@ from heatproof.reading.activations import Activation, Edit, edit_activations, re
 from heatproof.reading.attention import reading, readings_open, refuse_unreadable
 from heatproof.reading.attention_call import Attention, AttentionCall, Trace
 from heatproof.reading.attention_layers import AttentionLayer, find_attention_layers
-from heatproof.reading.blocks import block_of, block_path, blocks_of, by_token
+from heatproof.reading.blocks import TokenStates, block_of, block_path, blocks_of, by_token
 from heatproof.reading.interventions import Intervention
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "AttentionLayer",
     "Edit",
     "Intervention",
+    "TokenStates",
     "Trace",
     "block_of",
     "block_path",

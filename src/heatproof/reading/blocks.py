@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
 
-TokenStates = Float[Tensor, "item token channel"]
+TokenStates = Float[Tensor, "item token width"]
 """Activations with one row of channels per token."""
 
 

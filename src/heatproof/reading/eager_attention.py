@@ -192,12 +192,7 @@ class EagerAttention(TorchFunctionMode):
             self._follow_fill(op, scores)
         if op.func in FILLS or len(op.operands) != 2:
             return
-        first, second = op.operands
-        # Written in place, the scores are the result itself, and no longer known by their id.
-        is_first = isinstance(first, Tensor) and (
-            first is op.result or self._lookup(first) is scores
-        )
-        other = second if is_first else first
+        other = self._other_operand(op, scores)
         if op.func in PLUS and isinstance(other, Tensor):
             added = other if other.is_floating_point() else other.to(op.result.dtype)
             self._know(op.result, scores.masked(added))
@@ -205,8 +200,17 @@ class EagerAttention(TorchFunctionMode):
             # Behind a mask a factor would scale the mask as well: such scores are given up.
             if op.func in TIMES:
                 self._know(op.result, replace(scores, scale=scores.scale * _number(other)))
-            elif other is second:  # not a number over scores
+            elif other is op.operands[1]:  # not a number over scores
                 self._know(op.result, replace(scores, scale=scores.scale / _number(other)))
+
+    def _other_operand(self, op: _Operation, scores: _Scores) -> Any:
+        """Return the operand that is not the scores."""
+        first, second = op.operands
+        # Written in place, the scores are the result itself, and no longer known by their id.
+        is_first = isinstance(first, Tensor) and (
+            first is op.result or self._lookup(first) is scores
+        )
+        return second if is_first else first
 
     def _follow_fill(self, op: _Operation, scores: _Scores) -> None:
         """Follow scores replaced by minus infinity, or by what the softmax takes for that."""

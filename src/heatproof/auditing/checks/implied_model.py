@@ -16,7 +16,7 @@ from heatproof.auditing.labelled import Accuracy, Labelled, accuracy, prepared
 from heatproof.auditing.measures import code_of, percent, ranking
 from heatproof.engine import inputs
 from heatproof.evaluation.subject import Subject
-from heatproof.methods import Tower
+from heatproof.methods import ExplainedTower
 from heatproof.models import Model
 from heatproof.reading import Intervention, reading
 from heatproof.tolerances import TOLERANCE
@@ -54,13 +54,13 @@ def check(
     return Finding("implied model", 1, QUESTION, verdict, _sentence(numbers), numbers, code)
 
 
-def tower_of(model: Model, pixels: Tensor) -> Tower:
+def tower_of(model: Model, pixels: Tensor) -> ExplainedTower:
     """The image tower as `Method.implied` takes it, for pictures of this size."""
     sites = model.attention_layers("image", pixels.shape[-2:])
     layout = model.image.layout(*pixels.shape[-2:])
     start = len(layout.prefix)
     content = slice(start, start + layout.rows * layout.cols)
-    return Tower(model.module, "image", sites, model.image.readout.row, content)
+    return ExplainedTower(model.module, "image", sites, model.image.readout.row, content)
 
 
 def _encode(

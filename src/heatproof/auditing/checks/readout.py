@@ -54,8 +54,8 @@ class Noted(Wrapped):
         self.live: Tensor | None = None
         self.last = ""
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        plan = super().plan(sites, side)
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
+        plan = super().plan(layers, side)
         return plan if plan.differentiates else replace(plan, start=plan.paths[-1])
 
     def attribute(self, read: ReadPass) -> Tensor:

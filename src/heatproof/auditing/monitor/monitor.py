@@ -39,8 +39,8 @@ class Watched(Wrapped):
         super().__init__(method)
         self.watch = watch
 
-    def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
-        plan = super().plan(sites, side)
+    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
+        plan = super().plan(layers, side)
         self.watch.active, self.watch.phase = True, "pass"
         return plan
 

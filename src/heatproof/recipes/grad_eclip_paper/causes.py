@@ -149,7 +149,7 @@ def _row(
 ) -> Part:
     model = view.images.model
     tower = tower_of(model, view.images.pixels)
-    path = tower.sites[-1].path
+    path = tower.layers[-1].path
     method = methods.create("grad-eclip", **options)
     values, scores = qualities(view, located, method, study.seed + seed)
     named, absent = located.named[view.places], located.absent[view.places]

@@ -18,10 +18,7 @@ from heatproof.models.model import Model
 
 
 class ScoreOf(nn.Module):
-    """The model's scores (image, prompt) of given prompts, as a module of pixels alone.
-
-    `prompt` is which of its outputs stands for a prompt.
-    """
+    """The model's scores of given prompts as a module of pixels alone."""
 
     def __init__(self, model: Model, prompts: inputs.PromptInput, score: str | None = None) -> None:
         super().__init__()
@@ -39,6 +36,7 @@ class ScoreOf(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "image 3 height width"]
     ) -> Float[Tensor, "image prompt"]:
+        """Compute the scores of preprocessed images."""
         embedding = self.model.image.encode(pixels)
         texts = self.asked.embeddings
         return self.score(
@@ -46,6 +44,11 @@ class ScoreOf(nn.Module):
         )
 
     def prompt(self, label: str) -> int:
+        """Return which output stands for a prompt.
+
+        Raises:
+            PromptError: the module was made for other prompts.
+        """
         try:
             return self.asked.labels.index(label)
         except ValueError:
@@ -64,11 +67,12 @@ def captum_method(
     name: str | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Foreign:
-    """A captum attribution of pixels as a method; channels are added up.
+    """Take a captum attribution of pixels as a method; channels are added up.
 
     attribution: a class such as `captum.attr.Occlusion`, or any function of a module that gives an
         object with `attribute(pixels, target=..., **arguments)`.
-    prompts: those that will be explained; captum needs the module before it is asked.
+    prompts: those that will be explained: captum needs the module beforehand.
+    arguments: for `attribute`.
     """
     checking.called("attribution", attribution, "module")
     asked = checking.settings("arguments", arguments)
@@ -76,28 +80,28 @@ def captum_method(
         checking.text("name", name)
     module = ScoreOf(model, prompts, score)
     try:
-        made = attribution(module)
+        attributor = attribution(module)
     except TypeError as error:
         raise InputError(
             f"{checking.shown(attribution)} cannot be made from a module ({error}), expected a "
             "class such as captum.attr.Occlusion"
         ) from error
-    if not callable(getattr(made, "attribute", None)):
+    if not callable(getattr(attributor, "attribute", None)):
         raise InputError(
-            f"got an attribution that makes {checking.shown(made)}, expected an object with "
+            f"got an attribution that makes {checking.shown(attributor)}, expected an object with "
             "attribute(pixels, target=...), such as captum.attr.Occlusion makes"
         )
 
     def call(pixels: Tensor, prompt: str) -> Tensor:
-        found = made.attribute(pixels[None].clone(), target=module.prompt(prompt), **asked)
-        if not isinstance(found, Tensor) or found.shape[2:] != pixels.shape[1:]:
+        values = attributor.attribute(pixels[None].clone(), target=module.prompt(prompt), **asked)
+        if not isinstance(values, Tensor) or values.shape[2:] != pixels.shape[1:]:
             raise InputError(
-                f"{type(made).__name__} attributed no pixels, expected a tensor like its input; "
-                "try one of captum's methods that attribute inputs"
+                f"{type(attributor).__name__} attributed no pixels, expected a tensor like its "
+                "input; try one of captum's methods that attribute inputs"
             )
-        return found[0].sum(0)
+        return values[0].sum(0)
 
-    return Foreign(call, takes="pixels", name=name or type(made).__name__)
+    return Foreign(call, takes="pixels", name=name or type(attributor).__name__)
 
 
 def grad_cam_method(
@@ -110,10 +114,11 @@ def grad_cam_method(
     name: str | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> Foreign:
-    """A CAM of pytorch-grad-cam as a method.
+    """Take a CAM of pytorch-grad-cam as a method.
 
-    cam: a class such as `pytorch_grad_cam.GradCAM`. layers: modules of `model.module` whose outputs
-        it weighs. Token sequences are laid out on the model's own grid, patches alone.
+    cam: a class such as `pytorch_grad_cam.GradCAM`.
+    layers: modules of `model.module` whose outputs it weighs. Token sequences are laid out on the
+        model's own grid, patches alone.
     arguments: for the class, beside those above (`compute_input_gradient`, `tta_transforms`, ...).
     """
     if not callable(cam):
@@ -137,17 +142,14 @@ def grad_cam_method(
         def wanted(scores: Tensor) -> Tensor:
             return scores[..., target]
 
-        held = [(each, each.grad) for each in module.parameters()]
+        before = [(parameter, parameter.grad) for parameter in module.parameters()]
         given = {"model": module, "target_layers": list(layers), "reshape_transform": on_grid}
         try:
-            with cam(**given, **asked) as made:
-                found = made(pixels[None], [wanted])
+            with cam(**given, **asked) as attributor:
+                maps = attributor(pixels[None], [wanted])
         finally:  # CAMs leave gradients on the model's own weights
-            for each, grad in held:
-                each.grad = grad
-        return found[0]
+            for parameter, grad in before:
+                parameter.grad = grad
+        return maps[0]
 
     return Foreign(call, takes="pixels", name=name or getattr(cam, "__name__", "cam"))
-
-
-__all__ = ["ScoreOf", "captum_method", "grad_cam_method"]

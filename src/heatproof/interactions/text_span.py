@@ -10,16 +10,19 @@ from torch import Tensor
 from heatproof import checking
 from heatproof.engine import arguments
 from heatproof.errors import InputError, ReadingError
-from heatproof.methods.base import last_sites
+from heatproof.methods.base import last_paths
 from heatproof.methods.residual import read_blocks, states_wanted, tail_of
 from heatproof.models.model import Model
 from heatproof.reading import reading, record_activations
 
 
 @dataclass(frozen=True)
-class Span:
-    """Texts in the order they were chosen, and the share of the data's variance that the first,
-    the first two, ... explain."""
+class TextSpan:
+    """Texts that span what a head adds to embeddings.
+
+    chosen: indices of the texts in the order in which they were chosen.
+    explained: the share of the data's variance that the first, the first two, ... explain.
+    """
 
     chosen: tuple[int, ...]
     explained: tuple[float, ...]
@@ -31,8 +34,8 @@ def text_span(
     *,
     count: int = 20,
     rank: int | None = 80,
-) -> Span:
-    """The texts along which `data` varies most, one after the other, each projected out.
+) -> TextSpan:
+    """Find the texts along which `data` varies most, one after the other, each projected out.
 
     Texts are first projected on the `rank` leading right-singular directions of `data` (None: on
     none), as in the authors' code; `count` and `rank` are their defaults, cut to what there is.
@@ -68,14 +71,14 @@ def text_span(
         candidates = candidates - (candidates @ unit)[:, None] * unit
         chosen.append(best)
         explained.append(1 - float((left**2).sum()) / variance)
-    return Span(tuple(chosen), tuple(explained))
+    return TextSpan(tuple(chosen), tuple(explained))
 
 
 def head_outputs(
     model: Model, pixels: Float[Tensor, "image 3 height width"], *, layers: int | None = 4
 ) -> Float[Tensor, "image layer head dim"]:
-    """What each head of the last layers adds to the image embedding, the final norm's deviation
-    held fixed and biases left out: the data of `text_span`.
+    """Compute what each head of the last layers adds to the image embedding: the data of
+    `text_span`. The final norm's deviation is held fixed and biases are left out.
 
     Raises:
         ReadingError: the embedding is not one token's (see `token-decomposition`).
@@ -97,12 +100,12 @@ def head_outputs(
             f"the embedding of {model.spec} is not one token put through a final norm and a linear "
             "map: what a head adds to it cannot be told"
         )
-    sites = model.attention_layers("image", pixels.shape[-2:])
-    paths = last_sites(sites, layers, len(sites))
+    every = model.attention_layers("image", pixels.shape[-2:])
+    paths = last_paths(every, layers, len(every))
     with (
         torch.no_grad(),
         reading(module, paths) as trace,
-        record_activations(module, states_wanted(sites[-len(paths) :])) as states,
+        record_activations(module, states_wanted(every[-len(paths) :])) as states,
     ):
         tower.encode(pixels)
     blocks = read_blocks(module, trace.layers, states)
