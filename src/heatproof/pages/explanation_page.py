@@ -12,7 +12,7 @@ from heatproof import index
 from heatproof.image_maps import NO_PROMPT, NOTICED, ImageMaps, ImageWords, Record
 from heatproof.pages import render
 from heatproof.plots import colour
-from heatproof.plots.contact_sheet import Panel, sheet_row
+from heatproof.plots.contact_sheet import INPUT, Panel, sheet_row
 from heatproof.plots.overlay import Signs, Viewport, draw, draw_photo, legend, viewport_of
 from heatproof.plots.text import format_value
 from heatproof.plots.words import split_prompt
@@ -90,7 +90,7 @@ def _drawings(maps: ImageMaps, panels: Sequence[Panel], scale: float) -> list[Dr
     viewport = viewport_of(photo, view)
     viewport = viewport.fit(min(WIDEST, max(*photo.image.size, 400)))
     remark = "; ".join(_photo_remarks(maps, viewport))
-    drawings = [Drawing(draw_photo(photo, view, viewport), "input", remark)]
+    drawings = [Drawing(draw_photo(photo, view, viewport), INPUT, remark)]
     for number, panel in enumerate(panels):
         image = draw(photo, view, panel.values, scale, viewport)
         certified = number < len(maps.record.prompts)

@@ -28,6 +28,7 @@ SIDE = 300  # pixels of a panel's longer side
 SIZE = 15  # of the letters
 LINE = 22  # pixels from a line of a title to the next
 GAP = 18
+INPUT = "input"  # the title of the image itself: it may be a photo, a rendering, a drawing
 UNKNOWN = " · unknown words"
 
 
@@ -99,7 +100,7 @@ def _draw_row(
     sentence = band_sentence(row.certificate)
     lines = wrap(sentence, SIZE, width - 2 * GAP - 2 * SIZE, 5) if sentence else []
     lights = LightsLayout(row.certificate.lights, SIZE, width - 2 * GAP)
-    titles = [["input"], *(wrap(panel.title, SIZE, room, 2) for panel in row.panels)]
+    titles = [[INPUT], *(wrap(panel.title, SIZE, room, 2) for panel in row.panels)]
     above = GAP + LINE * max(len(title) for title in titles)
     footer = above + viewport.height + 8 + LINE + GAP
     band_height = (round(1.5 * SIZE) * len(lines) + SIZE + GAP) if lines else 0
