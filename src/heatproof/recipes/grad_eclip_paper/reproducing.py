@@ -22,8 +22,10 @@ from heatproof.recipes.grad_eclip_paper import (
 )
 from heatproof.recipes.grad_eclip_paper.conclusions import conclude
 from heatproof.recipes.grad_eclip_paper.context import Study, Watch
+from heatproof.recipes.grad_eclip_paper.figures import figures, save, styled
 from heatproof.recipes.grad_eclip_paper.folder_material import folder_material
 from heatproof.recipes.grad_eclip_paper.inputs import Material
+from heatproof.recipes.grad_eclip_paper.page import page
 from heatproof.recipes.grad_eclip_paper.scenes_material import scenes_material
 from heatproof.recipes.grad_eclip_paper.store import Part, Store, plain
 
@@ -182,10 +184,6 @@ def run(request: ReproduceRequest, out: Path, watch: Watch | None = None) -> Par
 
 def write(result: Part, material: Material, out: Path) -> None:
     """Write the page, its numbers and its figures."""
-    # matplotlib is needed only where figures are drawn.
-    from heatproof.recipes.grad_eclip_paper.figures import figures, save, styled
-    from heatproof.recipes.grad_eclip_paper.page import page
-
     folder = out / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[tuple[str, str, bytes]] = []
