@@ -26,7 +26,7 @@ def test_changes_hold_inside_alone():
 
 def test_a_label_is_the_charts_title_and_escaped():
     with chart_style():
-        figure, _ = chart.card(1)
+        figure, _ = chart.new_chart(1)
     svg = chart.svg(figure, "x", "a <b> & c")
     assert "<title>a &lt;b&gt; &amp; c</title>" in svg
     assert svg.startswith('<svg role="img"')

@@ -20,18 +20,18 @@ CONTROL_LINES = ("-", "--", "-.", ":")
 def means(summary: Summary, metric: Summary, splits: Sequence[str], name: str) -> str:
     """Draw a row per method, a panel per answer; the band is the best control's interval."""
     order = [row["method"] for row in metric["tables"][splits[0]]]
-    figure, panels = chart.card(len(order) * TIGHT, len(splits))
+    figure, panels = chart.new_chart(len(order) * TIGHT, len(splits))
     controls = {each["label"] for each in summary["methods"] if each["control"]}
     for axes, split in zip(panels, splits, strict=True):
         chart.label_rows(axes, order if axes is panels[0] else [""] * len(order))
         # Rows are ranked, so the first control is the best one.
         best = next((r for r in metric["tables"][split] if r["method"] in controls), None)
-        band = None if best is None else chart.spot(best["mean"])
+        band = None if best is None else chart.interval_point(best["mean"])
         if band is not None:
             axes.axvspan(band.low, band.high, color=RIVAL, alpha=0.18, linewidth=0)
         for at, method in enumerate(order):
             row = summary_text.row_of(metric, split, method)
-            spot = None if row is None else chart.spot(row["mean"])
+            spot = None if row is None else chart.interval_point(row["mean"])
             if spot is not None:
                 control = method in controls
                 colour = RIVAL if control else OURS
@@ -51,7 +51,7 @@ def means(summary: Summary, metric: Summary, splits: Sequence[str], name: str) -
 def curves(summary: Summary, metric: Summary, splits: Sequence[str], name: str) -> str:
     """Draw mean curves: the first methods and the controls named, all others thin behind them."""
     curve = metric["curve"]
-    figure, panels = chart.card(5, len(splits))
+    figure, panels = chart.new_chart(5, len(splits))
     controls = [each["label"] for each in summary["methods"] if each["control"]]
     ranking = [row["method"] for row in metric["tables"][splits[0]]]
     first = [method for method in ranking if method not in controls][: len(SERIES)]
@@ -83,7 +83,7 @@ def _plot_named(
         heights = curve[split].get(method, [math.nan] * len(curve["fractions"]))
         axes.plot(
             curve["fractions"], heights, color=colour, linestyle=line, linewidth=1.6, label=method
-        )[0].set_gid(chart.kind_of("curve"))
+        )[0].set_gid(chart.gid("curve"))
 
 
 def _where(split: str) -> str:

@@ -33,7 +33,7 @@ ROW = 0.34  # inches of a row
 
 
 @dataclass(frozen=True)
-class Spot:
+class IntervalPoint:
     """A measured value and its interval; without one, both ends are the value."""
 
     value: float
@@ -46,28 +46,28 @@ class Spot:
         return [[max(0.0, self.value - self.low)], [max(0.0, self.high - self.value)]]
 
 
-def spot(estimate: Any) -> Spot | None:
+def interval_point(estimate: Any) -> IntervalPoint | None:
     """Return a number, or {"value", "low", "high"}, as a point; None where it is not finite."""
     if isinstance(estimate, Mapping):
         parts: Mapping[str, Any] = estimate  # pyright: ignore[reportUnknownVariableType]
-        value = number(parts["value"])
-        ends = [number(parts.get("low")), number(parts.get("high"))]
+        value = finite(parts["value"])
+        ends = [finite(parts.get("low")), finite(parts.get("high"))]
     else:
-        value, ends = number(estimate), [None, None]
+        value, ends = finite(estimate), [None, None]
     if value is None:
         return None
     low, high = (value if end is None else end for end in ends)
-    return Spot(value, low, high)
+    return IntervalPoint(value, low, high)
 
 
-def number(value: Any) -> float | None:
+def finite(value: Any) -> float | None:
     """Return a number as a float; None for NaN, infinity, and what is no number."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
     return float(value) if math.isfinite(value) else None
 
 
-def card(rows: Number, panels: int = 1) -> "tuple[Figure, list[Axes]]":
+def new_chart(rows: Number, panels: int = 1) -> "tuple[Figure, list[Axes]]":
     """Return a figure with panels side by side, high enough for so many rows."""
     from matplotlib.figure import Figure
 
@@ -75,7 +75,7 @@ def card(rows: Number, panels: int = 1) -> "tuple[Figure, list[Axes]]":
     return figure, list(figure.subplots(1, panels, squeeze=False)[0])
 
 
-def kind_of(name: str) -> str:
+def gid(name: str) -> str:
     """Return an artist's gid that `svg` turns into data-kind, which several artists may share."""
     return f"~{name}"
 
@@ -89,11 +89,16 @@ def label_rows(axes: "Axes", names: Sequence[str]) -> None:
 
 
 def dot(
-    axes: "Axes", x: Spot, y: Spot | Number, colour: str = OURS, marker: str = "o", name: str = ""
+    axes: "Axes",
+    x: IntervalPoint,
+    y: IntervalPoint | Number,
+    colour: str = OURS,
+    marker: str = "o",
+    name: str = "",
 ) -> None:
     """Draw a point with its intervals; `name` is its kind, kept in the SVG."""
-    up = y.bars if isinstance(y, Spot) else None
-    at = y.value if isinstance(y, Spot) else y
+    up = y.bars if isinstance(y, IntervalPoint) else None
+    at = y.value if isinstance(y, IntervalPoint) else y
     hollow = colour in (RIVAL, ORACLE)
     axes.errorbar(
         [x.value],
@@ -106,13 +111,15 @@ def dot(
         markersize=6,
         elinewidth=1,
         capsize=0,
-    )[0].set_gid(kind_of(name or "ours"))
+    )[0].set_gid(gid(name or "ours"))
 
 
-def bar(axes: "Axes", row: Number, point: Spot, colour: str = OURS, height: float = 0.6) -> None:
+def bar(
+    axes: "Axes", row: Number, point: IntervalPoint, colour: str = OURS, height: float = 0.6
+) -> None:
     """Draw a bar from 0, with its interval."""
     bars = axes.barh([row], [point.value], height=height, color=colour, alpha=0.85)
-    bars.patches[0].set_gid(kind_of("bar"))
+    bars.patches[0].set_gid(gid("bar"))
     axes.errorbar(
         [point.value], [row], xerr=point.bars, fmt="none", ecolor=INK, elinewidth=1, capsize=2
     )
@@ -126,10 +133,10 @@ def note(axes: "Axes", row: Number, text: str) -> None:
 
 def tick(axes: "Axes", x: float, row: Number, colour: str = LIMIT, name: str = "limit") -> None:
     """Draw a short upright line across one row."""
-    axes.plot([x, x], [row - 0.35, row + 0.35], color=colour, linewidth=2)[0].set_gid(kind_of(name))
+    axes.plot([x, x], [row - 0.35, row + 0.35], color=colour, linewidth=2)[0].set_gid(gid(name))
 
 
-def logarithmic(axes: "Axes", values: Sequence[float], floor: float) -> None:
+def set_log_axis(axes: "Axes", values: Sequence[float], floor: float) -> None:
     """Set a log axis over values that are raised to `floor` where they lie below."""
     top = max([*values, floor * 10])
     axes.set_xscale("log")
@@ -182,3 +189,14 @@ def svg(figure: "Figure", name: str, label: str) -> str:
     for mark in (' id="', 'href="#', "url(#"):
         text = text.replace(mark, f"{mark}{name}-")
     return text.strip()
+
+
+# Until auditing's figures have the new names.
+Spot, spot, number, card, kind_of, logarithmic = (
+    IntervalPoint,
+    interval_point,
+    finite,
+    new_chart,
+    gid,
+    set_log_axis,
+)
