@@ -31,11 +31,11 @@ def means(summary: Summary, metric: Summary, splits: Sequence[str], name: str) -
             axes.axvspan(band.low, band.high, color=RIVAL, alpha=0.18, linewidth=0)
         for at, method in enumerate(order):
             row = summary_text.row_of(metric, split, method)
-            spot = None if row is None else chart.interval_point(row["mean"])
-            if spot is not None:
+            point = None if row is None else chart.interval_point(row["mean"])
+            if point is not None:
                 control = method in controls
                 colour = RIVAL if control else OURS
-                chart.dot(axes, spot, at, colour, "s" if control else "o", split)
+                chart.dot(axes, point, at, colour, "s" if control else "o", split)
             else:
                 chart.note(axes, at, summary_text.UNMEASURED)
         count = max((r["mean"]["count"] for r in metric["tables"][split]), default=0)

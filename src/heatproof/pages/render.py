@@ -19,16 +19,14 @@ from heatproof import __version__
 class Cell(NamedTuple):
     """A table cell that is more than its text.
 
-    `style` is a class of page.css (ok, bad, warn, faint, clamp), `sign` a mark behind the text,
-    `small` stands beside it in small letters, `below` in lines of their own.
+    `sign` is a mark behind the text, `small` stands beside it in small letters, `below` in lines of
+    their own.
     """
 
     text: str
-    style: str = ""
     sign: str = ""
     small: str = ""
     below: tuple[str, ...] = ()
-    href: str = ""
 
 
 @cache

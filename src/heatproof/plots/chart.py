@@ -83,6 +83,7 @@ def gid(name: str) -> str:
 def label_rows(axes: "Axes", names: Sequence[str]) -> None:
     """Label the rows, the first on top."""
     axes.set_yticks(range(len(names)), names)
+    # Downwards: the first row is 0, on top.
     axes.set_ylim(len(names) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
@@ -99,6 +100,7 @@ def dot(
     """Draw a point with its intervals; `name` is its kind, kept in the SVG."""
     up = y.bars if isinstance(y, IntervalPoint) else None
     at = y.value if isinstance(y, IntervalPoint) else y
+    # Controls are hollow, so that they differ without colour too.
     hollow = colour in (RIVAL, ORACLE)
     axes.errorbar(
         [x.value],
@@ -137,12 +139,12 @@ def tick(axes: "Axes", x: float, row: Number, colour: str = LIMIT, name: str = "
 
 
 def set_log_axis(axes: "Axes", values: Sequence[float], floor: float) -> None:
-    """Set a log axis over values that are raised to `floor` where they lie below."""
+    """Set a log axis; values below `floor` are drawn at it, since 0 has no logarithm."""
     top = max([*values, floor * 10])
     axes.set_xscale("log")
     axes.set_xlim(floor / 3, top * 5)
     first, last = math.ceil(math.log10(floor)), math.floor(math.log10(top * 5))
-    step = max(1, (last - first) // 6)
+    step = max(1, (last - first) // 6)  # about six labels fit
     shown = list(range(first, last + 1, step))
     axes.set_xticks([10.0**power for power in shown], [f"1e{power:+d}" for power in shown])
     axes.minorticks_off()
@@ -156,7 +158,7 @@ def legend(axes: "Axes", kinds: Sequence[tuple[str, str, str]]) -> None:
         elif marker in ("-", "--"):
             axes.plot([], [], color=colour, linestyle=marker, linewidth=2, label=name)
         else:
-            face = colour if colour == OURS else "white"
+            face = colour if colour == OURS else "white"  # as `dot` draws them
             axes.plot([], [], marker, color=colour, markerfacecolor=face, label=name)
     axes.legend(
         loc="lower left",

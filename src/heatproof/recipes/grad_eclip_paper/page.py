@@ -16,7 +16,7 @@ SECTIONS = {"a": ("a",), "b": ("b",), "c": ("c",), "d": ("d",), "e": ("e picture
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
+class Subsection:
     """A table of a section (or facts in its place), under a title and a note, or folded away."""
 
     title: str = ""
@@ -56,14 +56,19 @@ def page(result: Part, figures: Sequence[tuple[str, str, bytes]]) -> str:
 def _part(name: str, data: Part | None) -> dict[str, Any]:
     if data is None:
         return {"name": name, "measured": False}
-    blocks = list(_BLOCKS[name](data))
-    return {"name": name, "measured": True, "flaws": data.get("flaws", ()), "blocks": blocks}
+    subsections = list(_SUBSECTIONS[name](data))
+    return {
+        "name": name,
+        "measured": True,
+        "flaws": data.get("flaws", ()),
+        "subsections": subsections,
+    }
 
 
 # --- tables -----------------------------------------------------------------------------------
 
 
-def _equivalence(data: Part) -> Iterator[Block]:
+def _equivalence(data: Part) -> Iterator[Subsection]:
     grouped: dict[tuple[str, ...], list[Part]] = {}
     for row in data["rows"]:
         weight = (
@@ -73,7 +78,7 @@ def _equivalence(data: Part) -> Iterator[Block]:
         )
         grouped.setdefault((row["side"], row["heads"], weight), []).append(row)
     dtypes = list(data["worst"])
-    yield Block(
+    yield Subsection(
         note="Over all rectifications and one or two layers.",
         head=[
             "side", "heads", "spatial weight",
@@ -86,7 +91,7 @@ def _equivalence(data: Part) -> Iterator[Block]:
     )  # fmt: skip
     cost = data["cost"]
     measures = ("passes", "gradients", "saved_tensors", "saved_bytes", "seconds", "peak_bytes")
-    yield Block(
+    yield Subsection(
         head=["cost", *(side["method"] for side in cost["sides"]), "ratio"],
         rows=[
             [name, *(f"{side[name]:.4g}" for side in cost["sides"]), _ratio(cost["ratios"][name])]
@@ -94,7 +99,7 @@ def _equivalence(data: Part) -> Iterator[Block]:
         ],
         numbers=(1, 2, 3),
     )
-    yield Block(note=f"Times on {cost['threads']} thread(s), {cost['device']}.")
+    yield Subsection(note=f"Times on {cost['threads']} thread(s), {cost['device']}.")
 
 
 def _worst(rows: Sequence[Part], dtype: str) -> str:
@@ -107,10 +112,10 @@ def _ratio(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _another(data: Part) -> Iterator[Block]:
+def _another(data: Part) -> Iterator[Subsection]:
     for task in data["tasks"]:
         for side, rows in task["sides"].items():
-            yield Block(
+            yield Subsection(
                 title=f"{task['name']}, {side} side",
                 head=["layers with one head", f"accuracy, {task['name']}", "embedding cosine"],
                 rows=[
@@ -119,7 +124,7 @@ def _another(data: Part) -> Iterator[Block]:
                 ],
             )
         forward = task["forward"]
-        yield Block(
+        yield Subsection(
             facts={
                 "mean gap of the cosine": _plain(forward["mean gap"]),
                 "largest gap": f"{forward['largest gap']:.4f}",
@@ -131,10 +136,10 @@ def _another(data: Part) -> Iterator[Block]:
         )
 
 
-def _causes(data: Part) -> Iterator[Block]:
+def _causes(data: Part) -> Iterator[Subsection]:
     chance = ", ".join(f"{q} {data['chance'][q]['value']:.3f}" for q in QUALITIES)
     cells = data["cells"]
-    yield Block(
+    yield Subsection(
         note=f"{data['pictures']} images; chance: {chance}.",
         head=[
             "setting", "gap", "accuracy, explained", "accuracy, implied", *QUALITIES,
@@ -152,7 +157,7 @@ def _causes(data: Part) -> Iterator[Block]:
             for name, c in cells.items()
         ],
     )  # fmt: skip
-    yield Block(
+    yield Subsection(
         title="Each cause alone, and all three: change against the untouched model",
         head=["cause", "accuracy, explained", "accuracy, implied", *QUALITIES],
         rows=[
@@ -166,7 +171,7 @@ def _causes(data: Part) -> Iterator[Block]:
             if cause != "nothing"
         ],
     )
-    yield Block(
+    yield Subsection(
         title="One head: does the map move with the model?",
         head=["spatial weight", "accuracy", *QUALITIES],
         rows=[
@@ -176,8 +181,8 @@ def _causes(data: Part) -> Iterator[Block]:
     )
 
 
-def _alignment(data: Part) -> Iterator[Block]:
-    yield Block(
+def _alignment(data: Part) -> Iterator[Subsection]:
+    yield Subsection(
         note=f"{data['pictures']} images; the model is right on "
         f"{percent(data['split']['accuracy'])}. Like with like: within as many objects and thirds "
         "of the named object's area.",
@@ -185,7 +190,7 @@ def _alignment(data: Part) -> Iterator[Block]:
     if data["family"] is not None:
         yield from _graded(data["family"])
     for quality in QUALITIES:
-        yield Block(
+        yield Subsection(
             title=f"{quality}, where the model is right and wrong",
             head=["method", "right", "wrong", "right less wrong, like with like"],
             rows=[
@@ -200,13 +205,13 @@ def _alignment(data: Part) -> Iterator[Block]:
         )
 
 
-def _graded(family: Part) -> Iterator[Block]:
+def _graded(family: Part) -> Iterator[Subsection]:
     graded = zip(family["names"], family["accuracy"], strict=True)
     head = ["method", *(f"{name} ({right['value']:.1%})" for name, right in graded)]
     head += ["rank correlation with accuracy", "worst model, over chance"]
     head += ["over random", "over center"]
     for quality in QUALITIES:
-        yield Block(
+        yield Subsection(
             title=f"{quality}, by model (its accuracy)",
             head=head,
             rows=[
@@ -224,14 +229,14 @@ def _graded(family: Part) -> Iterator[Block]:
         )
 
 
-def _images(data: Part) -> Iterator[Block]:
-    yield Block(
+def _images(data: Part) -> Iterator[Subsection]:
+    yield Subsection(
         note=f"{data['pictures']} images among {data['classes']} names; unperturbed, the label is "
         f"the best match on {percent(data['best match is the label'])}.",
     )
     for protocol in data["protocols"]:
         kinds = protocol["kinds"]
-        yield Block(
+        yield Subsection(
             title=f"{protocol['name']}: {protocol['better']} is better, {protocol['fill']}",
             head=["method", *(f"area, {kind}" for kind in kinds), "top-1, less random"],
             rows=[
@@ -245,7 +250,7 @@ def _images(data: Part) -> Iterator[Block]:
         )
         # A pair is its two names and a difference per kind of accuracy.
         names = [key for key in protocol["pairs"][0] if key not in ("one", "other")]
-        yield Block(
+        yield Subsection(
             head=["one", "less the other", *(f"{name}, difference" for name in names)],
             rows=[
                 [pair["one"], pair["other"], *(told(pair[name]) for name in names)]
@@ -255,10 +260,10 @@ def _images(data: Part) -> Iterator[Block]:
         )
 
 
-def _captions(data: Part) -> Iterator[Block]:
-    yield Block(note=f"{data['captions']} captions, such as “{data['example']}”.")
+def _captions(data: Part) -> Iterator[Subsection]:
+    yield Subsection(note=f"{data['captions']} captions, such as “{data['example']}”.")
     for way, methods in data["ways"].items():
-        yield Block(
+        yield Subsection(
             title=f"{way}, lower is better",
             head=[
                 "method", "area under the cosine", "less random", "less its reverse",
@@ -275,7 +280,7 @@ def _captions(data: Part) -> Iterator[Block]:
         )  # fmt: skip
 
 
-_BLOCKS: dict[str, Callable[[Part], Iterator[Block]]] = {
+_SUBSECTIONS: dict[str, Callable[[Part], Iterator[Subsection]]] = {
     "a": _equivalence,
     "b": _another,
     "c": _causes,
