@@ -84,3 +84,12 @@ def test_the_wheel_holds_the_templates(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {Path(name).name for name in names if "/pages/templates/" in name}
     assert shipped == {path.name for path in TEMPLATES.iterdir()}
+
+
+@pytest.mark.parametrize("package", ["pages", "plots"])
+def test_pages_and_plots_import_nothing_that_they_show(package):
+    """Break: `from heatproof.explanation import Explanation` in plots/overlay.py."""
+    above = r"heatproof(\.| import )(explanation|engine|auditing|benchmarking|proofs|recipes|cli)\b"
+    for path in (TEMPLATES.parents[1] / package).glob("*.py"):
+        imports = re.findall(r"^\s*(?:from|import) .*", path.read_text("utf-8"), re.M)
+        assert not [line for line in imports if re.search(above, line)], path.name
