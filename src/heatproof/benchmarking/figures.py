@@ -26,12 +26,12 @@ def means(summary: Summary, metric: Summary, splits: Sequence[str], name: str) -
         chart.label_rows(axes, order if axes is panels[0] else [""] * len(order))
         # Rows are ranked, so the first control is the best one.
         best = next((r for r in metric["tables"][split] if r["method"] in controls), None)
-        band = None if best is None else chart.interval_point(best["mean"])
+        band = None if best is None else chart.point(best["mean"])
         if band is not None:
             axes.axvspan(band.low, band.high, color=RIVAL, alpha=0.18, linewidth=0)
         for at, method in enumerate(order):
             row = summary_text.row_of(metric, split, method)
-            point = None if row is None else chart.interval_point(row["mean"])
+            point = None if row is None else chart.point(row["mean"])
             if point is not None:
                 control = method in controls
                 colour = RIVAL if control else OURS

@@ -46,7 +46,7 @@ class IntervalPoint:
         return [[max(0.0, self.value - self.low)], [max(0.0, self.high - self.value)]]
 
 
-def interval_point(estimate: Any) -> IntervalPoint | None:
+def point(estimate: Any) -> IntervalPoint | None:
     """Return a number, or {"value", "low", "high"}, as a point; None where it is not finite."""
     if isinstance(estimate, Mapping):
         parts: Mapping[str, Any] = estimate  # pyright: ignore[reportUnknownVariableType]
@@ -196,7 +196,7 @@ def svg(figure: "Figure", name: str, label: str) -> str:
 # Until auditing's figures have the new names.
 Spot, spot, number, card, kind_of, logarithmic = (
     IntervalPoint,
-    interval_point,
+    point,
     finite,
     new_chart,
     gid,
