@@ -21,7 +21,7 @@ def means(summary: Summary, metric: Summary, splits: Sequence[str], name: str) -
     """Draw a row per method, a panel per answer; the band is the best control's interval."""
     order = [row["method"] for row in metric["tables"][splits[0]]]
     figure, panels = chart.new_chart(len(order) * TIGHT, len(splits))
-    controls = {each["label"] for each in summary["methods"] if each["control"]}
+    controls = {entry["label"] for entry in summary["methods"] if entry["control"]}
     for axes, split in zip(panels, splits, strict=True):
         chart.label_rows(axes, order if axes is panels[0] else [""] * len(order))
         # Rows are ranked, so the first control is the best one.
@@ -52,7 +52,7 @@ def curves(summary: Summary, metric: Summary, splits: Sequence[str], name: str) 
     """Draw mean curves: the first methods and the controls named, all others thin behind them."""
     curve = metric["curve"]
     figure, panels = chart.new_chart(5, len(splits))
-    controls = [each["label"] for each in summary["methods"] if each["control"]]
+    controls = [entry["label"] for entry in summary["methods"] if entry["control"]]
     ranking = [row["method"] for row in metric["tables"][splits[0]]]
     first = [method for method in ranking if method not in controls][: len(SERIES)]
     for axes, split in zip(panels, splits, strict=True):

@@ -16,12 +16,12 @@ Summary = Mapping[str, Any]
 
 def own(summary: Summary) -> list[str]:
     """Return the labels of the methods that are no controls."""
-    return [each["label"] for each in summary["methods"] if not each["control"]]
+    return [method["label"] for method in summary["methods"] if not method["control"]]
 
 
 def ranked(summary: Summary) -> list[Any]:
     """Return the metrics in which one method can be better than another."""
-    return [each for each in summary["metrics"] if each["better"] != "neither"]
+    return [metric for metric in summary["metrics"] if metric["better"] != "neither"]
 
 
 def split_of(summary: Summary) -> str:
@@ -37,18 +37,18 @@ def row_of(metric: Summary, split: str, method: str) -> Any:
 
 def wins(summary: Summary, method: str, split: str) -> int:
     """Count the ranked metrics in which the method is better than every control."""
-    found = [row_of(metric, split, method) for metric in ranked(summary)]
+    rows = [row_of(metric, split, method) for metric in ranked(summary)]
     return sum(
         row is not None and row["over_control"] is not None
         and row["over_control"]["verdict"] == "better"
-        for row in found
+        for row in rows
     )  # fmt: skip
 
 
 def ordered(summary: Summary) -> list[str]:
     """Return methods by the number of their wins; the controls behind them."""
     split, mine = split_of(summary), own(summary)
-    controls = [each["label"] for each in summary["methods"] if each["control"]]
+    controls = [entry["label"] for entry in summary["methods"] if entry["control"]]
     return [*sorted(mine, key=lambda name: -wins(summary, name, split)), *controls]
 
 

@@ -66,9 +66,9 @@ def overview(summary: Summary, split: str) -> TextTable:
     metrics = summary["metrics"]
     rows: list[list[str | Cell]] = []
     for method in summary_text.ordered(summary):
-        found = [summary_text.row_of(metric, split, method) for metric in metrics]
-        if any(found):
-            rows.append([method, *map(_mean, found)])
+        measured = [summary_text.row_of(metric, split, method) for metric in metrics]
+        if any(measured):
+            rows.append([method, *map(_mean, measured)])
     # Where no mark can stand, its absence must not read as "no difference".
     few = summary[split] < summary["fewest"]
     marks = f", too few for marks (at least {summary['fewest']})" if few else ""
@@ -140,8 +140,8 @@ def agreement(summary: Summary) -> TextTable:
     values = {(e["metric"], e["one"], e["other"], e["split"]): e for e in summary["stability"]}
     rows: list[list[str | Cell]] = []
     for metric, one, other in dict.fromkeys(key[:3] for key in values):
-        found = [values.get((metric, one, other, split)) for split in shown]
-        cells = [UNMEASURED if e is None else summary_text.interval(e) for e in found]
+        taus = [values.get((metric, one, other, split)) for split in shown]
+        cells = [UNMEASURED if tau is None else summary_text.interval(tau) for tau in taus]
         rows.append([metric, f"{one} / {other}", *cells])
     head = ["metric", "imputers", *(f"Kendall's tau, {split_title(split)}" for split in shown)]
     return TextTable("Do rankings hold across imputers?", [*head], rows)

@@ -1,4 +1,4 @@
-"""What `prove` found: the answer, the levels of proof that carry it, and the files that keep it."""
+"""The answer of `prove`, the levels of proof that carry it, and the files that hold it."""
 
 import json
 import math
@@ -41,7 +41,7 @@ PACKAGES = ("heatproof", "torch", "sympy", "open_clip_torch", "timm", "transform
 
 @dataclass(frozen=True)
 class Level:
-    """What one level of proof found, in one sentence."""
+    """The verdict of one level of proof, with its evidence in one sentence."""
 
     name: Literal["symbolic", "exact", "models"]
     verdict: LevelVerdict
@@ -50,10 +50,10 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """The answer, and all that carries it.
+    """The verdict and its evidence.
 
-    `varied` are the options that were run over, in step on both sides; `pairs` one pair of
-    methods for each setting. Runs are None where a level does not apply, `cost` where not asked.
+    `varied` are the options that were varied together on both sides; `pairs` one pair of methods
+    per setting. Runs are None where a level does not apply, `cost` where it was not asked for.
     """
 
     names: tuple[str, str]

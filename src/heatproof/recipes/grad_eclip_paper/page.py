@@ -30,8 +30,8 @@ class Subsection:
 
 def page(result: Part, figures: Sequence[tuple[str, str, bytes]]) -> str:
     """Return the whole page. `figures` are name, caption and PNG bytes each."""
-    found = [claim["verdict"] for claim in result["conclusions"]]
-    counts = [f"{found.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in found]
+    verdicts = [claim["verdict"] for claim in result["conclusions"]]
+    counts = [f"{verdicts.count(kind)} {kind}" for kind in VERDICTS if kind in verdicts]
     return render.page(
         "reproduce.html",
         data=result["data"],
