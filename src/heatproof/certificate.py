@@ -1,4 +1,4 @@
-"""The proof that comes with a map: is this an explanation of that very model?"""
+"""The certificate of a map, as plain data: is this an explanation of that very model?"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -37,7 +37,7 @@ INSTEAD: dict[Replaced, str] = {
 
 @dataclass(frozen=True)
 class Check:
-    """One question asked of an explanation: the `value` measured, the `limit` it is held to."""
+    """One question about an explanation, with the `value` measured and its `limit`."""
 
     name: str
     verdict: Verdict
@@ -48,9 +48,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Light:
-    """One of the four things that stand on a picture, with a short phrase of evidence.
+    """One of the four statements that are shown on an image, with a short phrase of evidence.
 
-    `limited` is true with a reservation, which the phrase states. Only `yes` is good news.
+    `limited` means yes with a reservation, which the phrase states.
     """
 
     name: LightName
@@ -58,19 +58,26 @@ class Light:
     evidence: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Certificate:
     """What was checked, what the map is made of, and where it was made.
 
-    `native` and `substituted` name the factors of the map that the untouched model computes and
-    those that it never does; `replaced` says what kind of thing the latter stand in for.
-    `null_prompts` maps a control prompt's kind ("empty", "gibberish", "unrelated") to how much the
-    map changes under it: 1 - cosine of the two signed maps, mean over images and prompts (0: the
-    same map, the prompt is ignored). `common_share` is the share of a map's squared norm that is
-    the same for every prompt (0 to 1, the same mean; None where it was not measured). `follows` is
-    the light that these two decide. `says_nothing` holds prompts whose words the model does not
-    know, with the reason; the measures leave them out. `weights` says where the model's weights
-    come from. `reason` says why nothing was checked. `warnings` do not fail a certificate.
+    Attributes:
+        native: the factors of the map that the untouched model computes.
+        substituted: the factors that it never computes.
+        replaced: what kind of thing these stand in for.
+        null_prompts: how much the map changes under each kind of null prompt ("empty", "gibberish",
+            "unrelated"): 1 - cosine of the two signed maps, mean over images and prompts. At 0 the
+            prompt is ignored.
+        common_share: the share of a map's squared norm that is the same for every prompt, 0 to 1,
+            mean over images and prompts; None where it was not measured.
+        follows: the light that these two decide.
+        says_nothing: prompts whose words the model does not know, with the reason; the two measures
+            leave them out.
+        environment: what one needs to make the same map again.
+        weights: where the model's weights come from.
+        reason: why nothing was checked.
+        warnings: what a user must know; they do not fail a certificate.
     """
 
     checks: tuple[Check, ...]
@@ -88,28 +95,34 @@ class Certificate:
 
     @property
     def holds(self) -> bool | None:
-        """True: established, and nothing is violated. False: something is. None: not established,
-        because nothing was checked, or because parity or native factors could not be told."""
+        """The verdict: True if nothing is violated, False if something is, None if not established.
+
+        It is not established if nothing was checked, or if parity or native factors are unknown.
+        """
         if any(check.verdict == "violated" for check in self.checks):
             return False
         return True if all(self._holds(name) for name in ESSENTIAL) else None
 
     @property
     def kind(self) -> Kind:
-        """The verdict as a headline. `holds with limits`: a light has a reservation.
-        `another backward rule`: fails, but for nothing else than that."""
+        """The verdict as a headline.
+
+        `holds with limits`: a light has a reservation. `another backward rule`: it fails, and this
+        is the only reason.
+        """
         if self.holds is None:
             return "not established"
         if self.holds:
             limits = any(light.state in ("limited", "no") for light in self.lights)
             return "holds with limits" if limits else "holds"
         violated = {check.name for check in self.checks if check.verdict == "violated"}
+        # The scores are the model's own, and so is every quantity but the rule of the derivatives.
         mild = violated == {"native factors"} and self.replaced == "backward rule"
         return "another backward rule" if mild else "fails"
 
     @property
     def sentence(self) -> str:
-        """The verdict in plain words for a reader who is no expert."""
+        """The verdict in plain words, for a reader who is no expert."""
         if self.holds is None:
             return f"not established: {self._unestablished()}"
         if self.holds:
@@ -119,11 +132,11 @@ class Certificate:
 
     @property
     def lights(self) -> tuple[Light, Light, Light, Light]:
-        """What was proved, in four short statements: see `Light`."""
+        """What is established, in four short statements."""
         follows = self.follows or Light("follows the prompt", "not established", "not measured")
         if self.says_nothing:
             why = "; ".join(self.says_nothing.values())
-            # Measured of the other prompts alone.
+            # What was measured is about the other prompts only.
             some = follows.state in ("yes", "limited")
             follows = Light(
                 follows.name,
@@ -133,13 +146,13 @@ class Certificate:
         return self._same_model(), self._same_derivatives(), follows, self._input()
 
     def of(self, *prompts: str) -> "Certificate":
-        """The same for some of the prompts: others that say nothing are not held against them."""
-        kept = {text: why for text, why in self.says_nothing.items() if text in prompts}
-        follows = None if prompts and set(prompts) <= set(kept) else self.follows
-        return replace(self, says_nothing=kept, follows=follows)
+        """Return the certificate of some of the prompts, without what is known of the others."""
+        silent = {text: why for text, why in self.says_nothing.items() if text in prompts}
+        follows = None if prompts and set(prompts) <= set(silent) else self.follows
+        return replace(self, says_nothing=silent, follows=follows)
 
     def check(self, name: str) -> Check | None:
-        """The check of that name, if it was made."""
+        """Return the check of that name, if it was made."""
         return next((check for check in self.checks if check.name == name), None)
 
     def _holds(self, name: str) -> bool:
@@ -153,14 +166,15 @@ class Certificate:
         if not self.checks:
             return self.reason
         missing = [name for name in ESSENTIAL if not self._holds(name)]
-        said = (self.check(name) for name in missing)
+        checks = [self.check(name) for name in missing]
         return "; ".join(
             f"{name}: {check.evidence if check else 'not checked'}"
-            for name, check in zip(missing, said, strict=True)
+            for name, check in zip(missing, checks, strict=True)
         )
 
     def _same_model(self) -> Light:
         name: LightName = "same model"
+        # By the method's own account, whatever was measured.
         if self.substituted and self.replaced == "everything":
             return Light(name, "no", "nothing of the model enters the map")
         parity = self.check("parity")
@@ -215,8 +229,8 @@ class Certificate:
 
 
 def certificate_from(about: Mapping[str, Any]) -> Certificate:
-    """The certificate that `dataclasses.asdict` wrote, after a way through JSON."""
-    plain: dict[str, Any] = dict(about)
+    """Return the certificate that `dataclasses.asdict` wrote, read back from JSON."""
+    plain: dict[str, Any] = dict(about)  # in JSON, tuples are lists and classes are objects
     plain["checks"] = tuple(Check(**check) for check in about["checks"])
     for name in ("native", "substituted", "warnings"):
         plain[name] = tuple(about[name])
@@ -226,14 +240,14 @@ def certificate_from(about: Mapping[str, Any]) -> Certificate:
 
 
 def worst(verdicts: list[bool | None]) -> bool | None:
-    """Of several certificates' `holds`: False before None before True; None where there is none."""
+    """Return the worst `holds` of several certificates: False before None before True."""
     if False in verdicts:
         return False
     return None if None in verdicts or not verdicts else True
 
 
 def worst_kind(kinds: list[Kind]) -> Kind:
-    """Of several certificates' `kind`."""
+    """Return the worst `kind` of several certificates."""
     return next(kind for kind in KINDS if kind in kinds)
 
 

@@ -1,4 +1,4 @@
-"""What comes out: signed maps or word values, with scores, geometry and certificate."""
+"""Results: signed maps or word values, with scores, geometry and certificate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,12 +22,16 @@ BLANK = "#b0b0b0"
 BLANK_PATCH = 32  # pixels of a patch on the blank image that stands in for a tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Signed, unnormalised maps on the patch grid; `photos` is empty where tensors came in.
+    """Signed, unnormalised maps on the patch grid.
 
-    `scores` are the untouched model's, `explained_scores` those of the pass that was explained: the
-    same but for rounding, unless the method changes the model.
+    Attributes:
+        scores: the untouched model's.
+        explained_scores: those of the pass that was explained: the same but for rounding, unless
+            the method changes the model.
+        photos: the images as they came in; empty where preprocessed tensors did.
+        views: what of each photo the model sees.
     """
 
     maps: Float[Tensor, "image prompt row col"]
@@ -101,11 +105,14 @@ class Explanation:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WordExplanation:
-    """`maps[image][prompt]` holds one signed value per token; `words` the same merged to words.
+    """Signed values of a prompt's words.
 
-    Scores are those of `Explanation`.
+    Attributes:
+        maps: `maps[image][prompt]` holds one value per token.
+        words: the same, summed per word.
+        scores, explained_scores, photos: as in `Explanation`.
     """
 
     maps: list[list[Float[Tensor, " _token"]]]

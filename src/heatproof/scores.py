@@ -1,4 +1,4 @@
-"""What is explained: a differentiable score of each (image, prompt) pair, chosen by the user."""
+"""Scores that maps explain: a differentiable number for each (image, prompt) pair."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -16,23 +16,34 @@ from heatproof.reading.attention_call import exact
 
 @runtime_checkable
 class Comparing(Protocol):
-    """What of a model is needed to compare embeddings."""
+    """The part of a model that compares embeddings."""
 
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> tuple[str, ...]:
+        """A classifier's class names; empty for a model of two towers."""
+        ...
+
     @property
-    def logit_scale(self) -> float: ...
+    def logit_scale(self) -> float:
+        """The factor of the cosine (1 for a classifier)."""
+        ...
+
     @property
-    def logit_bias(self) -> float: ...
+    def logit_bias(self) -> float:
+        """What is added to the scaled cosine (SigLIP)."""
+        ...
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images against prompts, as the model compares them.
+    """Images and prompts as the model compares them.
 
-    `logit` is scale * cosine + bias (a classifier's own logit). `rivals` are the logits that a
-    prompt is compared with: all prompts, those of `against` included. Where `own` is True, column
-    p of `rivals` is prompt p itself, which is no rival of its own.
+    Attributes:
+        cosine: None for a classifier.
+        logit: scale * cosine + bias, or a classifier's own logit.
+        rivals: the logits that a prompt is compared with.
+        against: the logits of the prompts that the score names (`Score.against`).
+        own: whether column p of `rivals` is prompt p itself, which is no rival of its own.
     """
 
     cosine: Float[Tensor, "image prompt"] | None
@@ -44,19 +55,23 @@ class Pairs:
 
 @runtime_checkable
 class Score(Protocol):
-    """What is explained. `against` names further prompts that the score needs."""
+    """A number for each pair."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name that `score_of` takes."""
+        ...
 
     @property
-    def against(self) -> tuple[str, ...]: ...
+    def against(self) -> tuple[str, ...]:
+        """Further prompts that the score compares with."""
+        ...
 
     def check(self, model: Model, prompts: int) -> None:
         """Raise an `InputError` where the model or the number of prompts does not allow it."""
 
     def __call__(self, pairs: Pairs) -> Float[Tensor, "image prompt"]:
-        """The score of every pair."""
+        """Return the score of every pair."""
         ...
 
 
@@ -68,23 +83,26 @@ class Cosine:
     against: tuple[str, ...] = ()
 
     def check(self, model: Model, prompts: int) -> None:
+        """Raise an `InputError` where the model or the number of prompts does not allow it."""
         del prompts
         if model.classes:
             raise InputError("a classifier has no cosine; expected score 'class-logit' or 'margin'")
 
     def __call__(self, pairs: Pairs) -> Float[Tensor, "image prompt"]:
+        """Return the cosines."""
         assert pairs.cosine is not None
         return pairs.cosine
 
 
 @dataclass(frozen=True)
 class Logit:
-    """What the model compares prompts by: logit scale * cosine + bias; a classifier's logit."""
+    """Logit scale * cosine + bias, which the model compares prompts by; a classifier's logit."""
 
     name: str = "logit"
     against: tuple[str, ...] = ()
 
     def check(self, model: Model, prompts: int) -> None:
+        """Raise an `InputError` where the model or the number of prompts does not allow it."""
         del prompts
         if self.name == "sigmoid-logit" and not model.sigmoid:
             raise InputError(f"{model.spec} was not trained with a sigmoid; try score 'logit'")
@@ -92,22 +110,25 @@ class Logit:
             raise InputError(f"{model.spec} is no classifier; try score 'cosine' or 'logit'")
 
     def __call__(self, pairs: Pairs) -> Float[Tensor, "image prompt"]:
+        """Return the logits."""
         return pairs.logit
 
 
 @dataclass(frozen=True)
 class Margin:
-    """By how much a prompt's logit exceeds that of the best other prompt."""
+    """The margin by which a prompt's logit exceeds that of the best other prompt."""
 
     name: str = "margin"
     against: tuple[str, ...] = ()
 
     def check(self, model: Model, prompts: int) -> None:
+        """Raise an `InputError` where the model or the number of prompts does not allow it."""
         del model
         if prompts < 2:
             raise InputError("score 'margin' compares prompts: got 1, expected at least 2")
 
     def __call__(self, pairs: Pairs) -> Float[Tensor, "image prompt"]:
+        """Return each logit less the largest of its rivals."""
         count = pairs.logit.shape[1]
         rivals = pairs.rivals.unsqueeze(1).expand(-1, count, -1)
         if pairs.own:
@@ -118,24 +139,28 @@ class Margin:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Why the prompt rather than `other`: the difference of their logits."""
+    """The difference between the logits of the prompt and of `other`: why this and not that."""
 
     other: str
 
     @property
     def name(self) -> str:
+        """The score's name, which holds the other prompt."""
         return f"contrast:{self.other}"
 
     @property
     def against(self) -> tuple[str, ...]:
+        """The other prompt."""
         return (self.other,)
 
     def check(self, model: Model, prompts: int) -> None:
+        """Raise an `InputError` where the model or the number of prompts does not allow it."""
         del model, prompts
         if not isinstance(self.other, str) or not self.other.strip():  # pyright: ignore
             raise InputError("score 'contrast' needs the other prompt: try 'contrast:a cat'")
 
     def __call__(self, pairs: Pairs) -> Float[Tensor, "image prompt"]:
+        """Return the differences."""
         return pairs.logit - pairs.against
 
 
@@ -147,17 +172,19 @@ def score_gradient(
     *,
     against: Float[Tensor, "against dim"] | None = None,
 ) -> Float[Tensor, "image prompt dim"] | None:
-    """dS/d(image embedding) of every pair, the chain through the embedding's length included; None
-    for scores that are not linear in the unit embedding."""
+    """Return dS/d(image embedding) of every pair in closed form, normalisation included.
+
+    None for scores that are not linear in the unit embedding.
+    """
     match score:
         case Cosine():
             return _cosine_gradient(image, text)
         case Logit() | Contrast():
-            found = _logit_gradient(model, image, text)
+            gradient = _logit_gradient(model, image, text)
             if isinstance(score, Contrast):
                 assert against is not None
-                found = found - _logit_gradient(model, image, against)
-            return found
+                gradient = gradient - _logit_gradient(model, image, against)
+            return gradient
         case _:
             return None
 
@@ -169,7 +196,7 @@ def _logit_gradient(model: Comparing, image: Tensor, text: Tensor) -> Tensor:
 
 
 def _cosine_gradient(image: Tensor, text: Tensor) -> Tensor:
-    """(t - cos e) / |f|, with e and t the unit embeddings and f the image's own."""
+    # d cos(f, t) / df = (t - cos e) / |f|, with e and t the unit embeddings and f the image's own.
     unit = torch.nn.functional.normalize
     e, t = unit(image, dim=-1), unit(text, dim=-1)
     along = torch.einsum("ip,id->ipd", e @ t.T, e)
@@ -180,7 +207,7 @@ NAMES = SCORES
 
 
 def score_of(value: str | Score) -> Score:
-    """A score as it is, or by its name.
+    """Return a score as it is, or by its name.
 
     Raises:
         InputError: it is neither.
@@ -193,7 +220,7 @@ def score_of(value: str | Score) -> Score:
 
 
 def create(name: str) -> Score:
-    """The score of that name; `contrast:a cat` explains each prompt rather than "a cat"."""
+    """Return the score of that name; `contrast:a cat` compares each prompt with "a cat"."""
     if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"got the score {shown(name)}, expected a name such as 'cosine'")
     kind, _, rest = name.partition(":")
@@ -211,7 +238,7 @@ def create(name: str) -> Score:
 
 
 def default(model: Model) -> str:
-    """The score that is explained where none is named."""
+    """Return the name of the score that is explained where the user names none."""
     return "class-logit" if model.classes else "cosine"
 
 
@@ -223,10 +250,11 @@ def pairs(
     rivals: Float[Tensor, "rival dim"] | None = None,
     against: Float[Tensor, "against dim"] | None = None,
 ) -> Pairs:
-    """Every image against every prompt, by unnormalised embeddings.
+    """Compare every image with every prompt, by unnormalised embeddings.
 
-    Rivals are constants on the text side: what explains a prompt is its own embedding.
+    rivals: the prompts' rivals; by default the prompts are each other's.
     """
+    # Rivals are constants: what explains a prompt's score is its own embedding.
     others = (text if rivals is None else rivals).detach()
     none = text.new_zeros(0, text.shape[1])
     with exact(image):
@@ -237,6 +265,25 @@ def pairs(
             _logit(model, image, none if against is None else against.detach()),
             own=rivals is None,
         )
+
+
+def score_pairs(
+    model: Comparing,
+    score: Score,
+    image: Float[Tensor, "image dim"],
+    text: Float[Tensor, "prompt dim"],
+    *,
+    nulls: Float[Tensor, "null dim"] | None = None,
+    against: Float[Tensor, "against dim"] | None = None,
+) -> Float[Tensor, "image target"]:
+    """Return the score of every image with every prompt, then with every null prompt.
+
+    Null prompts have the prompts as rivals, and are no rivals of theirs.
+    """
+    own = score(pairs(model, image, text, against=against))
+    if nulls is None:
+        return own
+    return torch.cat([own, score(pairs(model, image, nulls, rivals=text, against=against))], dim=1)
 
 
 def _cosine(image: Tensor, text: Tensor) -> Tensor:
@@ -253,8 +300,8 @@ def _logit(model: Comparing, image: Tensor, text: Tensor) -> Tensor:
 def _class_logits(
     logits: Float[Tensor, "image class"], text: Float[Tensor, "prompt class"]
 ) -> Float[Tensor, "image prompt"]:
-    """A class's prompt is a row with a single 1, and its logit is picked: it is no sum in which
-    relevance could be dealt out, or another class's infinite logit matter."""
+    # A class's prompt is a row with a single 1. Its logit is picked and not summed, so that neither
+    # relevance rules nor another class's infinite logit see a sum.
     if bool(((text != 0).sum(1) == 1).all() and (text.sum(1) == 1).all()):
         return logits[:, text.argmax(1)]
     return logits @ text.T

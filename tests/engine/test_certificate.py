@@ -63,13 +63,16 @@ NATIVE = Check("native factors", "holds", "attention weights")
 def test_a_certificate_holds_only_where_parity_and_native_factors_do(
     checks: tuple[Check, ...], holds: bool | None
 ) -> None:
-    assert Certificate(checks, (), ()).holds is holds
+    assert Certificate(checks=checks, native=(), substituted=()).holds is holds
 
 
 def test_what_was_not_told_is_named() -> None:
-    found = Certificate((PARITY, replace(NATIVE, verdict="not established")), (), ())
+    found = Certificate(
+        checks=(PARITY, replace(NATIVE, verdict="not established")), native=(), substituted=()
+    )
     assert found.sentence == "not established: native factors: attention weights"
-    assert Certificate((NATIVE,), (), ()).sentence == "not established: parity: not checked"
+    native = Certificate(checks=(NATIVE,), native=(), substituted=())
+    assert native.sentence == "not established: parity: not checked"
 
 
 def test_of_several_the_worst_counts_and_none_of_none() -> None:
@@ -200,7 +203,9 @@ def test_another_backward_rule_is_told_from_another_forward_pass(scenes: Model) 
 
 def test_a_bad_factor_beside_a_mild_one_is_not_mild() -> None:
     rule = replace(NATIVE, verdict="violated")
-    found = Certificate((PARITY, rule), (), ("a rule",), replaced="backward rule")
+    found = Certificate(
+        checks=(PARITY, rule), native=(), substituted=("a rule",), replaced="backward rule"
+    )
     assert found.kind == "another backward rule"
     worse = replace(found, checks=(PARITY, rule, Check("finite", "violated", "")))
     assert worse.kind == "fails"
@@ -239,7 +244,9 @@ def scenes_tokenizer():
     ],
 )
 def test_the_input_light_is_the_check_named_input(verdict, state) -> None:
-    found = Certificate((PARITY, NATIVE, Check("input", verdict, "why")), (), ())
+    found = Certificate(
+        checks=(PARITY, NATIVE, Check("input", verdict, "why")), native=(), substituted=()
+    )
     assert (found.lights[3].state, found.lights[3].evidence) == (state, "why")
     assert found.holds is (verdict != "violated")
 

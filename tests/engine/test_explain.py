@@ -15,7 +15,7 @@ from families import FAMILIES, ids, ids_for, model_of, picture, prompts_for
 from heatproof import scores
 from heatproof.certificate import Certificate, Check
 from heatproof.engine.api import merge
-from heatproof.engine.certify import change
+from heatproof.engine.following import change
 from heatproof.errors import ImageError, InputError, PromptError, ReadingError, UnknownName
 from heatproof.methods import AttentionXGradient, MethodCard, Plan, RawAttention, ReadPass, Side
 from heatproof.models import Piece, Readout, TokenLayout, wrap

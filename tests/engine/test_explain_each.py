@@ -202,13 +202,13 @@ def test_a_budget_is_measured_once(
     from heatproof.engine import pipeline
 
     fits: list[Any] = []
-    real = pipeline.fitted
+    real = pipeline.plan_batches
 
-    def fitted(*given: Any) -> Any:
+    def plan_batches(*given: Any) -> Any:
         fits.append(real(*given))
         return fits[-1]
 
-    monkeypatch.setattr(pipeline, "fitted", fitted)
+    monkeypatch.setattr(pipeline, "plan_batches", plan_batches)
     found = list(each(model, files, memory="40MB", method="gae"))
     assert len(fits) == 1
     whole = heatproof.explain(model, files, PROMPTS, method="gae")
@@ -267,7 +267,7 @@ def test_an_error_that_is_held_leaves_nobody_behind(
     with pytest.raises(PromptError, match="got embeddings of width 5") as held:
         next(stream)
     assert not multiprocessing.active_children()
-    assert "_answers" in frames_of(held)
+    assert "_explanations" in frames_of(held)
 
 
 def test_ctrl_c_that_is_held_while_a_batch_is_awaited_leaves_nobody_behind(
@@ -290,5 +290,5 @@ def test_ctrl_c_that_is_held_while_a_batch_is_awaited_leaves_nobody_behind(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_workers_are_given_can_be_pickled(family: str) -> None:
     """Where processes are not forked (macOS, Windows), it is."""
-    given = streaming.Files(FAMILIES[family](), ["a.png"], 2, True)
+    given = streaming.ImageLoader(FAMILIES[family](), ["a.png"], 2, strict=True)
     assert len(pickle.loads(pickle.dumps(given))) == 1  # noqa: S301 (our own)

@@ -15,7 +15,7 @@ from heatproof.engine import forward as passes
 from heatproof.engine import last_block
 from heatproof.engine.batches import ImageBatches
 from heatproof.engine.forward import Attribution
-from heatproof.engine.inputs import pictures, prompts
+from heatproof.engine.inputs import images, prompts
 from heatproof.errors import InputError
 from heatproof.methods import (
     AttentionXGradient,
@@ -63,19 +63,19 @@ def outcome(
     items: int = 2,
     width: int = 17,
 ) -> Attribution:
-    """One chunk of pictures against the family's prompts, or against `count` random ones."""
+    """One batch of pictures against the family's prompts, or against `count` random ones."""
     asked: Any = list(model.classes[:3])
     if count is not None:
         asked = embeddings(width, count)
     elif not asked:
         asked = embeddings(model.image.encode(picture(model, 1)).shape[1], 3)
-    shown = pictures(model, picture(model, items), None)
+    shown = images(model, picture(model, items), None)
     chosen = scores.create(score or scores.default(model))
-    job = ImageBatches(shown, prompts(model, asked), chosen, None)
+    batches = ImageBatches(shown, prompts(model, asked), chosen, None)
     sites = model.attention_layers("image", shown.pixels.shape[-2:])
-    (chunk,) = job.chunks(8)
+    (batch,) = batches.split(8)
     reader = passes.Reader(model=model, method=method, layers=sites, seed=0, evidence=evidence)
-    return reader.attribute(chunk)
+    return reader.attribute(batch)
 
 
 @pytest.fixture
@@ -208,20 +208,20 @@ def test_a_wrong_description_falls_back_and_fails_its_certificate() -> None:
     assert [c.name for c in found.certificate.checks if c.verdict == "violated"] == ["readout"]
 
 
-def test_a_row_that_differs_for_one_input_sends_the_chunk_the_whole_way(
+def test_a_row_that_differs_for_one_input_sends_the_batch_the_whole_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = model_of(VIT)
     good = outcome(model, AttentionXGradient())
-    alone = last_block._row_alone  # pyright: ignore[reportPrivateUsage]
+    alone = last_block._run_row  # pyright: ignore[reportPrivateUsage]
 
     def off(*args: Any) -> Any:
-        embedding, layer = alone(*args)
+        embedding, trace = alone(*args)
         bent = embedding.clone()
         bent[1] = bent[1] * (1 + 1e-6)
-        return bent, layer
+        return bent, trace
 
-    monkeypatch.setattr(last_block, "_row_alone", off)
+    monkeypatch.setattr(last_block, "_run_row", off)
     found = outcome(model, AttentionXGradient())
     assert not found.row_alone
     close(found.values, good.values, 1e-10)
@@ -255,7 +255,7 @@ def test_a_full_memory_is_let_through_and_nothing_is_remembered(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(last_block, "_row_alone", full)
+        patch.setattr(last_block, "_run_row", full)
         with pytest.raises(type(error), match="memory"):
             outcome(model, AttentionXGradient())
     assert outcome(model, AttentionXGradient()).row_alone
@@ -268,7 +268,7 @@ def test_a_fault_of_another_kind_is_let_through(monkeypatch: pytest.MonkeyPatch)
         raise InputError("the input is at fault")
 
     with monkeypatch.context() as patch:
-        patch.setattr(last_block, "_row_alone", refused)
+        patch.setattr(last_block, "_run_row", refused)
         with pytest.raises(InputError):
             outcome(model, AttentionXGradient())
     assert outcome(model, AttentionXGradient()).row_alone

@@ -10,7 +10,8 @@ from torch import Tensor
 import heatproof
 from families import FAMILIES, ids_for, model_of, picture, prompts_for
 from heatproof.checking import size_in_bytes
-from heatproof.engine import inputs, ledger
+from heatproof.engine import inputs
+from heatproof.engine.memory import MemoryTracker
 from heatproof.errors import InputError, ReadingError
 from heatproof.methods import pass_context
 from heatproof.models import Model
@@ -53,7 +54,7 @@ def test_a_budget_changes_no_map(method: str) -> None:
 def peak_of(model: Model, given: Sequence[Any], run: Callable[[], object]) -> int:
     """Bytes of all tensors of a run at once, the model's and those that were handed in apart."""
     own = [*model.module.parameters(), *model.module.buffers()]
-    with ledger.Ledger([*own, *(each for each in given if isinstance(each, Tensor))]) as noted:
+    with MemoryTracker([*own, *(each for each in given if isinstance(each, Tensor))]) as noted:
         run()
     return noted.peak
 

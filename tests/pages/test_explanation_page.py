@@ -132,7 +132,7 @@ def test_json_never_holds_nan(tmp_path):
 
 
 def test_explanation_without_certificate_is_neither_held_nor_failed(tmp_path):
-    made(Certificate((), (), ())).save(tmp_path)
+    made(Certificate(checks=(), native=(), substituted=())).save(tmp_path)
     assert json.loads((tmp_path / "explanation.json").read_text())["certificate"]["holds"] is None
     assert "Not certified" in (tmp_path / "report.html").read_text()
 

@@ -239,7 +239,9 @@ def test_failed_certificate_stands_on_the_picture_and_beneath_it():
 
 def test_no_certificate_is_not_shown_as_one_that_holds():
     maps = bump(7, 7, 3, 3)[None]
-    drawn = explanation(maps, ["x"], certificate=Certificate((), (), ())).overlay(0, 0)
+    drawn = explanation(
+        maps, ["x"], certificate=Certificate(checks=(), native=(), substituted=())
+    ).overlay(0, 0)
     assert share_of(drawn, lights.CALM, (0, 0, *drawn.size)) == 0
     assert share_of(drawn, lights.FAINT, (0, 0, 110, 40)) > 0.3
     assert share_of(drawn, lights.FAINT, (0, drawn.height - 30, *drawn.size)) > 0.5

@@ -159,19 +159,19 @@ def test_progress_names_each_model() -> None:
 # --- cost ------------------------------------------------------------------------------------
 
 
-def test_the_ledger_knows_what_lives() -> None:
+def test_the_tracker_knows_what_lives() -> None:
     own = torch.ones(500)
-    with cost.Ledger([own]) as ledger:
+    with cost.MemoryTracker([own]) as tracker:
         one = own + 1
         view = one.view(5, 100).t()
-        assert ledger.live == 2000
+        assert tracker.live == 2000
         two = view * 2
-        assert (ledger.live, ledger.peak) == (4000, 4000)
+        assert (tracker.live, tracker.peak) == (4000, 4000)
         del one, view
-        assert (ledger.live, ledger.peak) == (2000, 4000)
+        assert (tracker.live, tracker.peak) == (2000, 4000)
         del two
         assert own.t() is not None
-    assert (ledger.live, ledger.peak) == (0, 4000)
+    assert (tracker.live, tracker.peak) == (0, 4000)
 
 
 @dataclass(frozen=True)

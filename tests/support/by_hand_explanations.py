@@ -91,15 +91,25 @@ def explanation(
         (image.height + side) / 2,
     )
     row = torch.tensor(scores if scores is not None else [0.25] * len(prompts))
-    record = Record("scenes", method, {}, "cosine", tuple(prompts), 0, notices)
+    record = Record(
+        model="scenes",
+        method=method,
+        settings={},
+        score="cosine",
+        prompts=tuple(prompts),
+        seed=0,
+        notices=notices,
+    )
     return Explanation(
-        maps.float(),
-        row.repeat(len(maps), 1),
-        (row if explained is None else torch.tensor(explained)).repeat(len(maps), 1),
-        certificate,
-        record,
-        tuple(Photo(image, f"photo-{n}.jpg") for n in range(len(maps))),
-        (view,) * len(maps),
+        maps=maps.float(),
+        scores=row.repeat(len(maps), 1),
+        explained_scores=(row if explained is None else torch.tensor(explained)).repeat(
+            len(maps), 1
+        ),
+        certificate=certificate,
+        record=record,
+        photos=tuple(Photo(image, f"photo-{n}.jpg") for n in range(len(maps))),
+        views=(view,) * len(maps),
     )
 
 
@@ -122,6 +132,21 @@ def worded(
     ]
     maps = [torch.tensor([word.value for word in each]) for each in words]
     tokens = [tuple(word.text for word in each) for each in words]
-    record = Record("scenes", "attention-x-gradient", {}, "cosine", tuple(prompts), 0)
+    record = Record(
+        model="scenes",
+        method="attention-x-gradient",
+        settings={},
+        score="cosine",
+        prompts=tuple(prompts),
+        seed=0,
+    )
     scores = torch.full((1, len(prompts)), 0.25)
-    return WordExplanation([maps], [words], tokens, scores, scores, certificate, record)
+    return WordExplanation(
+        maps=[maps],
+        words=[words],
+        tokens=tokens,
+        scores=scores,
+        explained_scores=scores,
+        certificate=certificate,
+        record=record,
+    )

@@ -112,4 +112,4 @@ def prepared(model: Model, labelled: Labelled) -> tuple[Tensor, Tensor]:
     shown = images if isinstance(images, Tensor) else list(images)
     prompts = labelled.prompts
     asked = prompts if isinstance(prompts, Tensor) else list(prompts)
-    return inputs.pictures(model, shown, None).pixels, inputs.prompts(model, asked).embeddings
+    return inputs.images(model, shown, None).pixels, inputs.prompts(model, asked).embeddings

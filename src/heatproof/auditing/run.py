@@ -24,9 +24,9 @@ from heatproof.data.dataset import LabelledImages
 from heatproof.data.opening import check as checked
 from heatproof.data.opening import open as open_data
 from heatproof.data.scenes.single_attribute import asked
-from heatproof.engine import arguments
-from heatproof.engine.arguments import ModelInput
+from heatproof.engine import inputs
 from heatproof.engine.certify import environment
+from heatproof.engine.inputs import ModelInput
 from heatproof.engine.inputs import prompts as embedded
 from heatproof.errors import InputError, PromptError
 from heatproof.evaluation.subject import Auditable, Subject
@@ -87,7 +87,7 @@ class Auditor:
         checking.whole("budget", budget, least=1)
         if data is not None and not isinstance(data, LabelledImages):
             checked(data)
-        self.model = arguments.model_of(model)
+        self.model = inputs.model_of(model)
         self.principles, self.scenes, self.seed = tuple(sorted(set(principles))), scenes, seed
         known = _is_scenes(self.model)
         if data is None and known:

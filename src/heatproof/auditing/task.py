@@ -15,7 +15,7 @@ from torch import Tensor
 
 from heatproof.data.dataset import LabelledImages
 from heatproof.engine import inputs
-from heatproof.engine.certify import NULL_PROMPTS
+from heatproof.engine.following import NULL_PROMPTS
 from heatproof.evaluation import localisation
 from heatproof.evaluation.encoding import score_pairs
 from heatproof.evaluation.presence import (

@@ -37,9 +37,9 @@ from heatproof.benchmarking.tables import (
 from heatproof.data import open as opened
 from heatproof.data.dataset import LabelledImages
 from heatproof.data.opening import check as check_data
-from heatproof.engine import arguments
-from heatproof.engine.arguments import ModelInput
+from heatproof.engine import inputs
 from heatproof.engine.certify import environment
+from heatproof.engine.inputs import ModelInput
 from heatproof.errors import InputError
 from heatproof.evaluation.task import EvaluationTask
 from heatproof.metrics.base import Metric
@@ -142,9 +142,7 @@ def benchmark(
         check_data(data)
     if out is not None:
         check_folder(checking.path("out", out))
-    loaded = (
-        load_model(model, device=device) if isinstance(model, str) else arguments.model_of(model)
-    )
+    loaded = load_model(model, device=device) if isinstance(model, str) else inputs.model_of(model)
     chosen = [replace(each, method=method_of(each.method, loaded)) for each in chosen]
     pictures = _data(loaded, data, images, seed)
     task = _task(loaded, pictures, seed, batch_size)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from heatproof.engine import inputs
 from heatproof.engine.api import explain_words
-from heatproof.engine.certify import NULL_PROMPTS
+from heatproof.engine.following import NULL_PROMPTS
 from heatproof.errors import HeatproofError, InputError
 from heatproof.evaluation.subject import Subject
 from heatproof.evaluation.task import EvaluationTask, TaskBatch

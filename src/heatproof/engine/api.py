@@ -1,44 +1,32 @@
-"""`explain` what a model saw in pictures, `explain_words` what it read in prompts."""
+"""The doors `explain`, `explain_words` and `jacobian`; `explain_each` is in `streaming`."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from heatproof import scores
-from heatproof.certificate import Certificate
-from heatproof.engine import arguments, following, inputs
-from heatproof.engine import certify as proof
-from heatproof.engine.arguments import ModelInput
-from heatproof.engine.batches import ImageBatches, TextBatches
-from heatproof.engine.forward import (
-    Reader,
-    coordinates_of,
-    is_linear,
-)
-from heatproof.engine.input_check import InputCheck, coordinates_check
-from heatproof.engine.inputs import ImageInputs, Images, ImageSize, PromptInput, Prompts
+from heatproof.certificate import Check
+from heatproof.engine import following, inputs
+from heatproof.engine.batches import NO_PROMPTS, CoordinateBatches, TextBatches
+from heatproof.engine.forward import is_linear
+from heatproof.engine.input_check import InputCheck, check_coordinates
+from heatproof.engine.inputs import Images, ImageSize, ModelInput, PromptInput, Prompts
 from heatproof.engine.jacobians import Jacobian, Scale
-from heatproof.engine.ledger import encoded_together
-from heatproof.engine.memory import fitted
+from heatproof.engine.memory import largest_batch
 from heatproof.engine.pipeline import (
     BatchResults,
+    ExplainOptions,
+    ExplainRun,
+    MethodInput,
+    Pipeline,
     Progress,
-    Question,
-    check_layout,
-    default_batch_size,
-    gather,
     names_of,
-    record_of,
-    resolve_method,
 )
 from heatproof.errors import InputError
-from heatproof.explanation import Explanation, Record, Word, WordExplanation
+from heatproof.explanation import Explanation, Word, WordExplanation
 from heatproof.methods.base import Method
-from heatproof.methods.pass_context import Batch
 from heatproof.models.towers import Piece
 from heatproof.words import word_tokens
 
@@ -49,7 +37,7 @@ def explain(
     images: Images,
     prompts: PromptInput,
     *,
-    method: str | Method | Callable[[Any, str], Any] = "attention-x-gradient",
+    method: MethodInput = "attention-x-gradient",
     score: str | scores.Score | None = None,
     image_size: ImageSize = None,
     certify: bool = True,
@@ -58,44 +46,42 @@ def explain(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Explanation:
-    """Explain each image's score with each prompt, from the model's own forward pass.
+    """Draw a heat map of each image for each prompt, from the model's own forward pass.
 
     Args:
         model: a model of `load` or `wrap`, or what these take (a name such as "scenes").
-        images: path | PIL image | uint8 array (height, width, 3) | list of them | preprocessed
+        images: path | PIL image | uint8 array (height, width, 3) | list of these | preprocessed
             tensor (image, 3, height, width).
         prompts: texts | token ids (prompt, context) | embeddings (prompt, dim); for a classifier
             class names or indices.
         method: a catalogue name, a method object with its options set, or any callable
             (PIL image, prompt) -> map, whose maps no certificate can vouch for (see `Foreign`).
-        score: what is explained; by default the cosine, or a classifier's class logit.
-        image_size: (height, width), one number for both, "keep" (the pictures' own aspect ratio)
+        score: the score that the maps explain; by default the cosine, or a classifier's logit.
+        image_size: (height, width), one number for both, "keep" (the images' own aspect ratio)
             or "native".
-        certify: compare with the untouched model and with null prompts. Costs one inference pass
-            and six more gradients; without it nothing is established (`holds` is None).
+        certify: compare with the untouched model and with null prompts. It costs one inference
+            pass and six more gradients; without it nothing is established (`holds` is None).
         batch_size: how many images go through the model together, at most; by default as many as
             suit the device (`pipeline.default_batch_size`).
-        memory: what explaining may take beside the model, the images and the maps ("2GiB", or
-            bytes): as many images and prompts go together as fit.
+        memory: memory limit ("2GiB", or bytes) on top of the model, the images and the maps: as
+            many images and prompts go together as fit.
+        seed: random seed, for methods that draw.
+        progress: called with (batches done, batches in all).
 
     Returns:
         Signed, unnormalised maps (image, prompt, row, col) in float32 with their certificate, and
         the untouched model's scores.
 
     Raises:
-        InputError: something handed in is at fault. ReadingError: the model cannot be read.
+        InputError: an argument is wrong. ReadingError: the model cannot be read.
     """
-    model = arguments.model_of(model)
-    image_size = arguments.check_options(
-        certify=certify, batch_size=batch_size, memory=memory, seed=seed, progress=progress,
-        image_size=image_size,
+    model = inputs.model_of(model)
+    options = ExplainOptions(
+        method=method, score=score, image_size=image_size, certify=certify, batch_size=batch_size,
+        memory=memory, seed=seed, progress=progress,
     )  # fmt: skip
-    prompts = arguments.prompts_of(model, prompts)
-    chosen, target = resolve_method(model, method, score, "image")
-    shown = inputs.pictures(model, images, image_size)
-    size = default_batch_size(model, batch_size)
-    question = Question(model, prompts, chosen, target, image_size, certify, size, memory, seed)
-    return question.answered(shown, progress)
+    run = ExplainRun(model, prompts, options)
+    return run.explain(inputs.images(model, images, options.image_size), progress)
 
 
 @torch.inference_mode(False)
@@ -111,58 +97,48 @@ def jacobian(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Jacobian:
-    """Read images once, for prompts that come later: see `Jacobian`.
+    """Compute maps of each image's embedding once, for any later prompt: see `Jacobian`.
 
     Arguments are those of `explain`; the method must be linear in the score's gradient.
 
     Raises:
-        InputError: the method is not, or something handed in is at fault.
+        InputError: the method is not, or an argument is wrong.
     """
-    model = arguments.model_of(model)
-    image_size = arguments.check_options(
-        certify=certify, batch_size=batch_size, memory=memory, seed=seed, progress=progress,
-        image_size=image_size,
+    model = inputs.model_of(model)
+    options = ExplainOptions(
+        method=method, image_size=image_size, certify=certify, batch_size=batch_size,
+        memory=memory, seed=seed, progress=progress,
     )  # fmt: skip
-    chosen, target = resolve_method(model, method, None, "image")
-    if not is_linear(chosen):
+    run = Pipeline(model, options, "image")
+    if not is_linear(run.method):
         raise InputError(
-            f"method {chosen.card.name} is not linear in the score's gradient with these settings, "
-            "so that no later prompt can be mapped; try attention-x-gradient, or explain"
+            f"method {run.method.card.name} is not linear in the score's gradient with these "
+            "settings, so that no later prompt can be mapped; try attention-x-gradient, or explain"
         )
-    shown = inputs.pictures(model, images, image_size)
-    none = Prompts((), torch.zeros(0, 0))
-    job = ImageBatches(shown, none, target, None)
-    sites = shown.model.attention_layers("image", shown.pixels.shape[-2:])
-    check_layout(job.layout, sites[-1].keys)
+    shown = inputs.images(model, images, options.image_size)
+    batches = CoordinateBatches(shown, run.score)
+    results = run.attribute(batches, progress)
+    maps = batches.layout.grid(results.values)
 
-    def chunks(size: int) -> list[Batch]:
-        return [replace(chunk, compare=coordinates_of) for chunk in job.chunks(size)]
+    def check_input(batch_size: int) -> Check:
+        return check_coordinates(shown, results.untouched, batch_size)
 
-    reader = Reader(model=job.model, method=chosen, layers=sites, seed=seed, evidence=certify)
-    one = reader.attribute_coordinates
-    fit = fitted(job.model, chunks, one, memory, default_batch_size(model, batch_size))
-    gathered = gather(one, chunks, fit, certify, progress)
-    maps = job.layout.grid(gathered.values)
-    follows = following.declared(none, chosen.factors("image"), "image")
-    certificate = proof.unchecked(shown.model, chosen, "image", follows)
-    if certify:
-        names, count = names_of(shown), maps.shape[1]
-        labels = [f"coordinate {n}" for n in range(count)]
-        certificate = proof.certify(
-            shown.model,
-            chosen,
-            "image",
-            (names, labels),
-            gathered.evidence(count),
-            follows,
-            (),
-            seed,
-            (coordinates_check(shown, gathered.untouched, fit.items),),
-        )
-    record = record_of(model, chosen, target, none, seed, shown.notices, image_size)
-    scale = Scale(model.classes, model.logit_scale, model.logit_bias)
-    own, explained = gathered.untouched.float(), gathered.explained.float()
-    return Jacobian(maps.float(), own, explained, scale, record, certificate, model)
+    certificate = run.certificate(
+        shown.model,
+        (names_of(shown), [f"coordinate {n}" for n in range(maps.shape[1])]),
+        results,
+        following.declared(NO_PROMPTS, run.factors, "image"),
+        check_input,
+    )
+    return Jacobian(
+        by_coordinate=maps.float(),
+        embeddings=results.untouched.float(),
+        explained=results.explained.float(),
+        scale=Scale(model.classes, model.logit_scale, model.logit_bias),
+        record=run.record(NO_PROMPTS, shown),
+        certificate=certificate,
+        model=model,
+    )
 
 
 @torch.inference_mode(False)
@@ -180,87 +156,79 @@ def explain_words(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> WordExplanation:
-    """Explain each score by the prompt's words: one signed value a token, and merged to words.
+    """Explain each score by the prompt's words: one signed value per token, summed up per word.
 
     Arguments are those of `explain`. BOS, end-of-text and padding carry no words and are left out
-    of the values; what the causal mask hides from the readout gets none.
+    of the values; tokens that the causal mask hides from the readout get 0.
+
+    Raises:
+        InputError: an argument is wrong, or the model or the prompts have no words.
     """
-    model = arguments.model_of(model)
-    image_size = arguments.check_options(
-        certify=certify, batch_size=batch_size, memory=memory, seed=seed, progress=progress,
-        image_size=image_size,
+    model = inputs.model_of(model)
+    options = ExplainOptions(
+        method=method, score=score, image_size=image_size, certify=certify, batch_size=batch_size,
+        memory=memory, seed=seed, progress=progress,
     )  # fmt: skip
-    prompts = arguments.prompts_of(model, prompts)
+    prompts = inputs.check_prompts(model, prompts)
     if model.text is None:
         raise InputError(f"{model.spec} has no text tower and reads no words; try without words")
-    chosen, target = resolve_method(model, method, score, "text")
-    shown = inputs.pictures(model, images, image_size)
-    asked = inputs.prompts(model, prompts, memory)
-    target.check(model, len(asked.labels))
-    if asked.tokens is None:
+    run = Pipeline(model, options, "text")
+    shown = inputs.images(model, images, options.image_size)
+    embedded = inputs.prompts(model, prompts, memory)
+    run.score.check(model, len(embedded.labels))
+    if embedded.tokens is None:
         raise InputError("embeddings have no words; pass the prompts as texts or token ids")
-    see, pixels = shown.model.image.encode, shown.pixels
-    size = default_batch_size(model, batch_size)
-    fitting = encoded_together(shown.model, lambda: see(pixels[:1]), memory, size)
-    job = TextBatches(shown, asked, target, fitting)
-    sites = model.attention_layers("text", asked.tokens.ids.shape[-1:])
-    one = Reader(model=model, method=chosen, layers=sites, seed=seed, evidence=certify).attribute
-    fit = fitted(model, job.chunks, one, memory, size)
-    gathered = gather(one, job.chunks, fit, certify, progress)
-    follows = following.declared(asked, chosen.factors("text"), "text")
-    certificate = proof.unchecked(shown.model, chosen, "text", follows)
-    if certify:
-        names = names_of(shown)
-        certificate = proof.certify(
-            model,
-            chosen,
-            "text",
-            (asked.labels, names),
-            gathered.evidence(len(job.images)),
-            follows,
-            (),
-            seed,
-            (InputCheck(prompts, asked, target)(shown, gathered.untouched.T, size),),
-        )
-    notices = (*shown.notices, *asked.notices)
-    record = record_of(model, chosen, target, asked, seed, notices, image_size)
-    return _word_explanation(gathered, asked, certificate, record, shown)
+    encode, pixels = shown.model.image.encode, shown.pixels
+    # The plan is about prompts; how many images are encoded together is a question of its own.
+    together = largest_batch(shown.model, lambda: encode(pixels[:1]), memory, run.batch_size)
+    results = run.attribute(TextBatches(model, shown, embedded, run.score, together), progress)
+
+    def check_input(_: int) -> Check:  # the plan is one of prompts
+        check = InputCheck(prompts, embedded, run.score)
+        return check(shown, results.untouched.T, run.batch_size)
+
+    tracking = following.declared(embedded, run.factors, "text")
+    names = embedded.labels, names_of(shown)
+    maps, words = _by_word(results, embedded)
+    return WordExplanation(
+        maps=maps,
+        words=words,
+        tokens=[tuple(piece.text for piece in pieces) for pieces in embedded.tokens.pieces],
+        scores=results.untouched.T.float(),
+        explained_scores=results.explained.T.float(),
+        certificate=run.certificate(model, names, results, tracking, check_input),
+        record=run.record(embedded, shown),
+        photos=shown.photos,
+    )
 
 
 # --- words ------------------------------------------------------------------------------------
 
 
-def _word_explanation(
-    gathered: BatchResults,
-    asked: Prompts,
-    certificate: Certificate,
-    record: Record,
-    shown: ImageInputs,
-) -> WordExplanation:
-    assert asked.tokens is not None
-    values = gathered.values.float()
-    pieces, texts = asked.tokens.pieces, asked.tokens.texts
-    positions = [torch.tensor([p.position for p in each], dtype=torch.long) for each in pieces]
+def _by_word(
+    results: BatchResults, prompts: Prompts
+) -> tuple[list[list[Tensor]], list[list[tuple[Word, ...]]]]:
+    """Return the values of each image's and prompt's tokens, and their sums per word."""
+    assert prompts.tokens is not None
+    values = results.values.float()
+    # Pieces leave out BOS, end of text and padding.
+    pieces, texts = prompts.tokens.pieces, prompts.tokens.texts
+    positions = [torch.tensor([p.position for p in row], dtype=torch.long) for row in pieces]
     maps = [
         [values[prompt, image, positions[prompt]] for prompt in range(len(texts))]
         for image in range(values.shape[1])
     ]
     words = [
-        [tuple(merge(texts[n], pieces[n], each)) for n, each in enumerate(row)] for row in maps
+        [
+            tuple(merge(text, row, of_text))
+            for text, row, of_text in zip(texts, pieces, of_image, strict=True)
+        ]
+        for of_image in maps
     ]
-    return WordExplanation(
-        maps,
-        words,
-        [tuple(piece.text for piece in each) for each in pieces],
-        gathered.untouched.T.float(),
-        gathered.explained.T.float(),
-        certificate,
-        record,
-        shown.photos,
-    )
+    return maps, words
 
 
 def merge(text: str, pieces: Sequence[Piece], values: Float[Tensor, " token"]) -> Iterator[Word]:
-    """Words of `text`, each with the sum over its tokens."""
+    """Yield the words of `text`, each with the sum over its tokens."""
     for start, end, tokens in word_tokens(text, pieces):
         yield Word(text[start:end], start, end, float(values[tokens].sum()))

@@ -1,6 +1,9 @@
-"""The two towers as jobs: what each is run for, in chunks."""
+"""The inputs of either tower in batches, with the function that scores their embeddings."""
 
+from abc import ABC, abstractmethod
+from dataclasses import replace
 from functools import partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,166 +13,256 @@ from torch import Tensor
 from heatproof import scores
 from heatproof.engine import inputs
 from heatproof.engine.inputs import ImageInputs, Prompts
-from heatproof.errors import InputError, PromptError
-from heatproof.methods.pass_context import Batch
+from heatproof.errors import InputError, PromptError, ReadingError
+from heatproof.methods.pass_context import GRADIENTS_AT_ONCE, Batch, Side
 from heatproof.models.model import Model
 from heatproof.models.towers import Readout, Tokens
 
 POOLS = ("pool probe", "mean query")
+# What is measured on one input (`memory`) is measured for this many targets at most.
+PROBE_TARGETS = 4
 
 
-class ImageBatches:
-    """ImageInputs against prompts, null prompts behind them: what the image tower is run for.
+class TowerBatches(ABC):
+    """The inputs of one tower, in batches; `model` is at the size that they need."""
 
-    before: how many pictures of the same question came before these.
-    """
+    side: ClassVar[Side]
+    model: Model
+
+    @abstractmethod
+    def split(self, size: int, gradient_bytes: int = GRADIENTS_AT_ONCE) -> list[Batch]:
+        """Return batches of at most `size` inputs (see `Batch` for `gradient_bytes`)."""
+
+    @property
+    @abstractmethod
+    def input_size(self) -> tuple[int, ...]:
+        """(height, width) of images, (context,) of prompts."""
+
+    def probe(self) -> Batch:
+        """Return the first input with few targets, whose gradients are taken one by one: what is
+        run to measure memory."""
+        first = self.split(1, gradient_bytes=1)[0]
+
+        def compare_few(embedding: Tensor) -> Tensor:
+            return first.compare(embedding)[:, :PROBE_TARGETS]
+
+        return replace(first, targets=PROBE_TARGETS, width=0, closed_form=None, compare=compare_few)
+
+
+class ImageBatches(TowerBatches):
+    """Images, scored with prompts; behind the user's own prompts stand the null prompts."""
+
+    side = "image"
 
     def __init__(
         self,
         shown: ImageInputs,
-        asked: Prompts,
+        prompts: Prompts,
         score: scores.Score,
         nulls: Prompts | None,
         before: int = 0,
     ) -> None:
-        self.model, self.score, self.asked = shown.model, score, asked
-        self.pixels = inputs.ordinary(shown.pixels)
+        """before: how many images of the same run came before these."""
+        self.model, self.score, self.prompts = shown.model, score, prompts
+        self.pixels, self.photos = shown.pixels, shown.photos
         self.nulls, self.before = nulls, before
-        self.nothing: Tensor | None = None
-        self.photos = shown.photos
-        self.labels = asked.labels if nulls is None else (*asked.labels, *nulls.labels)
+        self.labels = prompts.labels if nulls is None else (*prompts.labels, *nulls.labels)
         self.against = _against(shown.model, score)
+        # Models that give each image a grid of its own have another layout for each size.
         self.layout = shown.model.image.layout(*shown.pixels.shape[-2:])
+        self._empty: Tensor | None = None
 
-    def compare(self, embedding: Tensor) -> Tensor:
-        model, texts = self.model, self.asked.embeddings
+    def compare(self, embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item target"]:
+        """Return the scores of embeddings with the user's prompts, then with the null prompts."""
         self._check_width(embedding)
-        found = self.score(scores.pairs(model, embedding, texts, against=self.against))
-        if self.nulls is None:
-            return found
-        nulls = scores.pairs(
-            model, embedding, self.nulls.embeddings, rivals=texts, against=self.against
+        return scores.score_pairs(
+            self.model,
+            self.score,
+            embedding,
+            self.prompts.embeddings,
+            nulls=None if self.nulls is None else self.nulls.embeddings,
+            against=self.against,
         )
-        return torch.cat([found, self.score(nulls)], dim=1)
 
     def score_gradient(
         self, embedding: Float[Tensor, "item dim"]
     ) -> Float[Tensor, "item target dim"] | None:
-        """dS/d(embedding) in closed form; None where the score has none."""
+        """Return dS/d(embedding) in closed form; None where the score has none."""
         self._check_width(embedding)
-        texts = self.asked.embeddings
+        texts = self.prompts.embeddings
         if self.nulls is not None:
             texts = torch.cat([texts, self.nulls.embeddings])
         return scores.score_gradient(self.model, self.score, embedding, texts, against=self.against)
 
-    def _check_width(self, embedding: Float[Tensor, "item dim"]) -> None:
-        own, given = embedding.shape[1], self.asked.embeddings.shape[1]
-        if own != given:
-            raise PromptError(f"got embeddings of width {given}, {self.model.spec} has {own}")
-
     def empty(self, embedding: Float[Tensor, "item dim"]) -> Float[Tensor, " item"]:
-        """Scores against the empty prompt, which is embedded when first asked for."""
+        """Return the scores with the empty prompt, which is embedded when it is first needed."""
         if self.model.text is None:
             raise InputError(f"{self.model.spec} has no text tower and so no empty prompt")
-        if self.nothing is None:
-            self.nothing = inputs.embed(self.model, [""]).embeddings
-        found = scores.pairs(
+        if self._empty is None:  # few methods ask, and it costs a pass of the text tower
+            self._empty = inputs.embed(self.model, [""]).embeddings
+        pairs = scores.pairs(
             self.model,
             embedding,
-            self.nothing,
-            rivals=self.asked.embeddings,
+            self._empty,
+            rivals=self.prompts.embeddings,
             against=self.against,
         )
-        return self.score(found)[:, 0]
+        return self.score(pairs)[:, 0]
 
-    def chunks(self, size: int) -> list[Batch]:
+    def check_keys(self, keys: int) -> None:
+        """Check that the last attention call has as many key tokens as the model's description.
+
+        Raises:
+            ReadingError: it has more or fewer.
+        """
+        layout = self.layout
+        if layout.tokens != keys:
+            others = len(layout.prefix) + len(layout.suffix)
+            raise ReadingError(
+                f"got {keys} key tokens for a {layout.rows} x {layout.cols} grid with {others} "
+                "other token(s); the model's description is wrong"
+            )
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Height and width."""
+        return self.pixels.shape[-2:]
+
+    def split(self, size: int, gradient_bytes: int = GRADIENTS_AT_ONCE) -> list[Batch]:
+        """Return batches of at most `size` images."""
         tower, layout = self.model.image, self.layout
         start = len(layout.prefix)
-        content = slice(start, start + layout.rows * layout.cols)
-        made: list[Batch] = []
+        batches: list[Batch] = []
         for first in range(0, len(self.pixels), size):
             pixels = self.pixels[first : first + size]
-            made.append(
+            batches.append(
                 Batch(
                     side="image",
                     encode=partial(tower.encode, pixels),
                     compare=self.compare,
                     readout=_rows(tower.readout, len(pixels)),
-                    content=content,
+                    content=slice(start, start + layout.rows * layout.cols),
                     pooled=tower.readout.name in POOLS,
                     grid=(layout.rows, layout.cols),
                     pixels=pixels,
                     encode_pixels=tower.encode,
                     labels=self.labels,
                     photos=self.photos[first : first + size],
-                    asked=len(self.asked.labels),
+                    asked=len(self.prompts.labels),
                     project=tower.project,
                     empty=self.empty,
                     first=self.before + first,
                     black=partial(_black, self.model, pixels),
                     targets=len(self.labels),
-                    width=self.asked.embeddings.shape[1],
+                    width=self.prompts.embeddings.shape[1],
+                    # Linear scores have a formula; the others are differentiated by autograd.
                     closed_form=self.score_gradient,
+                    gradient_bytes=gradient_bytes,
                 )
             )
-        return made
+        return batches
+
+    def _check_width(self, embedding: Float[Tensor, "item dim"]) -> None:
+        own, given = embedding.shape[1], self.prompts.embeddings.shape[1]
+        if own != given:
+            raise PromptError(f"got embeddings of width {given}, {self.model.spec} has {own}")
 
 
-class TextBatches:
-    """Prompts against pictures: what the text tower is run for."""
+class CoordinateBatches(ImageBatches):
+    """Images, whose scores are the coordinates of their own embeddings (`jacobian`)."""
+
+    def __init__(self, shown: ImageInputs, score: scores.Score) -> None:
+        super().__init__(shown, NO_PROMPTS, score, None)
+
+    def split(self, size: int, gradient_bytes: int = GRADIENTS_AT_ONCE) -> list[Batch]:
+        """Return batches of at most `size` images."""
+        return [batch.by_coordinate() for batch in super().split(size, gradient_bytes)]
+
+    def probe(self) -> Batch:
+        """Return the first image, with all coordinates: there are no fewer."""
+        return self.split(1, gradient_bytes=1)[0]
+
+
+NO_PROMPTS = Prompts((), torch.zeros(0, 0))
+
+
+class TextBatches(TowerBatches):
+    """Prompts, scored with images."""
+
+    side = "text"
 
     def __init__(
-        self, shown: ImageInputs, asked: Prompts, score: scores.Score, batch_size: int
+        self,
+        model: Model,
+        shown: ImageInputs,
+        prompts: Prompts,
+        score: scores.Score,
+        batch_size: int,
     ) -> None:
-        assert shown.model.text is not None
-        assert asked.tokens is not None
-        self.model, self.score, self.asked, self.tokens = shown.model, score, asked, asked.tokens
-        self.tower = shown.model.text
-        self.against = _against(shown.model, score)
+        """model: at its own input size. batch_size: how many images are encoded together."""
+        assert model.text is not None
+        assert prompts.tokens is not None
+        self.model, self.tower, self.score = model, model.text, score
+        self.prompts, self.tokens = prompts, prompts.tokens
+        self.against = _against(model, score)
         with torch.no_grad():
             parts = [shown.model.image.encode(pixels) for pixels in shown.pixels.split(batch_size)]
-        self.images = torch.cat(parts).to(asked.embeddings.dtype)
+        self.images = torch.cat(parts).to(prompts.embeddings.dtype)
 
-    def compare(self, embedding: Tensor, start: int) -> Tensor:
-        """(prompt, image): these prompts are live, all others are constants."""
+    def compare(
+        self, embedding: Float[Tensor, "item dim"], start: int
+    ) -> Float[Tensor, "item image"]:
+        """Return the scores of the prompts from number `start` on; all others are constants.
+
+        A score that compares prompts (a margin) needs the others, too.
+        """
         stop = start + len(embedding)
-        texts = self.asked.embeddings
+        texts = self.prompts.embeddings
+        # In the graph are these prompts alone; the others stand there as they were embedded.
         live = torch.cat([texts[:start], embedding, texts[stop:]])
-        found = scores.pairs(self.model, self.images, live, against=self.against)
-        return self.score(found)[:, start:stop].T
+        pairs = scores.pairs(self.model, self.images, live, against=self.against)
+        return self.score(pairs)[:, start:stop].T
 
-    def chunks(self, size: int) -> list[Batch]:
-        made: list[Batch] = []
-        context = self.tokens.ids.shape[1]
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """The length of the context."""
+        return self.tokens.ids.shape[-1:]
+
+    def split(self, size: int, gradient_bytes: int = GRADIENTS_AT_ONCE) -> list[Batch]:
+        """Return batches of at most `size` prompts."""
+        mean = self.tower.readout.name == "mean of tokens"
+        batches: list[Batch] = []
         for start in range(0, len(self.tokens.texts), size):
             part = inputs.select(self.tokens, start, start + size)
-            made.append(
+            batches.append(
                 Batch(
                     side="text",
                     encode=partial(self.tower.encode, part),
                     compare=partial(self.compare, start=start),
-                    readout=None if self.tower.readout.name == "mean of tokens" else part.readout,
-                    content=slice(0, context),
+                    readout=None if mean else part.readout,
+                    content=slice(0, self.tokens.ids.shape[1]),
                     pooled=self.tower.readout.name in POOLS,
                     asked=len(self.images),
                     project=self.tower.project,
                     first=start,
                     words=_words(part),
+                    gradient_bytes=gradient_bytes,
                 )
             )
-        return made
+        return batches
 
 
 def _black(model: Model, like: Tensor) -> Float[Tensor, "3 1 1"]:
-    """What the model's own preprocessing makes of a black pixel."""
-    size = model.image.preprocess
-    picture = size(Image.new("RGB", (size.width, size.height)))
-    row, col = size.height // 2, size.width // 2
-    return picture[:, row : row + 1, col : col + 1].to(like.device, like.dtype)
+    """Return what the model's own preprocessing makes of a black pixel."""
+    # Normalisation differs between families and may be hidden in the library's own transform.
+    preprocess = model.image.preprocess
+    pixels = preprocess(Image.new("RGB", (preprocess.width, preprocess.height)))
+    row, col = preprocess.height // 2, preprocess.width // 2
+    return pixels[:, row : row + 1, col : col + 1].to(like.device, like.dtype)
 
 
 def _words(tokens: Tokens) -> Bool[Tensor, "prompt context"]:
-    """Which positions stand for words: all but BOS, end of text and padding."""
+    """Mark the positions that stand for words: all but BOS, end of text and padding."""
     words = torch.zeros(tokens.ids.shape, dtype=torch.bool)
     for prompt, pieces in enumerate(tokens.pieces):
         words[prompt, [piece.position for piece in pieces]] = True
@@ -181,6 +274,4 @@ def _rows(readout: Readout, items: int) -> Tensor | None:
 
 
 def _against(model: Model, score: scores.Score) -> Tensor | None:
-    if not score.against:
-        return None
-    return inputs.prompts(model, score.against).embeddings
+    return inputs.prompts(model, score.against).embeddings if score.against else None

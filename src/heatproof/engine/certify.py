@@ -1,8 +1,8 @@
-"""The checks behind a certificate: from the evidence of read passes to verdicts in plain words."""
+"""The checks behind a certificate: from the evidence of all batches to verdicts in plain words."""
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
@@ -10,36 +10,33 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from heatproof.certificate import HANDED_IN, NO_CHECK, Certificate, Check, Light
-from heatproof.methods.base import Factors, Method, Side
+from heatproof.certificate import HANDED_IN, NO_CHECK, Certificate, Check
+from heatproof.engine.following import Following
+from heatproof.methods.base import Factors, Method
+from heatproof.methods.pass_context import Side
 from heatproof.models.model import Model
 from heatproof.models.towers import Readout
 from heatproof.tolerances import TOLERANCE
 
-# Controls that say nothing about any picture; an explanation should change under them.
-NULL_PROMPTS = {
-    "empty": "",
-    "gibberish": "xqvz kjwprt fghlm",
-    "unrelated": "the quarterly report of a shipping insurance company",
-}
-UNCHANGED = 0.01
 
-
-@dataclass(frozen=True)
-class Following:
-    """How maps follow their prompts: by kind of null prompt, in all, and in one light."""
-
-    changes: dict[str, float]
-    common_share: float | None
-    light: Light
-    warnings: tuple[str, ...] = ()
-    says_nothing: dict[str, str] = field(default_factory=dict[str, str])
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What all chunks of one explanation showed, put together."""
+    """What all batches of one explanation showed, put together.
 
+    Attributes:
+        names: what the items and the targets are called.
+        untouched: scores of the model's own encoder.
+        explained: scores of the pass that was explained.
+        sums: the values' sums over tokens.
+        total: what they promise to add up to; None where nothing is promised.
+        live_rows: the query rows of the last attention call that feed the score.
+        readout: the described readout row of each item; None where all of `content` is read out.
+        has_gradient: whether the score's gradient arrived, by path.
+        finite: whether all values are finite numbers.
+    """
+
+    side: Side
+    names: tuple[Sequence[str], Sequence[str]]
     untouched: Float[Tensor, "item target"]
     explained: Float[Tensor, "item target"]
     sums: Float[Tensor, "item target"]
@@ -54,70 +51,84 @@ class Evidence:
 def certify(
     model: Model,
     method: Method,
-    side: Side,
-    labels: tuple[Sequence[str], Sequence[str]],
+    factors: Factors,
     evidence: Evidence,
     following: Following,
+    *,
+    input_check: Check,
     warnings: Sequence[str],
     seed: int,
-    more: Sequence[Check] = (),
 ) -> Certificate:
-    """Hold the evidence to the tolerances. `labels` name items and targets; `more` are checks that
-    were made elsewhere."""
-    factors = method.factors(side)
-    readout = model.image.readout if side == "image" or model.text is None else model.text.readout
+    """Return the certificate: each check compares the evidence with its tolerance."""
+    tower = model.text if evidence.side == "text" else None
+    readout = (tower or model.image).readout
     checks = (
-        _parity(model, factors, labels, evidence),
+        _parity(model, factors, evidence),
         _native(factors),
         _readout(readout, evidence),
-        _reached(evidence),
+        _reach(evidence),
         _complete(model, method, evidence),
         _finite(evidence),
-        *more,
+        input_check,
     )
     return Certificate(
-        checks,
-        factors.native,
-        factors.substituted,
-        following.changes,
-        (*warnings, *following.warnings),
-        environment(model, seed),
-        factors.replaced,
-        following.common_share,
-        following.light,
-        following.says_nothing,
-        model.weights,
+        checks=checks,
+        native=factors.native,
+        substituted=factors.substituted,
+        replaced=factors.replaced,
+        null_prompts=following.changes,
+        common_share=following.common_share,
+        follows=following.light,
+        says_nothing=following.says_nothing,
+        warnings=(*warnings, *following.warnings),
+        environment=environment(model, seed),
+        weights=model.weights,
     )
 
 
-def unchecked(model: Model, method: Method, side: Side, following: Following) -> Certificate:
-    """What is known without any check: what the method says of itself."""
-    factors = method.factors(side)
+def unchecked(model: Model, method: Method, factors: Factors, following: Following) -> Certificate:
+    """Return a certificate without checks: what the method says of itself."""
     return Certificate(
-        (),
-        factors.native,
-        factors.substituted,
-        warnings=following.warnings,
+        checks=(),
+        native=factors.native,
+        substituted=factors.substituted,
         replaced=factors.replaced,
         follows=following.light,
         says_nothing=following.says_nothing,
+        warnings=following.warnings,
         weights=model.weights,
         reason=HANDED_IN if method.foreign else NO_CHECK,
     )
 
 
-def _parity(
-    model: Model, factors: Factors, labels: tuple[Sequence[str], Sequence[str]], ev: Evidence
-) -> Check:
+def environment(model: Model, seed: int) -> dict[str, Any]:
+    """Return what one needs to make the same map again: versions, device, dtype, weights, seed."""
+    packages = ("heatproof", "torch", "open_clip_torch", "timm", "transformers")
+    versions = {name: metadata.version(name) for name in packages}
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "device": str(model.device),
+        "dtype": str(model.precision).removeprefix("torch."),
+        "weights_sha256": model.weights_hash,
+        "seed": seed,
+    }
+
+
+# --- the checks -------------------------------------------------------------------------------
+
+
+def _parity(model: Model, factors: Factors, ev: Evidence) -> Check:
     gaps = (ev.explained - ev.untouched).abs()
-    # Relative to the largest score, or to 1.
+    # Relative to the largest score. Scores near 0 (cosines) are compared absolutely: what is left
+    # of them after cancellation is no measure of rounding.
     limit = TOLERANCE[model.precision] * max(1.0, float(ev.untouched.abs().max()))
     gap = float(gaps.max())
     if gap <= limit:
         text = f"the explained pass scores as the untouched model does, to {gap:.2g}"
         return Check("parity", "holds", text, gap, limit)
     item, target = divmod(int(gaps.argmax()), gaps.shape[1])
-    pair = f"{labels[0][item]!r} with {labels[1][target]!r}"
+    pair = f"{ev.names[0][item]!r} with {ev.names[1][target]!r}"
     theirs, yours = (float(t[item, target]) for t in (ev.explained, ev.untouched))
     scores = f"{theirs:.4g} where yours scores {yours:.4g}"
     why = f": {'; '.join(factors.substituted)}" if factors.substituted else ""
@@ -136,20 +147,20 @@ def _native(factors: Factors) -> Check:
     if not factors.substituted:
         text = "every factor of the map is one that the untouched model computes: "
         return Check("native factors", "holds", text + "; ".join(factors.native))
-    made_of = "; ".join(factors.substituted)
-    text = f"This map is made of something that your model never computes: {made_of}."
+    foreign = "; ".join(factors.substituted)
+    text = f"This map is made of something that your model never computes: {foreign}."
     if factors.replaced == "backward rule":
         text = (
-            f"The forward pass is your model's own; the derivatives follow another rule: {made_of}."
+            f"The forward pass is your model's own; the derivatives follow another rule: {foreign}."
         )
     return Check("native factors", "violated", text)
 
 
 def _readout(readout: Readout, ev: Evidence) -> Check:
-    expected = torch.zeros_like(ev.live_rows)
+    described = torch.zeros_like(ev.live_rows)
     for item, row in enumerate(ev.readout):
-        expected[item, ev.content if row is None else row] = True
-    if torch.equal(expected, ev.live_rows):
+        described[item, ev.content if row is None else row] = True
+    if torch.equal(described, ev.live_rows):
         text = f"the score depends on the {readout.name} alone, as described"
         if readout.row is None and readout.name == "mean of tokens":
             text = "the score depends on every patch's row, as described (mean of tokens)"
@@ -159,7 +170,7 @@ def _readout(readout: Readout, ev: Evidence) -> Check:
     return Check("readout", "violated", text)
 
 
-def _reached(ev: Evidence) -> Check:
+def _reach(ev: Evidence) -> Check:
     if not ev.has_gradient:
         return Check(
             "gradient reach", "not applicable", "no gradient with respect to attention is read"
@@ -182,6 +193,7 @@ def _complete(model: Model, method: Method, ev: Evidence) -> Check:
     if ev.total is None:
         return Check("completeness", "not applicable", "the method promises no sum")
     gap = float((ev.sums - ev.total).abs().max())
+    # Both sides are computed from the same pass, and never in less than float32.
     limit = TOLERANCE[torch.float64 if model.dtype == torch.float64 else torch.float32]
     limit *= max(1.0, float(ev.total.abs().max()))
     if gap <= limit:
@@ -200,28 +212,3 @@ def _finite(ev: Evidence) -> Check:
     return Check(
         "finite", "violated", "This map holds values that are no numbers (NaN or infinite)."
     )
-
-
-def change(
-    maps: Float[Tensor, "image prompt token"], null: Float[Tensor, "image token"]
-) -> Float[Tensor, "image prompt"]:
-    """1 - cosine of each signed map to the null prompt's; 0 where both are zero everywhere."""
-    null = null.unsqueeze(1)
-    lengths = maps.norm(dim=-1) * null.norm(dim=-1)
-    cosine = (maps * null).sum(-1) / lengths.clamp(min=torch.finfo(maps.dtype).tiny)
-    both_zero = (maps.norm(dim=-1) == 0) & (null.norm(dim=-1) == 0)
-    return torch.where(both_zero, torch.zeros_like(cosine), 1 - cosine)
-
-
-def environment(model: Model, seed: int) -> dict[str, Any]:
-    """Versions, hardware, dtype, hash and seed: what one needs to make the same map again."""
-    packages = ("heatproof", "torch", "open_clip_torch", "timm", "transformers")
-    versions = {name: metadata.version(name) for name in packages}
-    return {
-        "python": platform.python_version(),
-        **versions,
-        "device": str(model.device),
-        "dtype": str(model.precision).removeprefix("torch."),
-        "weights_sha256": model.weights_hash,
-        "seed": seed,
-    }

@@ -74,11 +74,6 @@ def is_linear(method: Method) -> bool:
     return readout_method is not None and readout_method.is_linear()
 
 
-def coordinates_of(embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"]:
-    """Return the embedding's coordinates as scores of their own."""
-    return embedding
-
-
 def untouched_scores(batch: Batch) -> Float[Tensor, "item target"]:
     """Return the scores of the model's own encoder, with nothing read and nothing changed."""
     with torch.no_grad():
@@ -109,7 +104,7 @@ class Reader:
         # is linear in the score's gradient follows from theirs by the chain rule.
         if not 0 < batch.width < batch.targets or not is_linear(self.method):
             return self._attribute(batch)
-        by_coordinate = self.attribute_coordinates(batch)
+        by_coordinate = self._attribute(batch.by_coordinate())
         embedding, total = by_coordinate.scores, by_coordinate.total
         own = by_coordinate.untouched
         with exact(embedding):
@@ -121,10 +116,6 @@ class Reader:
                 untouched=None if own is None else batch.compare(own),
                 total=None if total is None else (gradient @ total.unsqueeze(-1)).squeeze(-1),
             )
-
-    def attribute_coordinates(self, batch: Batch) -> Attribution:
-        """Attribute the embedding's coordinates in place of the scores: its Jacobian, mapped."""
-        return self._attribute(replace(batch, compare=coordinates_of, closed_form=_unit_vectors))
 
     def _attribute(self, batch: Batch) -> Attribution:
         try:
@@ -164,12 +155,10 @@ class Reader:
 
     def _attribute_row(self, plan: Plan, batch: Batch, row: RowPass) -> Attribution:
         """Attribute by the readout row alone (see `last_block`)."""
-        trace = Trace()
-        trace.add(row.layer)
         assert batch.readout is not None
         # The block was run on one row: the readout is the first of one.
         alone = replace(batch, readout=torch.zeros_like(batch.readout))
-        read = self._read_pass(alone, trace, row.embedding, batch.compare(row.embedding))
+        read = self._read_pass(alone, row.trace, row.embedding, batch.compare(row.embedding))
         method, scores = self.method, read.scores.detach()
         readout_method = as_readout_method(method)
         assert readout_method is not None  # see `last_block.fits`
@@ -272,11 +261,6 @@ def _rerun(module: nn.Module, batch: Batch) -> Rerun:
         return batch.compare(at_least_float32(embedding))
 
     return scores
-
-
-def _unit_vectors(embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim dim"]:
-    eye = torch.eye(embedding.shape[1], dtype=embedding.dtype, device=embedding.device)
-    return eye.expand(len(embedding), -1, -1)
 
 
 def _as_called(device: str, function: Callable[P, R]) -> Callable[P, R]:

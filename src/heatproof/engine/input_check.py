@@ -1,8 +1,7 @@
-"""The check named "input": are these the pixels that the model's own processor makes, and is this
-the score that the model's own call gives?
+"""The check named "input": do pixels and scores agree with the library's own processor and call?
 
-The photo goes through the library's processor and the library's model once more (`models.library`);
-what comes out is compared with the pixels and the untouched scores of the explanation.
+The photo goes through the library's processor and the library's model once more (`models.library`).
+The results are compared with the pixels and the untouched scores of the explanation.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,10 +31,10 @@ REFUSALS = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, Not
 
 @dataclass
 class InputCheck:
-    """Compares explanations of one question with the library's own call.
+    """Compare explanations with the library's own call.
 
-    `given` are the prompts as the user handed them in, `prompts` what heatproof made of them. The
-    library embeds the prompts once, however many images follow.
+    `given` are the prompts as the user handed them in, `prompts` the same as they were embedded.
+    The library embeds them once, however many images follow.
     """
 
     given: Any
@@ -47,7 +46,7 @@ class InputCheck:
     def __call__(
         self, shown: ImageInputs, reported: Float[Tensor, "image prompt"], batch_size: int
     ) -> Check:
-        """The check for these images, whose untouched scores are `reported`."""
+        """Return the check for these images, whose untouched scores are `reported`."""
         if not shown.photos:
             return Check(NAME, "not applicable", TENSOR)
         library = shown.model.library
@@ -55,9 +54,9 @@ class InputCheck:
             return Check(NAME, library.verdict, library.reason)
         prepare = library_inputs(shown.model)
         assert prepare is not None
-        asked = shown.own or tuple(prepare(photo.image) for photo in shown.photos)
-        own = [inputs for inputs in asked if inputs is not None]
-        if len(own) < len(asked):
+        prepared = shown.own or tuple(prepare(photo.image) for photo in shown.photos)
+        own = [inputs for inputs in prepared if inputs is not None]
+        if len(own) < len(prepared):
             text = f"{library.name} would enlarge a photo to over {MOST_PIXELS // 10**6} megapixels"
             return Check(NAME, "not established", text)
         try:
@@ -65,8 +64,8 @@ class InputCheck:
         except NoCall as reason:
             return Check(NAME, "not established", str(reason))
         except REFUSALS as error:
-            said = " ".join(str(error).split())[:160]
-            text = f"the model's own call ended in {type(error).__name__}: {said}"
+            line = " ".join(str(error).split())[:160]
+            text = f"the model's own call ended in {type(error).__name__}: {line}"
             return Check(NAME, "not established", text)
         return _compared(library, shown, own, reported, theirs, self.prompts.labels)
 
@@ -75,12 +74,12 @@ class InputCheck:
     ) -> Float[Tensor, "image prompt"]:
         model, parts = shown.model, list[Tensor]()
         with torch.inference_mode(False), torch.no_grad():
-            if self.texts is None:
+            if self.texts is None:  # once, however many images follow
                 self.texts = library.texts(self._prompts(library))
                 if self.score.against:
                     self.others = library.texts(self._against(library))
             for start in range(0, len(own), batch_size):
-                inputs = _together(model, own[start : start + batch_size])
+                inputs = _join(own[start : start + batch_size], shown.pixels)
                 matched = library.match(inputs, self.texts)
                 others = matched[:, :0]
                 if self.others is not None:
@@ -89,7 +88,7 @@ class InputCheck:
         return torch.cat(parts)
 
     def _prompts(self, library: Library) -> Any:
-        """Texts where the library reads them itself, else ids; classes and embeddings as given."""
+        """Return texts where the library reads them itself, else ids; else embeddings as given."""
         tokens = self.prompts.tokens
         if tokens is None:
             return self.prompts.embeddings
@@ -103,21 +102,21 @@ class InputCheck:
         raise NoCall(f"score {self.score.name} names a prompt that the library cannot read here")
 
 
-def coordinates_check(
+def check_coordinates(
     shown: ImageInputs, embeddings: Float[Tensor, "image dim"], batch_size: int
 ) -> Check:
-    """The check for embeddings (or logits), whose coordinates are explained: `jacobian`."""
+    """Return the check for embeddings (or logits), whose coordinates are explained (`jacobian`)."""
     count = embeddings.shape[1]
-    each = torch.eye(count, dtype=embeddings.dtype, device=shown.pixels.device)
-    coordinates = Prompts(tuple(f"coordinate {n}" for n in range(count)), each)
+    units = torch.eye(count, dtype=embeddings.dtype, device=shown.pixels.device)
+    coordinates = Prompts(tuple(f"coordinate {n}" for n in range(count)), units)
     classifier = bool(shown.model.classes)
     reported = embeddings if classifier else torch.nn.functional.normalize(embeddings, dim=-1)
     score = scores.Logit("class-logit") if classifier else scores.Cosine()
-    return InputCheck(each, coordinates, score)(shown, reported, batch_size)
+    return InputCheck(units, coordinates, score)(shown, reported, batch_size)
 
 
 def library_inputs(model: Model) -> Callable[[Image.Image], Inputs | None] | None:
-    """What the library's own processor makes of a photo; None where no processor is known."""
+    """Return what makes the library's own inputs of a photo; None where no processor is known."""
     if isinstance(model.library, NoLibrary):
         return None
     return partial(_prepared, model.image.preprocess, model.library.prepare)
@@ -126,6 +125,7 @@ def library_inputs(model: Model) -> Callable[[Image.Image], Inputs | None] | Non
 def _prepared(
     preprocess: Preprocess, prepare: Callable[[Image.Image], Inputs], photo: Image.Image
 ) -> Inputs | None:
+    # A thin strip of an image, enlarged to the model's shortest side, would fill the memory.
     width, height = preprocess.resized(*photo.size)
     return None if width * height > MOST_PIXELS else prepare(photo)
 
@@ -144,16 +144,16 @@ def _logit(module: Any, cosine: Tensor) -> Tensor:
     return logit if bias is None else logit + bias.to(cosine)
 
 
-def _together(model: Model, own: Sequence[Inputs]) -> dict[str, Tensor]:
-    """One batch of several, on the model's device and in its dtype."""
+def _join(own: Sequence[Inputs], like: Tensor) -> dict[str, Tensor]:
+    """Return one batch of several, on the device and (floats) in the dtype of `like`."""
     joined = {name: torch.cat([inputs[name] for inputs in own]) for name in own[0]}
     return {
-        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+        name: tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
         for name, tensor in joined.items()
     }
 
 
-# The verdict -------------------------------------------------------------------------------------
+# --- the verdict ------------------------------------------------------------------------------
 
 
 def _compared(
@@ -176,6 +176,7 @@ def _compared(
     ]
     worst = max(range(len(pairs)), key=lambda n: _pixel_gap(*pairs[n]))
     pixel_gap = _pixel_gap(*pairs[worst])
+    # Relative to the largest pixel: normalised pixels are of the order of 1.
     same_pixels = pixel_gap <= tolerance * max(1.0, float(pairs[worst][1].abs().max()))
     if same_pixels and gap <= limit:
         text = f"{library.name} and the model's own call give the reported score, to {gap:.2g}"
@@ -202,7 +203,7 @@ def _pixel_gap(ours: Tensor, theirs: Tensor) -> float:
 
 
 def difference(ours: Float[Tensor, "3 height width"], theirs: Float[Tensor, "3 _ _"]) -> str:
-    """What tells our pixels from theirs, in words: their size, order, scale or place."""
+    """Return in words how our pixels differ from theirs: in size, order, scale or place."""
     if ours.shape != theirs.shape:
         (height, width), (own_height, own_width) = ours.shape[1:], theirs.shape[1:]
         return f"{height} x {width} pixels instead of {own_height} x {own_width}"
@@ -211,6 +212,7 @@ def difference(ours: Float[Tensor, "3 height width"], theirs: Float[Tensor, "3 _
         "top and bottom are swapped": theirs.flip(1),
         "red and blue are swapped": theirs.flip(0),
     }
+    # Mirrored first: a mirrored image also looks like one with another crop.
     for name, pixels in mirrored.items():
         if _alike(ours, pixels):
             return name

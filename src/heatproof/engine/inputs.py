@@ -1,4 +1,7 @@
-"""What users hand in (files, pictures, tensors; texts, ids, embeddings) as the towers take it."""
+"""What users hand in, as the engine takes it: models, images, prompts, tensors of numbers.
+
+Images are files, arrays or tensors; prompts are texts, token ids or embeddings.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,12 +11,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from heatproof import checking
-from heatproof.engine.ledger import encoded_together
-from heatproof.errors import ImageError, InputError, PromptError
+from heatproof.engine.memory import largest_batch
+from heatproof.errors import ImageError, InputError, ModelError, PromptError
 from heatproof.images import Photo, open_image
+from heatproof.models import load, wrap
 from heatproof.models.class_names import class_indices
 from heatproof.models.geometry import PhotoView
 from heatproof.models.library import Inputs
@@ -25,6 +29,9 @@ Picture = str | Path | Image.Image | np.ndarray
 Images = Picture | Iterable[Picture] | Tensor
 PromptInput = Iterable[str] | Tensor
 ImageSize = tuple[int, int] | int | str | None
+"""(height, width), one number for both, "keep" or "native" (which None means, too)."""
+ModelInput = Model | str | nn.Module
+"""A model of `load` or `wrap`, or what these take."""
 
 TEXT_BATCH = 64
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -37,10 +44,13 @@ WEIGHTED = (
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """ImageInputs as the image tower takes them, with the model at the size that they need.
+    """Images as the image tower takes them, with the model at the size that they need.
 
-    `own` is what the library's own processor makes of each photo, where it was asked already; None
-    for a photo that it would enlarge too far.
+    Attributes:
+        photos: the images as they came in; empty where preprocessed tensors did.
+        views: what of each photo the model sees.
+        own: what the library's own processor makes of each photo, where it was asked already; None
+            for a photo that it would enlarge too far.
     """
 
     model: Model
@@ -51,28 +61,32 @@ class ImageInputs:
 
     @property
     def notices(self) -> tuple[str, ...]:
+        """What of the photos is not as a user would expect, one line each."""
         return tuple(f"{p.source}: {notice}" for p in self.photos for notice in p.notices)
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts with their embeddings; `tokens` is None for class names and bare embeddings."""
+    """Prompts with their embeddings.
+
+    `tokens` is None for class names and bare embeddings, `remarks` are notices about these.
+    """
 
     labels: tuple[str, ...]
     embeddings: Float[Tensor, "prompt dim"]
     tokens: Tokens | None = None
-    said: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def unknown(self) -> tuple[tuple[str, ...], ...]:
-        """For each prompt the words that the tokenizer does not know."""
+        """The words of each prompt that the tokenizer does not know."""
         known = () if self.tokens is None else self.tokens.unknown
         return known or ((),) * len(self.labels)
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What of the prompts the model does not read as it stands there."""
-        return self.said if self.tokens is None else tuple(_prompt_notices(self.tokens))
+        """What of the prompts the model does not read as it is written, one line each."""
+        return self.remarks if self.tokens is None else tuple(_prompt_notices(self.tokens))
 
 
 def _prompt_notices(tokens: Tokens) -> Iterator[str]:
@@ -98,16 +112,63 @@ def _listed(words: Sequence[str]) -> str:
     return ", ".join(repr(word) for word in dict.fromkeys(words))
 
 
-def pictures(model: Model, images: Images, size: ImageSize) -> ImageInputs:
-    """Open and preprocess pictures; `size` is (height, width), "keep" or "native".
+def model_of(value: object) -> Model:
+    """Return a model as it is, loaded by its name, or wrapped.
 
-    "keep" keeps the aspect ratio of the pictures: shortest side as the model's own, both sides
-    rounded to whole patches, nothing cut off. Tensors say their size themselves.
+    Raises:
+        ModelError: it is none of these.
+    """
+    if isinstance(value, Model):
+        return value
+    if isinstance(value, nn.Module):
+        return wrap(value)
+    if isinstance(value, str):
+        return load(value)
+    first: object = value[0] if isinstance(value, tuple) and value else None  # pyright: ignore
+    hint = "; pass the first one alone" if isinstance(first, nn.Module) else ""
+    raise ModelError(
+        f"got {checking.shown(value)} as a model, expected one of heatproof.load or "
+        f"heatproof.wrap, or a name such as 'scenes'{hint}"
+    )
+
+
+def numbers(name: str, value: object, axes: str, *, truths: bool = False) -> Tensor:
+    """Return a dense tensor of finite numbers (or truth values).
+
+    axes: the names of its axes, such as "image dim".
+
+    Raises:
+        InputError: it is something else.
+    """
+    if (
+        not isinstance(value, Tensor)
+        or not is_plain(value)
+        or (value.dtype is not torch.bool if truths else not value.is_floating_point())
+        or value.dim() != len(axes.split())
+        or not (value.dtype is torch.bool or not value.numel() or is_finite(value))
+    ):
+        raise InputError(
+            f"got {name}={checking.shown(value)}, expected a tensor of finite numbers ({axes})"
+        )
+    return value
+
+
+# --- images -----------------------------------------------------------------------------------
+
+
+def images(model: Model, given: Images, size: ImageSize) -> ImageInputs:
+    """Open and preprocess images.
+
+    size: "keep" keeps their aspect ratio: the shortest side is the model's own, both sides are
+        rounded to whole patches, nothing is cut off. Tensors say their size themselves.
+
+    Raises:
+        ImageError: one cannot be read. InputError: the model does not take this size.
     """
     check_default_device()
-    if isinstance(images, Tensor):
-        return _from_tensor(model, images)
-    photos = tuple(open_image(each) for each in checking.images(images))
+    if isinstance(given, Tensor):
+        return _from_tensor(model, given)
+    photos = tuple(open_image(image) for image in checking.images(given))
     sized = at_size(model, wanted_size(model, photos, size))
     process = sized.image.preprocess
     pixels = _stacked([process(photo.image) for photo in photos])
@@ -116,7 +177,7 @@ def pictures(model: Model, images: Images, size: ImageSize) -> ImageInputs:
 
 
 def _stacked(pixels: Sequence[Tensor]) -> Float[Tensor, "image 3 height width"]:
-    sizes = {tuple(each.shape[1:]) for each in pixels}
+    sizes = {tuple(image.shape[1:]) for image in pixels}
     if len(sizes) > 1:
         raise InputError(
             f"the model gives each image a grid of its own aspect ratio, and these {len(pixels)} "
@@ -139,25 +200,27 @@ def _from_tensor(model: Model, pixels: Tensor) -> ImageInputs:
             "got a tensor with values that are not finite (NaN or infinite), expected preprocessed "
             "pixels; was something divided by 0?"
         )
+    # A tensor says its size itself; a flexible model takes any.
     size = (pixels.shape[-2], pixels.shape[-1])
     sized = at_size(model, size)  # refuses what is no whole number of patches
     if model.image.preprocess.flexible:
         sized = model
-    return ImageInputs(sized, pixels.to(model.device, model.dtype))
+    return ImageInputs(sized, ordinary(pixels).to(model.device, model.dtype))
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor's values are there to be read: not sparse, quantized or on no device."""
+    """Return whether a tensor's values can be read: it is not sparse, quantized or on no device."""
     return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite, asked without a copy: the memory may be limited."""
+    """Return whether no value is NaN or infinite."""
+    # Without a copy of the tensor: the memory may be limited.
     return all(bool(extreme.isfinite()) for extreme in tensor.detach().aminmax())
 
 
 def at_size(model: Model, size: tuple[int, int] | None) -> Model:
-    """The model for pictures of this height and width; itself where they are its own, or None."""
+    """Return the model for images of this height and width; itself where they are its own."""
     native = model.image.preprocess
     height, width = size or (native.height, native.width)
     if size is None or (not native.flexible and size == (native.height, native.width)):
@@ -171,6 +234,7 @@ def at_size(model: Model, size: tuple[int, int] | None) -> Model:
 
 
 def wanted_size(model: Model, photos: Sequence[Photo], size: ImageSize) -> tuple[int, int] | None:
+    """Return the height and width that `size` means for these photos; None for the model's own."""
     size = checking.image_size(size)
     if size is None or size == "native":
         return None
@@ -180,21 +244,25 @@ def wanted_size(model: Model, photos: Sequence[Photo], size: ImageSize) -> tuple
     if native.flexible:
         return None
     patch = native.height // model.image.layout(native.height, native.width).rows
-    wanted = {_kept(photo.image.size, min(native.height, native.width), patch) for photo in photos}
+    wanted = {
+        _keep_aspect_ratio(photo.image.size, min(native.height, native.width), patch)
+        for photo in photos
+    }
     if len(wanted) > 1:
         raise InputError(
-            f"image size 'keep' needs pictures of one aspect ratio, got {len(wanted)} different "
+            f"image size 'keep' needs images of one aspect ratio, got {len(wanted)} different "
             "ones; explain them one by one"
         )
     return wanted.pop()
 
 
-def _kept(size: tuple[int, int], shortest: int, patch: int) -> tuple[int, int]:
+def _keep_aspect_ratio(size: tuple[int, int], shortest: int, patch: int) -> tuple[int, int]:
     width, height = size
     factor = shortest / min(size)
+    # Attention costs the square of the number of patches.
     if max(size) * factor > 8 * shortest:
         raise InputError(
-            f"a picture of {width} x {height} pixels is too long and thin for image size 'keep'; "
+            f"an image of {width} x {height} pixels is too long and thin for image size 'keep'; "
             "try --image-size native"
         )
     return max(patch, round(height * factor / patch) * patch), max(
@@ -202,10 +270,27 @@ def _kept(size: tuple[int, int], shortest: int, patch: int) -> tuple[int, int]:
     )
 
 
-def prompts(model: Model, given: PromptInput, memory: int | str | None = None) -> Prompts:
-    """Tokenise and embed prompts: texts, token ids, unit embeddings; class names of a classifier.
+# --- prompts ----------------------------------------------------------------------------------
 
-    `memory` bounds what embedding them takes.
+
+def check_prompts(model: Model, given: PromptInput) -> PromptInput:
+    """Return texts as a list, none of which is the name of a file; tensors as they are.
+
+    Raises:
+        PromptError: they are neither.
+    """
+    if isinstance(given, Tensor):
+        return given
+    texts = checking.prompts(given, indices=bool(model.classes))
+    if not model.classes:  # whose names are looked up, whatever files are here
+        checking.no_files(texts)
+    return texts
+
+
+def prompts(model: Model, given: PromptInput, memory: int | str | None = None) -> Prompts:
+    """Tokenise and embed prompts: texts, token ids, embeddings, or a classifier's class names.
+
+    memory: limits what embedding them takes.
 
     Raises:
         PromptError: no prompt, an empty one, or a tensor of the wrong kind.
@@ -224,7 +309,7 @@ def prompts(model: Model, given: PromptInput, memory: int | str | None = None) -
 
 
 def embed(model: Model, texts: Sequence[str], memory: int | str | None = None) -> Prompts:
-    """Texts through the model's own tokenizer and text encoder; an empty text is allowed."""
+    """Embed texts by the model's own tokenizer and text encoder; an empty text is allowed."""
     assert model.text is not None
     tokens = model.text.tokenize(texts)
     return Prompts(tuple(texts), _encode(model, tokens, memory), tokens)
@@ -233,18 +318,21 @@ def embed(model: Model, texts: Sequence[str], memory: int | str | None = None) -
 def _encode(model: Model, tokens: Tokens, memory: int | str | None) -> Tensor:
     assert model.text is not None
     encode = model.text.encode
-    size = encoded_together(model, lambda: encode(select(tokens, 0, 1)), memory, TEXT_BATCH)
-    parts: list[Tensor] = []
-    with torch.no_grad():
-        for start in range(0, len(tokens.texts), size):
-            with own_encoder(model.spec, "text"):
-                parts.append(encode(select(tokens, start, start + size)))
+    size = TEXT_BATCH
+    if memory is not None:
+        size = largest_batch(model, lambda: encode(select(tokens, 0, 1)), memory, TEXT_BATCH)
+    with torch.no_grad(), own_encoder(model.spec, "text"):
+        parts = [
+            encode(select(tokens, start, start + size))
+            for start in range(0, len(tokens.texts), size)
+        ]
     embeddings = torch.cat(parts)
+    # Scores of half-precision models are compared in float32: rounding would make ties.
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
 
 def select(tokens: Tokens, start: int, stop: int) -> Tokens:
-    """Some of the prompts."""
+    """Return the prompts from number `start` to `stop`."""
     part = slice(start, stop)
     return replace(
         tokens,
@@ -269,7 +357,8 @@ def _classes(model: Model, names: Sequence[str]) -> Prompts:
 
 
 def ordinary(tensor: Tensor) -> Tensor:
-    """A tensor that gradients may go through: a copy of one made in `torch.inference_mode`."""
+    """Return a tensor that gradients may go through."""
+    # One that was made in `torch.inference_mode` takes none, but its copy does.
     return tensor.clone() if tensor.is_inference() else tensor
 
 
@@ -286,8 +375,8 @@ def _from_prompt_tensor(model: Model, given: Tensor, memory: int | str | None) -
             raise PromptError("got embeddings that are not finite (NaN or infinite values)")
         dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
         labels = tuple(f"embedding {n}" for n in range(len(given)))
-        said = (WEIGHTED,) if model.classes else ()
-        return Prompts(labels, given.detach().to(model.device, dtype), said=said)
+        remarks = (WEIGHTED,) if model.classes else ()
+        return Prompts(labels, given.detach().to(model.device, dtype), remarks=remarks)
     if model.text is None:
         raise PromptError(f"{model.spec} has no text tower; expected class names or indices")
     tokens = model.text.from_ids(given.to(model.device))

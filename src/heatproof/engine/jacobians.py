@@ -1,8 +1,8 @@
-"""Maps for prompts that are not known yet: a picture's maps of all coordinates of its embedding.
+"""Maps for prompts that are not known yet: an image's maps of all coordinates of its embedding.
 
 A map that is linear in the score's gradient is, by the chain rule, a sum over the embedding's
-coordinates: dS/df_c times the map of coordinate c. So a picture is read once, and any number of
-prompts is explained afterwards by a matrix product, without the image tower.
+coordinates: dS/df_c times the map of coordinate c. So the image tower runs once, and any number of
+prompts is explained afterwards by a matrix product.
 """
 
 import json
@@ -31,14 +31,14 @@ SCHEMA = "heatproof jacobian 2"
 
 @dataclass(frozen=True)
 class Scale:
-    """What of a model compares embeddings: enough to score pairs without it."""
+    """What a model compares embeddings by: enough to score pairs without the model."""
 
     classes: tuple[str, ...] = ()
     logit_scale: float = 1.0
     logit_bias: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Jacobian:
     """The signed map of each coordinate of each image's embedding, on the patch grid.
 
@@ -58,19 +58,21 @@ class Jacobian:
     def maps(
         self, prompts: PromptInput, *, score: str | Score = ""
     ) -> Float[Tensor, "image prompt row col"]:
-        """Signed maps, float32: those that `explain` gives. Prompts are texts, token ids or class
-        names (with a model), or embeddings (prompt, dim).
+        """Return signed maps in float32: those that `explain` gives.
+
+        prompts: texts, token ids or class names (with a model), or embeddings (prompt, dim).
 
         Raises:
             PromptError: texts without a model, or embeddings of another width.
         """
-        chosen, texts, against = self._asked(prompts, score)
+        chosen, texts, against = self._resolve(prompts, score)
         gradient = score_gradient(self.scale, chosen, self.explained, texts, against=against)
         if gradient is None:
             gradient = by_autograd(
                 lambda image: chosen(pairs(self.scale, image, texts, against=against)),
                 self.explained,
             )
+        # The chain rule: dS/d(embedding) times the coordinates' maps.
         flat = self.by_coordinate.flatten(2)
         with exact(flat):
             return (gradient @ flat).unflatten(2, self.by_coordinate.shape[2:]).float()
@@ -78,14 +80,14 @@ class Jacobian:
     def scores(
         self, prompts: PromptInput, *, score: str | Score = ""
     ) -> Float[Tensor, "image prompt"]:
-        """The untouched model's scores."""
-        return self._scores(self.embeddings, *self._asked(prompts, score))
+        """Return the untouched model's scores."""
+        return self._scores(self.embeddings, *self._resolve(prompts, score))
 
     def explained_scores(
         self, prompts: PromptInput, *, score: str | Score = ""
     ) -> Float[Tensor, "image prompt"]:
-        """The scores of the pass that `maps` explains."""
-        return self._scores(self.explained, *self._asked(prompts, score))
+        """Return the scores of the pass that `maps` explains."""
+        return self._scores(self.explained, *self._resolve(prompts, score))
 
     def _scores(
         self,
@@ -120,7 +122,7 @@ class Jacobian:
             raise InputError(f"cannot write {path}: {error}; try another place") from error
         return path
 
-    def _asked(
+    def _resolve(
         self, prompts: PromptInput, score: str | Score
     ) -> tuple[Score, Tensor, Tensor | None]:
         if isinstance(score, str) and not score:
@@ -181,6 +183,7 @@ def load_jacobian(path: str | Path, model: Model | None = None) -> Jacobian:
             f"cannot read {path}: {error}; expected a file of Jacobian.save"
         ) from error
     certificate = certificate_from(about["certificate"])
+    # Weights of the same shape would embed prompts into another space, without a word.
     made_by = certificate.environment.get("weights_sha256")
     if model is not None and made_by is not None and model.weights_hash != made_by:
         raise InputError(f"{path} is of other weights than {model.spec}; pass the model it is of")
@@ -190,11 +193,11 @@ def load_jacobian(path: str | Path, model: Model | None = None) -> Jacobian:
         for name, value in about["record"].items()
     }
     return Jacobian(
-        tensors["by_coordinate"],
-        tensors["embeddings"],
-        tensors["explained"],
-        Scale(**scale),
-        Record(**record),
-        certificate,
-        model,
+        by_coordinate=tensors["by_coordinate"],
+        embeddings=tensors["embeddings"],
+        explained=tensors["explained"],
+        scale=Scale(**scale),
+        record=Record(**record),
+        certificate=certificate,
+        model=model,
     )

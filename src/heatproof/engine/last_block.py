@@ -1,17 +1,14 @@
-"""The readout's row alone through the model's own last block.
+"""A shortcut: gradients through the model's own last block, run on the readout row alone.
 
-After the last attention call only the readout's row reaches the embedding. So the tower runs once,
-without a graph, fast paths and fused kernels on; then its last block is called again, under
-gradients, on that one row, its attention answered from the keys and values that the full pass read.
-The tower's own final norm and projection make the embedding of it. Both embeddings must agree for
-every input; where they do not, or where the block cannot be run on one row, the caller reads the
-whole pass instead.
+After the last attention call only the readout row reaches the embedding. So the tower runs once
+without a graph; then its last block is called again, under gradients, on that one row, with the
+keys and values of the first pass. `docs/internals/reading.md` tells why the result is the same.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,12 +18,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from heatproof.methods.base import Method, Plan
+from heatproof.methods.pass_context import Batch
 from heatproof.methods.readout import as_readout_method
 from heatproof.models.projection import EmbeddingHead
 from heatproof.reading import (
-    Attention,
     AttentionCall,
     AttentionLayer,
+    Trace,
     reading,
     readings_open,
 )
@@ -36,116 +34,116 @@ from heatproof.reading.hooks import hooked
 from heatproof.reading.interventions import chain
 from heatproof.tolerances import UNFIT, agree, log, says_unfit
 
-# Calls whose block was seen to run on no single row: it is not tried twice.
+# Calls whose block cannot run on a single row: what failed once is not tried again.
 _unfit: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
 
-# Pointwise functions of one tensor.
+# Pointwise functions of one tensor (see `_DerivativeOnce`).
 ACTIVATIONS = {F.gelu, F.silu}
-
-
-class Encoded(Protocol):
-    """What is run: of `passes.Batch` the part that is needed here."""
-
-    @property
-    def readout(self) -> Int[Tensor, " item"] | None: ...
-    @property
-    def project(self) -> EmbeddingHead | None: ...
-    @property
-    def pooled(self) -> bool: ...
-    def encode(self) -> Float[Tensor, "item dim"]: ...
 
 
 @dataclass(frozen=True)
 class RowPass:
-    """`embedding` is the row's, in the graph that starts at `layer`, whose queries are that row
-    (in no graph where the plan takes no gradient).
+    """A second pass through the last block, of the readout row alone.
 
-    `live_rows` are the query rows of the last call whose output moves the whole pass's embedding
-    (None where it was not asked for).
+    Attributes:
+        embedding: the row's; in the graph that starts at the last attention call, if the plan takes
+            gradients.
+        trace: the last attention call, whose queries are the readout row.
+        live_rows: the query rows of the last call that move the first pass's embedding; None where
+            they were not asked for.
     """
 
     embedding: Float[Tensor, "item dim"]
-    layer: Attention
+    trace: Trace
     live_rows: Bool[Tensor, "item query"] | None
 
 
 def fits(
-    module: nn.Module, method: Method, plan: Plan, sites: Sequence[AttentionLayer], chunk: Encoded
+    module: nn.Module, method: Method, plan: Plan, layers: Sequence[AttentionLayer], batch: Batch
 ) -> bool:
-    """Whether the method reads no more than the readout's row of the last call, in a block."""
-    last = sites[-1]
+    """Return whether the method reads no more than the readout row of the last call, in a block."""
+    last = layers[-1]
     return (
         as_readout_method(method) is not None
+        # Nothing else is read or changed.
         and plan.paths == (last.path,)
         and set(plan.interventions) <= {last.path}
         and not plan.states
         and plan.leaf is None
         and plan.rules is nullcontext
+        # The last call is the only one of a transformer block, with a query for each token.
         and last.block is not None
         and last.queries == last.keys
         and "#" not in last.path
-        and not chunk.pooled
-        and chunk.readout is not None
-        and chunk.project is not None
+        # Behind the block, one row becomes the embedding by the model's own parts.
+        and not batch.pooled
+        and batch.readout is not None
+        and batch.project is not None
         and last.path not in _unfit.get(module, ())
+        # Another reading around this one would see the block run twice.
         and not readings_open()
     )
 
 
 def read_row(
-    module: nn.Module, plan: Plan, site: AttentionLayer, chunk: Encoded, *, evidence: bool
+    module: nn.Module, plan: Plan, layer: AttentionLayer, batch: Batch, *, evidence: bool
 ) -> RowPass | None:
-    """The row's pass; None where it does not agree with the whole pass, or cannot be run."""
-    assert site.block is not None
-    assert chunk.readout is not None
-    block = module.get_submodule(site.block)
-    kept = _Kept(site, chunk.readout)
-    own = [plan.interventions[site.path]] if site.path in plan.interventions else []
-    changes = {site.path: chain(*own, kept.call_made)}
-    start = site.path if evidence else None
+    """Run the tower, then its last block on the readout row; None where the two do not agree.
+
+    evidence: find out `RowPass.live_rows`, too.
+    """
+    assert layer.block is not None
+    assert batch.readout is not None
+    block = module.get_submodule(layer.block)
+    row = _Row(layer, batch.readout)
+    own = [plan.interventions[layer.path]] if layer.path in plan.interventions else []
+    # Our own comes last: it must see the call as the plan's intervention leaves it.
+    changes = {layer.path: chain(*own, row.take_call)}
+    # A graph of the first pass is needed for the live rows alone, and from the call on.
+    start = layer.path if evidence else None
     with (
-        hooked(block, before=kept.block_given),
+        hooked(block, before=row.take_arguments),
         torch.no_grad(),
-        reading(module, (site.path,), start=start, interventions=changes) as trace,
+        reading(module, (layer.path,), start=start, interventions=changes) as trace,
     ):
-        whole = chunk.encode()
-    live = None
-    if evidence:
-        live = _live_rows(whole, trace.layers[-1].output)
-    del trace
+        whole = batch.encode()
+    live = _live_rows(whole, trace.layers[-1].output) if evidence else None
+    del trace  # and with it the graph: the second pass needs the memory
     whole = at_least_float32(whole.detach())
     try:
-        alone, layer = _row_alone(module, block, plan, site, chunk.project, kept)
+        alone, trace = _run_row(module, block, plan, layer, batch.project, row)
     except UNFIT as error:
-        if not says_unfit(error, f"the last block ({site.block}) on one row"):
+        if not says_unfit(error, f"the last block ({layer.block}) on one row"):
             raise
-        _unfit.setdefault(module, set()).add(site.path)
+        _unfit.setdefault(module, set()).add(layer.path)
         return None
     embedding = at_least_float32(alone)
+    # A block that mixes tokens elsewhere (a convolution, a norm over tokens) gives another row.
     if not agree(embedding.detach(), whole, alone.dtype):
-        log.debug("the last block (%s) gives another embedding on one row", site.block)
+        log.debug("the last block (%s) gives another embedding on one row", layer.block)
         return None
-    return RowPass(embedding, layer, live)
+    return RowPass(embedding, trace, live)
 
 
-class _Kept:
-    """What the whole pass gave its last block and its last attention, cut down to the row."""
+class _Row:
+    """What the first pass gave its last block and its last attention, cut down to one row."""
 
-    def __init__(self, site: AttentionLayer, rows: Int[Tensor, " item"]) -> None:
-        self.site, self.rows = site, rows
+    def __init__(self, layer: AttentionLayer, rows: Int[Tensor, " item"]) -> None:
+        """rows: the readout row of each item."""
+        self.layer, self.rows = layer, rows
         self.calls: list[AttentionCall] = []
         self.given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    def block_given(self, block: nn.Module, args: Any, kwargs: Any) -> None:
+    def take_arguments(self, block: nn.Module, args: Any, kwargs: Any) -> None:
         del block
-        self.given.append(select_rows(args, kwargs, self.rows[:, None], self.site.queries))
+        self.given.append(select_rows(args, kwargs, self.rows[:, None], self.layer.queries))
 
-    def call_made(self, call: AttentionCall) -> AttentionCall:
+    def take_call(self, call: AttentionCall) -> AttentionCall:
         self.calls.append(call)
         return call
 
     def answer(self, _: AttentionCall) -> AttentionCall:
-        """The row's own call, in place of that of one token which sees itself alone."""
+        """Return the row's own call: run by itself, the one token would see itself alone."""
         (call,) = self.calls
         index = self.rows.to(call.query.device).view(-1, 1, 1, 1)
         mask = call.whole_mask()
@@ -161,35 +159,37 @@ class _Kept:
         )
 
 
-def _row_alone(
+def _run_row(
     module: nn.Module,
     block: nn.Module,
     plan: Plan,
-    site: AttentionLayer,
+    layer: AttentionLayer,
     project: EmbeddingHead | None,
-    kept: _Kept,
-) -> tuple[Float[Tensor, "item dim"], Attention]:
-    ((args, kwargs),) = kept.given
+    row: _Row,
+) -> tuple[Float[Tensor, "item dim"], Trace]:
+    ((args, kwargs),) = row.given
     assert project is not None
-    changes = {site.path: kept.answer}
+    changes = {layer.path: row.answer}
     with (
         torch.no_grad(),
         reading(
-            module, (site.path,), weights=plan.weights, start=plan.start, interventions=changes
+            module, (layer.path,), weights=plan.weights, start=plan.start, interventions=changes
         ) as trace,
-        _SlopesOnce(),
+        _DerivativeOnce(),
     ):
         token = _first(block(*args, **kwargs))[:, 0]
-        return project(token), trace.layers[-1]
+        return project(token), trace
 
 
-class _SlopesOnce(TorchFunctionMode):
-    """Takes the derivative of activation functions once, in the forward pass.
+class _DerivativeOnce(TorchFunctionMode):
+    """Take the derivative of activation functions once, in the forward pass.
 
     The value is the function's own, to the bit, and so is its derivative: autograd's, kept as a
-    factor. Backwards that is one product a target, which batches; torch's own backward functions
-    of these would be computed anew for every target, one after the other.
+    factor. Backwards that is one product per target, which is batched.
     """
+
+    # Torch's own backward functions of these have no rule of batching: they would be computed
+    # again for every target, one after the other.
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -201,21 +201,22 @@ class _SlopesOnce(TorchFunctionMode):
         with torch.enable_grad():
             leaf = at.detach().requires_grad_()
             value = func(leaf, *args[1:], **kwargs)
-            (slope,) = torch.autograd.grad(value.sum(), [leaf])
-        return value.detach() + slope * (at - at.detach())
+            (derivative,) = torch.autograd.grad(value.sum(), [leaf])
+        return value.detach() + derivative * (at - at.detach())
 
 
 def _first(output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output
     values = output.values() if isinstance(output, Mapping) else output
-    return next(each for each in values if isinstance(each, Tensor))
+    return next(value for value in values if isinstance(value, Tensor))
 
 
 def _live_rows(
     embedding: Float[Tensor, "item dim"], output: Float[Tensor, "item head query channel"]
 ) -> Bool[Tensor, "item query"]:
-    """By the gradient of a random direction: one that no row is blind to by chance."""
+    """Return which query rows of the last call move the embedding."""
+    # By the gradient of a random direction, to which no row is orthogonal by chance.
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(embedding.shape[1], generator=generator).to(embedding)
     (grad,) = torch.autograd.grad((embedding @ direction).sum(), [output], materialize_grads=True)

@@ -1,7 +1,10 @@
-"""One question asked of pictures or prompts: chunks run, put together and certified."""
+"""The steps of every explanation: prepare, batches, forward, attribute, certify, result.
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+`docs/internals/explain.md` follows one call through them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -9,49 +12,77 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof import checking, methods, scores
-from heatproof.certificate import Certificate
-from heatproof.engine import certify as proof
+from heatproof import checking, methods, scores, user_code
+from heatproof.certificate import Certificate, Check
 from heatproof.engine import following, inputs
-from heatproof.engine.batches import ImageBatches
+from heatproof.engine.batches import ImageBatches, TowerBatches
+from heatproof.engine.certify import Evidence, certify, unchecked
+from heatproof.engine.following import NULL_PROMPTS, Following
 from heatproof.engine.forward import Attribution, Reader, untouched_scores
 from heatproof.engine.input_check import InputCheck
 from heatproof.engine.inputs import ImageInputs, ImageSize, PromptInput, Prompts
-from heatproof.engine.memory import Budget, fitted
-from heatproof.errors import InputError, PromptError, ReadingError
+from heatproof.engine.memory import BatchPlan, plan_batches
+from heatproof.errors import InputError, PromptError
 from heatproof.explanation import Explanation, Record
 from heatproof.methods.base import Method
 from heatproof.methods.pass_context import Batch, Side
 from heatproof.models.model import Model
-from heatproof.models.towers import TokenLayout
-from heatproof.user_code import method_of
+from heatproof.models.running import check_default_device
 
 Progress = Callable[[int, int], None]
+MethodInput = str | Method | Callable[[Any, str], Any]
 
-# Pictures together. More of them leave a processor's caches: ViT-B/16 takes 120 ms a picture with 4
-# or 8 together, 126 with 16, 143 with 32.
+# Images together where the user sets no number. More of them leave a processor's caches: ViT-B/16
+# takes 120 ms per image with 4 or 8 together, 126 with 16, 143 with 32.
 ON_PROCESSOR = 8
 ON_DEVICE = 32
 
 
-def default_batch_size(model: Model, batch_size: int | None) -> int:
-    """How many pictures go through the model together where the user does not say.
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions:
+    """How to explain: the keyword arguments that the four doors share (see `explain`)."""
 
-    Raises:
-        InputError: less than one.
-    """
-    if batch_size is None:
-        return ON_PROCESSOR if model.device.type == "cpu" else ON_DEVICE
-    return checking.whole("batch_size", batch_size, least=1)
+    method: MethodInput = "attention-x-gradient"
+    score: str | scores.Score | None = None
+    image_size: ImageSize = None
+    certify: bool = True
+    batch_size: int | None = None
+    memory: int | str | None = None
+    seed: int = 0
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        """Check all but `method` and `score`, which depend on the model.
+
+        Raises:
+            InputError: a value is of another kind, or out of range.
+        """
+        checking.flag("certify", self.certify)
+        if self.batch_size is not None:
+            checking.whole("batch_size", self.batch_size, least=1)
+        checking.memory(self.memory)
+        checking.seed(self.seed)
+        checking.progress(self.progress, 0, 1)
+        object.__setattr__(self, "image_size", checking.image_size(self.image_size))
+
+
+def default_batch_size(model: Model) -> int:
+    """Return how many inputs go through the model together where the user sets no number."""
+    return ON_PROCESSOR if model.device.type == "cpu" else ON_DEVICE
 
 
 def resolve_method(
-    model: Model,
-    method: str | Method | Callable[[Any, str], Any],
-    score: str | scores.Score | None,
-    side: Side,
+    model: Model, method: MethodInput, score: str | scores.Score | None, side: Side
 ) -> tuple[Method, scores.Score]:
-    chosen = method_of(methods.method_of(method), model)
+    """Return the method and the score that are meant.
+
+    Raises:
+        UnknownName: no method or score is called so. InputError: the method does not explain this
+            side, or it is code that cannot be taken as a method.
+    """
+    chosen = methods.method_of(method)
+    if chosen.foreign:  # code of the user's own, which may ask for the model
+        chosen = user_code.method_of(chosen, model)
     if side not in chosen.card.sides:
         raise InputError(
             f"method {chosen.card.name} explains the {chosen.card.sides[0]} side alone"
@@ -59,193 +90,233 @@ def resolve_method(
     return chosen, scores.score_of(scores.default(model) if score is None else score)
 
 
-@dataclass
-class Question:
-    """What is asked of pictures, whichever they are.
+class Pipeline:
+    """What the doors share: one tower, one method, one score, and the steps from batches on.
 
-    `fit` is what fits the memory, `count` says how many pictures were answered: both go on from one
-    lot of pictures to the next.
+    `plan`, how many inputs go together, is made for the first inputs and holds for all others.
     """
 
-    model: Model
-    given: PromptInput
-    method: Method
-    score: scores.Score
-    image_size: ImageSize
-    certify: bool
-    batch_size: int
-    memory: int | str | None
-    seed: int
-    fit: Budget | None = None
-    count: int = 0
-    prompts: Prompts = field(init=False)
-    nulls: Prompts | None = field(init=False, default=None)
-    unmeasured: str = field(init=False, default="")
-    input_check: InputCheck = field(init=False)
+    def __init__(self, model: Model, options: ExplainOptions, side: Side = "image") -> None:
+        check_default_device()
+        self.model, self.options = model, options
+        self.side: Side = side
+        self.method, self.score = resolve_method(model, options.method, options.score, side)
+        self.factors = self.method.factors(side)
+        # Nothing is known of the pass behind code of the user's own.
+        self.certifies = options.certify and not self.method.foreign
+        self.batch_size = options.batch_size or default_batch_size(model)
+        self.plan: BatchPlan | None = None
 
-    def __post_init__(self) -> None:
-        """Prompts and null prompts are embedded here, once."""
-        self.certify = self.certify and not self.method.foreign
-        self.prompts = inputs.prompts(self.model, self.given, self.memory)
-        self.input_check = InputCheck(self.given, self.prompts, self.score)
-        self.score.check(self.model, len(self.prompts.labels))
-        if self.certify:
-            self.nulls, self.unmeasured = _null_prompts(self.model)
+    def attribute(self, batches: TowerBatches, progress: Progress | None) -> "BatchResults":
+        """Run all batches through the model and the method.
+
+        Raises:
+            ReadingError: the model cannot be read. InputError: the memory is too small for one.
+        """
+        layers = batches.model.attention_layers(self.side, batches.input_size)
+        if isinstance(batches, ImageBatches):
+            batches.check_keys(layers[-1].keys)
+        reader = Reader(
+            model=batches.model,
+            method=self.method,
+            layers=layers,
+            seed=self.options.seed,
+            evidence=self.certifies,
+        )
+        if self.plan is None:
+            self.plan = self._plan(batches, reader)
+        parts = batches.split(self.plan.items, self.plan.gradient_bytes)
+        results = BatchResults(compares=self.certifies)
+        for number, batch in enumerate(parts, 1):
+            results.add(batch, reader.attribute(batch))
+            if progress is not None:
+                progress(number, len(parts))
+        return results
+
+    def _plan(self, batches: TowerBatches, reader: Reader) -> BatchPlan:
+        memory, most = self.options.memory, self.batch_size
+        if memory is None:
+            return BatchPlan(most)
+        return plan_batches(batches.model, batches.probe(), reader.attribute, memory, most)
+
+    def certificate(
+        self,
+        model: Model,
+        names: tuple[Sequence[str], Sequence[str]],
+        results: "BatchResults",
+        tracking: Following,
+        check_input: Callable[[int], Check],
+        warnings: Sequence[str] = (),
+    ) -> Certificate:
+        """Certify the results, or say why nothing was checked.
+
+        Args:
+            model: the one that was run, at the size of the inputs.
+            names: what items and targets are called; null prompts, which come last, are not named.
+            tracking: how the maps follow their prompts.
+            check_input: compares the results with the library's own call on batches of a size.
+        """
+        if not self.certifies or self.plan is None:
+            return unchecked(model, self.method, self.factors, tracking)
+        return certify(
+            model,
+            self.method,
+            self.factors,
+            results.evidence(self.side, names),
+            tracking,
+            warnings=warnings,
+            seed=self.options.seed,
+            input_check=check_input(self.plan.items),
+        )
+
+    def record(self, prompts: Prompts, shown: ImageInputs) -> Record:
+        """Return what made the explanation, for its report."""
+        size = self.options.image_size
+        return Record(
+            model=self.model.spec,
+            method=self.method.card.name,
+            settings=self.method.settings(),
+            score=self.score.name,
+            prompts=prompts.labels,
+            seed=self.options.seed,
+            notices=(*self.model.notices, *shown.notices, *prompts.notices),
+            image_size="x".join(map(str, size))
+            if isinstance(size, tuple)
+            else str(size or "native"),
+            signs=self.method.card.signs,
+        )
+
+
+class ExplainRun(Pipeline):
+    """Prompts that are asked of images: embedded once, however many images follow."""
+
+    def __init__(self, model: Model, given: PromptInput, options: ExplainOptions) -> None:
+        """given: the prompts as the user handed them in.
+
+        Raises:
+            PromptError: they cannot be embedded. InputError: the score does not take them.
+        """
+        given = inputs.check_prompts(model, given)
+        super().__init__(model, options)
+        self.prompts = inputs.prompts(model, given, options.memory)
+        self.input_check = InputCheck(given, self.prompts, self.score)
+        self.score.check(model, len(self.prompts.labels))
+        self.nulls, self.why_no_nulls = _null_prompts(model) if self.certifies else (None, "")
+        self.done = 0
 
     @torch.inference_mode(False)
-    def answered(self, shown: ImageInputs, progress: Progress | None) -> Explanation:
-        job = ImageBatches(shown, self.prompts, self.score, self.nulls, self.count)
-        sites = shown.model.attention_layers("image", shown.pixels.shape[-2:])
-        check_layout(job.layout, sites[-1].keys)
-        reader = Reader(
-            model=shown.model,
-            method=self.method,
-            layers=sites,
-            seed=self.seed,
-            evidence=self.certify,
+    def explain(self, shown: ImageInputs, progress: Progress | None) -> Explanation:
+        """Explain these images; the next ones count on from them."""
+        batches = ImageBatches(shown, self.prompts, self.score, self.nulls, self.done)
+        results = self.attribute(batches, progress)
+        self.done += len(shown.pixels)
+        count = len(self.prompts.labels)
+        # Of the user's prompts and of the null prompts behind them, which the certificate needs.
+        maps = batches.layout.grid(results.values)
+        return Explanation(
+            maps=maps[:, :count].float(),
+            scores=results.untouched[:, :count].float(),
+            explained_scores=results.explained[:, :count].float(),
+            certificate=self._certificate(shown, batches, results, maps),
+            record=self.record(self.prompts, shown),
+            photos=shown.photos,
+            views=shown.views,
         )
-        one = reader.attribute
-        if self.fit is None:
-            self.fit = fitted(shown.model, job.chunks, one, self.memory, self.batch_size)
-        gathered = gather(one, job.chunks, self.fit, self.certify, progress)
-        self.count += len(shown.pixels)
-        layout, labels = job.layout, self.prompts.labels
-        maps = layout.grid(gathered.values[:, : len(labels)]).float()
-        own, explained = (
-            scores[:, : len(labels)].float() for scores in (gathered.untouched, gathered.explained)
-        )
-        certificate = self._certificate(shown, job, gathered)
-        notices = (*shown.notices, *self.prompts.notices)
-        record = record_of(
-            self.model, self.method, self.score, self.prompts, self.seed, notices, self.image_size
-        )
-        return Explanation(maps, own, explained, certificate, record, shown.photos, shown.views)
 
     def _certificate(
-        self, shown: ImageInputs, job: ImageBatches, gathered: "BatchResults"
+        self, shown: ImageInputs, batches: ImageBatches, results: "BatchResults", maps: Tensor
     ) -> Certificate:
-        factors = self.method.factors("image")
-        if not self.certify:
-            known = following.declared(self.prompts, factors, "image")
-            return proof.unchecked(shown.model, self.method, "image", known)
-        count = len(self.prompts.labels)
-        values = job.layout.grid(gathered.values).flatten(2)
-        assert self.fit is not None
-        reported = gathered.untouched[:, :count]
-        return proof.certify(
-            shown.model,
-            self.method,
-            "image",
-            (names_of(shown), self.prompts.labels),
-            gathered.evidence(count),
-            following.measured(
-                values, self.prompts, self.nulls, factors, self.score, self.unmeasured
-            ),
-            _drift(self.model, shown, job, self.batch_size),
-            self.seed,
-            (self.input_check(shown, reported, self.fit.items),),
-        )
+        prompts, names = self.prompts, (names_of(shown), self.prompts.labels)
+        tracking, drift = following.declared(prompts, self.factors, "image"), ()
+        if self.certifies:
+            tracking = following.measured(
+                tracking, maps.flatten(2), prompts, self.nulls, self.score, self.why_no_nulls
+            )
+            drift = _drift(self.model, shown, batches, self.batch_size)
 
+        def check_input(batch_size: int) -> Check:
+            reported = results.untouched[:, : len(prompts.labels)]
+            return self.input_check(shown, reported, batch_size)
 
-# --- running chunks and putting them together ------------------------------------------------
+        return self.certificate(shown.model, names, results, tracking, check_input, drift)
 
 
 class BatchResults:
-    """The outcomes of all chunks, side by side, on the CPU."""
+    """The attributions of all batches, side by side, on the CPU."""
 
-    def __init__(self) -> None:
-        self.outcomes: list[Attribution] = []
+    def __init__(self, compares: bool) -> None:
+        """compares: whether the untouched model is run for itself, to compare with it."""
+        self.compares = compares
+        self.attributions: list[Attribution] = []
         self.own: list[Tensor] = []
         self.readout: list[int | None] = []
         self.content = slice(0)
 
-    def add(self, chunk: Batch, outcome: Attribution, certify: bool) -> None:
-        self.outcomes.append(outcome)
+    def add(self, batch: Batch, attribution: Attribution) -> None:
+        """Take in one batch's results, and the untouched model's scores of it."""
+        self.attributions.append(attribution)
         # A certificate compares with a pass of its own; without one, the pass that was read will
         # do, if nothing was changed in it.
-        own = None if certify else outcome.untouched
-        self.own.append((untouched_scores(chunk) if own is None else own).cpu())
-        if certify:
-            self.content = chunk.content
-            items = len(outcome.scores)
-            rows = [None] * items if chunk.readout is None else chunk.readout.tolist()
+        own = None if self.compares else attribution.untouched
+        self.own.append((untouched_scores(batch) if own is None else own).cpu())
+        if self.compares:
+            self.content = batch.content
+            items = len(attribution.scores)
+            rows = [None] * items if batch.readout is None else batch.readout.tolist()
             self.readout.extend(rows)
 
     @cached_property  # asked for when all are there
     def values(self) -> Float[Tensor, "item target token"]:
-        return torch.cat([outcome.values.cpu() for outcome in self.outcomes])
+        """The method's values."""
+        return torch.cat([attribution.values.cpu() for attribution in self.attributions])
 
-    @property
+    @cached_property
     def untouched(self) -> Float[Tensor, "item target"]:
         """The model's own scores."""
         return torch.cat(self.own)
 
-    @property
+    @cached_property
     def explained(self) -> Float[Tensor, "item target"]:
         """The scores of the pass that was explained."""
-        return torch.cat([outcome.scores.cpu() for outcome in self.outcomes])
+        return torch.cat([attribution.scores.cpu() for attribution in self.attributions])
 
-    def evidence(self, targets: int) -> proof.Evidence:
-        values, first = self.values[:, :targets], self.outcomes[0]
-        totals = [o.total.cpu() for o in self.outcomes if o.total is not None]
-        rows = [o.live_rows.cpu() for o in self.outcomes if o.live_rows is not None]
-        return proof.Evidence(
-            self.untouched[:, :targets],
-            self.explained[:, :targets],
-            values.sum(-1),
-            torch.cat(totals)[:, :targets] if totals else None,
-            torch.cat(rows),
-            self.readout,
-            self.content,
-            {
-                path: any(o.has_gradient.get(path, False) for o in self.outcomes)
-                for path in first.has_gradient
+    def evidence(self, side: Side, names: tuple[Sequence[str], Sequence[str]]) -> Evidence:
+        """Return what a certificate needs, of the targets that are named."""
+        targets, parts = len(names[1]), self.attributions
+        values = self.values[:, :targets]
+        totals = [part.total.cpu() for part in parts if part.total is not None]
+        rows = [part.live_rows.cpu() for part in parts if part.live_rows is not None]
+        return Evidence(
+            side=side,
+            names=names,
+            untouched=self.untouched[:, :targets],
+            explained=self.explained[:, :targets],
+            sums=values.sum(-1),
+            total=torch.cat(totals)[:, :targets] if totals else None,
+            live_rows=torch.cat(rows),
+            readout=self.readout,
+            content=self.content,
+            has_gradient={
+                path: any(part.has_gradient.get(path, False) for part in parts)
+                for path in parts[0].has_gradient
             },
-            bool(values.isfinite().all()),
+            finite=bool(values.isfinite().all()),
         )
-
-
-def gather(
-    one: Callable[[Batch], Attribution],
-    chunks: Callable[[int], list[Batch]],
-    fit: Budget,
-    certify: bool,
-    progress: Progress | None,
-) -> BatchResults:
-    parts = [replace(chunk, gradient_bytes=fit.gradients) for chunk in chunks(fit.items)]
-    gathered = BatchResults()
-    for number, chunk in enumerate(parts):
-        gathered.add(chunk, one(chunk), certify)
-        if progress is not None:
-            progress(number + 1, len(parts))
-    return gathered
-
-
-def check_layout(layout: TokenLayout, keys: int) -> None:
-    if layout.tokens != keys:
-        others = len(layout.prefix) + len(layout.suffix)
-        raise ReadingError(
-            f"got {keys} key tokens for a {layout.rows} x {layout.cols} grid with {others} other "
-            "token(s); the model's description is wrong"
-        )
-
-
-# --- pieces -----------------------------------------------------------------------------------
 
 
 def names_of(shown: ImageInputs) -> list[str]:
-    """What the pictures are called: where they came from, else by number."""
+    """Return what the images are called: where they came from, else by number."""
     return [photo.source for photo in shown.photos] or [
         f"image {n}" for n in range(len(shown.pixels))
     ]
 
 
 def _null_prompts(model: Model) -> tuple[Prompts | None, str]:
-    """The null prompts and the references beside them, or why there are none."""
+    """Return the null prompts and the references beside them, or why there are none."""
     if model.text is None:
         return None, "a classifier has no null prompts"
     try:
-        texts = inputs.embed(model, list(proof.NULL_PROMPTS.values()))
+        texts = inputs.embed(model, list(NULL_PROMPTS.values()))
     except PromptError as error:
         return None, f"null prompts were not measured: {error}"
     beside = following.references(texts.embeddings[-1])
@@ -254,12 +325,12 @@ def _null_prompts(model: Model) -> tuple[Prompts | None, str]:
 
 
 def _drift(
-    native: Model, shown: ImageInputs, job: ImageBatches, batch_size: int
+    native: Model, shown: ImageInputs, batches: ImageBatches, batch_size: int
 ) -> tuple[str, ...]:
-    """How far the scores at this input size are from those at the model's own."""
+    """Warn of how far the scores at this input size are from those at the model's own."""
     if shown.model is native:
         return ()
-    size, count, drift = native.image.preprocess, len(job.asked.labels), 0.0
+    size, count, drift = native.image.preprocess, len(batches.prompts.labels), 0.0
     step = 1 if size.flexible else batch_size
     for start in range(0, len(shown.pixels), step):
         pixels = shown.pixels[start : start + step]
@@ -272,8 +343,8 @@ def _drift(
             )
         with torch.no_grad():
             here_scores, there_scores = (
-                job.compare(model.image.encode(each).to(job.asked.embeddings.dtype))
-                for model, each in ((job.model, pixels), (native, there.to(pixels)))
+                batches.compare(model.image.encode(sized).to(batches.prompts.embeddings.dtype))
+                for model, sized in ((batches.model, pixels), (native, there.to(pixels)))
             )
         drift = max(drift, float((here_scores - there_scores)[:, :count].abs().max()))
     height, width = shown.pixels.shape[-2:]
@@ -281,26 +352,4 @@ def _drift(
     return (
         f"at {height} x {width} instead of {own} pixels the scores drift by "
         f"up to {drift:.3g}: position embeddings were interpolated",
-    )
-
-
-def record_of(
-    model: Model,
-    method: Method,
-    score: scores.Score,
-    asked: Prompts,
-    seed: int,
-    notices: tuple[str, ...],
-    size: ImageSize,
-) -> Record:
-    return Record(
-        model.spec,
-        method.card.name,
-        method.settings(),
-        score.name,
-        asked.labels,
-        seed,
-        (*model.notices, *notices),
-        "x".join(map(str, size)) if isinstance(size, tuple) else str(size or "native"),
-        method.card.signs,
     )

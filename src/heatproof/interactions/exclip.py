@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from heatproof import checking
-from heatproof.engine import arguments, inputs
-from heatproof.engine.arguments import ModelInput
-from heatproof.engine.inputs import Images, PromptInput
+from heatproof.engine import inputs
+from heatproof.engine.inputs import Images, ModelInput, PromptInput
 from heatproof.errors import InputError, ReadingError
-from heatproof.interactions.result import Interactions, names, repeated, taken
+from heatproof.interactions.result import Interactions, names, prepare, repeated
 from heatproof.models.model import Model
 from heatproof.models.towers import Tokens
 from heatproof.reading import block_path, by_token, edit_activations
@@ -38,7 +37,7 @@ def exclip(
     normalisation: Literal["outside", "inside"] = "outside",
     blank: Tokens | None = None,
 ) -> Interactions:
-    """Which tokens interact with which patches in the pairs' cosines.
+    """Find which tokens interact with which patches in the pairs' cosines.
 
     Args:
         steps: N; Jacobians are averaged over the points k/N, k = 1 to N, as in the authors' code.
@@ -46,22 +45,22 @@ def exclip(
             divided by the pair's norms; all A_ij approach (e - e_r)' (f - f_r) / (|e| |f|).
             `inside`: of the embeddings at unit length.
         blank: the text's reference, by default the empty prompt (the authors': one padding token).
-            The image's is a preprocessed picture of zeros.
+            The image's is a preprocessed image of zeros.
 
-    Costs 2 + N passes of either encoder a pair, and as many backward passes of the last block as
-    embeddings are wide (text) and prompts have tokens (image).
+    It costs 2 + N passes of either encoder per pair, and one backward pass of the last block per
+    coordinate of the embedding (text) and per token of the prompt (image).
 
     Raises:
         InputError: a classifier; prompts without tokens. ReadingError: a tower of fewer than two
             blocks, or blocks whose tokens are not those of the grid.
     """
-    model = arguments.model_of(model)
+    model = inputs.model_of(model)
     checking.whole("steps", steps, least=1)
     checking.choice("normalisation", normalisation, ("outside", "inside"))
     if blank is not None and not isinstance(blank, Tokens):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"got blank={checking.shown(blank)}, expected Tokens of the model's own")
-    prompts = arguments.prompts_of(model, prompts)
-    shown, asked = taken(model, images, prompts)
+    prompts = inputs.check_prompts(model, prompts)
+    shown, asked = prepare(model, images, prompts)
     text, unit = shown.model.text, normalisation == "inside"
     assert text is not None
     reference = text.tokenize([""]) if blank is None else blank
@@ -71,30 +70,36 @@ def exclip(
     with torch.inference_mode(False), torch.no_grad():
         seen = [_image_path(shown.model, pixels) for pixels in shown.pixels.split(1)]
         for prompt in range(len(asked.texts)):
+            # All rows of the text's Jacobian once, then the image's contracted with them.
             read = _text_path(shown.model, inputs.select(asked, prompt, prompt + 1), reference)
             vectors = read.contracted(torch.eye(read.whole.shape[1]).to(read.whole), steps, unit).T
             at = [piece.position for piece in asked.pieces[prompt]]
             for image, path in enumerate(seen):
                 scale = 1.0 if unit else float(path.whole.norm() * read.whole.norm())
-                made = path.contracted(vectors, steps, unit).cpu() / scale
-                if made.shape[1] != layout.tokens:
+                pair = path.contracted(vectors, steps, unit).cpu() / scale
+                if pair.shape[1] != layout.tokens:
                     raise ReadingError(
-                        f"the last image block has {made.shape[1]} tokens, the grid "
+                        f"the last image block has {pair.shape[1]} tokens, the grid "
                         f"{layout.tokens}: interactions cannot be laid out"
                     )
-                values[image].append(layout.grid(made[at]).float())
+                values[image].append(layout.grid(pair[at]).float())
                 unit_pair = normalize(path.whole, dim=1), normalize(read.whole, dim=1)
                 scores[image, prompt] = float(unit_pair[0] @ unit_pair[1].T)
-                sums[image, prompt] = float(made.sum())
+                sums[image, prompt] = float(pair.sum())
                 promised[image, prompt] = float(path.moved(unit) @ read.moved(unit).T) / scale
     return Interactions(
-        values, names(asked), scores.float(), sums, promised, (2 + steps, 2 + steps)
+        values=values,
+        tokens=names(asked),
+        scores=scores.float(),
+        sums=sums,
+        promised=promised,
+        passes=(2 + steps, 2 + steps),
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Path:
-    """From a blank input's state, put out by the module at `block`, to an input's own.
+    """The straight line from a blank input's state at the output of `block` to an input's own.
 
     `encode(n)` runs n copies of the input; `whole` and `blank` are the embeddings at either end.
     """
@@ -108,7 +113,7 @@ class _Path:
     blank: Float[Tensor, "one dim"]
 
     def moved(self, unit: bool) -> Float[Tensor, "one dim"]:
-        """How far the embedding moves along the path."""
+        """Return how far the embedding moves along the path."""
         if unit:
             return normalize(self.whole, dim=1) - normalize(self.blank, dim=1)
         return self.whole - self.blank
@@ -116,8 +121,9 @@ class _Path:
     def contracted(
         self, vectors: Float[Tensor, "vector dim"], steps: int, unit: bool
     ) -> Float[Tensor, "vector token"]:
-        """(end_i - start_i) . (int J)' vector, for each vector and token i."""
+        """Return (end_i - start_i) . (int J)' vector, for each vector and token i."""
         way = at_least_float32(self.end) - at_least_float32(self.start)
+        # The right-hand Riemann sum, as in the authors' code.
         part = torch.arange(1, steps + 1).to(way).view(-1, *[1] * (way.dim() - 1)) / steps
         points = (at_least_float32(self.start) + part * way).to(self.end.dtype).requires_grad_()
         embedding = _put(self.module, self.block, points, self.encode)
@@ -134,7 +140,7 @@ class _Path:
 
 
 def _put(module: nn.Module, block: str, states: Tensor, encode: Encode) -> Float[Tensor, "n dim"]:
-    """Embeddings with `states` in the place of the block's output, in the graph from there on."""
+    """Return embeddings with `states` in place of the block's output, in the graph from there."""
 
     def edit(output: Tensor) -> Tensor:
         torch.set_grad_enabled(True)  # until the surroundings end
@@ -150,23 +156,31 @@ def _put(module: nn.Module, block: str, states: Tensor, encode: Encode) -> Float
 
 
 def _run(module: nn.Module, block: str, encode: Encode) -> tuple[Tensor, Tensor]:
-    """The block's output and the embedding of one input."""
-    kept: list[Tensor] = []
+    """Return the block's output and the embedding of one input."""
+    outputs: list[Tensor] = []
 
     def keep(output: Tensor) -> Tensor:
-        kept.append(output.detach())
+        outputs.append(output.detach())
         return output
 
     with torch.no_grad(), edit_activations(module, {block: keep}):
         embedding = encode(1)
-    return kept[-1], at_least_float32(embedding)
+    return outputs[-1], at_least_float32(embedding)
 
 
 def _path(module: nn.Module, block: str, encode: Encode, blank: Encode) -> _Path:
     end, whole = _run(module, block, encode)
     start, _ = _run(module, block, blank)
-    # The blank's state is read out where the input's is: that is where the path leads from.
-    return _Path(module, block, encode, start, end, whole, _put(module, block, start, encode))
+    return _Path(
+        module=module,
+        block=block,
+        encode=encode,
+        start=start,
+        end=end,
+        whole=whole,
+        # The blank's state is read out where the input's is: that is where the path starts.
+        blank=_put(module, block, start, encode),
+    )
 
 
 def _image_path(model: Model, pixels: Float[Tensor, "one 3 height width"]) -> _Path:
@@ -174,8 +188,8 @@ def _image_path(model: Model, pixels: Float[Tensor, "one 3 height width"]) -> _P
     sites = model.attention_layers("image", pixels.shape[-2:])
     block = _before_last(model, [site.path for site in sites])
 
-    def copies(picture: Tensor, count: int) -> Tensor:
-        return encode(picture.expand(count, -1, -1, -1))
+    def copies(image: Tensor, count: int) -> Tensor:
+        return encode(image.expand(count, -1, -1, -1))
 
     return _path(
         model.module, block, partial(copies, pixels), partial(copies, torch.zeros_like(pixels))
@@ -195,7 +209,7 @@ def _text_path(model: Model, tokens: Tokens, blank: Tokens) -> _Path:
 
 
 def _before_last(model: Model, paths: list[str]) -> str:
-    """The last but one residual block of a tower: its output is the last one's input."""
+    """Return the last but one residual block of a tower: its output is the last one's input."""
     found: dict[str, None] = {}
     for path in paths:
         block = block_path(model.module, path)

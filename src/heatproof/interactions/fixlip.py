@@ -9,11 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from heatproof import checking
-from heatproof.engine import arguments, inputs
-from heatproof.engine.arguments import ModelInput
-from heatproof.engine.inputs import Images, PromptInput
+from heatproof.engine import inputs
+from heatproof.engine.inputs import Images, ModelInput, PromptInput
 from heatproof.errors import InputError
-from heatproof.interactions.result import Interactions, names, repeated, taken
+from heatproof.interactions.result import Interactions, names, prepare, repeated
 from heatproof.methods.perturbing import BATCH, all_coalitions
 from heatproof.models.model import Model
 from heatproof.models.towers import Tokens
@@ -32,12 +31,12 @@ def fixlip(
     budget: int = 2**14,
     seed: int = 0,
 ) -> Interactions:
-    """Which tokens interact with which patches in the pairs' cosines.
+    """Find which tokens interact with which patches in the pairs' cosines.
 
     Patches (painted over with zeros) and words (nothing attends to them) stay with `probability`,
-    independently of each other. The cosines of all pairs of a picture's and a prompt's coalitions
+    independently of each other. The cosines of all pairs of an image's and a prompt's coalitions
     are fitted by c + sum a_i z_i + sum b_j w_j + sum A_ij z_i w_j. The authors' fit has pairs
-    within a picture and within a prompt as well; as players are independent, both tend to the same
+    within an image and within a prompt as well; as players are independent, both tend to the same
     A_ij.
 
     Args:
@@ -49,13 +48,13 @@ def fixlip(
     Raises:
         InputError: a classifier; prompts without tokens; a budget too small for the fit.
     """
-    model = arguments.model_of(model)
+    model = inputs.model_of(model)
     if not 0 < checking.number("probability", probability, least=0) <= 1:
         raise InputError(f"got probability={probability}, expected more than 0 and at most 1")
     checking.whole("budget", budget, least=1)
     checking.seed(seed)
-    prompts = arguments.prompts_of(model, prompts)
-    shown, asked = taken(model, images, prompts)
+    prompts = inputs.check_prompts(model, prompts)
+    shown, asked = prepare(model, images, prompts)
     layout = shown.model.image.layout(*shown.pixels.shape[-2:])
     grid, count = (layout.rows, layout.cols), layout.rows * layout.cols
     values: list[list[Tensor]] = [[] for _ in shown.pixels]
@@ -64,10 +63,11 @@ def fixlip(
     with torch.inference_mode(False), torch.no_grad():
         for prompt, pieces in enumerate(asked.pieces):
             tokens = inputs.select(asked, prompt, prompt + 1)
-            shares = _shares(budget, count, len(pieces))
+            # Prompts differ in words, and so in how many coalitions the fit needs.
+            counts = _coalition_counts(budget, count, len(pieces))
             patches, words = (
-                _drawn(count, shares[0], probability, seed),
-                _drawn(len(pieces), shares[1], probability, seed),
+                _drawn(count, counts[0], probability, seed),
+                _drawn(len(pieces), counts[1], probability, seed),
             )
             passes = (len(patches[0]), len(words[0]))
             at = [piece.position for piece in pieces]
@@ -75,12 +75,20 @@ def fixlip(
             whole = _texts(shown.model, tokens, at, torch.ones(1, len(at)).bool())
             for image, pixels in enumerate(shown.pixels):
                 seen = _pictures(shown.model, pixels, grid, patches[0])
-                made = pair_fit(*patches, *words, seen @ read.T)[1:, 1:]
-                values[image].append(made.T.unflatten(1, grid).float())
-                sums[image, prompt] = made.sum()
+                pair = pair_fit(*patches, *words, seen @ read.T)[1:, 1:]
+                values[image].append(pair.T.unflatten(1, grid).float())
+                sums[image, prompt] = pair.sum()
+                # The score with nothing removed, which the fit does not see by itself.
                 full = _pictures(shown.model, pixels, grid, torch.ones(1, count).bool())
                 scores[image, prompt] = (full @ whole.T).sum()
-    return Interactions(values, names(asked), scores.float(), sums, None, passes)
+    return Interactions(
+        values=values,
+        tokens=names(asked),
+        scores=scores.float(),
+        sums=sums,
+        promised=None,
+        passes=passes,
+    )
 
 
 def pair_fit(
@@ -90,7 +98,7 @@ def pair_fit(
     second_weight: Float[Tensor, " two"],
     scores: Float[Tensor, "one two"],
 ) -> Float[Tensor, "player_and_constant word_and_constant"]:
-    """Weighted least squares of scores by (1, z) x (1, w); row and column 0 are the constants.
+    """Fit scores by weighted least squares to (1, z) x (1, w); row and column 0 are the constants.
 
     All products of the two designs' columns are in the model and the weights multiply, so that the
     fit to all pairs is one fit on either side.
@@ -102,7 +110,7 @@ def pair_fit(
         ("second_weight", second_weight, "coalition"),
         ("scores", scores, "first second"),
     ):
-        arguments.numbers(name, value, axes, truths=name in ("first", "second"))
+        inputs.numbers(name, value, axes, truths=name in ("first", "second"))
     if scores.shape != (len(first_weight), len(second_weight)) or scores.shape != (
         len(first), len(second)
     ):  # fmt: skip
@@ -110,6 +118,7 @@ def pair_fit(
             f"got {tuple(scores.shape)} scores of {len(first)} and {len(second)} coalitions, "
             "expected one of each pair"
         )
+    # The design is the product of one per side, so that each side is solved for itself.
     sides: list[Tensor] = []
     for keep, weight in ((first, first_weight), (second, second_weight)):
         design = torch.cat([torch.ones(len(keep), 1).double(), keep.double()], dim=1)
@@ -118,8 +127,8 @@ def pair_fit(
     return sides[0] @ scores.double() @ sides[1].T
 
 
-def _shares(budget: int, patches: int, words: int) -> tuple[int, int]:
-    """How many coalitions of either side: as unlike as the sides are, enough for the fit."""
+def _coalition_counts(budget: int, patches: int, words: int) -> tuple[int, int]:
+    """Return how many coalitions either side gets: enough for the fit, in proportion to players."""
     text = max(4 * (words + 1), math.isqrt(budget) * words // max(patches, 1))
     text = min(2**words, text)
     if budget // text <= patches:
@@ -133,8 +142,8 @@ def _shares(budget: int, patches: int, words: int) -> tuple[int, int]:
 def _drawn(
     count: int, most: int, probability: float, seed: int
 ) -> tuple[Bool[Tensor, "coalition player"], Float[Tensor, " coalition"]]:
-    """Coalitions in which each player stays with `probability`, and their weights."""
-    if count <= math.log2(most):
+    """Draw coalitions in which each player stays with `probability`; return their weights, too."""
+    if count <= math.log2(most):  # all of them, weighed by their probability
         keep = all_coalitions(count)
         size = keep.double().sum(1)
         return keep, probability**size * (1 - probability) ** (count - size)
@@ -149,26 +158,27 @@ def _pictures(
     grid: tuple[int, int],
     keep: Bool[Tensor, "coalition player"],
 ) -> Float[Tensor, "coalition dim"]:
-    """Unit embeddings of a picture with zeros where patches are gone."""
+    """Return unit embeddings of an image with zeros where patches are gone."""
+    # Patches may not fill the image: what lies beyond the last one stays.
     high, wide = pixels.shape[1] // grid[0], pixels.shape[2] // grid[1]
     rest = (0, pixels.shape[2] - wide * grid[1], 0, pixels.shape[1] - high * grid[0])
-    found: list[Tensor] = []
+    parts: list[Tensor] = []
     for part in keep.split(BATCH):
         mask = part.unflatten(1, (1, *grid)).to(pixels)
         mask = mask.repeat_interleave(high, 2).repeat_interleave(wide, 3)
         embedding = model.image.encode(pixels * F.pad(mask, rest, value=1.0))
-        found.append(F.normalize(at_least_float32(embedding), dim=1).cpu().double())
-    return torch.cat(found)
+        parts.append(F.normalize(at_least_float32(embedding), dim=1).cpu().double())
+    return torch.cat(parts)
 
 
 def _texts(
     model: Model, tokens: Tokens, at: list[int], keep: Bool[Tensor, "coalition word"]
 ) -> Float[Tensor, "coalition dim"]:
-    """Unit embeddings of a prompt whose words at positions `at` stay or are masked."""
+    """Return unit embeddings of a prompt whose words at positions `at` stay or are masked."""
     assert model.text is not None
     encode = model.text.encode
     sites = model.attention_layers("text", tokens.ids.shape[-1:])
-    found: list[Tensor] = []
+    parts: list[Tensor] = []
     for part in keep.split(BATCH):
         masks = torch.ones(len(part), sites[0].keys, dtype=torch.bool, device=model.device)
         masks[:, at] = part.to(masks.device)
@@ -176,5 +186,5 @@ def _texts(
         nothing: list[str] = []
         with reading(model.module, nothing, interventions=change):
             embedding = encode(repeated(tokens, len(part)))
-        found.append(F.normalize(at_least_float32(embedding), dim=1).cpu().double())
-    return torch.cat(found)
+        parts.append(F.normalize(at_least_float32(embedding), dim=1).cpu().double())
+    return torch.cat(parts)

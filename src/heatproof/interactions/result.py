@@ -1,4 +1,4 @@
-"""What an interaction method returns, and what both of them take."""
+"""The result of an interaction method, and the preparation that both methods share."""
 
 from dataclasses import dataclass, replace
 
@@ -12,14 +12,17 @@ from heatproof.models.model import Model
 from heatproof.models.towers import Tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Interactions:
-    """`values[image][prompt]` is (word token, row, col), signed: how a token and a patch together
+    """Second-order attributions.
+
+    `values[image][prompt]` is (word token, row, col), signed: how a token and a patch together
     raise the cosine. `tokens[prompt]` names the tokens, `scores` are the pairs' cosines.
 
-    `sums` is what all tokens and patches, those that stand for no word or patch included, add up
-    to, `promised` what they should: exCLIP's come closer with more steps; FIxLIP's promise nothing.
-    `passes` are the pictures and prompts that were encoded for a pair.
+    `sums` are over all tokens and patches, those that stand for no word or patch included.
+    `promised` is what they should be: exCLIP's come closer with more steps, FIxLIP's promise
+    nothing.
+    `passes` are the numbers of images and of prompts that were encoded for a pair.
     """
 
     values: list[list[Float[Tensor, "_ row col"]]]
@@ -30,8 +33,8 @@ class Interactions:
     passes: tuple[int, int]
 
 
-def taken(model: Model, images: Images, prompts: PromptInput) -> tuple[ImageInputs, Tokens]:
-    """ImageInputs and tokens of a two-tower model.
+def prepare(model: Model, images: Images, prompts: PromptInput) -> tuple[ImageInputs, Tokens]:
+    """Return the images and the tokens of a two-tower model.
 
     Raises:
         InputError: a classifier, or prompts that are embeddings.
@@ -43,11 +46,11 @@ def taken(model: Model, images: Images, prompts: PromptInput) -> tuple[ImageInpu
     tokens = inputs.prompts(model, prompts).tokens
     if tokens is None:
         raise InputError("embeddings have no words; pass the prompts as texts or token ids")
-    return inputs.pictures(model, images, None), tokens
+    return inputs.images(model, images, None), tokens
 
 
 def repeated(tokens: Tokens, count: int) -> Tokens:
-    """One prompt `count` times."""
+    """Return one prompt `count` times."""
     return replace(
         tokens,
         ids=tokens.ids.expand(count, -1),
@@ -60,4 +63,5 @@ def repeated(tokens: Tokens, count: int) -> Tokens:
 
 
 def names(tokens: Tokens) -> list[tuple[str, ...]]:
-    return [tuple(piece.text for piece in each) for each in tokens.pieces]
+    """Return the texts of each prompt's tokens."""
+    return [tuple(piece.text for piece in pieces) for pieces in tokens.pieces]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof import checking
-from heatproof.engine import arguments
+from heatproof.engine import inputs
 from heatproof.errors import InputError, ReadingError
 from heatproof.methods.base import last_paths
 from heatproof.methods.residual import read_blocks, states_wanted, tail_of
@@ -43,8 +43,8 @@ def text_span(
     Raises:
         InputError: fewer than two images, no text, or widths that differ.
     """
-    arguments.numbers("data", data, "image dim")
-    arguments.numbers("texts", texts, "text dim")
+    inputs.numbers("data", data, "image dim")
+    inputs.numbers("texts", texts, "text dim")
     checking.whole("count", count, least=1)
     if rank is not None:
         checking.whole("rank", rank, least=1)
@@ -63,6 +63,7 @@ def text_span(
     explained: list[float] = []
     for _ in range(min(count, len(candidates))):
         spread = (left @ candidates.T).std(0)
+        # What is left is rounding.
         if not float(spread.max()) > 1e-9 * variance**0.5:
             break
         best = int(spread.argmax())
@@ -77,14 +78,15 @@ def text_span(
 def head_outputs(
     model: Model, pixels: Float[Tensor, "image 3 height width"], *, layers: int | None = 4
 ) -> Float[Tensor, "image layer head dim"]:
-    """Compute what each head of the last layers adds to the image embedding: the data of
-    `text_span`. The final norm's deviation is held fixed and biases are left out.
+    """Compute what each head of the last layers adds to the image embedding.
+
+    That is the data which `text_span` takes. Biases belong to no head and are left out.
 
     Raises:
         ReadingError: the embedding is not one token's (see `token-decomposition`).
     """
-    model = arguments.model_of(model)
-    arguments.numbers("pixels", pixels, "image 3 height width")
+    model = inputs.model_of(model)
+    inputs.numbers("pixels", pixels, "image 3 height width")
     if layers is not None:
         checking.whole("layers", layers, least=1)
     tower, module = model.image, model.module
@@ -109,6 +111,7 @@ def head_outputs(
     ):
         tower.encode(pixels)
     blocks = read_blocks(module, trace.layers, states)
+    # The final norm's deviation is held fixed: with it, the map to the embedding is linear.
     tail = tail_of(tower.project, blocks[-1].after[:, row])
     parts: Sequence[Tensor] = [
         torch.einsum(

@@ -1,7 +1,7 @@
 """What a method is given: a batch of inputs, and the forward pass in which it was read."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -80,6 +80,10 @@ class Batch:
     width: int = 0
     closed_form: Callable[[Float[Tensor, "item dim"]], Tensor | None] | None = None
     gradient_bytes: int = GRADIENTS_AT_ONCE
+
+    def by_coordinate(self) -> "Batch":
+        """Return the batch with the embedding's coordinates as targets of their own."""
+        return replace(self, compare=_coordinates, closed_form=_unit_vectors, targets=0, width=0)
 
     def score_gradient(
         self, embedding: Float[Tensor, "item dim"]
@@ -206,6 +210,15 @@ class ReadPass:
             return tensor[:, :, batch.content]
         index = batch.readout.to(tensor.device).view(-1, 1, 1, 1)
         return tensor.take_along_dim(index, dim=2)
+
+
+def _coordinates(embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"]:
+    return embedding
+
+
+def _unit_vectors(embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim dim"]:
+    eye = torch.eye(embedding.shape[1], dtype=embedding.dtype, device=embedding.device)
+    return eye.expand(len(embedding), -1, -1)
 
 
 def score_gradient(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof.engine.certify import NULL_PROMPTS, change
+from heatproof.engine.following import NULL_PROMPTS, change
 from heatproof.metrics.base import Metric, MetricCard, Trial
 from heatproof.metrics.registry import register
 

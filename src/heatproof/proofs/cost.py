@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.engine.api import explain
-from heatproof.engine.ledger import Ledger
+from heatproof.engine.memory import MemoryTracker
 from heatproof.methods import Method, ReadPass
 from heatproof.models import load
 from heatproof.models.model import Model
@@ -167,9 +167,9 @@ def _peak(run: Callable[[], None], device: torch.device, own: Iterable[Tensor]) 
         run()
         return torch.cuda.max_memory_allocated(device) - before
     # The CPU has no counter of its own: allocations are tracked operation by operation.
-    with Ledger(own) as ledger:
+    with MemoryTracker(own) as tracker:
         run()
-    return ledger.peak
+    return tracker.peak
 
 
 def _wait(device: torch.device) -> None:

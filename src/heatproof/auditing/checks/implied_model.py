@@ -38,7 +38,7 @@ def check(
         text = "what user code puts in the model's place is not known"
         return Finding("implied model", 1, QUESTION, "not applicable", text)
     shown = images if isinstance(images, Tensor) else list(images)
-    pixels = inputs.pictures(model, shown, None).pixels
+    pixels = inputs.images(model, shown, None).pixels
     texts = inputs.prompts(model, prompts).embeddings
     implied = subject.method.implied(tower_of(model, pixels))
     code = code_of(subject.method, "implied")

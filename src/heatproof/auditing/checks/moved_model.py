@@ -9,7 +9,7 @@ from heatproof import statistics
 from heatproof.auditing.base import Finding
 from heatproof.auditing.task import GAIN, AuditTask, Mapped
 from heatproof.auditing.verdicts import LEVEL, held
-from heatproof.engine.certify import change
+from heatproof.engine.following import change
 from heatproof.evaluation.subject import Subject
 from heatproof.evaluation.variants import UNTOUCHED, Usable, Variant, interventions, usable
 from heatproof.statistics import SHARE, Interval

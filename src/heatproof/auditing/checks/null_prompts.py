@@ -8,7 +8,7 @@ from heatproof import statistics
 from heatproof.auditing.base import Finding
 from heatproof.auditing.task import AuditTask, Kind, Mapped
 from heatproof.auditing.verdicts import LEVEL, Judged, held
-from heatproof.engine.certify import change
+from heatproof.engine.following import change
 from heatproof.evaluation import localisation
 from heatproof.evaluation.subject import Subject
 from heatproof.statistics import SHARE, Interval

@@ -174,7 +174,7 @@ def _judged(method: Method, verdict: Verdict, text: str, numbers: dict[str, Any]
 
 
 def _numbers(model: Model, noted: Noted, shown: Any) -> dict[str, Any]:
-    pixels = inputs.pictures(model, shown, None).pixels
+    pixels = inputs.images(model, shown, None).pixels
     sites = model.attention_layers("image", pixels.shape[-2:])
     tolerance = TOLERANCE[torch.float64]
     own, others = _sums([noted.scores]), _sums(noted.others)
@@ -345,7 +345,7 @@ def _of_user_code(
     asked = inputs.prompts(model, prompts if isinstance(prompts, Tensor) else list(prompts))
     watched = Subject(Foreign(call, takes=method.takes, name=method.name))
     watched.maps(model, shown, prompts, seed=seed)
-    pixels = inputs.pictures(model, shown, None).pixels
+    pixels = inputs.images(model, shown, None).pixels
     known = [_scores_at(model, batch, asked.embeddings) for batch in fed.batches]
     own = _scores_of(model, pixels, asked.embeddings)
     tolerance = max(FOREIGN_TOLERANCE, ROUNDINGS * torch.finfo(coarsest(dtypes)).eps)

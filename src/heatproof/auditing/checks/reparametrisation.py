@@ -159,7 +159,7 @@ class _Bench:
 
     def _run(self) -> tuple[Tensor, Tensor]:
         shown = self.images if isinstance(self.images, Tensor) else list(self.images)
-        pixels = inputs.pictures(self.model, shown, None).pixels
+        pixels = inputs.images(self.model, shown, None).pixels
         with torch.no_grad():
             embedding = self.model.image.encode(pixels)
         with torch.random.fork_rng():
@@ -194,7 +194,7 @@ def check(
 ) -> Finding:
     """Maps before and after the four changes, in float64 where the method's own code takes it."""
     shown = images if isinstance(images, Tensor) else list(images)
-    pixels = inputs.pictures(model, shown, None).pixels
+    pixels = inputs.images(model, shown, None).pixels
     sites = model.attention_layers("image", pixels.shape[-2:])
     views, unknown = weight_views(model.module, sites)
     if not views:

@@ -91,7 +91,7 @@ def _watch(
     seed: int,
 ) -> Seen:
     shown = images[:1] if isinstance(images, Tensor) else list(images[:1])
-    pixels = inputs.pictures(model, shown, None).pixels
+    pixels = inputs.images(model, shown, None).pixels
     sites = model.attention_layers("image", pixels.shape[-2:])
     hash_before, hooks_before = fingerprint(model.module), _hooks(model.module)
     before, tops = _reference(model, pixels)

@@ -64,7 +64,7 @@ def preprocessed(
     for number, photo in enumerate(opened):
         groups.setdefault(photo.size if how == "keep" else (0, 0), []).append(number)
     for places in groups.values():
-        yield places, inputs.pictures(model, [opened[n] for n in places], how)
+        yield places, inputs.images(model, [opened[n] for n in places], how)
 
 
 def native_pixels(
