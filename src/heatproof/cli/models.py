@@ -14,15 +14,17 @@ from heatproof.errors import HeatproofError, InputError
 def models(
     word: Annotated[
         str | None,
-        typer.Argument(metavar="WORD|MODEL", help="A word of names to list, or a model's name."),
+        typer.Argument(metavar="WORD|MODEL", help="Part of a name, or a whole name."),
     ] = None,
     photo: Annotated[
-        Path | None, typer.Argument(help="Say what the model sees of this photo.")
+        Path | None,
+        typer.Argument(metavar="PHOTO", help="Also describe what the model sees of this photo."),
     ] = None,
 ) -> None:
-    """List what --model accepts, or the names that contain WORD, or describe MODEL.
+    """List what --model accepts, or describe one model.
 
-    The description says where a map can lie: grid, readout, input size, resize and crop.
+    With a WORD: list the names that contain it. With the name of a MODEL: describe its grid,
+    readout, input size, resizing and cropping, which decide where a map lies on a photo.
 
     Examples: heatproof models vit-b-16; heatproof models scenes photo.jpg
     """
@@ -61,7 +63,7 @@ def _describe(spec: str, photo: Path | None) -> None:
         opened = None if photo is None else open_image(photo).image  # before the model: it is quick
         model = load(spec)
     for notice in model.notices:
-        typer.echo(f"notice: {terminal.one_line(notice)}", err=True)
+        terminal.notice(notice)
     typer.echo(str(model.describe(opened)))
 
 
