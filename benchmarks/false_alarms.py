@@ -15,7 +15,8 @@ import open_clip
 import torch
 
 from heatproof import methods
-from heatproof.auditing.principle1 import explain_the_model_itself
+from heatproof.auditing.base import CheckContext
+from heatproof.auditing.run import run_checks
 from heatproof.errors import ReadingError
 from heatproof.evaluation.subject import Subject
 from heatproof.methods import Foreign, Method
@@ -86,7 +87,8 @@ def main() -> int:
         prompts = torch.randn(3, EMBED, generator=generator).to(model.dtype)
         for method in subjects(model, prompts, asked.methods or honest()):
             try:
-                findings = explain_the_model_itself(Subject(method), model, pixels, prompts)
+                context = CheckContext(model=model, images=pixels, prompts=prompts)
+                findings = run_checks(Subject(method), context, 1)
             except ReadingError:  # its mathematics does not apply to this tower, and it says so
                 refused[method.card.name] += 1
                 continue

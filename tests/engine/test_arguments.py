@@ -182,7 +182,7 @@ def _listed(make: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-AUDIT = heatproof.Audit("gae", {}, "scenes", (), (), {}, {})
+AUDIT = heatproof.Audit(method="gae", settings={}, model="scenes", findings=())
 PAIRS = {"first": torch.eye(2).bool(), "first_weight": torch.ones(2), "second": torch.eye(2).bool(),
          "second_weight": torch.ones(2), "scores": torch.eye(2)}  # fmt: skip
 
@@ -260,7 +260,7 @@ INSIDE = {
     "errors.shortened", "errors.nearest",
     "models.load", "models.wrap",  # the same functions as above
     "Certificate.check", "Certificate.of",  # compare names alone
-    "Audit.verdict", "Audit.reason", "Audit.told",  # ask for a principle by its number
+    "Audit.verdict", "Audit.reason", "Audit.state_in_words",  # ask for a principle by its number
     "Audit.as_json", "Proof.markdown", "Proof.json",  # nothing is handed in
     *(f"Method.{name}" for name in vars(heatproof.Method) if not name.startswith("_")),
 }  # fmt: skip

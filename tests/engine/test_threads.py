@@ -20,7 +20,7 @@ import tiny
 import tiny_hf
 from families import ids, picture, worded
 from heatproof import methods
-from heatproof.auditing.checks import readout
+from heatproof.auditing import recording
 from heatproof.engine.inputs import at_size
 from heatproof.models import Model, Tokens
 from heatproof.models.tokenizers import Codec
@@ -204,7 +204,7 @@ def test_an_audit_notes_what_its_own_thread_differentiates_and_puts_torch_back()
         (leaf * 1).backward()
 
     def first() -> list[float]:
-        with readout._noting(noted := []):
+        with recording.differentiated(noted := []):
             stages.wait()
             stages.wait()  # the second one notes too
             differentiate(1.0)
@@ -213,7 +213,7 @@ def test_an_audit_notes_what_its_own_thread_differentiates_and_puts_torch_back()
 
     def second() -> list[float]:
         stages.wait()
-        with readout._noting(noted := []):
+        with recording.differentiated(noted := []):
             stages.wait()
             stages.wait()  # the first one has ended
             differentiate(2.0)

@@ -23,10 +23,10 @@ import openai_twin
 import tiny_hf
 from families import FAMILIES, ids_for, picture, prompts_for, worded
 from heatproof import methods
-from heatproof.auditing.checks.weights import weight_views
 from heatproof.errors import HeatproofError, InputError, ModelError, ReadingError
 from heatproof.models import Model, wrap
 from heatproof.models.projection import affine_of
+from heatproof.reading.attention_weights import attention_weights
 from method_cases import QUICK, REFUSES
 
 NAMES = list(methods.catalogue())
@@ -255,7 +255,7 @@ def test_an_audit_rotates_no_head_whose_output_an_adapter_adds_to() -> None:
     adapters, merged = adapted(model.module, ["attn"])
     for module, readable in ((merged, True), (adapters.get_base_model(), False)):
         sites = again(model, module).attention_layers("image")
-        views, unknown = weight_views(module, sites)
+        views, unknown = attention_weights(module, sites)
         assert bool(views) == readable
         assert bool(unknown) != readable
 

@@ -1,4 +1,5 @@
-"""The two principles as checks: any method, ours or the user's, with verdict and evidence.
+"""Check any method, ours or the user's, against two principles, with verdict and evidence.
 
-`heatproof.audit` runs them. One check, one file; each is a function that returns a `Finding`.
+`heatproof.audit` runs the checks. Each lives in one file of `checks`: question, measurement,
+verdict rule and figure; `base` says what a check is.
 """

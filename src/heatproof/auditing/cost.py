@@ -22,27 +22,30 @@ def forward_passes(model: Model, run: Callable[[], object]) -> int:
     """
     axes = _batch_axes(model)
     counts: Counter[str] = Counter()
-    with _given(model, list(axes)) as calls:
+    with _input_shapes(model, list(axes)) as calls:
         run()
     for path, shape in calls:
         axis = axes[path]
+        # A call on fewer axes than the model's own (one image without a batch axis) is one image.
         counts[path] += shape[axis] if axis < len(shape) else 1
     return max(counts.values(), default=0)
 
 
 def _batch_axes(model: Model) -> dict[str, int]:
-    """The axis of each attention module's input that counts images: 1 long for one image."""
+    """Find the axis of each attention module's input that counts images: 1 long for one image."""
     size = model.image.preprocess
     blank = torch.zeros(1, 3, size.height, size.width).to(model.device, model.dtype)
     paths = [layer.path.split("#")[0] for layer in model.attention_layers("image")]
-    with torch.no_grad(), _given(model, paths) as calls:
+    with torch.no_grad(), _input_shapes(model, paths) as calls:
         model.image.encode(blank)
     return {path: shape.index(1) if 1 in shape else 0 for path, shape in calls}
 
 
 @contextmanager
-def _given(model: Model, paths: Sequence[str]) -> Generator[list[tuple[str, tuple[int, ...]]]]:
-    """The shape of the first tensor that each call of these modules is given, in their order."""
+def _input_shapes(
+    model: Model, paths: Sequence[str]
+) -> Generator[list[tuple[str, tuple[int, ...]]]]:
+    """Collect the shape of the first tensor that each call of these modules is given, in order."""
     calls: list[tuple[str, tuple[int, ...]]] = []
 
     def hook(path: str) -> Any:

@@ -17,21 +17,22 @@ UNASKED = "not asked"
 
 def league_rows(audits: Sequence[Audit]) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of the table: a row per method, a column per check, a short reason."""
-    checks = list(dict.fromkeys(f.check for audit in audits for f in audit.findings))
+    titles = {finding.id: finding.check for audit in audits for finding in audit.findings}
 
     def rank(audit: Audit) -> tuple[int, int, int, str]:
-        """Order: fewest checks not asked, fewest violations, most checks that hold."""
-        verdicts = [finding.verdict for finding in audit.findings]
-        # What nobody asked a method cannot be counted for or against it.
-        unasked = len(set(checks) - {finding.check for finding in audit.findings})
-        return unasked, verdicts.count("violated"), -verdicts.count("holds"), audit.method
+        # Fewest violations first, then most checks that hold. A method that was asked less than the
+        # others comes after them all: what nobody asked it cannot be compared.
+        verdicts = {finding.id: finding.verdict for finding in audit.findings}
+        given = list(verdicts.values())
+        unasked = len(titles.keys() - verdicts.keys())
+        return unasked, given.count("violated"), -given.count("holds"), audit.method
 
     rows: list[list[str]] = []
     for audit in sorted(audits, key=rank):
-        by_name = {finding.check: finding.verdict for finding in audit.findings}
-        marks = [SIGNS[by_name[check]] if check in by_name else UNASKED for check in checks]
+        verdicts = {finding.id: finding.verdict for finding in audit.findings}
+        marks = [SIGNS[verdicts[check]] if check in verdicts else UNASKED for check in titles]
         rows.append([audit.method, *marks, _reason(audit)])
-    return ["method", *checks, "first violation, or what is not established"], rows
+    return ["method", *titles.values(), "first violation, or what is not established"], rows
 
 
 def league_html(audits: Sequence[Audit], pages: dict[str, str]) -> str:
@@ -60,5 +61,5 @@ def _reason(audit: Audit) -> str:
     """Return the first violation in one line, and which principle is not established, and why."""
     parts = [f"{f.check}: {f.evidence}" for f in audit.findings if f.verdict == "violated"][:1]
     states = {principle: audit.verdict(principle) for principle in audit.principles}
-    parts += [audit.told(n) for n, state in states.items() if state.startswith("not ")]
+    parts += [audit.state_in_words(n) for n, state in states.items() if state.startswith("not ")]
     return "; ".join(parts)

@@ -1,69 +1,52 @@
-"""What an audit found: its findings, what was audited on what, and the files that keep it."""
+"""Hold what an audit found, decide which principles are established, and write its files."""
 
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import heatproof.auditing.checks  # pyright: ignore[reportUnusedImport]  # noqa: F401  (registers every check)
 from heatproof import checking
-from heatproof.auditing.base import Finding, Verdict
-from heatproof.auditing.figures import Undrawn, drawn
+from heatproof.auditing.base import DECIDING, DecidingQuestion, Finding, Verdict, checks
+from heatproof.auditing.drawing import FigureError, draw
 from heatproof.pages import render
 from heatproof.pages.folder import check_folder
 
 State = Literal["holds", "violated", "not established", "not measured"]
 """Of one principle."""
 
-
-@dataclass(frozen=True)
-class Question:
-    """A question that must be answered before a principle is established.
-
-    One of `checks` has to hold. `may_not_arise`: it is enough that none of them applies.
-    """
-
-    text: str
-    checks: tuple[str, ...]
-    may_not_arise: bool = False
-
-    def answered(self, verdicts: dict[str, Verdict]) -> bool:
-        given = [verdicts.get(check) for check in self.checks]
-        none_applies = all(verdict == "not applicable" for verdict in given)
-        return "holds" in given or (self.may_not_arise and none_applies)
-
-    def open(self, verdicts: dict[str, Verdict]) -> str:
-        """Say that it is open, and what its checks say."""
-        given = {check: verdicts.get(check, "not run") for check in self.checks}
-        told = [f"{check}: {each}" for check, each in given.items() if each != "not applicable"]
-        return f"{self.text} ({', '.join(told) or 'no check applies'})"
-
-
-# The other checks (implied model, sign, attribution error) can violate a principle, and cannot
-# establish one: docs/audit.md gives the reasons.
-DECIDING: dict[int, tuple[Question, ...]] = {
-    1: (
-        Question("is it the model's own pass?", ("parity", "forward monitor")),
-        Question("is it the model's function alone?", ("reparametrisation",), may_not_arise=True),
-        Question("is it the model's own output?", ("readout",), may_not_arise=True),
-    ),
-    2: (
-        Question(
-            "is the map better where the model is?",
-            ("graded family", "moved model, unmoved map", "right and wrong"),
-        ),
-        Question("does the map depend on the prompt?", ("null prompts",), may_not_arise=True),
-    ),
-}
+PRINCIPLES = (1, 2)
 NOT_ASKED = "it was not asked for"
 
 
-@dataclass(frozen=True)
+def _answered(question: DecidingQuestion, verdicts: dict[str, Verdict]) -> bool:
+    """Say whether a question is answered by the verdicts of its checks, by id."""
+    given = [
+        verdicts.get(check.card.name) for check in checks() if check.card.answers == question.id
+    ]
+    # A question does not arise where none of its checks applies to this method and model.
+    none_applies = all(verdict == "not applicable" for verdict in given)
+    return "holds" in given or (question.may_not_arise and none_applies)
+
+
+def _open_in_words(question: DecidingQuestion, verdicts: dict[str, Verdict]) -> str:
+    """Say that a question is open, and what its checks found."""
+    given = {
+        check.card.title: verdicts.get(check.card.name, "not run")
+        for check in checks()
+        if check.card.answers == question.id
+    }
+    parts = [f"{title}: {text}" for title, text in given.items() if text != "not applicable"]
+    return f"{question.text} ({', '.join(parts) or 'no check applies'})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Audit:
     """The findings about one method on one model.
 
-    `environment` is that of a certificate: versions, device, dtype, the weights' hash, the seed;
-    `question` says on what it was asked: principles, data, how many pictures. `unmeasured` gives,
-    for a principle that no check could be run for, the reason.
+    environment: that of a certificate: versions, device, dtype, the weights' hash, the seed.
+    question: what was asked: principles, data, how many images.
+    unmeasured: for a principle that no check could be run for, the reason.
     """
 
     method: str
@@ -86,48 +69,55 @@ class Audit:
 
     @property
     def holds(self) -> bool | None:
-        """False where a check is violated; True where each principle that was asked for is
-        established; None where nothing is violated, and something is not established."""
+        """False where a check is violated, True where each principle asked for is established.
+
+        None where nothing is violated, and something is not established.
+        """
         states = {self.verdict(principle) for principle in self.principles}
         if "violated" in states:
             return False
         return True if states == {"holds"} else None
 
     def verdict(self, principle: int) -> State:
-        """The state of one principle; see `reason`.
+        """Return the state of one principle; see `reason`.
 
-        It holds where nothing is violated and its deciding questions are answered (`DECIDING`).
+        It holds where nothing is violated and all its deciding questions are answered.
         """
-        verdicts = self._verdicts(principle)
-        if "violated" in verdicts.values():
+        findings = self._findings(principle)
+        if any(finding.verdict == "violated" for finding in findings):
             return "violated"
-        if not verdicts:
+        if not findings:
             return "not measured"
         return "not established" if self._open(principle) else "holds"
 
     def reason(self, principle: int) -> str:
-        """Why the principle is in that state, in a clause; empty where it holds."""
-        verdicts = self._verdicts(principle)
+        """Say why the principle is in that state, in a clause; empty where it holds."""
+        findings = self._findings(principle)
         match self.verdict(principle):
             case "violated":
-                return ", ".join(name for name, each in verdicts.items() if each == "violated")
+                return ", ".join(found.check for found in findings if found.verdict == "violated")
             case "not measured":
                 asked = principle in self.principles
                 return self.unmeasured.get(principle, "no check ran" if asked else NOT_ASKED)
             case "not established":
-                return "; ".join(question.open(verdicts) for question in self._open(principle))
+                verdicts = self._verdicts(principle)
+                return "; ".join(_open_in_words(one, verdicts) for one in self._open(principle))
             case "holds":
                 return ""
 
+    def _findings(self, principle: int) -> list[Finding]:
+        return [finding for finding in self.findings if finding.principle == principle]
+
     def _verdicts(self, principle: int) -> dict[str, Verdict]:
-        return {each.check: each.verdict for each in self.findings if each.principle == principle}
+        return {finding.id: finding.verdict for finding in self._findings(principle)}
 
-    def _open(self, principle: int) -> list[Question]:
+    def _open(self, principle: int) -> list[DecidingQuestion]:
         verdicts = self._verdicts(principle)
-        return [each for each in DECIDING[principle] if not each.answered(verdicts)]
+        asked = (question for question in DECIDING if question.principle == principle)
+        return [question for question in asked if not _answered(question, verdicts)]
 
-    def told(self, principle: int) -> str:
-        """The state of one principle with its reason, in a clause."""
+    def state_in_words(self, principle: int) -> str:
+        """Return the state of one principle with its reason, in a clause."""
         reason = self.reason(principle)
         return f"principle {principle} {self.verdict(principle)}{f' ({reason})' if reason else ''}"
 
@@ -138,7 +128,7 @@ class Audit:
             return "At least one principle is violated"
         if self.holds is None:
             return "Nothing is violated, but not every principle is established"
-        if len(self.principles) == len(DECIDING):
+        if len(self.principles) == len(PRINCIPLES):
             return "Both principles hold here"
         return f"Principle {self.principles[0]} holds here; the other was not asked for"
 
@@ -146,37 +136,34 @@ class Audit:
     def sentence(self) -> str:
         """The audit in a line: what is violated, else what is not established, else what holds."""
         state = {True: "holds", False: "VIOLATED", None: "NOT ESTABLISHED"}[self.holds]
-        parts = [self.told(principle) for principle in DECIDING]
+        parts = [self.state_in_words(principle) for principle in PRINCIPLES]
         # Where a principle is not established, its reason names them.
         unclear = [
-            each.check
-            for each in self.findings
-            if each.verdict == "cannot tell" and self.verdict(each.principle) != "not established"
+            finding.check
+            for finding in self.findings
+            if finding.verdict == "cannot tell"
+            and self.verdict(finding.principle) != "not established"
         ]
         if unclear:
             parts.append(f"cannot tell: {', '.join(unclear)}")
         return f"{self.method} on {self.model}: {state}: {'; '.join(parts)}"
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, as audit.json has them."""
+        """Return plain values, as audit.json has them."""
         states = {
             str(principle): {"state": self.verdict(principle), "reason": self.reason(principle)}
-            for principle in DECIDING
+            for principle in PRINCIPLES
         }
         return {**asdict(self), "holds": self.holds, "principles": states, "schema": 2}
 
     def html(self) -> str:
         """Return audit.html."""
-        given = {key: value for key, value in self.settings.items() if value is not None}
-        return render.page(
-            "audit.html",
-            audit=self,
-            settings=", ".join(f"{key}={value}" for key, value in given.items()),
-            figures={finding.check: _figure(finding) for finding in self.findings},
-        )
+        options = [f"{key}={value}" for key, value in self.settings.items() if value is not None]
+        figures = {finding.id: _figure(finding) for finding in self.findings}
+        return render.page("audit.html", audit=self, settings=", ".join(options), figures=figures)
 
     def save(self, folder: str | Path) -> Path:
-        """Write audit.json and audit.html into `folder`; returns the path of the page."""
+        """Write audit.json and audit.html into `folder`; return the path of the page."""
         target = checking.path("folder", folder)
         check_folder(target)
         target.mkdir(parents=True, exist_ok=True)
@@ -189,18 +176,21 @@ class Audit:
 def _figure(finding: Finding) -> dict[str, str]:
     """Return the check's figure as SVG, or why it could not be drawn from its numbers."""
     try:
-        return {"svg": drawn(finding), "undrawn": ""}
-    except Undrawn as error:
+        return {"svg": draw(finding), "undrawn": ""}
+    except FigureError as error:
         return {"svg": "", "undrawn": str(error)}
 
 
 def _finding(stored: dict[str, Any]) -> Finding:
-    known: dict[str, Any] = {"question": "", **stored}
+    """Read a finding; files of earlier versions name a check by its title alone."""
+    by_title = {check.card.title: check.card.name for check in checks()}
+    title = stored["check"]
+    known: dict[str, Any] = {"id": by_title.get(title, title), "question": "", **stored}
     return Finding(**known)
 
 
 def from_json(stored: dict[str, Any]) -> Audit:
-    """An audit as `Audit.as_json` gave it."""
+    """Return an audit from what `Audit.as_json` returned."""
     known: dict[str, Any] = {
         "settings": {},
         **{key: stored[key] for key in Audit.__dataclass_fields__ if key in stored},

@@ -1,24 +1,22 @@
-"""`audit`: the two principles' checks, of one method or of many, on one model."""
+"""Audit one method or many on one model: run the checks of both principles."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+import heatproof.auditing.checks  # pyright: ignore[reportUnusedImport]  # noqa: F401  (registers every check)
 from heatproof import checking
-from heatproof.auditing import labelled as labels
-from heatproof.auditing import principle2
-from heatproof.auditing.base import Finding
+from heatproof.auditing.base import CheckContext, Finding, checks
 from heatproof.auditing.cost import forward_passes
-from heatproof.auditing.labelled import Labelled
-from heatproof.auditing.principle1 import explain_the_model_itself
 from heatproof.auditing.result import Audit
 from heatproof.auditing.task import AuditTask
+from heatproof.auditing.zero_shot import ZeroShotTask, scene_task
 from heatproof.code_hash import code_sha256
 from heatproof.data.dataset import LabelledImages
 from heatproof.data.opening import check as checked
@@ -31,10 +29,11 @@ from heatproof.engine.inputs import prompts as embedded
 from heatproof.errors import InputError, PromptError
 from heatproof.evaluation.subject import Auditable, Subject
 from heatproof.models import Model
+from heatproof.reading.weight_edits import temporary_weights
 
 Progress = Callable[[str], None]
 
-# What any model can be shown where no data are given: principle 1 asks nothing of their content.
+# For models that come without data: principle 1 asks nothing of the content of images or prompts.
 PROMPTS = (
     "a dog",
     "a cat",
@@ -43,28 +42,55 @@ PROMPTS = (
     "traffic lights",
     "a bowl of fruit",
 )
-PICTURES, PIXELS = 4, 256
-UNUSED = ("benchmarking", "proofs", "recipes")
-"""Code that changes no finding: an audit of many methods resumes under another version of it."""
+IMAGES, PIXELS = 4, 256
+# Code that changes no finding: an audit of many methods resumes under another version of it.
+UNUSED = ("auditing/drawing.py", "auditing/league.py", "benchmarking", "proofs", "recipes")
+# How many maps of an image principle 2 asks a method for, at most.
 MAPS = 20
-"""How many maps of an image principle 2 asks a method for, at most."""
 BUDGET = 100_000
 """Forward passes that principle 2 may take: 300 images at 16 passes per map, 75 at 66."""
 FEWEST = 40
 NO_DATA = (
-    "no pictures with masks that this model could be good or bad at; hand in a folder with "
+    "no images with masks that this model could be good or bad at; pass a folder with "
     "instances.json (--data FOLDER)"
 )
 
 
+def run_checks(
+    subject: Subject,
+    context: CheckContext,
+    principle: int | None = None,
+    *,
+    progress: Progress | None = None,
+) -> list[Finding]:
+    """Run all checks, or those of one principle, in their order.
+
+    The model's weights are changed on the way, and restored exactly, after errors too.
+
+    Args:
+        context: images and prompts for principle 1, labelled images for principle 2.
+        progress: called before each check with a line for people.
+    """
+    chosen, findings = checks(principle), list[Finding]()
+    for number, check in enumerate(chosen, 1):
+        if progress is not None:
+            progress(f"{subject.name}: {check.card.title} ({number}/{len(chosen)})")
+        # Only user code could write into the weights' own memory.
+        restored = temporary_weights(context.model.module, restore="copy")
+        guard = check.card.principle == 1 and subject.method.foreign
+        with restored if guard else nullcontext():
+            findings.append(check().measure(subject, context))
+    return findings
+
+
 class Auditor:
-    """A model with the pictures that its methods are audited on; everything shared is made once.
+    """A model with the images that methods are audited on; what they share is computed once.
 
     data: "scenes" (rendered here; the default for the embedded model), a folder in COCO's layout,
-        or pictures with their objects. Without any, principle 2 has nothing to measure on.
-    scenes: how many pictures at most.
+        or labelled images. Without any, principle 2 has nothing to measure on.
+    scenes: how many images at most.
     budget: forward passes that principle 2 may take per method. A method whose maps need more is
-        asked about fewer images, or about none, and its audit says so. No clock decides it.
+        run on fewer images, or on none, and its audit says so. No clock decides it.
     """
 
     def __init__(
@@ -78,8 +104,8 @@ class Auditor:
         budget: int = BUDGET,
     ) -> None:
         chosen = checking.several("principles", principles, "1, 2 or both, such as (1, 2)")
-        for each in chosen:
-            checking.whole("principles", each, least=1, most=2)
+        for principle in chosen:
+            checking.whole("principles", principle, least=1, most=2)
         if not chosen:
             raise InputError("got no principle, expected 1, 2 or both, such as (1, 2)")
         checking.whole("scenes", scenes, least=1)
@@ -89,48 +115,49 @@ class Auditor:
             checked(data)
         self.model = inputs.model_of(model)
         self.principles, self.scenes, self.seed = tuple(sorted(set(principles))), scenes, seed
-        known = _is_scenes(self.model)
-        if data is None and known:
+        embedded_model = self.model.spec.split(":")[0] == "scenes"
+        if data is None and embedded_model:
             data = "scenes"
         self.data = _data(data, scenes, seed)
-        self.labelled = labels.scenes() if known else _labelled(self.data)
+        self.zero_shot = scene_task() if embedded_model else _zero_shot(self.data)
         self.budget = budget
-        self._benches: dict[int, AuditTask] = {}
+        self._tasks: dict[int, AuditTask] = {}
 
-    def bench(self, pictures: int) -> AuditTask:
-        """The first `pictures` of the data, with what all methods share; made once."""
+    def task(self, images: int) -> AuditTask:
+        """Return the first `images` of the data, with what all methods share; computed once."""
         assert self.data is not None
-        if pictures not in self._benches:
-            self._benches[pictures] = principle2.bench(
-                self.model, self.data, scenes=pictures, seed=self.seed
-            )
-        return self._benches[pictures]
+        if images not in self._tasks:
+            self._tasks[images] = AuditTask(self.model, self.data.first(images), seed=self.seed)
+        return self._tasks[images]
 
     def affordable(self, subject: Subject) -> tuple[int, int]:
-        """Return how many images this method's maps can be asked for within the budget, and the
-        forward passes that one map takes: all images, or a half, a quarter, an eighth; or 0."""
+        """Return how many images principle 2 can run this method on, and its passes per map.
+
+        All images, or a half, a quarter, an eighth of them; or 0 where the budget allows none.
+        """
         assert self.data is not None
         photo, prompt = self.data.photos[:1], self.data.prompts[:1]
         make_map = partial(subject.maps, self.model, photo, prompt)
+        # The first image stands for all: a method's passes per map do not depend on the image.
         make_map()  # what is computed once is not counted
         passes = forward_passes(self.model, make_map)
         sizes = (n for n in self._sizes() if n * passes * MAPS <= self.budget)
         return next(sizes, 0), passes
 
     def _sizes(self) -> list[int]:
-        """How many images principle 2 can be measured on, most first."""
+        """Return how many images principle 2 can be measured on, most first."""
         assert self.data is not None
         count = min(self.scenes, len(self.data))
         return [count // n for n in (1, 2, 4, 8) if count // n >= FEWEST or n == 1]
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Weights, code and versions that the findings were made with."""
+        """Weights, code and versions that the findings depend on."""
         return {**environment(self.model, self.seed), "code_sha256": code_sha256(*UNUSED)}
 
     @property
     def question(self) -> dict[str, Any]:
-        """What decides the findings beside the method and the model, in plain values."""
+        """What decides the findings besides the method and the model, in plain values."""
         return {
             "principles": list(self.principles),
             "data": None if self.data is None else self.data.name,
@@ -142,64 +169,66 @@ class Auditor:
     def audit(
         self, method: Auditable, *, progress: Progress | None = None, **settings: Any
     ) -> Audit:
-        """All checks of one method; `settings` are options of a method that is named."""
+        """Run all checks on one method; `settings` are options of a method given by name."""
         subject = Subject.of(method, **settings).on(self.model)
-        say = progress or _silent
         started = time.monotonic()
-        found: list[Finding] = []
+        findings: list[Finding] = []
         notices = [*self.model.notices, *(() if self.data is None else self.data.notices)]
         if 1 in self.principles:
-            images, asked_for, notice = self._shown()
+            context, notice = self._context()
             notices += [notice] if notice else []
-            found += explain_the_model_itself(
-                subject,
-                self.model,
-                images,
-                asked_for,
-                labelled=self.labelled,
-                seed=self.seed,
-                progress=lambda name, n, count: say(f"{subject.name}: {name} ({n + 1}/{count})"),
-            )
+            findings += run_checks(subject, context, 1, progress=progress)
         unmeasured: dict[int, str] = {}
         if 2 in self.principles:
-            pictures, why = self._size(subject)
-            if pictures:
+            images, why = self._size(subject)
+            if images:
                 notices += [why] if why else []
-                found += principle2.follow(subject, self.bench(pictures), progress=say)
+                context = CheckContext(model=self.model, labelled=self.task(images), seed=self.seed)
+                findings += run_checks(subject, context, 2, progress=progress)
             else:
                 unmeasured[2] = why
         return Audit(
-            subject.name,
-            subject.method.settings(),
-            self.model.spec,
-            tuple(found),
-            tuple(dict.fromkeys(notices)),
-            self.environment,
-            self.question,
-            round(time.monotonic() - started, 1),
-            unmeasured,
+            method=subject.name,
+            settings=subject.method.settings(),
+            model=self.model.spec,
+            findings=tuple(findings),
+            notices=tuple(dict.fromkeys(notices)),
+            environment=self.environment,
+            question=self.question,
+            seconds=round(time.monotonic() - started, 1),
+            unmeasured=unmeasured,
         )
 
     def _size(self, subject: Subject) -> tuple[int, str]:
-        """How many images principle 2 is measured on, and why not on all of them."""
+        """Return how many images principle 2 is measured on, and why not on all of them."""
         if self.data is None:
             return 0, NO_DATA
-        pictures, passes = self.affordable(subject)
+        images, passes = self.affordable(subject)
         most, fewest = self._sizes()[0], self._sizes()[-1]
-        if pictures == most:
+        if images == most:
             return most, ""
-        passed = f"{passes} forward pass{'es' if passes > 1 else ''}"
-        takes = f"a map takes {passed}, and the budget is {self.budget}"
-        if not pictures:
+        plural = "es" if passes > 1 else ""
+        takes = f"a map takes {passes} forward pass{plural}, and the budget is {self.budget}"
+        if not images:
             return 0, f"{takes}; allow at least --budget {fewest * passes * MAPS}"
-        return pictures, f"principle 2 was measured on {pictures} of {most} images: {takes}"
+        return images, f"principle 2 was measured on {images} of {most} images: {takes}"
 
-    def _shown(self) -> tuple[list[Image.Image], list[str] | Tensor, str]:
-        """Images and prompts that principle 1 is measured with, and a notice about them."""
+    def _context(self) -> tuple[CheckContext, str]:
+        """Return what principle 1 is measured on, and a notice about the prompts."""
+        prompts: Sequence[str] | Tensor
         if self.data is not None:
-            return list(self.data.photos[:PICTURES]), list(self.data.prompts), ""
-        photos = list(asked(PICTURES, seed=self.seed, pixels=PIXELS).photos)
-        return photos, *_prompts(self.model, self.seed)
+            photos, prompts, notice = self.data.photos[:IMAGES], self.data.prompts, ""
+        else:
+            photos = asked(IMAGES, seed=self.seed, pixels=PIXELS).photos
+            prompts, notice = _prompts(self.model, self.seed)
+        context = CheckContext(
+            model=self.model,
+            images=list(photos),
+            prompts=prompts if isinstance(prompts, Tensor) else list(prompts),
+            zero_shot=self.zero_shot,
+            seed=self.seed,
+        )
+        return context, notice
 
 
 def audit(
@@ -214,15 +243,15 @@ def audit(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Audit:
-    """Hold a method to the two principles: explain the model itself, follow its performance.
+    """Check a method against two principles: explain the model itself, follow its performance.
 
     Args:
         method: a catalogue name, a method object, a function (PIL image, prompt) -> map, or a
-            function of the model that returns one (see `heatproof.user_code`). It should work on
-            `model.module`: its weights are changed in place on the way.
+            function of the model that returns one (see `heatproof.user_code`). It should run
+            `model.module`: its weights are changed in place on the way, and restored exactly.
         model: a model, or what `load` takes.
         data, scenes, principles, budget: see `Auditor`, which audits many methods on one model.
-        settings: options of a method that is named, such as heads="model".
+        settings: options of a method given by name, such as heads="model".
 
     Returns:
         Findings with verdict, evidence and numbers; `.holds`, `.save(folder)`.
@@ -233,41 +262,38 @@ def audit(
     return auditor.audit(subject.method, progress=progress)
 
 
-def _silent(told: str) -> None:
-    del told
-
-
-def _is_scenes(model: Model) -> bool:
-    return model.spec.split(":")[0] == "scenes"
-
-
-def _data(given: str | Path | LabelledImages | None, most: int, seed: int) -> LabelledImages | None:
-    if given is None:
+def _data(
+    source: str | Path | LabelledImages | None, most: int, seed: int
+) -> LabelledImages | None:
+    if source is None:
         return None
-    found = given if isinstance(given, LabelledImages) else open_data(given, most=most, seed=seed)
-    if not found.complete:
+    given = isinstance(source, LabelledImages)
+    data = source if given else open_data(source, most=most, seed=seed)
+    if not data.complete:
         raise InputError(
-            f"{found.name} does not say all that its pictures show, and the audit asks for what is "
+            f"{data.name} does not say all that its images show, and the audit asks for what is "
             "absent; try scenes, coco:PATH, voc:PATH or a folder of your own"
         )
-    return found if found is given else found.held()
+    return data if given else data.held()
 
 
-def _labelled(data: LabelledImages | None) -> Labelled | None:
-    """The pictures all of whose objects have one name: a zero-shot task."""
+def _zero_shot(data: LabelledImages | None) -> ZeroShotTask | None:
+    """Take the images all of whose objects have one name; None where there are none."""
     if data is None:
         return None
-    names = [{thing.label for thing in things} for things in data.things]
-    rows = [row for row, found in enumerate(names) if len(found) == 1]
+    names = [{instance.label for instance in instances} for instances in data.things]
+    rows = [row for row, labels in enumerate(names) if len(labels) == 1]
     if not rows:
         return None
     right = torch.tensor([next(iter(names[row])) for row in rows])
-    return Labelled([data.photos[row] for row in rows], data.prompts, right, data.name)
+    return ZeroShotTask([data.photos[row] for row in rows], data.prompts, right, data.name)
 
 
 def _prompts(model: Model, seed: int) -> tuple[list[str] | Tensor, str]:
-    """Class names, texts, or random embeddings where the model cannot read text here; and a notice
-    that says so, or nothing."""
+    """Return class names, texts, or random embeddings where the model cannot read text here.
+
+    The text beside them is a notice that says so, or empty.
+    """
     if model.classes:
         return list(model.classes[: len(PROMPTS)]), ""
     why = "the model has no text tower"

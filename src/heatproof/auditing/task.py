@@ -1,7 +1,7 @@
-"""Hold the evaluation task that methods are audited on, with all that they share.
+"""Ask one question per labelled image, and share between methods all that is not a method's own.
 
-Whatever does not depend on the method (the scores of every variant, the controls' results) is
-computed once and kept, so that auditing a second method costs that method alone.
+The scores of every changed model and the controls' results are computed once, so that auditing a
+second method costs that method alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,30 +34,30 @@ from heatproof.methods import Foreign
 from heatproof.models import Model
 from heatproof.statistics import Bounds
 
-Kind = Literal["named", "other", "absent", "empty", "gibberish", "unrelated"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+PromptKind = Literal["named", "other", "absent", "empty", "gibberish", "unrelated"]
+PROMPT_KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
 T = TypeVar("T")
-GAIN: Bounds = (-1.0, 1.0)
-"""The bounds of `AuditTask.gain`."""
+QUALITY: Bounds = (-1.0, 1.0)
+"""The bounds of `AuditTask.quality`, which is a share less a share."""
 
+# Negative controls, which must pass no check: noise, a map of no image, a map of no prompt.
 CONTROLS = ("random", "center", "raw-attention")
-"""Maps that must pass no check: noise, a map of no picture, a map of no prompt."""
 
 
 @dataclass(frozen=True)
 class OracleControl:
-    """The positive control: a map that follows the model's performance by construction.
+    """The positive control: maps that track the model's performance by construction.
 
-    The mask of the object asked for where the model knows it, else noise. It knows it where it is
-    right, and in as many pictures as its accuracy is above chance (see `AuditTask.known`). It
-    explains nothing: it is what a map that keeps to principle 2 scores in a check, on this model
-    and these pictures. A check that does not let it pass has no power here.
+    They are the mask of the named object where the model knows it, else noise. It knows it where it
+    is right, and in as many images as its accuracy is above chance (`AuditTask.known`). They
+    explain nothing: they show what maps that keep to principle 2 score in a check, on this model
+    and these images. A check that does not let them pass has no power here.
     """
 
     name: str = "a map that follows"
 
 
-Mapped = Subject | OracleControl
+MapSource = Subject | OracleControl
 
 
 class AuditTask(EvaluationTask):
@@ -76,24 +76,24 @@ class AuditTask(EvaluationTask):
         self.objects, self.labels = visible_objects(model, data.photos, data.things, self.grid)
         self.present = prompts_present(self.labels, len(data.prompts))
         self.named, self.other, self.absent = _questions(self.labels, self.present, seed)
-        self.follower = OracleControl()
+        self.oracle = OracleControl()
         self.controls = {name: Subject.of(name) for name in CONTROLS}
-        self._kept: dict[Any, Any] = {}
+        self._cache: dict[Any, Any] = {}
 
     def __len__(self) -> int:
         return len(self.data)
 
-    def kept(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """What was made under this key before, or `make()`."""
-        if key not in self._kept:
-            self._kept[key] = make()
-        return cast(T, self._kept[key])
+    def cached(self, key: tuple[Any, ...], compute: Callable[[], T]) -> T:
+        """Return what was computed under this key before, or `compute()`."""
+        if key not in self._cache:
+            self._cache[key] = compute()
+        return cast(T, self._cache[key])
 
     # --- the model ---------------------------------------------------------------------------
 
     def scores(self, variant: Variant = UNTOUCHED) -> Float[Tensor, "image prompt"]:
-        """What the variant scores every picture with every prompt."""
-        return self.kept(("scores", variant.name), lambda: self._scores(variant))
+        """Return the changed model's score of every image with every prompt."""
+        return self.cached(("scores", variant.name), lambda: self._scores(variant))
 
     def _scores(self, variant: Variant) -> Tensor:
         with variant.enter(), torch.no_grad():
@@ -104,24 +104,40 @@ class AuditTask(EvaluationTask):
         """Return the model's own score of every pair of embeddings, in double precision."""
         return score_pairs(self.model, images, texts).double().cpu()
 
-    def label(self, kind: Kind) -> Int64[Tensor, " image"]:
-        """The label that this kind of prompt names in each picture."""
+    def label(self, kind: PromptKind) -> Int64[Tensor, " image"]:
+        """Return the label that this kind of prompt names in each image; -1 for none."""
         return {"named": self.named, "other": self.other, "absent": self.absent}[kind]
 
-    def beaten(self, variant: Variant = UNTOUCHED, kind: Kind = "named") -> Float[Tensor, " image"]:
-        """The share of absent prompts that score less than this one (chance: a half); NaN where
-        there is no prompt of this kind."""
+    def outscored(
+        self, variant: Variant = UNTOUCHED, kind: PromptKind = "named"
+    ) -> Float[Tensor, " image"]:
+        """Return the share of absent prompts that score less than this one (chance: a half).
+
+        NaN where an image has no prompt of this kind.
+        """
         return share_outscored(self.scores(variant), self.label(kind), self.present)
 
-    def right(self, variant: Variant = UNTOUCHED, kind: Kind = "named") -> Bool[Tensor, " image"]:
-        """Whether this prompt outscores every absent one."""
-        return self.beaten(variant, kind) == 1
+    def right(
+        self, variant: Variant = UNTOUCHED, kind: PromptKind = "named"
+    ) -> Bool[Tensor, " image"]:
+        """Return where this prompt outscores every absent one."""
+        return self.outscored(variant, kind) == 1
 
-    def known(self, variant: Variant = UNTOUCHED, kind: Kind = "named") -> Bool[Tensor, " image"]:
-        """Where the variant is right, and the pictures of the widest margins of the prompt over
-        absent ones, up to a share of 2 * accuracy - 1 of all (accuracy: mean of `beaten`)."""
-        scores, beaten, labels = self.scores(variant), self.beaten(variant, kind), self.label(kind)
-        share = 2 * float(beaten.nanmean()) - 1
+    def known(
+        self, variant: Variant = UNTOUCHED, kind: PromptKind = "named"
+    ) -> Bool[Tensor, " image"]:
+        """Return where the model is right or clear enough to be called knowing.
+
+        Besides images where it is right, these are the images of the widest margins of the prompt
+        over absent ones, up to a share of 2 * accuracy - 1 of all (accuracy: mean of `outscored`):
+        a model at chance knows nothing.
+        """
+        scores, outscored, labels = (
+            self.scores(variant),
+            self.outscored(variant, kind),
+            self.label(kind),
+        )
+        share = 2 * float(outscored.nanmean()) - 1
         count = max(0, round(share * len(self)))
         widest = torch.zeros(len(self), dtype=torch.bool)
         margins = margin(scores, labels, self.present)
@@ -132,25 +148,30 @@ class AuditTask(EvaluationTask):
     # --- maps --------------------------------------------------------------------------------
 
     def maps(
-        self, subject: Mapped, variant: Variant = UNTOUCHED, kind: Kind = "named", draw: int = 0
+        self,
+        subject: MapSource,
+        variant: Variant = UNTOUCHED,
+        kind: PromptKind = "named",
+        draw: int = 0,
     ) -> Float[Tensor, "image row col"]:
-        """Each picture's map for its prompt of this kind; NaN where it has none.
+        """Return each image's map for its prompt of this kind; NaN where it has none.
 
-        draw: another number gives methods that use chance another seed.
+        Another `draw` gives methods that use chance another seed.
         """
         key = ("maps", subject, variant.name, kind, draw)
-        return self.kept(key, lambda: self._maps(subject, variant, kind, draw))
+        return self.cached(key, lambda: self._maps(subject, variant, kind, draw))
 
-    def _maps(self, subject: Mapped, variant: Variant, kind: Kind, draw: int) -> Tensor:
+    def _maps(self, subject: MapSource, variant: Variant, kind: PromptKind, draw: int) -> Tensor:
+        # Draws and prompts are far apart, so that no two of them share the noise of one seed.
         seed = self.seed + 100_003 * draw
         if isinstance(subject, OracleControl):
-            return self._followed(variant, kind, seed)
+            return self._oracle_maps(variant, kind, seed)
         maps = torch.full((len(self), *self.grid), torch.nan)
         with variant.enter():
             for number, (prompt, rows) in enumerate(self._asked(kind, subject)):
                 made = subject.maps(
                     self.model,
-                    self.pictures(subject, rows),
+                    self.images_for(subject, rows),
                     prompt,
                     seed=seed + 1009 * number,
                     batch_size=self.batch_size,
@@ -158,36 +179,37 @@ class AuditTask(EvaluationTask):
                 maps[rows] = made[:, 0].cpu()
         return maps
 
-    def _followed(self, variant: Variant, kind: Kind, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed + 1 + KINDS.index(kind))
+    def _oracle_maps(self, variant: Variant, kind: PromptKind, seed: int) -> Tensor:
+        # Another noise for each kind of prompt: the same one would look like a map that ignores it.
+        generator = torch.Generator().manual_seed(seed + 1 + PROMPT_KINDS.index(kind))
         noise = torch.randn(len(self), *self.grid, generator=generator)
         if kind not in ("named", "other"):
             return noise
         mask = self.cover(self.label(kind))
         return torch.where(self.known(variant, kind)[:, None, None], mask, noise)
 
-    def pictures(
+    def images_for(
         self, subject: Subject, rows: Int64[Tensor, " chosen"]
     ) -> Tensor | list[Image.Image]:
-        """ImageInputs as the subject takes them."""
+        """Return images as the method takes them: photos or pixels."""
         if isinstance(subject.method, Foreign) and subject.method.takes == "photo":
             return [self.data.photos[row] for row in rows.tolist()]
         return self.pixels[rows]
 
-    def kinds(self, subject: Mapped) -> tuple[Kind, ...]:
-        """The kinds of prompt that can be asked beside the named one."""
-        constant: tuple[Kind, ...] = ("empty", "gibberish", "unrelated")
+    def kinds(self, subject: MapSource) -> tuple[PromptKind, ...]:
+        """Return the kinds of prompt that can be asked besides the named one."""
+        constant: tuple[PromptKind, ...] = ("empty", "gibberish", "unrelated")
         if self.model.text is None:
             constant = ()
         elif isinstance(subject, Subject) and subject.method.foreign:
             constant = constant[1:]  # user code is handed texts, and an empty one is none
-        some: tuple[Kind, ...] = ("other", "absent")
+        some: tuple[PromptKind, ...] = ("other", "absent")
         return (*(kind for kind in some if (self.label(kind) >= 0).any()), *constant)
 
     def _asked(
-        self, kind: Kind, subject: Subject
+        self, kind: PromptKind, subject: Subject
     ) -> list[tuple[Sequence[str] | Tensor, Int64[Tensor, " chosen"]]]:
-        """Prompts of this kind, each with the pictures that it is asked of."""
+        """Return prompts of this kind, each with the images that it is asked of."""
         if kind in NULL_PROMPTS:
             text, everything = NULL_PROMPTS[kind], torch.arange(len(self))
             if subject.method.foreign:
@@ -202,29 +224,30 @@ class AuditTask(EvaluationTask):
 
     # --- how good maps are -------------------------------------------------------------------
 
-    def gain(
+    def quality(
         self,
-        subject: Mapped,
+        subject: MapSource,
         variant: Variant = UNTOUCHED,
-        kind: Kind = "named",
+        kind: PromptKind = "named",
         draw: int = 0,
     ) -> Float[Tensor, " image"]:
-        """Choice above chance of the map for the prompt of this kind.
+        """Return the map's choice above chance, for the prompt of this kind.
 
-        NaN where there is nothing to choose from, or no object of its name to be seen.
+        That is 1 where the named object has the highest mean heat of all objects, less 1 / objects:
+        a map that ignores the prompt has 0 on average. NaN where there is nothing to choose from.
         """
         maps, labels = self.maps(subject, variant, kind, draw).unsqueeze(1), self.label(kind)
         named = of_label(self.labels, labels).unsqueeze(1)
         chance = localisation.chance_of_choice(self.objects, named)
-        gain = localisation.choice(maps, self.objects, named) - chance
-        return gain.masked_fill(chance == 1, torch.nan)[:, 0].double()
+        quality = localisation.choice(maps, self.objects, named) - chance
+        return quality.masked_fill(chance == 1, torch.nan)[:, 0].double()
 
     def cover(self, labels: Int64[Tensor, " image"]) -> Float[Tensor, "image row col"]:
-        """How much of each patch objects of this label cover."""
+        """Return how much of each patch objects of this label cover."""
         return union(self.objects, of_label(self.labels, labels))
 
-    def pointing(self, subject: Mapped, kind: Kind = "named") -> Float[Tensor, " image"]:
-        """Pointing at the object of the prompt of this kind."""
+    def pointing(self, subject: MapSource, kind: PromptKind = "named") -> Float[Tensor, " image"]:
+        """Return whether the map's maximum lies on the object of the prompt of this kind."""
         maps = self.maps(subject, kind=kind).unsqueeze(1)
         cover = self.cover(self.label(kind)).unsqueeze(1)
         return localisation.pointing(maps, cover)[:, 0].double()

@@ -18,10 +18,10 @@ from heatproof.errors import HeatproofError, InputError
 from heatproof.evaluation.subject import Subject
 from heatproof.evaluation.task import EvaluationTask, TaskBatch
 from heatproof.evaluation.variants import reinitialised
-from heatproof.methods import Foreign, Method, Plan, ReadPass, Side
+from heatproof.methods import Foreign, Method, ReadPass
+from heatproof.methods.proxy import MethodProxy
 from heatproof.metrics.base import Need, Trial
 from heatproof.metrics.text_deletion import without
-from heatproof.reading import AttentionLayer
 
 LACKS: dict[Need, str] = {
     "mask": "the data have no masks",
@@ -138,23 +138,20 @@ class MapMaker:
         return (self.batch.task.seed if seed is None else seed) * 1_000_003 + first
 
 
-class SumRecorder(Method):
+class SumRecorder(MethodProxy):
     """A method that notes what its maps promise to add up to, on the patches alone.
 
     What the method gives to other tokens (a class token) is taken off. `sums` holds a number for
     each map, in order; None once a pass promised nothing.
     """
 
-    def __init__(self, inner: Method) -> None:
-        self.inner, self.card = inner, inner.card  # pyright: ignore[reportAttributeAccessIssue]
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
         self.sums: list[Tensor] | None = []
 
-    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
-        return self.inner.plan(layers, side)
-
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        values = self.inner.attribute(read)
-        total = self.inner.total(read)
+        values = super().attribute(read)
+        total = super().total(read)
         if total is None or self.sums is None:
             self.sums = None
         else:
@@ -162,12 +159,6 @@ class SumRecorder(Method):
             others = values.sum(-1) - on_patches
             self.sums.append((total.to(others) - others).detach()[:, 0].cpu().double())
         return values
-
-    def explained(self, read: ReadPass) -> Float[Tensor, "item target"]:
-        return self.inner.explained(read)
-
-    def settings(self) -> dict[str, Any]:
-        return self.inner.settings()
 
 
 @dataclass(frozen=True, eq=False)

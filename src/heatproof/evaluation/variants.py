@@ -16,6 +16,7 @@ from heatproof.errors import ReadingError
 from heatproof.models import Model
 from heatproof.reading import AttentionLayer, Intervention, block_path, reading
 from heatproof.reading.interventions import knock_out, one_head
+from heatproof.reading.weight_edits import temporary_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,22 +36,6 @@ class Usable:
 
 
 UNTOUCHED = Variant("as it is", nullcontext)
-
-
-@contextmanager
-def replaced(module: nn.Module, tensors: Mapping[str, Tensor]) -> Generator[None]:
-    """`tensors` in the place of the module's own of those names; whatever happens, put back."""
-    own = module.state_dict()
-    saved = {name: own[name].detach().clone() for name in tensors}
-    try:
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                own[name].copy_(tensor)
-        yield
-    finally:
-        with torch.no_grad():
-            for name, tensor in saved.items():
-                own[name].copy_(tensor)
 
 
 def family(model: Model, sites: Sequence[AttentionLayer], *, seed: int = 0) -> tuple[Variant, ...]:
@@ -100,7 +85,7 @@ def _checkpoints(model: Model) -> tuple[Variant, ...]:
     from heatproof.models import scenes
 
     def enter(name: str) -> Callable[[], AbstractContextManager[None]]:
-        return lambda: replaced(model.module, scenes.state_dict(name))
+        return lambda: temporary_weights(model.module, scenes.state_dict(name), restore="copy")
 
     return tuple(Variant(name, enter(name)) for name in scenes.checkpoints()[:-1])
 
@@ -113,7 +98,9 @@ def noised(model: Model, share: float, *, seed: int = 0) -> Variant:
     names = _names(model.module, [model.image.path])
     return Variant(
         f"{share:.0%} noise in the weights",
-        lambda: replaced(model.module, _blended(model.module, names, share, seed)),
+        lambda: temporary_weights(
+            model.module, _blended(model.module, names, share, seed), restore="copy"
+        ),
     )
 
 
@@ -125,7 +112,9 @@ def reinitialised(
     names = _names(model.module, [_block(model.module, site.path) for site in sites[-last:]])
     return Variant(
         f"last {last} layer(s) re-initialised",
-        lambda: replaced(model.module, _blended(model.module, names, 1.0, seed)),
+        lambda: temporary_weights(
+            model.module, _blended(model.module, names, 1.0, seed), restore="copy"
+        ),
     )
 
 

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FAINT", "FOLLOWER", "INK", "LIMIT", "LINE", "OURS", "RIVAL", "STYLE"]
-FOLLOWER = ORACLE
+__all__ = ["FAINT", "INK", "LIMIT", "LINE", "ORACLE", "OURS", "RIVAL", "STYLE"]
 Number = int | float
 Numbers = Mapping[str, Any]
 WIDTH = 7.0  # inches; 700 pixels at 100 to the inch

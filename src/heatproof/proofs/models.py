@@ -15,10 +15,10 @@ from torch import Tensor
 
 from heatproof.engine.api import explain, explain_words
 from heatproof.errors import HeatproofError
-from heatproof.methods import Factors, Method, Plan, ReadPass, Side
+from heatproof.methods import Method, ReadPass, Side
+from heatproof.methods.proxy import MethodProxy
 from heatproof.models import load
 from heatproof.models.model import Model
-from heatproof.reading import AttentionLayer
 from heatproof.specimens import SPECIMENS, embeddings, ids_for, model_of, picture
 from heatproof.specs import SPECIMEN
 
@@ -28,26 +28,18 @@ TOLERANCE = 1e-9
 ITEMS = 2
 
 
-class ValueRecorder(Method):
-    """A method that records the values of its inner one, in the dtype they were computed in."""
+class ValueRecorder(MethodProxy):
+    """A method that keeps what it last returned, in the dtype it was computed in."""
 
-    def __init__(self, inner: Method) -> None:
-        self.inner, self.card = inner, inner.card  # pyright: ignore[reportAttributeAccessIssue]
+    def __init__(self, method: Method) -> None:
+        super().__init__(method)
         self.values = torch.empty(0)
 
-    def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
-        return self.inner.plan(layers, side)
-
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        """Return the method's values, and keep them."""
         # Before `explain` cuts out the patch grid and converts to float32.
-        self.values = self.inner.attribute(read).detach().cpu()
+        self.values = super().attribute(read).detach().cpu()
         return self.values.to(read.scores.device)
-
-    def factors(self, side: Side) -> Factors:
-        return self.inner.factors(side)
-
-    def settings(self) -> Settings:
-        return self.inner.settings()
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""Attribution error: the map's sum against the score's change from an explicit baseline.
+"""Check that a map adds up to the score's change from an explicit baseline.
 
-For methods that promise a sum (`Method.total`). The measure is arXiv 2605.22417's: attribution
-result against attribution target. Its normalisation is ours.
+The measure is that of arXiv 2605.22417: attribution result against attribution target. Its
+normalisation is ours.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -12,139 +13,184 @@ from torch import Tensor
 
 from heatproof import statistics
 from heatproof.auditing.ablation import fills
-from heatproof.auditing.base import Finding
-from heatproof.auditing.method_proxy import Wrapped
+from heatproof.auditing.base import (
+    AuditCheck,
+    CheckCard,
+    CheckContext,
+    Finding,
+    Numbers,
+    register_check,
+)
 from heatproof.auditing.task import AuditTask
 from heatproof.evaluation.subject import Subject
 from heatproof.methods import Method, ReadPass
+from heatproof.methods.proxy import MethodProxy
+from heatproof.plots import chart
 from heatproof.reading.interventions import knock_out, masked_keys
-from heatproof.statistics import FEWEST
 from heatproof.tolerances import TOLERANCE
 
-CHECK = "attribution error"
-QUESTION = "Does the map add up to the score's change from the baseline?"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def attribution_error(subject: Subject, bench: AuditTask, *, scenes: int = 64) -> Finding:
-    """Mean |sum - change| over pictures, in units of the mean |change|.
+@register_check
+@dataclass(frozen=True)
+class AttributionErrorCheck(AuditCheck):
+    """Measure mean |sum - change| over images, in units of the mean |change|.
 
-    The baseline is the one, of those listed in `numbers`, whose change comes nearest to what the
-    method promises. Two controls: a map of zeros, whose error is 1, and the sum of another
-    picture's map. An error below both holds, above either is violated.
+    For methods that promise a sum (`Method.total`). The baseline is the one, of those in `numbers`,
+    whose change comes nearest to the promise. Two controls: a map of zeros, whose error is 1, and
+    the sum of another image's map. An error below both holds, above either is violated.
+
+    images: how many images at most.
     """
-    rows = (bench.named >= 0).nonzero()[:, 0][:scenes]
-    found = _measured(subject, bench, rows)
-    if found is None:
-        text = "The method promises no sum."
-        return Finding(CHECK, 2, QUESTION, "not applicable", text)
-    sums, total, changes = found
-    name = min(changes, key=lambda key: float((total - changes[key]).abs().mean()))
-    change = changes[name]
-    unit = float(change.abs().mean())
-    missed = (sums - change).abs()
-    error = statistics.mean(missed / unit)
-    other = statistics.mean((sums.roll(1) - change).abs() / unit)
-    gains = {
-        "than a map of zeros": (change.abs() - missed) / unit,
-        "than another picture's": ((sums.roll(1) - change).abs() - missed) / unit,
-    }
-    closer = {key: statistics.mean(values) for key, values in gains.items()}
-    # Of gains that are all 0 no spread can be measured, and none is needed to see that none is one.
-    none = len(rows) >= FEWEST and any(bool((values <= 0).all()) for values in gains.values())
-    kept = float((sums - total).abs().max())
-    exact = TOLERANCE[bench.model.precision] * max(1.0, float(total.abs().max()))
-    numbers: dict[str, Any] = {
-        "baseline": name,
-        "error": error.plain,
-        "error of another picture's sum": other.plain,
-        "error of a map of zeros": 1.0,
-        "closer": {key: each.plain for key, each in closer.items()},
-        "promise missed by": kept,
-        "float noise": exact,
-        "mean score change by baseline": {
-            key: round(float(each.mean()), 6) for key, each in changes.items()
-        },
-        "mean sum": round(float(sums.mean()), 6),
-    }
-    seen = (
-        f"the sum misses the score's change from the baseline '{name}' by {error} of it (another "
-        f"picture's sum by {other.value:.3f}, a map of zeros by 1); the method's own promise is "
-        f"kept to {kept:.1g}"
+
+    images: int = 64
+
+    card = CheckCard(
+        name="attribution-error",
+        title="attribution error",
+        principle=2,
+        place=6,
+        question="Does the map add up to the score's change from the baseline?",
     )
-    if all(each.low > 0 for each in closer.values()) or float(missed.max()) <= exact:
-        return Finding(CHECK, 2, QUESTION, "holds", f"The sum tells the change: {seen}.", numbers)
-    if none or any(each.high <= 0 for each in closer.values()):
-        text = f"The sum does not tell the change: {seen}."
-        return Finding(CHECK, 2, QUESTION, "violated", text, numbers)
-    return Finding(CHECK, 2, QUESTION, "cannot tell", f"Too few pictures: {seen}.", numbers)
+
+    def measure(self, subject: Subject, context: CheckContext) -> Finding:
+        """Compare sums with changes on images that show a named object."""
+        task = context.task
+        rows = (task.named >= 0).nonzero()[:, 0][: self.images]
+        measured = _sums(subject, task, rows)
+        if measured is None:
+            return self.finding("not applicable", "The method promises no sum.")
+        sums, total, changes = measured
+        baseline = min(changes, key=lambda name: float((total - changes[name]).abs().mean()))
+        change = changes[baseline]
+        unit = float(change.abs().mean())
+        missed = (sums - change).abs()
+        # Another image's sum is a control as large as the method's own.
+        missed_by_other = (sums.roll(1) - change).abs()
+        error = statistics.mean(missed / unit)
+        other = statistics.mean(missed_by_other / unit)
+        gains = {
+            "than a map of zeros": (change.abs() - missed) / unit,
+            "than another picture's": (missed_by_other - missed) / unit,
+        }
+        closer = {name: statistics.mean(values) for name, values in gains.items()}
+        promise_missed = float((sums - total).abs().max())
+        rounding = TOLERANCE[task.model.precision] * max(1.0, float(total.abs().max()))
+        numbers: dict[str, Any] = {
+            "baseline": baseline,
+            "error": error.plain,
+            "error of another picture's sum": other.plain,
+            "error of a map of zeros": 1.0,
+            "closer": {name: interval.plain for name, interval in closer.items()},
+            "promise missed by": promise_missed,
+            "float noise": rounding,
+            "mean score change by baseline": {
+                name: round(float(values.mean()), 6) for name, values in changes.items()
+            },
+            "mean sum": round(float(sums.mean()), 6),
+        }
+        seen = (
+            f"the sum misses the score's change from the baseline '{baseline}' by {error} of that "
+            f"change (another image's sum by {other.value:.3f}, a map of zeros by 1); it misses "
+            f"the method's own promise by at most {promise_missed:.1g}"
+        )
+        if all(gain.low > 0 for gain in closer.values()) or float(missed.max()) <= rounding:
+            return self.finding("holds", f"The sum gives the change: {seen}.", numbers)
+        # Gains that are all 0 have no spread to measure, and none is needed to see that none is a
+        # gain.
+        no_gain = len(rows) >= statistics.FEWEST and any(
+            bool((values <= 0).all()) for values in gains.values()
+        )
+        if no_gain or any(gain.high <= 0 for gain in closer.values()):
+            return self.finding("violated", f"The sum does not give the change: {seen}.", numbers)
+        return self.finding("cannot tell", f"Too few images: {seen}.", numbers)
+
+    def figure(self, numbers: Numbers) -> "Figure | None":
+        """Draw how far the sum misses, beside the controls."""
+        rows = {
+            "this method's sum": chart.point(numbers["error"]),
+            "another image's sum": chart.point(numbers["error of another picture's sum"]),
+            "a map of zeros": chart.point(numbers["error of a map of zeros"]),
+        }
+        if rows["this method's sum"] is None:
+            return None
+        figure, (axes,) = chart.new_chart(len(rows))
+        chart.label_rows(axes, list(rows))
+        for row, error in enumerate(rows.values()):
+            if error is not None:
+                chart.bar(axes, row, error, chart.RIVAL if row else chart.OURS)
+        axes.set_xlabel("error (1 = the score's mean change from the baseline)")
+        return figure
 
 
-class _Summing(Wrapped):
-    """The method itself, its sums, promised totals and baselines kept as it runs."""
+class _SumRecorder(MethodProxy):
+    """Keep a method's sums, its promised totals and the changes from each baseline."""
 
-    def __init__(self, method: Method, bench: AuditTask) -> None:
+    def __init__(self, method: Method, task: AuditTask) -> None:
         super().__init__(method)
-        self.bench = bench
+        self.task = task
         self.sums: list[Tensor] = []
         self.totals: list[Tensor] = []
         self.changes: dict[str, list[Tensor]] = {}
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        values = self.method.attribute(read)
-        total = self.method.total(read)
+        values = super().attribute(read)
+        total = super().total(read)
         if total is not None:
-            self.sums.append(_plain(values.sum(-1)))
-            self.totals.append(_plain(total))
+            self.sums.append(_first_target(values.sum(-1)))
+            self.totals.append(_first_target(total))
             with torch.no_grad():
-                for name, scores in _baselines(self.bench, read).items():
-                    self.changes.setdefault(name, []).append(_plain(read.scores - scores))
+                for name, scores in _baselines(self.task, read).items():
+                    change = _first_target(read.scores - scores)
+                    self.changes.setdefault(name, []).append(change)
         return values
 
 
-def _plain(values: Tensor) -> Tensor:
+def _first_target(values: Tensor) -> Tensor:
     return values.detach().double().cpu()[:, 0]
 
 
-def _baselines(bench: AuditTask, read: ReadPass) -> dict[str, Tensor]:
-    """Scores of the baselines: nothing from the last call, no patches, flat pictures."""
+def _baselines(task: AuditTask, read: ReadPass) -> dict[str, Tensor]:
+    """Score the baselines: nothing from the last layer, no patches, flat images."""
     assert read.batch.pixels is not None
-    last = bench.attention_layers[-1]
+    layers, last = task.attention_layers, task.attention_layers[-1]
     patches = torch.ones(1, last.keys, dtype=torch.bool)
     patches[:, read.batch.content] = False
     silent = {last.path: knock_out(range(last.heads))}
-    found = {"the last attention call hands nothing on": read.rerun(interventions=silent)}
-    if (
-        not patches.all()
-        and patches.any()
-        and all(s.keys == last.keys for s in bench.attention_layers)
-    ):
-        gone = {site.path: masked_keys(patches) for site in bench.attention_layers}
-        found["no patch tokens"] = read.rerun(interventions=gone)
-    for name, fill in fills(bench.model, bench.grid).items():
-        found[f"{name} picture"] = read.rerun(fill(read.batch.pixels))
+    scores = {"the last attention call hands nothing on": read.rerun(interventions=silent)}
+    if not patches.all() and patches.any() and all(one.keys == last.keys for one in layers):
+        hidden = {layer.path: masked_keys(patches) for layer in layers}
+        scores["no patch tokens"] = read.rerun(interventions=hidden)
+    for name, fill in fills(task).items():
+        scores[f"{name} picture"] = read.rerun(fill(read.batch.pixels))
     # Where preprocessing ends in mean and deviation, zeros are the training data's mean colour.
-    found["zeros"] = read.rerun(torch.zeros_like(read.batch.pixels))
-    return found
+    scores["zeros"] = read.rerun(torch.zeros_like(read.batch.pixels))
+    return scores
 
 
-def _measured(
-    subject: Subject, bench: AuditTask, rows: Tensor
+def _sums(
+    subject: Subject, task: AuditTask, rows: Tensor
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]] | None:
-    spy = _Summing(subject.method, bench)
-    order: list[Tensor] = []
+    """Return per image the map's sum, the promised total, and the change from each baseline.
+
+    None where the method promises nothing.
+    """
     if subject.method.foreign:
         return None
-    for label in bench.named[rows].unique().tolist():
-        mine = rows[bench.named[rows] == label]
-        Subject(spy).maps(
-            bench.model, bench.pixels[mine], [bench.data.prompts[label]], seed=bench.seed
-        )
-        if not spy.sums:
+    recorder = _SumRecorder(subject.method, task)
+    order: list[Tensor] = []
+    for label in task.named[rows].unique().tolist():
+        asked = rows[task.named[rows] == label]
+        prompt = [task.data.prompts[label]]
+        Subject(recorder).maps(task.model, task.pixels[asked], prompt, seed=task.seed)
+        if not recorder.sums:
             return None
-        order.append(mine)
-    at = torch.cat(order).argsort()
+        order.append(asked)
+    place = torch.cat(order).argsort()
     return (
-        torch.cat(spy.sums)[at],
-        torch.cat(spy.totals)[at],
-        {name: torch.cat(parts)[at] for name, parts in spy.changes.items()},
+        torch.cat(recorder.sums)[place],
+        torch.cat(recorder.totals)[place],
+        {name: torch.cat(parts)[place] for name, parts in recorder.changes.items()},
     )

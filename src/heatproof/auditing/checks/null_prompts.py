@@ -1,97 +1,156 @@
-"""Null prompts: does the map change when the prompt is another, absent, or no prompt?"""
+"""Check that a map changes when the prompt is another one, an absent one, or says nothing."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from heatproof import statistics
-from heatproof.auditing.base import Finding
-from heatproof.auditing.task import AuditTask, Kind, Mapped
-from heatproof.auditing.verdicts import LEVEL, Judged, held
+from heatproof.auditing.base import (
+    AuditCheck,
+    CheckCard,
+    CheckContext,
+    Finding,
+    Numbers,
+    Verdict,
+    register_check,
+)
+from heatproof.auditing.task import AuditTask, MapSource, PromptKind
+from heatproof.auditing.verdicts import LEVEL, ORACLE, Comparison, compare_with_controls
 from heatproof.engine.following import change
 from heatproof.evaluation import localisation
 from heatproof.evaluation.subject import Subject
-from heatproof.statistics import SHARE, Interval
+from heatproof.plots import chart
+from heatproof.statistics import SHARE
 
-CHECK = "null prompts"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 DISTANCE = (0.0, 2.0)
-QUESTION = "Does the map change under an empty, gibberish, absent, unrelated or another prompt?"
+"""The bounds of 1 - cosine."""
 
 
-def null_prompts(subject: Subject, bench: AuditTask) -> Finding:
-    """1 - cosine of the named prompt's map to the null prompt's, over the method's noise floor.
+@register_check
+@dataclass(frozen=True)
+class NullPromptsCheck(AuditCheck):
+    """Compare 1 - cosine of the named prompt's map and the null prompt's with the noise floor.
 
-    The floor is the same figure for the same prompt asked twice, with other seeds: a method that
-    uses chance changes its maps without any change of prompt. 0 is a prompt-blind map.
+    The floor is the same figure for the same prompt asked twice with other seeds: a method that
+    uses chance changes its maps without any change of prompt. 0 is a map that ignores the prompt.
     """
-    kinds = bench.kinds(subject)
-    judged = {kind: _judged(bench, subject, kind) for kind in kinds}
-    if not judged:
-        text = "There is no other prompt to ask: one label, and no text tower."
-        return Finding(CHECK, 2, QUESTION, "not applicable", text)
-    floor = statistics.mean(_floor(bench, subject), bounds=DISTANCE)
-    changes = {k: statistics.mean(_change(bench, subject, k), bounds=DISTANCE) for k in kinds}
-    every: tuple[Kind, ...] = ("named", *kinds)
-    on = {k: statistics.mean(_on_objects(bench, subject, k), bounds=SHARE) for k in every}
-    numbers: dict[str, Any] = {
-        "change": {kind: each.plain for kind, each in changes.items()},
-        "scale": "1 - cosine of the signed maps: 0 the same, 1 unrelated, 2 opposite",
-        "noise floor": floor.plain,
-        "change over the floor": {kind: each.numbers for kind, each in judged.items()},
-        "heat on any object": {kind: each.plain for kind, each in on.items()},
-        "share of the picture that objects cover": round(
-            float(bench.objects.sum(1).clamp(max=1).mean()), 4
-        ),
-    }
-    seen = ", ".join(f"{kind} {each.value:.3f}" for kind, each in changes.items())
-    limit = max(each.limit for each in judged.values())
-    seen = (
-        f"1 - cosine to the named prompt's map: {seen}; the same prompt asked twice "
-        f"{floor.value:.2g}, limit over that {limit:.3f} by the controls"
+
+    card = CheckCard(
+        name="null-prompts",
+        title="null prompts",
+        principle=2,
+        place=4,
+        question="Does the map change under empty, gibberish, unrelated, absent or other prompts?",
+        answers="prompt",
     )
-    outcomes = {kind: each.outcome for kind, each in judged.items()}
-    unsure = [kind for kind, each in outcomes.items() if each not in ("passes", "fails")]
-    blind = [kind for kind, each in outcomes.items() if each == "fails"]
-    if any(each in ("broken", "blunt") for each in outcomes.values()):
-        return Finding(
-            CHECK, 2, QUESTION, "cannot tell", f"{judged[unsure[0]].why}; {seen}.", numbers
+
+    def measure(self, subject: Subject, context: CheckContext) -> Finding:
+        """Measure the change under every kind of prompt that can be asked."""
+        task = context.task
+        kinds = task.kinds(subject)
+        if not kinds:
+            text = "There is no other prompt to ask: one label, and no text tower."
+            return self.finding("not applicable", text)
+        comparisons = {kind: self._compare(task, subject, kind) for kind in kinds}
+        floor = statistics.mean(_floor(task, subject), bounds=DISTANCE)
+        changes = {
+            kind: statistics.mean(_change(task, subject, kind), bounds=DISTANCE) for kind in kinds
+        }
+        every: tuple[PromptKind, ...] = ("named", *kinds)
+        on_objects = {
+            kind: statistics.mean(_heat_on_objects(task, subject, kind), bounds=SHARE)
+            for kind in every
+        }
+        covered = float(task.objects.sum(1).clamp(max=1).mean())
+        numbers: dict[str, Any] = {
+            "change": {kind: interval.plain for kind, interval in changes.items()},
+            "scale": "1 - cosine of the signed maps: 0 the same, 1 unrelated, 2 opposite",
+            "noise floor": floor.plain,
+            "change over the floor": {kind: one.numbers for kind, one in comparisons.items()},
+            "heat on any object": {kind: share.plain for kind, share in on_objects.items()},
+            "share of the picture that objects cover": round(covered, 4),
+        }
+        listed = ", ".join(f"{kind} {interval.value:.3f}" for kind, interval in changes.items())
+        limit = max(one.limit for one in comparisons.values())
+        seen = (
+            f"1 - cosine to the named prompt's map: {listed}; the same prompt asked twice "
+            f"{floor.value:.2g}; limit above that {limit:.3f} from the controls"
         )
-    if blind:
-        text = f"The map hardly depends on the prompt ({', '.join(blind)}): {seen}."
-        return Finding(CHECK, 2, QUESTION, "violated", text, numbers)
+        return self.finding(*_verdict(comparisons, seen), numbers)
+
+    def _compare(self, task: AuditTask, subject: Subject, kind: PromptKind) -> Comparison:
+        return compare_with_controls(
+            task,
+            subject,
+            f"{self.card.title}: {kind}",
+            lambda method: statistics.paired(
+                _change(task, method, kind), _floor(task, method), bounds=DISTANCE, level=LEVEL
+            ),
+        )
+
+    def figure(self, numbers: Numbers) -> "Figure | None":
+        """Draw how far the map moves under each kind of prompt, with limit and oracle control."""
+        changes: dict[str, Any] = numbers["change"]
+        if not changes:
+            return None
+        floor = chart.finite(numbers["noise floor"]["value"]) or 0.0
+        figure, (axes,) = chart.new_chart(len(changes))
+        chart.label_rows(axes, list(changes))
+        for row, (kind, value) in enumerate(changes.items()):
+            changed, compared = chart.point(value), numbers["change over the floor"].get(kind, {})
+            if changed is not None:
+                chart.bar(axes, row, changed)
+            limit, oracle = chart.finite(compared.get("limit")), chart.point(compared.get(ORACLE))
+            if limit is not None:
+                chart.tick(axes, floor + limit, row)
+            if oracle is not None:
+                chart.tick(axes, oracle.value, row, chart.ORACLE, ORACLE.replace(" ", "-"))
+        axes.set_xlim(-0.02, 2)
+        axes.set_xticks([0, 1, 2], ["0 the same map", "1 unrelated", "2 opposite"])
+        axes.set_xlabel("1 - cosine to the named prompt's map")
+        kinds = [
+            ("this method", chart.OURS, "bar"),
+            ("limit", chart.LIMIT, "-"),
+            (ORACLE, chart.ORACLE, "-"),
+        ]
+        chart.legend(axes, kinds)
+        return figure
+
+
+def _verdict(comparisons: Mapping[str, Comparison], seen: str) -> tuple[Verdict, str]:
+    """Violated where the map ignores one kind of prompt: that kind is named."""
+    unsure = [k for k, one in comparisons.items() if one.outcome not in ("passes", "fails")]
+    ignored = [k for k, one in comparisons.items() if one.outcome == "fails"]
+    if any(one.outcome in ("broken", "blunt") for one in comparisons.values()):
+        why = comparisons[unsure[0]].why
+        return "cannot tell", f"{why[0].upper()}{why[1:]}; {seen}."
+    if ignored:
+        return "violated", f"The map hardly depends on the prompt ({', '.join(ignored)}): {seen}."
     if unsure:
-        text = f"{unsure[0]}: {judged[unsure[0]].why}; {seen}."
-        return Finding(CHECK, 2, QUESTION, "cannot tell", text, numbers)
-    return Finding(CHECK, 2, QUESTION, "holds", f"The map depends on the prompt: {seen}.", numbers)
+        return "cannot tell", f"Prompt kind '{unsure[0]}': {comparisons[unsure[0]].why}; {seen}."
+    return "holds", f"The map depends on the prompt: {seen}."
 
 
-def _judged(bench: AuditTask, subject: Subject, kind: Kind) -> Judged:
-    return held(
-        bench,
-        subject,
-        f"{CHECK}: {kind}",
-        lambda s: _over(_change(bench, s, kind), _floor(bench, s)),
-    )
+def _change(task: AuditTask, subject: MapSource, kind: PromptKind) -> Tensor:
+    return _distance(task.maps(subject), task.maps(subject, kind=kind))
 
 
-def _over(changes: Tensor, floor: Tensor) -> Interval:
-    return statistics.paired(changes, floor, bounds=DISTANCE, level=LEVEL)
+def _floor(task: AuditTask, subject: MapSource) -> Tensor:
+    # The same prompt with another seed: what chance alone changes.
+    return _distance(task.maps(subject), task.maps(subject, draw=1))
 
 
-def _change(bench: AuditTask, subject: Mapped, kind: Kind) -> Tensor:
-    return _distance(bench.maps(subject), bench.maps(subject, kind=kind))
+def _distance(maps: Tensor, others: Tensor) -> Tensor:
+    distances = change(maps.flatten(1).double().unsqueeze(1), others.flatten(1).double())[:, 0]
+    return distances.clamp(min=0)  # rounding can make a cosine a little more than 1
 
 
-def _floor(bench: AuditTask, subject: Mapped) -> Tensor:
-    return _distance(bench.maps(subject), bench.maps(subject, draw=1))
-
-
-def _distance(one: Tensor, other: Tensor) -> Tensor:
-    distances = change(one.flatten(1).double().unsqueeze(1), other.flatten(1).double())[:, 0]
-    return distances.clamp(min=0)  # rounding makes a cosine a little more than 1
-
-
-def _on_objects(bench: AuditTask, subject: Mapped, kind: Kind) -> Tensor:
-    """The share of positive heat on any object: does the map still look like the picture?"""
-    cover = bench.objects.sum(1).clamp(max=1).unsqueeze(1)
-    return localisation.energy(bench.maps(subject, kind=kind).unsqueeze(1), cover)[:, 0].double()
+def _heat_on_objects(task: AuditTask, subject: MapSource, kind: PromptKind) -> Tensor:
+    """Return the share of positive heat on any object: does the map still look like the image?"""
+    cover = task.objects.sum(1).clamp(max=1).unsqueeze(1)
+    return localisation.energy(task.maps(subject, kind=kind).unsqueeze(1), cover)[:, 0].double()

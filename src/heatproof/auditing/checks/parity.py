@@ -1,41 +1,124 @@
-"""Does the pass that was explained score as the untouched model does, in every dtype?"""
+"""Check that the forward pass that a method explains scores as the untouched model does."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from heatproof.auditing.base import Finding
-from heatproof.auditing.measures import code_of, ranking
-from heatproof.auditing.method_proxy import Wrapped
+from heatproof.auditing.base import (
+    AuditCheck,
+    CheckCard,
+    CheckContext,
+    Finding,
+    Numbers,
+    register_check,
+)
+from heatproof.auditing.comparison import code_of, rank_agreement
+from heatproof.auditing.drawing import against_limits
 from heatproof.engine.api import explain, explain_words
 from heatproof.errors import PromptError
 from heatproof.evaluation.subject import Subject
 from heatproof.methods import Method, ReadPass, Side
-from heatproof.models import Model
+from heatproof.methods.proxy import MethodProxy
+from heatproof.plots import chart
 from heatproof.reading.weight_edits import in_dtype
 from heatproof.tolerances import TOLERANCE
 
-QUESTION = "Does the pass that was explained score as the untouched model does?"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+Cell = dict[str, Any]
+"""What was measured of one side in one number format."""
 
 
-class Scores(Wrapped):
-    """A method's own pass, of which only the scores are kept, beside those of an untouched pass.
+@register_check
+@dataclass(frozen=True)
+class ParityCheck(AuditCheck):
+    """Compare the scores of the method's own pass with those of an untouched one.
 
-    Both are (item, target): pictures and prompts on the image side, the other way on the text side.
+    Images in every number format, words in the model's own. The tolerance is the certificate's.
+    """
+
+    card = CheckCard(
+        name="parity",
+        title="parity",
+        principle=1,
+        place=1,
+        question="Does the pass that was explained score as the untouched model does?",
+        answers="own pass",
+    )
+
+    def measure(self, subject: Subject, context: CheckContext) -> Finding:
+        """Compare both passes; the weights are cast in place and restored."""
+        if subject.method.foreign:
+            text = "User code makes its own passes; the forward monitor watches them."
+            return self.finding("not applicable", text)
+        few = context.first(2 * context.extra, 6)
+        numbers: dict[str, Any] = {"sides": {}, "left out": {}}
+        for side in subject.method.card.sides:
+            if side == "text" and not _has_words(few):
+                numbers["left out"]["text"] = "no words: prompts were given as embeddings"
+                continue
+            cells: dict[str, Cell] = {}
+            for dtype in DTYPES if side == "image" else (few.model.dtype,):
+                try:
+                    with in_dtype(few.model.module, dtype):
+                        cells[str(dtype).removeprefix("torch.")] = _compare(subject, few, side)
+                except PromptError as error:
+                    numbers["left out"][side] = str(error)
+            if cells:
+                numbers["sides"][side] = cells
+        return self._judge(subject, numbers)
+
+    def _judge(self, subject: Subject, numbers: dict[str, Any]) -> Finding:
+        sides: Mapping[str, Mapping[str, Cell]] = numbers["sides"]
+        left_out = [f"{side} side: {why}" for side, why in numbers["left out"].items()]
+        code = code_of(subject.method, "plan")
+        wrong = {side: _beyond_limit(cells) for side, cells in sides.items()}
+        if any(wrong.values()):
+            text = " ".join(_gap_in_words(side, cells) for side, cells in wrong.items() if cells)
+            return self.finding("violated", text, numbers, code)
+        if not sides:
+            text = f"Nothing was compared: {'; '.join(left_out)}."
+            return self.finding("cannot tell", text, numbers)
+        gaps = ", ".join(
+            f"{cell['gap']:.1g} in {dtype} ({side})"
+            for side, cells in sides.items()
+            for dtype, cell in cells.items()
+        )
+        text = f"The explained pass scores as the untouched model does; largest gaps: {gaps}"
+        text += "".join(f"; not compared: {why}" for why in left_out)
+        return self.finding("holds", f"{text}.", numbers, code)
+
+    def figure(self, numbers: Numbers) -> "Figure | None":
+        """Draw gap and limit, a row per side and number format."""
+        gaps = {
+            f"{side}, {dtype}": (chart.finite(cell["gap"]), float(cell["limit"]))
+            for side, cells in numbers["sides"].items()
+            for dtype, cell in cells.items()
+        }
+        label = "largest gap between the explained score and the untouched one (log)"
+        return against_limits(gaps, label)
+
+
+class _ScoreRecorder(MethodProxy):
+    """Keep the scores of a method's own pass beside those of an untouched pass.
+
+    Both are (item, target): images and prompts on the image side, the other way on the text side.
+    No map is computed.
     """
 
     def __init__(self, method: Method) -> None:
         super().__init__(method)
-        self._scored: list[Tensor] = []
-        self._untouched: list[Tensor] = []
+        self.explained_scores: list[Tensor] = []
+        self.untouched_scores: list[Tensor] = []
 
     def attribute(self, read: ReadPass) -> Tensor:
         with torch.no_grad():
-            self._untouched.append(read.rerun().cpu())
+            self.untouched_scores.append(read.rerun().cpu())
         items, keys = read.last.key.shape[0], read.last.key.shape[2]
         return torch.zeros(items, read.targets, keys)
 
@@ -43,129 +126,54 @@ class Scores(Wrapped):
         del read
 
     def explained(self, read: ReadPass) -> Tensor:
-        scored = super().explained(read)
-        self._scored.append(scored.detach().cpu())
-        return scored
-
-    @property
-    def scored(self) -> Tensor:
-        return torch.cat(self._scored)
-
-    @property
-    def untouched(self) -> Tensor:
-        return torch.cat(self._untouched)
+        scores = super().explained(read)
+        self.explained_scores.append(scores.detach().cpu())
+        return scores
 
 
-def check(
-    subject: Subject,
-    model: Model,
-    images: Sequence[Image.Image] | Tensor,
-    prompts: Sequence[str] | Tensor,
-    *,
-    dtypes: Sequence[torch.dtype] = DTYPES,
-    score: str | None = None,
-) -> Finding:
-    """Scores of the method's own pass against untouched ones: pictures in every dtype, words in
-    the model's own.
-
-    The weights are cast in place and put back. The tolerance is the certificate's.
-    """
-    if subject.method.foreign:
-        text = "user code makes its own passes; the forward monitor watches them"
-        return Finding("parity", 1, QUESTION, "not applicable", text)
-    numbers: dict[str, Any] = {"sides": {}, "left out": {}}
-    for side in subject.method.card.sides:
-        if side == "text" and not _has_words(model, prompts):
-            numbers["left out"]["text"] = "no words: prompts were handed in as embeddings"
-            continue
-        found: dict[str, Any] = {}
-        for dtype in dtypes if side == "image" else (model.dtype,):
-            try:
-                with in_dtype(model.module, dtype):
-                    found[_name(dtype)] = _compare(subject, model, images, prompts, side, score)
-            except PromptError as error:
-                numbers["left out"][side] = str(error)
-        if found:
-            numbers["sides"][side] = found
-    return _judge(subject, numbers)
+def _has_words(context: CheckContext) -> bool:
+    prompts = context.prompts
+    embeddings = isinstance(prompts, Tensor) and prompts.is_floating_point()
+    return context.model.text is not None and not embeddings
 
 
-def _has_words(model: Model, prompts: Sequence[str] | Tensor) -> bool:
-    if model.text is None:
-        return False
-    return not (isinstance(prompts, Tensor) and prompts.is_floating_point())
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _compare(
-    subject: Subject,
-    model: Model,
-    images: Sequence[Image.Image] | Tensor,
-    prompts: Sequence[str] | Tensor,
-    side: Side,
-    score: str | None,
-) -> dict[str, Any]:
-    scores = Scores(subject.method)
-    shown = images if isinstance(images, Tensor) else list(images)
+def _compare(subject: Subject, context: CheckContext, side: Side) -> Cell:
+    recorder = _ScoreRecorder(subject.method)
+    images = context.images if isinstance(context.images, Tensor) else list(context.images)
     run = explain if side == "image" else explain_words
-    run(model, shown, prompts, method=scores, score=score, certify=False)
-    explained, untouched = scores.scored, scores.untouched
+    run(context.model, images, context.prompts, method=recorder, certify=False)
+    explained = torch.cat(recorder.explained_scores)
+    untouched = torch.cat(recorder.untouched_scores)
+    # Both sides are compared as (image, prompt).
     if side == "text":
         explained, untouched = explained.T, untouched.T
     gaps = (explained - untouched).abs()
-    where = divmod(int(gaps.argmax()), gaps.shape[1])
-    limit = TOLERANCE[model.dtype] * max(1.0, float(untouched.abs().max()))
+    image, prompt = divmod(int(gaps.argmax()), gaps.shape[1])
     return {
         "gap": float(gaps.max()),
-        "limit": limit,
-        "image": where[0],
-        "prompt": where[1],
-        "untouched": float(untouched[where]),
-        "explained": float(explained[where]),
-        **ranking(untouched, explained),
+        "limit": TOLERANCE[context.model.dtype] * max(1.0, float(untouched.abs().max())),
+        "image": image,
+        "prompt": prompt,
+        "untouched": float(untouched[image, prompt]),
+        "explained": float(explained[image, prompt]),
+        **rank_agreement(untouched, explained),
     }
 
 
-def _judge(subject: Subject, numbers: dict[str, Any]) -> Finding:
-    sides: Mapping[str, Mapping[str, dict[str, Any]]] = numbers["sides"]
-    cells = [(side, dtype, cell) for side, by in sides.items() for dtype, cell in by.items()]
-    wrong = [each for each in cells if not each[2]["gap"] <= each[2]["limit"]]
-    code = code_of(subject.method, "plan")
-    if wrong:
-        text = " ".join(_violated(side, by) for side, by in sides.items() if _first_wrong(by))
-        return Finding("parity", 1, QUESTION, "violated", text, numbers, code)
-    if not cells:
-        why = "; ".join(f"{side} side: {told}" for side, told in numbers["left out"].items())
-        return Finding(
-            "parity", 1, QUESTION, "cannot tell", f"Nothing was compared: {why}.", numbers
-        )
-    gaps = ", ".join(f"{cell['gap']:.1g} in {dtype} ({side})" for side, dtype, cell in cells)
-    text = f"the explained pass scores as the untouched model does: largest gaps {gaps}"
-    text += "".join(
-        f"; {side} side not compared: {told}" for side, told in numbers["left out"].items()
-    )
-    return Finding("parity", 1, QUESTION, "holds", text, numbers, code)
+def _beyond_limit(cells: Mapping[str, Cell]) -> dict[str, Cell]:
+    """Return the number formats whose gap is beyond the limit; a NaN is beyond every limit."""
+    return {dtype: cell for dtype, cell in cells.items() if not cell["gap"] <= cell["limit"]}
 
 
-def _first_wrong(by_dtype: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
-    wrong = (cell for cell in by_dtype.values() if not cell["gap"] <= cell["limit"])
-    return next(wrong, None)
-
-
-def _violated(side: str, by_dtype: Mapping[str, dict[str, Any]]) -> str:
-    cell = _first_wrong(by_dtype)
-    assert cell is not None
-    dtypes = [name for name, each in by_dtype.items() if not each["gap"] <= each["limit"]]
+def _gap_in_words(side: str, wrong: Mapping[str, Cell]) -> str:
+    cell = next(iter(wrong.values()))
     text = (
         f"The pass that is explained on the {side} side scores {cell['explained']:.4g} where the "
         f"untouched model scores {cell['untouched']:.4g} (allowed gap {cell['limit']:.1g}; "
-        f"{', '.join(dtypes)})"
+        f"{', '.join(wrong)})"
     )
     if cell["prompts"] > 1:
         text += f"; the best prompt changes for {cell['best prompt flips']} of {cell['images']}"
         if cell["spearman"] is not None:
-            text += f", ranks of prompts agree to {cell['spearman']:.2f} (Spearman)"
+            text += f" images, Spearman's correlation of prompt ranks is {cell['spearman']:.2f}"
     return f"{text}."

@@ -1,53 +1,93 @@
-"""Is the explained quantity the model's output, read where the model reads it, or a surrogate?
+"""Check that what a method explains is the model's output, read where the model reads it.
 
 What a method explains is what it differentiates. While it attributes, everything that is handed to
-autograd is noted and held against the model's scores; so is every vector other than the model's
+autograd is recorded and compared with the model's scores; so is every vector other than the model's
 embedding that it has scored (a mean of tokens, a patch); and the score's gradient tells which rows
-of the last attention feed it.
+of the last attention layer feed it. The model's own score at a recorded input tells at which input
+user code differentiates.
 """
 
-import threading
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from heatproof import scores as score_pairs
-from heatproof.auditing.base import Finding, Verdict
-from heatproof.auditing.checks.nearness import Nearness, nearness
-from heatproof.auditing.measures import code_of, unless_refused
-from heatproof.auditing.method_proxy import Wrapped
-from heatproof.engine import inputs
+from heatproof import scores as scoring
+from heatproof.auditing.base import (
+    AuditCheck,
+    CheckCard,
+    CheckContext,
+    Finding,
+    Verdict,
+    register_check,
+)
+from heatproof.auditing.comparison import code_of, unless_refused
+from heatproof.auditing.input_comparison import InputComparison, compare_input
+from heatproof.auditing.recording import InputRecorder, differentiated
 from heatproof.evaluation.subject import Subject
 from heatproof.methods import Foreign, Method, Plan, ReadPass, Side
+from heatproof.methods.proxy import MethodProxy
 from heatproof.models import Model
 from heatproof.reading import AttentionLayer
-from heatproof.reading.hooks import hooked
-from heatproof.reading.weight_edits import coarsest, formats, in_dtype
+from heatproof.reading.weight_edits import coarsest, computed_dtypes, in_dtype
 from heatproof.tolerances import TOLERANCE
 
-QUESTION = "Is the explained quantity the model's own output, or a surrogate?"
+# User code works in the model's own number format, on an image that it preprocesses itself.
 FOREIGN_TOLERANCE = 1e-3
-"""Code from outside works in the model's own dtype, on a picture that it preprocesses itself."""
+# How many roundings of the coarsest number format a score may be off.
 ROUNDINGS = 4
-"""How many roundings of the coarsest number format a score may be off."""
+SOME_NAMES = 3
 
 
-class Noted(Wrapped):
-    """A method that notes what it differentiates, and what other vectors it has scored.
+@register_check
+@dataclass(frozen=True)
+class ReadoutCheck(AuditCheck):
+    """Compare what is differentiated, for one image and two prompts, with the model's scores.
 
-    `scores` (item, target) are those of the pass that it explains, `differentiated` and `others`
-    plain numbers, `elsewhere` the scores of passes that it ran on other inputs or states.
+    Methods of the catalogue are run in float64, user code in the model's own number format.
+    """
+
+    card = CheckCard(
+        name="readout",
+        title="readout",
+        principle=1,
+        place=4,
+        question="Is the explained quantity the model's own output, or a surrogate?",
+        answers="own output",
+    )
+
+    def measure(self, subject: Subject, context: CheckContext) -> Finding:
+        """Run the method once, recorded."""
+        few, method = context.first(1, 2), subject.method
+        if isinstance(method, Foreign):
+            numbers = _of_user_code(method, few)
+            verdict, evidence = _verdict_of_user_code(numbers)
+        else:
+            with in_dtype(few.model.module, torch.float64):
+                recorder = _ReadoutRecorder(method)
+                few.maps(replace(subject, method=recorder))
+                numbers = _of_method(recorder, few)
+            verdict, evidence = _verdict(method, numbers)
+        return self.finding(verdict, evidence, numbers, code_of(method, "attribute"))
+
+
+# --- methods of the catalogue ------------------------------------------------------------------
+
+
+class _ReadoutRecorder(MethodProxy):
+    """Record what a method differentiates, and which other vectors it has scored.
+
+    own: scores (item, target) of the pass that it explains. differentiated: plain numbers.
+    others: scores of vectors that are not the embedding. elsewhere: scores of passes that it ran
+    on other inputs or states. live: which rows of the last layer feed the score.
     """
 
     def __init__(self, method: Method) -> None:
         super().__init__(method)
         self.foreign = method.foreign  # pyright: ignore[reportAttributeAccessIssue]
-        self.scores = torch.zeros(0, 0)
+        self.own = torch.zeros(0, 0)
         self.differentiated: list[float] = []
         self.others: list[Tensor] = []
         self.elsewhere: list[Tensor] = []
@@ -56,27 +96,26 @@ class Noted(Wrapped):
 
     def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
         plan = super().plan(layers, side)
+        # A graph is needed to see which rows feed the score, even where the method needs none.
         return plan if plan.differentiates else replace(plan, start=plan.paths[-1])
 
     def attribute(self, read: ReadPass) -> Tensor:
-        self.scores, self.last = read.scores.detach(), read.last.path
+        self.own, self.last = read.scores.detach(), read.last.path
         self._look_at_rows(read)
-        compare, rerun = read.batch.compare, read.rerun
 
-        def noted_compare(embedding: Tensor) -> Tensor:
-            found = compare(embedding)
-            self.others.append(found.detach())
-            return found
+        def compare(embedding: Tensor) -> Tensor:
+            scores = read.batch.compare(embedding)
+            self.others.append(scores.detach())
+            return scores
 
-        def noted_rerun(*args: Any, **kwargs: Any) -> Tensor:
-            found = rerun(*args, **kwargs)
-            self.elsewhere.append(found.detach())
-            return found
+        def rerun(*args: Any, **kwargs: Any) -> Tensor:
+            scores = read.rerun(*args, **kwargs)
+            self.elsewhere.append(scores.detach())
+            return scores
 
-        with _noting(self.differentiated):
-            return super().attribute(
-                replace(read, batch=replace(read.batch, compare=noted_compare), rerun=noted_rerun)
-            )
+        with differentiated(self.differentiated):
+            batch = replace(read.batch, compare=compare)
+            return super().attribute(replace(read, batch=batch, rerun=rerun))
 
     def _look_at_rows(self, read: ReadPass) -> None:
         if read.scores.requires_grad:
@@ -89,198 +128,103 @@ class Noted(Wrapped):
             self.live = (gradient.abs().sum((1, 3)) > 0)[0].cpu()
 
 
-class _Noted(threading.local):
-    """Where this thread's differentiated numbers go."""
-
-    def __init__(self) -> None:
-        self.values: list[list[float]] = []
-
-
-_noted = _Noted()
-_lock = threading.Lock()
-_noting_now = 0
-_own = torch.autograd.grad, torch.autograd.backward
-
-
-@contextmanager
-def _noting(values: list[float]) -> Generator[None]:
-    """Every number that this thread differentiates inside. Torch's functions are replaced for the
-    process, put back when no thread notes any more, and do for other threads what they always do.
-    """
-    global _noting_now, _own
-    with _lock:
-        if _noting_now == 0:
-            _own = torch.autograd.grad, torch.autograd.backward
-            torch.autograd.grad, torch.autograd.backward = _noted_grad, _noted_backward  # pyright: ignore
-        _noting_now += 1
-    _noted.values.append(values)
-    try:
-        yield
-    finally:
-        _noted.values.pop()
-        with _lock:
-            _noting_now -= 1
-            if _noting_now == 0:
-                torch.autograd.grad, torch.autograd.backward = _own
-
-
-def _noted_grad(outputs: Any, inputs: Any, grad_outputs: Any = None, **kwargs: Any) -> Any:
-    _note(outputs, grad_outputs, kwargs.get("is_grads_batched", False))
-    return _own[0](outputs, inputs, grad_outputs, **kwargs)
-
-
-def _noted_backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
-    _note(tensors, grad_tensors)
-    return _own[1](tensors, grad_tensors, *args, **kwargs)
-
-
-def _note(outputs: Any, weights: Any, batched: bool = False) -> None:
-    many: list[Any] = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    given = [weights] if weights is None or isinstance(weights, Tensor) else list(weights)
-    given = given if len(given) == len(many) else [None] * len(many)
-    for values in _noted.values:
-        for output, weight in zip(many, given, strict=True):
-            if isinstance(output, Tensor):
-                each = output.detach() if weight is None else output.detach() * weight.detach()
-                # Batched cotangents are one gradient each.
-                values.extend(each.flatten(1).sum(1).tolist() if batched else [float(each.sum())])
-
-
-def check(
-    subject: Subject,
-    model: Model,
-    images: Sequence[Image.Image] | Tensor,
-    prompts: Sequence[str] | Tensor,
-    *,
-    seed: int = 0,
-) -> Finding:
-    """What the method differentiates for one picture and two prompts, in float64 for our own."""
-    shown = images[:1] if isinstance(images, Tensor) else list(images[:1])
-    asked = prompts[:2]
-    method = subject.method
-    if isinstance(method, Foreign):
-        numbers = _of_user_code(method, model, shown, asked, seed)
-        return _judged(method, *_verdict_of_user_code(numbers), numbers)
-    with in_dtype(model.module, torch.float64):
-        noted = Noted(method)
-        replace(subject, method=noted).maps(model, shown, asked, seed=seed)
-        numbers = _numbers(model, noted, shown)
-    return _judged(method, *_verdict(method, numbers), numbers)
-
-
-def _judged(method: Method, verdict: Verdict, text: str, numbers: dict[str, Any]) -> Finding:
-    code = code_of(method, "attribute")
-    return Finding("readout", 1, QUESTION, verdict, text, numbers, code)
-
-
-def _numbers(model: Model, noted: Noted, shown: Any) -> dict[str, Any]:
-    pixels = inputs.images(model, shown, None).pixels
-    sites = model.attention_layers("image", pixels.shape[-2:])
-    tolerance = TOLERANCE[torch.float64]
-    own, others = _sums([noted.scores]), _sums(noted.others)
-    elsewhere = _sums(noted.elsewhere)
-    kinds = [_kind(value, own, others, elsewhere, tolerance) for value in noted.differentiated]
-    first = next((v for v, k in zip(noted.differentiated, kinds, strict=True) if k != "own"), None)
+def _of_method(recorder: _ReadoutRecorder, context: CheckContext) -> dict[str, Any]:
+    image, tolerance = context.model.image, TOLERANCE[torch.float64]
+    known = {
+        "own": _possible_sums([recorder.own]),
+        "elsewhere": _possible_sums(recorder.elsewhere),
+        "another vector": _possible_sums(recorder.others),
+    }
+    values = recorder.differentiated
+    kinds = [_kind(value, known, tolerance) for value in values]
+    first = next((v for v, kind in zip(values, kinds, strict=True) if kind != "own"), None)
+    layout, live = image.layout(*context.pixels().shape[-2:]), recorder.live
+    start, patches = len(layout.prefix), layout.rows * layout.cols
+    described = slice(start, start + patches) if image.readout.row is None else image.readout.row
+    is_last = recorder.last == context.attention_layers()[-1].path
+    agree: bool | None = None
+    if live is not None and is_last:
+        expected = torch.zeros_like(live)
+        expected[described] = True
+        agree = torch.equal(expected, live)
+    rows = patches if image.readout.row is None else 1
     return {
-        "scores": noted.scores[0].tolist(),
-        "differentiated": {
-            kind: kinds.count(kind) for kind in ("own", "elsewhere", "another vector", "unknown")
-        },
+        "scores": recorder.own[0].tolist(),
+        "differentiated": {kind: kinds.count(kind) for kind in (*known, "unknown")},
         "first that is not the score": first,
-        "scores elsewhere": sum(len(each) for each in noted.elsewhere),
-        "vectors scored beside the embedding": sum(len(each) for each in noted.others),
-        "rows described": _described(model, noted, pixels),
-        "rows that feed the score": None if noted.live is None else int(noted.live.sum()),
-        "rows agree": _rows_agree(model, noted, pixels, sites),
-        "readout": model.image.readout.name,
-        "last call read": noted.last == sites[-1].path,
+        "scores elsewhere": sum(map(len, recorder.elsewhere)),
+        "vectors scored beside the embedding": sum(map(len, recorder.others)),
+        "rows described": None if live is None else rows,
+        "rows that feed the score": None if live is None else int(live.sum()),
+        "rows agree": agree,
+        "readout": image.readout.name,
+        "last call read": is_last,
         "tolerance": tolerance,
     }
 
 
-def _sums(found: Sequence[Tensor]) -> list[float]:
-    """What a gradient may be taken of: a column, an entry or all of some scores."""
+def _possible_sums(recorded: Sequence[Tensor]) -> list[float]:
+    """Return what a gradient may be taken of: a column, an entry or the sum of some scores."""
     values: list[float] = []
-    for scores in found:
+    for scores in recorded:
         scores = scores.double()
         values += scores.sum(0).flatten().tolist()
+        # Single entries of a few scores; among thousands, some would match by chance.
         values += scores.flatten().tolist()[:64]
         values.append(float(scores.sum()))
     return values
 
 
-def _kind(
-    value: float, own: list[float], others: list[float], elsewhere: list[float], tolerance: float
-) -> str:
-    for kind, known in (("own", own), ("elsewhere", elsewhere), ("another vector", others)):
-        if any(abs(value - each) <= tolerance * max(1.0, abs(each)) for each in known):
+def _kind(value: float, known: dict[str, list[float]], tolerance: float) -> str:
+    for kind, sums in known.items():
+        if any(abs(value - total) <= tolerance * max(1.0, abs(total)) for total in sums):
             return kind
     return "unknown"
 
 
-def _described(model: Model, noted: Noted, pixels: Tensor) -> int | None:
-    if noted.live is None:
-        return None
-    layout = model.image.layout(*pixels.shape[-2:])
-    return layout.rows * layout.cols if model.image.readout.row is None else 1
-
-
-def _rows_agree(
-    model: Model, noted: Noted, pixels: Tensor, sites: Sequence[AttentionLayer]
-) -> bool | None:
-    """None where the method does not read the call that the readout is described at."""
-    if noted.live is None or noted.last != sites[-1].path:
-        return None
-    layout, row = model.image.layout(*pixels.shape[-2:]), model.image.readout.row
-    expected = torch.zeros_like(noted.live)
-    start = len(layout.prefix)
-    expected[slice(start, start + layout.rows * layout.cols) if row is None else row] = True
-    return torch.equal(expected, noted.live)
-
-
 def _verdict(method: Method, numbers: dict[str, Any]) -> tuple[Verdict, str]:
     kinds, score = numbers["differentiated"], numbers["scores"][0]
-    declared = method.factors("image").substituted
+    first = numbers["first that is not the score"]
+    substituted = method.factors("image").substituted
     scored = numbers["vectors scored beside the embedding"]
     if numbers["rows agree"] is False:
         live = numbers["rows that feed the score"]
-        text = f"The map reads the {numbers['readout']}, but {live} rows feed the explained score."
-        return "violated", text
+        return "violated", (
+            f"The map reads the {numbers['readout']}, but {live} rows feed the explained score."
+        )
     if kinds["another vector"]:
         return "violated", (
-            f"What is differentiated is the score of another vector than the model's embedding "
-            f"({numbers['first that is not the score']:.4g}; the model's own is {score:.4g}): a "
-            "surrogate."
+            "A surrogate: what is differentiated is the score of another vector than the model's "
+            f"embedding ({first:.4g}; the model's own is {score:.4g})."
         )
-    if scored and declared:
+    if scored and substituted:
         return "violated", (
-            f"The map is made of the scores of {scored} vectors that are not the model's embedding "
-            f"({'; '.join(declared)}): a surrogate."
+            f"A surrogate: the map is made of the scores of {scored} vectors that are not the "
+            f"model's embedding ({'; '.join(substituted)})."
         )
     if kinds["own"] or kinds["elsewhere"]:
-        return "holds", _own_output(numbers)
+        return "holds", _own_output_in_words(numbers)
     if kinds["unknown"]:
-        return "violated" if declared else "cannot tell", (
-            f"What is differentiated ({numbers['first that is not the score']:.4g} first) is no "
-            f"score of the model's (its own is {score:.4g})"
-            f"{': ' + '; '.join(declared) if declared else ''}."
+        account = f": {'; '.join(substituted)}" if substituted else ""
+        return "violated" if substituted else "cannot tell", (
+            f"What is differentiated ({first:.4g} first) is not a score of the model (its own is "
+            f"{score:.4g}){account}."
         )
-    if declared:
-        return "violated", f"No output of the model is explained: the map is {declared[0]}."
-    if numbers["vectors scored beside the embedding"] or numbers["scores elsewhere"]:
-        return "holds", "The map is made of scores that the model gives."
+    if substituted:
+        return "violated", f"No output of the model is explained: the map is {substituted[0]}."
+    if scored or numbers["scores elsewhere"]:
+        return "holds", "The map is made of scores that the model computes."
     return "not applicable", (
         "No score is explained: the method differentiates nothing and asks for no other score."
     )
 
 
-def _own_output(numbers: dict[str, Any]) -> str:
+def _own_output_in_words(numbers: dict[str, Any]) -> str:
     kinds = numbers["differentiated"]
+    elsewhere = f", {kinds['elsewhere']} times on other inputs" if kinds["elsewhere"] else ""
     text = (
-        f"What is differentiated is the output of the pass that is explained "
-        f"({numbers['scores'][0]:.4g}"
-        f"{', ' + str(kinds['elsewhere']) + ' times on other inputs' if kinds['elsewhere'] else ''}"
-        f"), read at the {numbers['readout']}"
+        "What is differentiated is the output of the pass that is explained "
+        f"({numbers['scores'][0]:.4g}{elsewhere}), read at the {numbers['readout']}"
     )
     if kinds["unknown"]:
         text += f"; {kinds['unknown']} further quantities are differentiated with it"
@@ -290,86 +234,46 @@ def _own_output(numbers: dict[str, Any]) -> str:
 # --- user code -----------------------------------------------------------------------------------
 
 
-class _Fed:
-    """Inputs that the image tower is given while user code runs: preprocessed pixels, one by one
-    up to `SOME_INPUTS`; `count` counts all."""
+def _of_user_code(method: Foreign, context: CheckContext) -> dict[str, Any]:
+    model, values = context.model, list[float]()
+    recorder, dtypes = InputRecorder(model), {model.dtype}
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.batches: list[Tensor] = []
-        self.count = 0
-        self._last: Tensor | None = None
-
-    @contextmanager
-    def noted(self) -> Generator[None]:
-        with ExitStack() as stack:
-            for module in self.model.module.modules():
-                stack.enter_context(hooked(module, before=self._note))
-            yield
-
-    def _note(self, module: Any, args: Any, kwargs: Any) -> None:
-        del module
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, Tensor) and value.dim() == 4 and value.shape[1] == 3:
-                self._add(value.detach())
-
-    def _add(self, pixels: Tensor) -> None:
-        if self._last is not None and _same(self._last, pixels):
-            return  # a module inside of the one that was given it
-        self._last = pixels.clone()
-        self.count += len(pixels)
-        if sum(map(len, self.batches)) + len(pixels) <= SOME_INPUTS:
-            self.batches.append(self._last)
-
-
-SOME_INPUTS = 256
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other)
-
-
-def _of_user_code(
-    method: Foreign, model: Model, shown: Any, prompts: Any, seed: int
-) -> dict[str, Any]:
-    values: list[float] = []
-    fed, dtypes = _Fed(model), {model.dtype}
-
-    def call(picture: Any, prompt: str) -> Any:
-        with _noting(values), fed.noted(), formats(model) as seen:
+    def call(image: Any, prompt: str) -> Any:
+        with differentiated(values), recorder.hooked(), computed_dtypes(model) as computed:
             try:
-                return method.call(picture, prompt)
+                return method.call(image, prompt)
             finally:
-                dtypes.update(seen)
+                dtypes.update(computed)
 
-    asked = inputs.prompts(model, prompts if isinstance(prompts, Tensor) else list(prompts))
-    watched = Subject(Foreign(call, takes=method.takes, name=method.name))
-    watched.maps(model, shown, prompts, seed=seed)
-    pixels = inputs.images(model, shown, None).pixels
-    known = [_scores_at(model, batch, asked.embeddings) for batch in fed.batches]
-    own = _scores_of(model, pixels, asked.embeddings)
+    embeddings = context.embeddings()
+    context.maps(Subject(Foreign(call, takes=method.takes, name=method.name)))
+    pixels = context.pixels()
+    known = [_scores_at(model, batch, embeddings) for batch in recorder.batches]
+    own = _scores_of(model, pixels, embeddings)
     tolerance = max(FOREIGN_TOLERANCE, ROUNDINGS * torch.finfo(coarsest(dtypes)).eps)
-    described = [[nearness(each, pixels[0]) for each in batch] for batch in fed.batches]
-    far = [not all(one.near or one.on_the_way for one in each) for each in described]
+    compared = [[compare_input(given, pixels[0]) for given in batch] for batch in recorder.batches]
+    far = [not all(one.near or one.on_the_way for one in batch) for batch in compared]
     places = [_place_of(value, known, far, tolerance) for value in values]
     blind = [value for value, place in zip(values, places, strict=True) if place is None]
     return {
         "scores": own.flatten().tolist(),
-        "values differentiated": values[:50],
+        "values differentiated": values[
+            :50
+        ],  # enough to look at: some code differentiates thousands
         "differentiated": len(values),
         "equal to a score of the model": len(values) - len(blind),
         "equal to a score of this image, which the model was not seen to be given": sum(
             _equals(value, own, tolerance) for value in blind
         ),
-        "inputs given": fed.count,
+        "inputs given": recorder.count,
         "inputs differentiated at": [
             {
                 "quantities": places.count(place),
-                "inputs": _gathered(each),
+                "inputs": _by_name(batch),
                 "near": not far[place],
-                "reaches the image": any(one.near for one in each),
+                "reaches the image": any(one.near for one in batch),
             }
-            for place, each in enumerate(described)
+            for place, batch in enumerate(compared)
             if place in places
         ],
         "tolerance": tolerance,
@@ -377,52 +281,56 @@ def _of_user_code(
 
 
 def _scores_of(model: Model, pixels: Tensor, texts: Tensor) -> Tensor:
-    """(kind, input, prompt): the scores that people explain: cosine, logit, product."""
+    """Return the scores that people explain (cosine, logit, product): (kind, input, prompt)."""
     with torch.no_grad():
         image = model.image.encode(pixels.to(model.device, model.dtype)).to(texts.dtype)
-    pairs = score_pairs.pairs(model, image, texts)
+    pairs = scoring.pairs(model, image, texts)
     unit = torch.nn.functional.normalize(image, dim=-1)
-    found = [pairs.logit, image @ texts.T, unit @ texts.T]
+    scores = [pairs.logit, image @ texts.T, unit @ texts.T]
     if pairs.cosine is not None:
-        found += [pairs.cosine, model.logit_scale * pairs.cosine]
-    return torch.stack([each.double().cpu() for each in found])
+        scores += [pairs.cosine, model.logit_scale * pairs.cosine]
+    return torch.stack([score.double().cpu() for score in scores])
 
 
 def _scores_at(model: Model, pixels: Tensor, texts: Tensor) -> Tensor | None:
-    """None where the model itself does not take such an input."""
+    """Return the model's scores at inputs that code gave it; None where it refuses them alone."""
     return unless_refused(lambda: _scores_of(model, pixels, texts))
 
 
 def _place_of(
     value: float, known: Sequence[Tensor | None], far: Sequence[bool], tolerance: float
 ) -> int | None:
-    """The number of the batch of inputs whose score was differentiated: one input's, or the sum or
-    mean of all. Where several have this score, one that is far from the image."""
+    """Return the number of the batch of inputs whose score was differentiated.
+
+    That is one input's score, or the sum or mean of all. Of several batches with this score, one
+    that is far from the image is taken: doubt must not count in the method's favour.
+    """
     matches = [
         place
         for place, scores in enumerate(known)
         if scores is not None
-        and any(_equals(value, each, tolerance) for each in (scores, scores.sum(1), scores.mean(1)))
+        and any(_equals(value, one, tolerance) for one in (scores, scores.sum(1), scores.mean(1)))
     ]
     return max(matches, key=lambda place: far[place], default=None)
 
 
 def _equals(value: float, scores: Tensor, tolerance: float) -> bool:
     gaps = (value - scores).abs()
+    # Near zero, a relative tolerance would ask for equality to the last bit.
     return bool((gaps <= tolerance * scores.abs().clamp(min=0.1)).any())
 
 
-def _gathered(described: Sequence[Nearness]) -> list[dict[str, Any]]:
-    """Inputs of one name together, with the range of their distances."""
-    by_name: dict[str, list[Nearness]] = {}
-    for each in described:
-        by_name.setdefault(each.name, []).append(each)
+def _by_name(compared: Sequence[InputComparison]) -> list[dict[str, Any]]:
+    """Put inputs of one name together, with their largest distance."""
+    by_name: dict[str, list[InputComparison]] = {}
+    for one in compared:
+        by_name.setdefault(one.name, []).append(one)
     return [
         {
             "name": name,
             "inputs": len(alike),
-            "distance": max(each.distance for each in alike),
-            "noise": max(each.noise for each in alike),
+            "distance": max(one.distance for one in alike),
+            "noise": max(one.noise for one in alike),
         }
         for name, alike in by_name.items()
     ]
@@ -431,52 +339,45 @@ def _gathered(described: Sequence[Nearness]) -> list[dict[str, Any]]:
 def _verdict_of_user_code(numbers: dict[str, Any]) -> tuple[Verdict, str]:
     count, matched = numbers["differentiated"], numbers["equal to a score of the model"]
     if not count:
-        return "cannot tell", (
-            "Nothing was differentiated: what the map explains is not seen here."
-        )
+        return "cannot tell", "Nothing was differentiated: what the map explains is not seen here."
     unseen = numbers["equal to a score of this image, which the model was not seen to be given"]
     if not matched and unseen:
         return "holds", (
-            f"{unseen} of {count} quantities that were differentiated equal the model's own score "
-            "of the image and prompt."
+            f"{unseen} of {count} differentiated quantities equal the model's own score of the "
+            "image and prompt."
         )
     if not matched:
         return "cannot tell", (
-            f"None of {count} quantities that were differentiated "
-            f"({numbers['values differentiated'][0]:.4g} first) is a score of the model's, at any "
-            f"of {numbers['inputs given']} inputs that it was given: another quantity, or a model "
+            f"None of {count} differentiated quantities "
+            f"({numbers['values differentiated'][0]:.4g} first) is a score of the model at any of "
+            f"the {numbers['inputs given']} inputs that it was given: another quantity, or a model "
             "of its own."
         )
     places: list[dict[str, Any]] = numbers["inputs differentiated at"]
-    where = (
-        f"{matched} of {count} quantities that were differentiated are the model's own score of "
-    )
-    far = [each for each in places if not each["near"]]
+    where = f"{matched} of {count} differentiated quantities are the model's own score of "
+    far = [place for place in places if not place["near"]]
     if far:
         return "cannot tell", (
-            f"{where}another input: {_told(far)}. That is further than noise: the map is of the "
-            "model at an input that is not the image."
+            f"{where}another input: {_inputs_in_words(far)}. That is further than noise: the map "
+            "is of the model at an input that is not the image."
         )
-    if not any(each["reaches the image"] for each in places):
-        return "cannot tell", f"{where}an input that is not the image: {_told(places)}."
-    return "holds", f"{where}the image and prompt: {_told(places)}."
+    inputs = _inputs_in_words(places)
+    if not any(place["reaches the image"] for place in places):
+        return "cannot tell", f"{where}an input that is not the image: {inputs}."
+    return "holds", f"{where}the image and prompt: {inputs}."
 
 
-def _told(places: Sequence[dict[str, Any]]) -> str:
-    """The inputs of these batches in words, each name once."""
+def _inputs_in_words(places: Sequence[dict[str, Any]]) -> str:
     by_name: dict[str, list[dict[str, Any]]] = {}
-    for each in (each for place in places for each in place["inputs"]):
-        by_name.setdefault(each["name"], []).append(each)
+    for given in (given for place in places for given in place["inputs"]):
+        by_name.setdefault(given["name"], []).append(given)
     parts: list[str] = []
     for name, alike in list(by_name.items())[:SOME_NAMES]:
-        count = sum(each["inputs"] for each in alike)
-        distance, noise = (max(each[key] for each in alike) for key in ("distance", "noise"))
+        count = sum(given["inputs"] for given in alike)
+        distance, noise = (max(given[key] for given in alike) for key in ("distance", "noise"))
         part = f"{name} ({count} input{'s' if count > 1 else ''}"
         if distance > FOREIGN_TOLERANCE:
-            part += f", {distance:.2f} of the image's contrast away, where noise is {noise:.2f}"
+            part += f", {distance:.2f} of the image's contrast away; noise would be {noise:.2f}"
         parts.append(f"{part})")
     more = len(by_name) - len(parts)
     return ", ".join(parts) + (f", and {more} more" if more else "")
-
-
-SOME_NAMES = 3

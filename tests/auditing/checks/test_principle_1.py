@@ -12,11 +12,14 @@ from torch import Tensor
 import heatproof
 import strangers
 import tiny
+from audits import on
 from families import picture
 from heatproof import methods
-from heatproof.auditing import labelled, measures
-from heatproof.auditing.checks import implied_model, parity, readout
-from heatproof.auditing.principle1 import explain_the_model_itself
+from heatproof.auditing import comparison, zero_shot
+from heatproof.auditing.checks.implied_model import ImpliedModelCheck, tower_of
+from heatproof.auditing.checks.parity import ParityCheck
+from heatproof.auditing.checks.readout import ReadoutCheck
+from heatproof.auditing.run import run_checks
 from heatproof.evaluation.subject import Subject
 from heatproof.methods import (
     ExplainedTower,
@@ -58,7 +61,7 @@ def one_headed(model: Model, pixels: Tensor) -> Tensor:
 
 
 def test_parity_of_the_published_map_is_violated_by_the_gap_of_one_head(vit: Model) -> None:
-    found = parity.check(Subject.of("grad-eclip"), vit, picture(vit), texts())
+    found = ParityCheck().measure(Subject.of("grad-eclip"), on(vit, picture(vit), texts()))
     cell = found.numbers["sides"]["image"]["float64"]
     with torch.no_grad():
         yours = unit_scores(vit.image.encode(picture(vit)), texts())
@@ -72,7 +75,7 @@ def test_parity_of_the_published_map_is_violated_by_the_gap_of_one_head(vit: Mod
 
 
 def test_parity_holds_in_every_dtype(vit: Model) -> None:
-    found = parity.check(Subject.of("gae"), vit, picture(vit), texts())
+    found = ParityCheck().measure(Subject.of("gae"), on(vit, picture(vit), texts()))
     assert found.verdict == "holds"
     assert "text" in found.numbers["left out"]
 
@@ -80,8 +83,8 @@ def test_parity_holds_in_every_dtype(vit: Model) -> None:
 def test_parity_of_words_is_measured_too() -> None:
     model = heatproof.load("scenes")
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    found = parity.check(
-        Subject.of("grad-eclip", heads="one"), model, pixels, ["a red circle", "a square"]
+    found = ParityCheck().measure(
+        Subject.of("grad-eclip", heads="one"), on(model, pixels, ["a red circle", "a square"])
     )
     assert found.numbers["sides"]["text"]["float32"]["gap"] > 1e-3
     assert "text side" in found.evidence
@@ -119,8 +122,13 @@ class Surrogate(Method):
 
 
 def test_a_surrogate_is_told_from_the_models_output(vit: Model) -> None:
-    assert readout.check(Subject(Surrogate()), vit, picture(vit), texts()).verdict == "violated"
-    found = readout.check(Subject.of("attention-x-gradient"), vit, picture(vit), texts())
+    assert (
+        ReadoutCheck().measure(Subject(Surrogate()), on(vit, picture(vit), texts())).verdict
+        == "violated"
+    )
+    found = ReadoutCheck().measure(
+        Subject.of("attention-x-gradient"), on(vit, picture(vit), texts())
+    )
     assert found.verdict == "holds"
     assert found.numbers["rows agree"] is True
     assert found.numbers["differentiated"]["own"] == 2
@@ -130,13 +138,13 @@ def test_a_wrongly_described_readout_is_told(vit: Model) -> None:
     from dataclasses import replace
 
     wrong = replace(vit, image=replace(vit.image, readout=replace(vit.image.readout, row=1)))
-    found = readout.check(Subject.of("raw-attention"), wrong, picture(vit), texts())
+    found = ReadoutCheck().measure(Subject.of("raw-attention"), on(wrong, picture(vit), texts()))
     assert found.verdict == "violated"
     assert found.numbers["rows agree"] is False
 
 
 def test_readout_of_maps_without_a_score(vit: Model) -> None:
-    check = lambda name: readout.check(Subject.of(name), vit, picture(vit), texts())  # noqa: E731
+    check = lambda name: ReadoutCheck().measure(Subject.of(name), on(vit, picture(vit), texts()))  # noqa: E731
     assert check("raw-attention").verdict == "not applicable"
     assert check("random").verdict == "violated"
 
@@ -147,7 +155,7 @@ def test_readout_of_strangers(vit: Model) -> None:
     other = strangers.by_its_own_layers(vit.module, known, one_head=True)
     for stranger, verdict in ((honest, "holds"), (other, "cannot tell")):
         subject = Subject(Foreign(stranger, takes="pixels"))
-        assert readout.check(subject, vit, picture(vit), texts()).verdict == verdict
+        assert ReadoutCheck().measure(subject, on(vit, picture(vit), texts())).verdict == verdict
     assert torch.autograd.grad.__module__ == "torch.autograd"
 
 
@@ -156,8 +164,10 @@ def test_readout_of_strangers(vit: Model) -> None:
 
 def test_implied_model_is_the_one_headed_one(vit: Model) -> None:
     method = methods.create("grad-eclip", spatial="none")
-    task = labelled.Labelled(picture(vit, 5), texts(), torch.tensor([0, 1, 2, 0, 1]), "a task")
-    found = implied_model.check(Subject(method), vit, picture(vit), texts(), labelled=task)
+    task = zero_shot.ZeroShotTask(picture(vit, 5), texts(), torch.tensor([0, 1, 2, 0, 1]), "a task")
+    found = ImpliedModelCheck().measure(
+        Subject(method), on(vit, picture(vit), texts(), zero_shot=task)
+    )
     (name, measured), *rest = found.numbers["models"].items()
     with torch.no_grad():
         yours = vit.image.encode(picture(vit))
@@ -176,7 +186,7 @@ def test_loosened_weights_take_the_place_of_the_softmax(vit: Model) -> None:
     seen: list[Tensor] = []
 
     def keep(call: Any) -> Any:
-        (changes,) = method.implied(implied_model.tower_of(vit, picture(vit))).values()
+        (changes,) = method.implied(tower_of(vit, picture(vit))).values()
         changed = next(iter(changes.values()))(call)
         seen.extend([call.softmax(), changed.weights])
         return changed
@@ -223,36 +233,40 @@ def test_what_a_mask_hides_gets_no_loosened_weight(vit: Model) -> None:
 
 
 def test_nothing_is_implied_where_nothing_is_changed(vit: Model) -> None:
-    found = implied_model.check(Subject.of("gae"), vit, picture(vit), texts())
+    found = ImpliedModelCheck().measure(Subject.of("gae"), on(vit, picture(vit), texts()))
     assert found.verdict == "holds"
 
 
 def test_scenes_are_labelled_rightly() -> None:
-    task = labelled.scenes(64, "colour")
+    task = zero_shot.scene_task(64, "colour")
     model = heatproof.load("scenes")
-    pixels, prompts = labelled.prepared(model, task)
+    pixels, prompts = task.prepared(model)
     with torch.no_grad():
-        named = labelled.accuracy(model, model.image.encode(pixels), prompts, task.right)
+        named = zero_shot.accuracy(model, model.image.encode(pixels), prompts, task.right)
     assert named.value > 0.9  # the card's figure is above .98
     assert len(set(task.right.tolist())) > 4
 
 
-# --- measures ---------------------------------------------------------------------------------
+# --- comparison -------------------------------------------------------------------------------
 
 
 def test_measures_against_known_values() -> None:
     rising, falling = torch.arange(5.0), -torch.arange(5.0)
     for other, agreement in ((rising, 1), (falling, -1)):
-        found = measures.ranking(rising[None], other[None])
+        found = comparison.rank_agreement(rising[None], other[None])
         assert (found["spearman"], found["kendall"]) == pytest.approx((agreement, agreement))
-    constant = measures.ranking(rising[None], torch.ones(1, 5))
+    constant = comparison.rank_agreement(rising[None], torch.ones(1, 5))
     assert (constant["spearman"], constant["kendall"]) == (None, None)
     # With ties: tau-b, as scipy has it, where tau-a is 0.667.
     tied = torch.tensor([[1.0, 2, 2, 3]])
-    assert measures.ranking(tied, torch.tensor([[1.0, 2, 2, 3]]))["kendall"] == pytest.approx(1)
-    partly = measures.ranking(torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([[1.0, 1, 2, 2]]))
+    assert comparison.rank_agreement(tied, torch.tensor([[1.0, 2, 2, 3]]))[
+        "kendall"
+    ] == pytest.approx(1)
+    partly = comparison.rank_agreement(
+        torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([[1.0, 1, 2, 2]])
+    )
     assert partly["kendall"] == pytest.approx(0.8165, abs=1e-4)
-    assert measures.relative_change(torch.ones(2), torch.zeros(2)) == 1
+    assert comparison.relative_change(torch.ones(2), torch.zeros(2)) == 1
 
 
 # --- all of it --------------------------------------------------------------------------------
@@ -266,13 +280,12 @@ VERDICTS: Mapping[str, list[str]] = {
 
 @pytest.mark.parametrize("name", VERDICTS)
 def test_principle_one(vit: Model, name: str) -> None:
-    steps: list[tuple[str, int, int]] = []
+    steps: list[str] = []
     before = weight_edits.fingerprint(vit.module)
-    found = explain_the_model_itself(
-        Subject.of(name), vit, picture(vit), texts(), progress=lambda *step: steps.append(step)
-    )
+    context = on(vit, picture(vit), texts())
+    found = run_checks(Subject.of(name), context, 1, progress=steps.append)
     assert [each.verdict for each in found] == VERDICTS[name]
-    assert [step[0] for step in steps] == [each.check for each in found]
+    assert steps == [f"{name}: {each.check} ({n}/5)" for n, each in enumerate(found, 1)]
     assert weight_edits.fingerprint(vit.module) == before
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in vit.module.modules())
     for each in found:
@@ -285,5 +298,5 @@ def test_a_stranger_that_writes_into_weights_does_no_lasting_harm(vit: Model) ->
     before = weight_edits.fingerprint(vit.module)
     stranger = strangers.that_leaves_a_patch(vit.module, {"embedding 0": texts()[0]})
     subject = Subject(Foreign(stranger, takes="pixels"))
-    explain_the_model_itself(subject, vit, picture(vit), texts(1))
+    run_checks(subject, on(vit, picture(vit), texts(1)), 1)
     assert weight_edits.fingerprint(vit.module) == before

@@ -15,19 +15,22 @@ from torch import Tensor
 import heatproof
 import strangers
 import tiny
+from audits import on, on_task
 from families import picture
 from heatproof.auditing import run as auditing
-from heatproof.auditing.base import Finding
-from heatproof.auditing.checks import parity, readout, reparametrisation
-from heatproof.auditing.checks.graded import graded
-from heatproof.auditing.checks.moved_model import measured
-from heatproof.auditing.checks.nearness import nearness
+from heatproof.auditing.base import AuditCheck
+from heatproof.auditing.checks import parity
+from heatproof.auditing.checks.forward_monitor import ForwardMonitorCheck
+from heatproof.auditing.checks.graded_family import GradedFamilyCheck
+from heatproof.auditing.checks.moved_model import possible_interventions
+from heatproof.auditing.checks.parity import ParityCheck
+from heatproof.auditing.checks.readout import ReadoutCheck
+from heatproof.auditing.checks.reparametrisation import ReparametrisationCheck
+from heatproof.auditing.comparison import unless_refused
 from heatproof.auditing.cost import forward_passes
-from heatproof.auditing.measures import unless_refused
-from heatproof.auditing.monitor import monitor
-from heatproof.auditing.principle2 import follow
+from heatproof.auditing.input_comparison import compare_input
 from heatproof.auditing.result import Audit
-from heatproof.auditing.run import MAPS, Auditor
+from heatproof.auditing.run import MAPS, Auditor, run_checks
 from heatproof.auditing.task import AuditTask
 from heatproof.cli import main
 from heatproof.cli.audit import _exit_code
@@ -118,14 +121,14 @@ def test_the_readout_names_the_inputs_that_are_differentiated(vit: Model, name: 
     """Before: one and the same "another input, or another quantity" of all but the first."""
     change, verdict, told = CHANGES[name]
     subject = Subject(Foreign(at(vit.module, change=change), takes="pixels"))
-    found = readout.check(subject, vit, smooth(vit), texts())
+    found = ReadoutCheck().measure(subject, on(vit, smooth(vit), texts()))
     assert (found.verdict, told in found.evidence) == (verdict, True), found.evidence
 
 
 def test_the_distance_is_stated_against_that_of_noise(vit: Model) -> None:
     subject = Subject(Foreign(at(vit.module, change=lambda x: x.flip(-1)), takes="pixels"))
     pixels = smooth(vit)
-    numbers = readout.check(subject, vit, pixels, texts()).numbers
+    numbers = ReadoutCheck().measure(subject, on(vit, pixels, texts())).numbers
     (place, *_) = numbers["inputs differentiated at"]
     unit = (pixels - pixels.mean((2, 3), keepdim=True)).norm()
     expected = float((pixels.flip(-1) - pixels).norm() / unit)
@@ -144,8 +147,8 @@ def test_a_noised_copy_of_the_model_is_not_established(vit: Model) -> None:
     call = Foreign(at(twin, change=lambda x: x), takes="pixels", name="a copy")
     subject = Subject(call)
     found = [
-        check(subject, vit, smooth(vit), texts())
-        for check in (monitor.check, reparametrisation.check, readout.check)
+        check.measure(subject, on(vit, smooth(vit), texts()))
+        for check in (ForwardMonitorCheck(), ReparametrisationCheck(), ReadoutCheck())
     ]
     assert [each.verdict for each in found] == ["cannot tell"] * 3
     assert "another quantity, or a model of its own" in found[-1].evidence
@@ -154,14 +157,14 @@ def test_a_noised_copy_of_the_model_is_not_established(vit: Model) -> None:
 def test_noise_is_told_from_what_has_its_grain() -> None:
     generator = torch.Generator().manual_seed(0)
     image, other = torch.randn(2, 3, 32, 32, generator=generator, dtype=torch.float64)
-    assert nearness(image + other, image).kind == "noise"
-    assert nearness(image + other, image).distance == pytest.approx(1, abs=0.1)
-    assert nearness(other, image).kind == "other"  # white, and the image is not in it
-    assert nearness(image + 40 * other, image).kind == "other"  # too strong to tell
-    assert nearness(image.flip(2), image).name == "the image mirrored left to right"
-    assert nearness(-image, image).name == "the image with its colours inverted"
-    assert nearness(image[:, :16], image).name == "an input of another size (32 x 16)"
-    assert nearness(1.02 * image, image).kind == "image"
+    assert compare_input(image + other, image).kind == "noise"
+    assert compare_input(image + other, image).distance == pytest.approx(1, abs=0.1)
+    assert compare_input(other, image).kind == "other"  # white, and the image is not in it
+    assert compare_input(image + 40 * other, image).kind == "other"  # too strong to tell
+    assert compare_input(image.flip(2), image).name == "the image mirrored left to right"
+    assert compare_input(-image, image).name == "the image with its colours inverted"
+    assert compare_input(image[:, :16], image).name == "an input of another size (32 x 16)"
+    assert compare_input(1.02 * image, image).kind == "image"
 
 
 # --- number formats -----------------------------------------------------------------------------
@@ -169,8 +172,8 @@ def test_noise_is_told_from_what_has_its_grain() -> None:
 
 def test_ambient_autocast_does_not_reach_checks_in_float64(vit: Model) -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        found = reparametrisation.check(Subject.of("gae"), vit, picture(vit), texts())
-        gaps = parity.check(Subject.of("gae"), vit, picture(vit), texts())
+        found = ReparametrisationCheck().measure(Subject.of("gae"), on(vit, picture(vit), texts()))
+        gaps = ParityCheck().measure(Subject.of("gae"), on(vit, picture(vit), texts()))
     assert (found.verdict, found.numbers["dtype"]) == ("holds", "float64")
     assert gaps.verdict == "holds", gaps.evidence
 
@@ -188,7 +191,7 @@ def test_rounding_that_hides_a_change_is_named(inner: bool) -> None:
             return own(pixels, prompt)
 
     subject = Subject(Foreign(under_autocast, takes="pixels"))
-    found = reparametrisation.check(subject, model, smooth(model), texts().float())
+    found = ReparametrisationCheck().measure(subject, on(model, smooth(model), texts().float()))
     assert found.verdict == "cannot tell"
     assert "Rounding hides the changes: in bfloat16 rounding alone moves" in found.evidence
     assert ("must have the same dtype" in found.evidence) is not inner
@@ -199,7 +202,7 @@ def test_the_monitor_does_not_hold_where_rounding_hides_one_head(dtype: torch.dt
     """Before: holds, with a limit of 20 %."""
     model = tiny.open_clip_vit(dtype)
     subject = Subject(Foreign(at(model.module, change=lambda x: x), takes="pixels"))
-    found = monitor.check(subject, model, smooth(model), texts().to(dtype))
+    found = ForwardMonitorCheck().measure(subject, on(model, smooth(model), texts().to(dtype)))
     coarse = dtype == torch.bfloat16
     assert found.verdict == ("cannot tell" if coarse else "holds")
     assert ("Rounding hides the changes" in found.evidence) is coarse
@@ -209,13 +212,15 @@ def test_a_score_in_bfloat16_is_known_as_the_models_own() -> None:
     model = tiny.open_clip_vit(torch.bfloat16)
     for change, verdict in ((lambda x: x, "holds"), (lambda x: x.flip(-1), "cannot tell")):
         subject = Subject(Foreign(at(model.module, change=change), takes="pixels"))
-        found = readout.check(subject, model, smooth(model), texts().to(torch.bfloat16))
+        found = ReadoutCheck().measure(
+            subject, on(model, smooth(model), texts().to(torch.bfloat16))
+        )
         assert found.verdict == verdict, found.evidence
         assert "are the model's own score of" in found.evidence
 
 
 def test_a_map_of_nothing_is_not_called_rounding(vit: Model) -> None:
-    found = reparametrisation.check(Subject.of("center"), vit, picture(vit), texts())
+    found = ReparametrisationCheck().measure(Subject.of("center"), on(vit, picture(vit), texts()))
     assert "It depends on nothing that the changes touch" in found.evidence
 
 
@@ -229,7 +234,7 @@ def test_another_failure_in_float64_is_no_reason_for_another_dtype(vit: Model) -
 
     subject = Subject(Foreign(failing, takes="pixels"))
     with pytest.raises(UserCodeError, match="ValueError: no layer for embedding 0"):
-        reparametrisation.check(subject, vit, picture(vit), texts())
+        ReparametrisationCheck().measure(subject, on(vit, picture(vit), texts()))
     assert calls == [torch.float64]
 
 
@@ -269,10 +274,11 @@ def test_random_embeddings_in_place_of_prompts_are_told() -> None:
     assert (list(given), none) == (list(auditing.PROMPTS), "")
 
 
-def test_parity_of_nothing_cannot_be_told(vit: Model) -> None:
+def test_parity_of_nothing_cannot_be_told(vit: Model, monkeypatch: Any) -> None:
     """Before: holds, with "largest gaps" of nothing."""
     subject = Subject.of("gae")
-    found = parity.check(subject, vit, picture(vit), texts(), dtypes=())
+    monkeypatch.setattr(parity, "DTYPES", ())
+    found = ParityCheck().measure(subject, on(vit, picture(vit), texts()))
     assert found.verdict == "cannot tell"
     assert "Nothing was compared: text side: no words" in found.evidence
 
@@ -348,11 +354,11 @@ def test_no_more_maps_are_asked_for_than_the_budget_counts(scenes: Model) -> Non
         return torch.rand(8, 8, generator=torch.Generator().manual_seed(len(prompt)))
 
     bench = AuditTask(scenes, asked(4, seed=0))
-    follow(Subject(Foreign(call)), bench)
+    run_checks(Subject(Foreign(call)), on_task(bench), 2)
     assert len(maps) <= MAPS * len(bench)
     maps.clear()
     other = tiny.open_clip_vit(torch.float32)
-    follow(Subject(Foreign(call)), AuditTask(other, asked(4, seed=0, pixels=64)))
+    run_checks(Subject(Foreign(call)), on_task(AuditTask(other, asked(4, seed=0, pixels=64))), 2)
     assert 0 < len(maps) <= MAPS * 4
 
 
@@ -377,10 +383,10 @@ def test_variants_that_a_model_does_not_allow_are_named(monkeypatch: Any) -> Non
 
     monkeypatch.setattr(AuditTask, "scores", scores)
     bench = AuditTask(model, asked(4, seed=0, pixels=64))
-    numbers = graded(Subject.of("center"), bench).numbers
+    numbers = GradedFamilyCheck().measure(Subject.of("center"), on_task(bench)).numbers
     assert numbers["left out"] == {name: "a mask for each head"}
     assert name not in [each["model"] for each in numbers["models"]]
-    assert name not in [each.name for each in measured(bench)]
+    assert name not in [each.name for each in possible_interventions(bench)]
 
 
 # --- exit codes ---------------------------------------------------------------------------------
@@ -413,9 +419,9 @@ def test_a_method_that_is_left_out_is_not_established(
     def audited(_: Any, method: Any, **__: Any) -> Audit:
         if method.card.name == "rollout":
             raise ReadingError("no rollout here")
-        checks = ("parity", "reparametrisation", "readout")
-        found = tuple(Finding(check, 1, "Is it so?", "holds", "it is so") for check in checks)
-        return Audit(method.card.name, {}, "scenes", found)
+        checks: tuple[AuditCheck, ...] = (ParityCheck(), ReparametrisationCheck(), ReadoutCheck())
+        found = tuple(check.finding("holds", "it is so") for check in checks)
+        return Audit(method=method.card.name, settings={}, model="scenes", findings=found)
 
     monkeypatch.setattr(Auditor, "audit", audited)
     command = ["audit", "gae,rollout", "--principle", "1", "-o", str(tmp_path)]

@@ -12,18 +12,19 @@ from PIL import Image
 import heatproof
 import tiny
 import tiny_sets
-from heatproof.auditing import principle2
-from heatproof.auditing.checks.graded import ordered
-from heatproof.auditing.checks.moved_model import measured
-from heatproof.auditing.run import Auditor
+from audits import on_task
+from heatproof.auditing.checks.graded_family import ordered_family
+from heatproof.auditing.checks.moved_model import possible_interventions
+from heatproof.auditing.run import Auditor, run_checks
 from heatproof.auditing.task import AuditTask
-from heatproof.auditing.verdicts import judge
+from heatproof.auditing.verdicts import compare
 from heatproof.data import dataset as pictured
 from heatproof.data.dataset import Instance, LabelledImages
 from heatproof.data.scenes import HELD_OUT, UNSEEN, SceneDataset, write
 from heatproof.data.scenes.single_attribute import FIRST, Asked, asked, drawn
 from heatproof.errors import InputError
 from heatproof.evaluation import variants
+from heatproof.evaluation.subject import Subject
 from heatproof.models import Model
 from heatproof.reading import reading
 from heatproof.reading.interventions import one_head
@@ -167,7 +168,7 @@ def test_beaten_is_the_share_of_absent_prompts_below(scenes: Model) -> None:
         scores = bench.scores()[n].tolist()
         absent = [scores[k] for k in range(8) if k not in there]
         slow = sum(score < scores[int(bench.named[n])] for score in absent) / len(absent)
-        assert float(bench.beaten()[n]) == pytest.approx(slow)
+        assert float(bench.outscored()[n]) == pytest.approx(slow)
 
 
 def test_what_the_crop_cuts_off_is_not_asked_for(scenes: Model) -> None:
@@ -194,9 +195,9 @@ def test_every_check_runs_on_a_model_of_another_family_and_grid() -> None:
     """Random weights at 3 x 5: nothing can hold by its merits, and nothing may break."""
     model = tiny.open_clip_vit(torch.float32)
     data = asked(5, pixels=40)
-    bench = principle2.bench(model, data)
+    bench = AuditTask(model, data)
     assert bench.grid == (3, 5)
-    found = principle2.follow("attention-x-gradient", bench)
+    found = run_checks(Subject.of("attention-x-gradient"), on_task(bench), 2)
     assert {each.verdict for each in found} <= {"holds", "violated", "cannot tell"}
     assert found[0].verdict == "cannot tell"
     assert "No graded family" in found[0].evidence
@@ -216,7 +217,7 @@ def test_checkpoints_are_the_models_of_their_names(scenes: Model) -> None:
 
 def test_a_family_is_made_where_there_are_no_checkpoints() -> None:
     bench = AuditTask(heatproof.load("scenes:step-01600"), asked(4))
-    names = {each.name for each in ordered(bench)}
+    names = {each.name for each in ordered_family(bench)}
     assert "100% noise in the weights" in names
     assert "last 3 layer(s) re-initialised" in names
     assert "one head in the last 6 layer(s)" in names
@@ -265,7 +266,7 @@ def test_weights_come_back_to_the_bit(scenes: Model, stop: type[BaseException]) 
     bench = AuditTask(scenes, asked(3))
     native, before = F.scaled_dot_product_attention, scenes.module.state_dict()
     before = {k: v.clone() for k, v in before.items()}
-    for each in (*variants.family(scenes, bench.attention_layers), *measured(bench)):
+    for each in (*variants.family(scenes, bench.attention_layers), *possible_interventions(bench)):
         with pytest.raises(stop), each.enter():
             _run_and_stop(bench, stop)
         after = scenes.module.state_dict()
@@ -298,23 +299,23 @@ CONTROLS = {"noise": around(0.02), "blind": around(-0.01)}
     ],
 )
 def test_judging(statistic: Interval, follower: Interval, outcome: str) -> None:
-    found = judge(statistic, CONTROLS, follower)
+    found = compare(statistic, CONTROLS, follower)
     assert found.outcome == outcome
     assert found.limit == pytest.approx(0.02)
 
 
 def test_a_control_that_passes_breaks_the_check() -> None:
-    found = judge(around(0.9), {**CONTROLS, "size": around(0.3)}, around(0.95))
+    found = compare(around(0.9), {**CONTROLS, "size": around(0.3)}, around(0.95))
     assert (found.outcome, found.broken_by) == ("broken", ("size",))
     assert "control size passes" in found.why
 
 
 def test_a_control_is_held_to_the_others() -> None:
-    assert judge(CONTROLS["noise"], CONTROLS, around(0.8), own="noise").limit == 0
+    assert compare(CONTROLS["noise"], CONTROLS, around(0.8), own="noise").limit == 0
 
 
 def test_the_limit_is_never_below_zero() -> None:
-    assert judge(around(0.5), {"blind": around(-0.3)}, around(0.8)).limit == 0
+    assert compare(around(0.5), {"blind": around(-0.3)}, around(0.8)).limit == 0
 
 
 # --- data sets ----------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ from torch import Tensor
 
 import strangers
 import tiny
+from audits import on
 from families import picture
 from heatproof import methods
 from heatproof.auditing.base import Finding
-from heatproof.auditing.monitor import monitor
+from heatproof.auditing.checks.forward_monitor import ForwardMonitorCheck
 from heatproof.errors import UserCodeError
 from heatproof.evaluation.subject import Subject
 from heatproof.methods import Foreign
@@ -34,7 +35,7 @@ def text(model: Model) -> Tensor:
 def watched(model: Model, make: Any, *args: Any, **settings: Any) -> Finding:
     stranger = make(model.module, {LABEL: text(model)[0]}, *args, **settings)
     subject = Subject(Foreign(stranger, takes="pixels"))
-    found = monitor.check(subject, model, picture(model), text(model))
+    found = ForwardMonitorCheck().measure(subject, on(model, picture(model), text(model)))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.module.modules())
     return found
 
@@ -117,7 +118,9 @@ def test_the_same_layers_with_the_models_own_heads_are_not_accused(vit: Model) -
 def test_methods_of_the_catalogue_differ_where_they_intervene(vit: Model, name: str) -> None:
     changes = methods.create(name).plan(_sites(vit), "image").interventions
     quick = {"rise": {"masks": 24}}.get(name, {})
-    found = monitor.check(Subject.of(name, **quick), vit, picture(vit), text(vit))
+    found = ForwardMonitorCheck().measure(
+        Subject.of(name, **quick), on(vit, picture(vit), text(vit))
+    )
     if name in ("attnlrp", "libragrad"):  # their interventions detach, and leave values as they are
         assert found.verdict == "holds"
     elif name == "token-decomposition":  # it multiplies by output projections and runs no layer
@@ -139,6 +142,8 @@ def test_an_error_leaves_no_hook(vit: Model) -> None:
         raise KeyError(prompt)
 
     with pytest.raises(UserCodeError, match="failing failed with KeyError: "):
-        monitor.check(Subject(Foreign(failing, takes="pixels")), vit, picture(vit), text(vit))
+        ForwardMonitorCheck().measure(
+            Subject(Foreign(failing, takes="pixels")), on(vit, picture(vit), text(vit))
+        )
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in vit.module.modules())
     assert torch.is_grad_enabled()

@@ -9,30 +9,32 @@ from torch import Tensor
 
 import heatproof
 import planted_maps as planted
+from audits import on_task
 from heatproof import statistics
-from heatproof.auditing import principle2
 from heatproof.auditing.ablation import fills, scores_without
-from heatproof.auditing.base import Finding
-from heatproof.auditing.checks.attribution_error import attribution_error
-from heatproof.auditing.checks.graded import graded, ordered
-from heatproof.auditing.checks.moved_model import costing, moved
-from heatproof.auditing.checks.null_prompts import null_prompts
-from heatproof.auditing.checks.right_wrong import difference, right_wrong
-from heatproof.auditing.checks.sign import most, sign
+from heatproof.auditing.base import AuditCheck, Finding
+from heatproof.auditing.checks.attribution_error import AttributionErrorCheck
+from heatproof.auditing.checks.graded_family import GradedFamilyCheck, ordered_family
+from heatproof.auditing.checks.moved_model import MovedModelCheck, costly_interventions
+from heatproof.auditing.checks.null_prompts import NullPromptsCheck
+from heatproof.auditing.checks.right_and_wrong import RightAndWrongCheck, difference
+from heatproof.auditing.checks.sign import SignCheck, most
+from heatproof.auditing.run import run_checks
 from heatproof.auditing.task import CONTROLS, AuditTask, OracleControl
+from heatproof.data.scenes.single_attribute import asked
 from heatproof.errors import UserCodeError
 from heatproof.evaluation.subject import Subject
 from heatproof.methods import ReadPass
 from planted_maps import Planted
 
 NATIVE = F.scaled_dot_product_attention
-CHECKS = {
-    "graded": graded,
-    "moved": moved,
-    "right_wrong": right_wrong,
-    "null_prompts": null_prompts,
-    "sign": lambda subject, bench: sign(subject, bench, scenes=30),
-    "attribution_error": attribution_error,
+CHECKS: dict[str, AuditCheck] = {
+    "graded": GradedFamilyCheck(),
+    "moved": MovedModelCheck(),
+    "right_wrong": RightAndWrongCheck(),
+    "null_prompts": NullPromptsCheck(),
+    "sign": SignCheck(images=30),
+    "attribution_error": AttributionErrorCheck(),
 }
 
 
@@ -40,7 +42,7 @@ CHECKS = {
 def bench() -> Iterator[AuditTask]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield principle2.bench(heatproof.load("scenes"))
+    yield AuditTask(heatproof.load("scenes"), asked(300))
     torch.set_num_threads(threads)
 
 
@@ -56,25 +58,25 @@ def told(bench: AuditTask, how: planted.Told) -> Subject:
 
 @pytest.mark.parametrize("check", ["graded", "moved", "right_wrong", "null_prompts"])
 def test_the_mask_if_and_only_if_the_model_is_right_holds(bench: AuditTask, check: str) -> None:
-    found = CHECKS[check](told(bench, planted.where_right), bench)
+    found = CHECKS[check].measure(told(bench, planted.where_right), on_task(bench))
     assert found.verdict == "holds", found.evidence
 
 
 @pytest.mark.parametrize("check", ["graded", "moved", "right_wrong"])
 def test_the_mask_whatever_the_model_does_is_a_phantom(bench: AuditTask, check: str) -> None:
-    found = CHECKS[check](told(bench, planted.always), bench)
+    found = CHECKS[check].measure(told(bench, planted.always), on_task(bench))
     assert found.verdict == "violated", found.evidence
 
 
 def test_a_phantom_that_also_follows_is_a_phantom(bench: AuditTask) -> None:
-    found = graded(told(bench, planted.half), bench)
+    found = GradedFamilyCheck().measure(told(bench, planted.half), on_task(bench))
     assert found.verdict == "violated"
     assert found.numbers["phantom"]
     assert "Phantom" in found.evidence
 
 
 def test_one_map_for_every_prompt_is_blind(bench: AuditTask) -> None:
-    found = null_prompts(told(bench, planted.one_map), bench)
+    found = NullPromptsCheck().measure(told(bench, planted.one_map), on_task(bench))
     assert found.verdict == "violated"
     assert all(each["value"] < 1e-6 for each in found.numbers["change"].values())
 
@@ -82,14 +84,14 @@ def test_one_map_for_every_prompt_is_blind(bench: AuditTask) -> None:
 @pytest.mark.parametrize("name", CONTROLS)
 @pytest.mark.parametrize("check", CHECKS)
 def test_controls_never_hold(bench: AuditTask, check: str, name: str) -> None:
-    assert CHECKS[check](Subject.of(name), bench).verdict != "holds"
+    assert CHECKS[check].measure(Subject.of(name), on_task(bench)).verdict != "holds"
 
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_findings_are_plain(few: AuditTask, check: str) -> None:
     import json
 
-    found = CHECKS[check](Subject.of("attention-x-gradient"), few)
+    found = CHECKS[check].measure(Subject.of("attention-x-gradient"), on_task(few))
     json.dumps(found.numbers, allow_nan=False)
     assert found.principle == 2
     assert found.question.endswith("?")
@@ -100,13 +102,13 @@ def test_findings_are_plain(few: AuditTask, check: str) -> None:
 def test_noise_that_depends_on_the_seed_alone_does_not_depend_on_the_prompt(
     bench: AuditTask,
 ) -> None:
-    found = null_prompts(Subject.of("random"), bench)
+    found = NullPromptsCheck().measure(Subject.of("random"), on_task(bench))
     assert found.verdict == "violated"
     assert found.numbers["noise floor"]["value"] == pytest.approx(1, abs=0.05)
 
 
 def test_a_map_that_an_intervention_leaves_as_it_was_is_named(bench: AuditTask) -> None:
-    found = moved(told(bench, planted.always), bench)
+    found = MovedModelCheck().measure(told(bench, planted.always), on_task(bench))
     assert "the map did not" in found.evidence
     assert any(each["costs accuracy"] for each in found.numbers["interventions"])
 
@@ -117,14 +119,15 @@ def test_a_map_that_an_intervention_leaves_as_it_was_is_named(bench: AuditTask) 
 def test_a_control_that_follows_breaks_the_check(bench: AuditTask) -> None:
     broken = AuditTask(bench.model, bench.data)
     broken.controls = {**bench.controls, "center": told(bench, planted.where_right)}
-    found = right_wrong(Subject.of("attention-x-gradient"), broken)
+    found = RightAndWrongCheck().measure(Subject.of("attention-x-gradient"), on_task(broken))
     assert found.verdict == "cannot tell"
     assert "broken here: the control center passes it" in found.evidence
 
 
 def test_where_no_map_could_follow_the_check_cannot_tell(few: AuditTask) -> None:
-    for check in (graded, right_wrong):
-        assert check(told(few, planted.where_right), few).verdict == "cannot tell"
+    for check in (GradedFamilyCheck(), RightAndWrongCheck()):
+        subject = told(few, planted.where_right)
+        assert check.measure(subject, on_task(few)).verdict == "cannot tell"
 
 
 def test_controls_are_measured_once(bench: AuditTask) -> None:
@@ -133,7 +136,7 @@ def test_controls_are_measured_once(bench: AuditTask) -> None:
     fresh.controls = {"counted": Subject(counted)}
     counts: list[int] = []
     for name in ("attention-x-gradient", "raw-attention"):
-        right_wrong(Subject.of(name), fresh)
+        RightAndWrongCheck().measure(Subject.of(name), on_task(fresh))
         counts.append(counted.calls)
     assert counts[0] == counts[1] > 0
 
@@ -202,7 +205,7 @@ def test_true_signs_hold_and_false_ones_do_not(
 ) -> None:
     small, effect = removed
     subject = told(small, lambda _bench, rows, label, _right: sense * effect[rows, label])
-    found = sign(subject, small)
+    found = SignCheck().measure(subject, on_task(small))
     assert found.verdict == verdict, found.evidence
 
 
@@ -226,11 +229,11 @@ def test_hidden_tokens_are_hidden_and_no_others(bench: AuditTask) -> None:
 
 def test_fills_change_hidden_pixels_alone(bench: AuditTask) -> None:
     pixels = bench.pixels[:2]
-    made = {name: fill(pixels) for name, fill in fills(bench.model, bench.grid).items()}
+    made = {name: fill(pixels) for name, fill in fills(bench).items()}
     assert set(made) == {"mean", "blur", "black"}
     assert all(each.shape == pixels.shape for each in made.values())
     flat = torch.full_like(pixels, 0.4)
-    blurred = fills(bench.model, bench.grid)["blur"](flat)
+    blurred = fills(bench)["blur"](flat)
     torch.testing.assert_close(blurred, flat, rtol=1e-5, atol=1e-5)
 
 
@@ -260,7 +263,9 @@ class Promising(Planted):
 def test_sums_are_held_to_the_change_they_promise(
     bench: AuditTask, part: float, verdict: str
 ) -> None:
-    found = attribution_error(Subject(Promising(bench, part)), bench, scenes=24)
+    found = AttributionErrorCheck(images=24).measure(
+        Subject(Promising(bench, part)), on_task(bench)
+    )
     assert found.verdict == verdict
     assert found.numbers["baseline"] == "mean picture"
     assert found.numbers["error"]["value"] == pytest.approx(1 - part, abs=1e-4)
@@ -268,20 +273,27 @@ def test_sums_are_held_to_the_change_they_promise(
 
 def test_one_sum_for_every_picture_tells_no_change(bench: AuditTask) -> None:
     """The mean change comes nearer to each change than zero does, but so does anybody's sum."""
-    told = attribution_error(Subject(Promising(bench, 1.0)), bench, scenes=24).numbers
+    told = (
+        AttributionErrorCheck(images=24)
+        .measure(Subject(Promising(bench, 1.0)), on_task(bench))
+        .numbers
+    )
     mean = told["mean score change by baseline"]["mean picture"]
     alike = Promising(bench, 1.0)
     alike.attribute = lambda read: torch.full(
         (len(read.scores), 1, read.last.key.shape[2]), mean / read.last.key.shape[2]
     )
-    found = attribution_error(Subject(alike), bench, scenes=24)
+    found = AttributionErrorCheck(images=24).measure(Subject(alike), on_task(bench))
     assert found.numbers["closer"]["than another picture's"]["value"] == pytest.approx(0, abs=1e-6)
     assert found.numbers["closer"]["than a map of zeros"]["low"] > 0
     assert found.verdict != "holds"
 
 
 def test_without_a_promise_there_is_no_error(bench: AuditTask) -> None:
-    assert attribution_error(Subject.of("gae"), bench).verdict == "not applicable"
+    assert (
+        AttributionErrorCheck().measure(Subject.of("gae"), on_task(bench)).verdict
+        == "not applicable"
+    )
 
 
 # --- strangers, and the model afterwards ----------------------------------------------------------
@@ -299,29 +311,29 @@ def test_a_strangers_code_sees_every_changed_model(bench: AuditTask) -> None:
         seen.add(round(float(embedding[0, 0]), 5))
         return planted.mask_of(small, torch.tensor([row]), small.data.prompts.index(prompt))[0]
 
-    graded(Subject.of(stranger), small)
-    assert len(seen) > 12 * (len(ordered(small)) - 1)
+    GradedFamilyCheck().measure(Subject.of(stranger), on_task(small))
+    assert len(seen) > 12 * (len(ordered_family(small)) - 1)
 
 
 def test_the_model_is_put_back_to_the_bit_even_after_an_error(bench: AuditTask) -> None:
     before = {k: v.clone() for k, v in bench.model.module.state_dict().items()}
     small = AuditTask(bench.model, bench.data.first(30))
-    ordered(small)
-    costing(small)
+    ordered_family(small)
+    costly_interventions(small)
 
     def fails(photo, prompt):  # noqa: ARG001
         raise RuntimeError("planted")
 
-    for check in (graded, moved):
+    for check in (GradedFamilyCheck(), MovedModelCheck()):
         with pytest.raises(UserCodeError, match="planted"):
-            check(Subject.of(fails), small)
+            check.measure(Subject.of(fails), on_task(small))
     after = bench.model.module.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
     assert NATIVE is F.scaled_dot_product_attention
 
 
 def test_all_checks_run_in_their_order(few: AuditTask) -> None:
-    found: list[Finding] = principle2.follow("raw-attention", few)
+    found: list[Finding] = run_checks(Subject.of("raw-attention"), on_task(few), 2)
     assert [each.check for each in found] == [
         "graded family",
         "moved model, unmoved map",
@@ -333,8 +345,10 @@ def test_all_checks_run_in_their_order(few: AuditTask) -> None:
 
 
 def test_the_map_that_follows_does_so(bench: AuditTask) -> None:
-    quality = [float(bench.gain(OracleControl(), each).nanmean()) for each in ordered(bench)]
-    accuracy = [float(bench.beaten(each).mean()) for each in ordered(bench)]
+    quality = [
+        float(bench.quality(OracleControl(), each).nanmean()) for each in ordered_family(bench)
+    ]
+    accuracy = [float(bench.outscored(each).mean()) for each in ordered_family(bench)]
     assert float(statistics.spearman(torch.tensor(quality), torch.tensor(accuracy))) > 0.8
 
 

@@ -7,12 +7,16 @@ from typing import Any, Literal
 
 import pytest
 
-from heatproof.auditing.base import Finding, Verdict
-from heatproof.auditing.figures import FIGURES, drawn
+from heatproof.auditing.base import Finding, Verdict, checks
+from heatproof.auditing.checks.parity import ParityCheck
+from heatproof.auditing.drawing import draw, has_figure
 from heatproof.auditing.league import league_html, league_rows, save_league
 from heatproof.auditing.result import Audit, from_json
 from heatproof.auditing.run import Auditor
 from heatproof.cli import main
+
+BY_TITLE = {check.card.title: check for check in checks()}
+FIGURES = [check.card.title for check in checks() if has_figure(check)]
 
 
 def interval(value: float, low: float, high: float) -> dict[str, float]:
@@ -106,11 +110,19 @@ def finding(
     principle: Literal[1, 2] = 1,
 ) -> Finding:
     own = NUMBERS.get(check, {}) if numbers is None else numbers
-    return Finding(check, principle, "Is it so?", verdict, evidence, own)
+    return Finding(
+        id=BY_TITLE[check].card.name,
+        check=check,
+        principle=principle,
+        question="Is it so?",
+        verdict=verdict,
+        evidence=evidence,
+        numbers=own,
+    )
 
 
 def picture(check: str, numbers: dict[str, Any] | None = None) -> str:
-    return drawn(finding(check, numbers=numbers))
+    return draw(finding(check, numbers=numbers))
 
 
 def marks(svg: str, kind: str) -> int:
@@ -174,7 +186,7 @@ def texts(svg: str) -> list[str]:
         (
             "attribution error",
             {"bar": 3},
-            ["this method's sum", "another picture's sum", "a map of zeros"],
+            ["this method's sum", "another image's sum", "a map of zeros"],
         ),
     ],
 )
@@ -262,10 +274,10 @@ def test_odd_layouts_have_no_figure_and_the_page_says_so(check):
 
 
 def test_a_figure_that_fails_otherwise_is_no_odd_layout(monkeypatch):
-    def broken(_: Any) -> None:
+    def broken(*_: Any) -> None:
         raise RuntimeError("out of ink")
 
-    monkeypatch.setitem(FIGURES, "parity", broken)
+    monkeypatch.setattr(ParityCheck, "figure", broken)
     with pytest.raises(RuntimeError, match="out of ink"):
         audit("m", finding("parity")).html()
 
@@ -279,17 +291,26 @@ def test_checks_without_picture_have_none():
 
 def audit(method: str = "some-method", *found: Finding, **more: Any) -> Audit:
     findings = found or (finding("parity"), finding("sign", principle=2))
-    return Audit(method, {"heads": "all", "off": None}, "scenes", findings, **more)
+    settings = {"heads": "all", "off": None}
+    return Audit(method=method, settings=settings, model="scenes", findings=findings, **more)
 
 
 def test_the_page_escapes_what_others_named():
     bad = "<script>alert('&')</script>"
     where = finding("parity", evidence=bad, numbers={"sides": {bad: {"float64": cell(1, 2)}}})
-    page = Audit(bad, {"switch": bad}, bad, (where,), notices=(bad,), environment={bad: bad}).html()
+    page = Audit(
+        method=bad,
+        settings={"switch": bad},
+        model=bad,
+        findings=(where,),
+        notices=(bad,),
+        environment={bad: bad},
+    ).html()
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 8
-    assert "<script" not in league_html([Audit(bad, {}, bad, (where,))], {})
-    assert "<script" not in league_html([Audit(bad, {}, bad, (where,))], {bad: bad})
+    plain = Audit(method=bad, settings={}, model=bad, findings=(where,))
+    assert "<script" not in league_html([plain], {})
+    assert "<script" not in league_html([plain], {bad: bad})
 
 
 def verdict_of(page: str) -> str:

@@ -10,14 +10,15 @@ from torch import Tensor
 
 import strangers
 import tiny
+from audits import on
 from families import FAMILIES, model_of, picture
-from heatproof.auditing.checks import reparametrisation
-from heatproof.auditing.checks.weights import weight_views
+from heatproof.auditing.checks.reparametrisation import CHANGES, ReparametrisationCheck
 from heatproof.errors import ReadingError
 from heatproof.evaluation.subject import Subject
 from heatproof.methods import Foreign, Method, MethodCard, Plan, ReadPass, Side
 from heatproof.models import Model
 from heatproof.reading import Attention, AttentionLayer, weight_edits
+from heatproof.reading.attention_weights import attention_weights
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def texts(count: int = 2) -> Tensor:
 
 
 def broken(model: Model, method: Method) -> tuple[str, set[str]]:
-    found = reparametrisation.check(Subject(method), model, picture(model), texts())
+    found = ReparametrisationCheck().measure(Subject(method), on(model, picture(model), texts()))
     changes = found.numbers["changes"]
     assert all(each["function preserved"] for each in changes.values())
     return found.verdict, {name for name, each in changes.items() if each["breaks the map"]}
@@ -81,24 +82,24 @@ def test_a_map_of_the_function_holds(vit: Model) -> None:
 
 
 def test_a_map_of_nothing_cannot_be_told(vit: Model) -> None:
-    found = reparametrisation.check(Subject.of("center"), vit, picture(vit), texts())
+    found = ReparametrisationCheck().measure(Subject.of("center"), on(vit, picture(vit), texts()))
     assert found.verdict == "cannot tell"
     assert found.numbers["control"]["map"] == 0
 
 
-@pytest.mark.parametrize("change", reparametrisation.CHANGES)
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_function_stays_on_every_family(family: str, change: str) -> None:
     """To 1e-12; where a norm follows the values (EVA), or keys have no bias, the check says so."""
     model, pixels = model_of(family), picture(model_of(family), 1)
     sites = model.attention_layers("image", pixels.shape[-2:])
-    views, unknown = weight_views(model.module, sites)
+    views, unknown = attention_weights(model.module, sites)
     assert not unknown
     with torch.no_grad():
         before = model.image.encode(pixels)
-        with weight_edits.kept(model.module):
+        with weight_edits.temporary_weights(model.module, restore="swap"):
             chance = torch.Generator().manual_seed(1)
-            changed = [reparametrisation.CHANGES[change][0](view, chance) for view in views]
+            changed = [CHANGES[change][0](view, chance) for view in views]
             weights = weight_edits.fingerprint(model.module)
             after = model.image.encode(pixels)
         assert torch.equal(model.image.encode(pixels), before)
@@ -124,7 +125,7 @@ def test_weights_are_put_back_bit_for_bit_after_errors(vit: Model) -> None:
 
     subject = Subject(Foreign(failing, takes="pixels"))
     with pytest.raises(ReadingError, match="no embedding 0 for 3"):
-        reparametrisation.check(subject, vit, picture(vit), texts())
+        ReparametrisationCheck().measure(subject, on(vit, picture(vit), texts()))
     assert all(torch.equal(before[name], each) for name, each in vit.module.state_dict().items())
     assert places == [each.data_ptr() for each in weight_edits.tensors_of(vit.module)]
 
@@ -134,7 +135,7 @@ def test_a_stranger_with_float32_tensors_is_checked_in_float32() -> None:
     prompts = texts(1).float()
     stranger = strangers.captum_method(model.module, {"embedding 0": prompts[0]}, "InputXGradient")
     subject = Subject(Foreign(stranger, takes="pixels"))
-    found = reparametrisation.check(subject, model, picture(model, 1), prompts)
+    found = ReparametrisationCheck().measure(subject, on(model, picture(model, 1), prompts))
     assert (found.numbers["dtype"], found.verdict) == ("float32", "holds")
     assert model.dtype == torch.float32
 
@@ -143,5 +144,5 @@ def test_a_map_that_differs_from_run_to_run_is_not_accused(vit: Model) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = lambda picture, prompt: torch.randn(3, 5, generator=generator)  # noqa: E731, ARG005
     subject = Subject(Foreign(noise, takes="pixels"))
-    found = reparametrisation.check(subject, vit, picture(vit, 1), texts(1))
+    found = ReparametrisationCheck().measure(subject, on(vit, picture(vit, 1), texts(1)))
     assert found.verdict == "cannot tell"
