@@ -149,21 +149,21 @@ def on_patches(
 def fill_of(read: ReadPass, item: int, fill: Fill) -> Float[Tensor, "3 height width"]:
     """Return what is painted over an image's missing parts, as a whole image."""
     assert read.batch.pixels is not None
-    picture = read.batch.pixels[item]
+    image = read.batch.pixels[item]
     match fill:
         case "zero":
-            return torch.zeros_like(picture)
+            return torch.zeros_like(image)
         case "mean":
-            return picture.mean((1, 2), keepdim=True).expand_as(picture)
+            return image.mean((1, 2), keepdim=True).expand_as(image)
         case "blur":
             # In double precision, so that kernels of any size add up to 1 in float32.
-            under = picture[None].double()
-            under = blurred(under, patch_size(read), reach=2, padding="replicate")
-            return under[0].to(picture.dtype)
+            exact, (high, wide) = image[None].double(), patch_size(read)
+            smooth = blurred(exact, (float(high), float(wide)), reach=2.0, padding="replicate")
+            return smooth[0].to(image.dtype)
         case "black":
             if read.batch.black is None:
                 raise InputError("fill=black needs the model's preprocessing; try fill=zero")
-            return read.batch.black().to(picture).expand_as(picture)
+            return read.batch.black().to(image).expand_as(image)
 
 
 def image_scores(
