@@ -53,7 +53,7 @@ class Kind:
 _KINDS = (
     Kind(
         "folder",
-        "A folder of pictures with masks",
+        "A folder of images with masks",
         "Your own images. One of: `instances.json` in COCO's format, with the images in `images/` "
         "or beside it (what `heatproof scenes render` writes; masks are polygons, run lengths, "
         "boxes, or files named by `mask_file`); `images/a.jpg` with `masks/CLASS/a.png`, one "
@@ -83,7 +83,7 @@ _KINDS = (
     Kind(
         "imagenet-segmentation",
         "ImageNet-Segmentation",
-        "PATH is `gtsegs_ijcv.mat` or the folder that it is in: 4,276 pictures of 445 classes, "
+        "PATH is `gtsegs_ijcv.mat` or the folder that it is in: 4,276 images of 445 classes, "
         "with one binary mask each. The file is HDF5 (MATLAB v7.3): reading it needs `h5py` "
         "(`pip install h5py`), which heatproof does not install. Names are those of OpenAI's "
         "prompts, WordNet's where the class is none of the 1,000.",
@@ -105,7 +105,7 @@ _KINDS = (
     Kind(
         "coco",
         "COCO instances (2017 or 2014)",
-        "PATH holds `annotations/instances_val2017.json` and the pictures in `val2017/` (the "
+        "PATH holds `annotations/instances_val2017.json` and the images in `val2017/` (the "
         "validation set is read where it is there, else the only instances file with the folder of "
         "its name). Polygons and run lengths, plain or compressed. A crowd (`iscrowd`) is no "
         "object: its pixels are not judged for its category, and images that show a category as a "
@@ -120,7 +120,7 @@ _KINDS = (
         "RefCOCO, RefCOCO+, RefCOCOg (val)",
         "PATH is the set's folder as the authors' `refer` has it: `refs(unc).p` (`refs(umd).p`, "
         "`refs(google).p`, or the same content as `.json`) beside `instances.json`, with COCO's "
-        "`train2014` pictures in `../images/mscoco/images/train2014/`, `../train2014/`, "
+        "`train2014` images in `../images/mscoco/images/train2014/`, `../train2014/`, "
         "`train2014/` or `images/`. The pickle is never unpickled: a reader of plain lists, "
         "dictionaries, texts and numbers takes it apart, and refuses anything else. A prompt is an "
         "expression, verbatim, and names the one object that it was written for.",
@@ -134,7 +134,7 @@ _KINDS = (
         "Open Images V7 points (validation)",
         "PATH holds the validation set's CSV of point labels (any name; its first line names "
         "ImageId, X, Y, Label, EstimatedYesNo), the class descriptions "
-        "(`oidv7-class-descriptions.csv`), both also in `annotations/`, and the pictures as "
+        "(`oidv7-class-descriptions.csv`), both also in `annotations/`, and the images as "
         "`validation/ID.jpg` (or `images/`, `data/`). A mask holds the points that are on the "
         "class, and only pixels with a yes or a no are judged.",
         "a CSV of points, oidv7-class-descriptions.csv and validation/ID.jpg",
@@ -145,8 +145,8 @@ _KINDS = (
         "flickr30k",
         "Flickr30k Entities",
         "PATH is the unpacked `flickr30k_entities`: `Sentences/ID.txt`, `Annotations/ID.xml`, with "
-        "the pictures, which come apart, as `flickr30k-images/ID.jpg` in it or beside it. The "
-        "pictures of `test.txt` where it is there, else all. A prompt is a phrase, verbatim; its "
+        "the images, which are distributed separately, as `flickr30k-images/ID.jpg` in it or beside it. The "
+        "images of `test.txt` if it is there, else all. A prompt is a phrase, verbatim; its "
         "object is all boxes of its entity, the mask their area.",
         "Sentences/ID.txt, Annotations/ID.xml and flickr30k-images/ID.jpg",
         ("Sentences", "Annotations"),
@@ -168,7 +168,7 @@ def open(
 
     spec: `scenes` (asked for by shape) or `scenes:colour`, which are drawn; a folder's path; or
         `KIND:PATH`, the kinds being those of `kinds()`.
-    most: how many pictures, drawn by `seed` without replacement and left in the set's own order.
+    most: how many images, drawn by `seed` without replacement and left in the set's own order.
         None: all of them (300 scenes).
     template: what makes a prompt of a class's name; None: the kind's own. Phrases stay verbatim.
 
