@@ -146,8 +146,8 @@ _KINDS = (
         "Flickr30k Entities",
         "PATH is the unpacked `flickr30k_entities`: `Sentences/ID.txt`, `Annotations/ID.xml`, with "
         "the images, which are distributed separately, as `flickr30k-images/ID.jpg` in it or "
-        "beside it. The images of `test.txt` if it is there, else all. A prompt is a phrase, verbatim; its "
-        "object is all boxes of its entity, the mask their area.",
+        "beside it. The images of `test.txt` if it is there, else all. A prompt is a phrase, "
+        "verbatim; its object is all boxes of its entity, the mask their area.",
         "Sentences/ID.txt, Annotations/ID.xml and flickr30k-images/ID.jpg",
         ("Sentences", "Annotations"),
         "flickr30k",
