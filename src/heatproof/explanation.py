@@ -93,7 +93,9 @@ class Explanation:
         else:
             rows, cols = (BLANK_PATCH * side for side in self.maps.shape[-2:])
             photo = Photo(Image.new("RGB", (cols, rows), BLANK), f"tensor {image}")
-            view = PhotoView(cols, rows, 0.0, 0.0, float(cols), float(rows))
+            view = PhotoView(
+                width=cols, height=rows, left=0.0, top=0.0, right=float(cols), bottom=float(rows)
+            )
         return ImageMaps(
             photo=photo,
             view=view,

@@ -36,7 +36,9 @@ def case(images: int = 3, prompts: int = 2) -> tuple[Tensor, Tensor]:
 
 def test_coverage_is_the_mean_of_the_mask_under_each_patch() -> None:
     mask = torch.rand(3, 10, 21, generator=generator()) > 0.5
-    found = coverage(mask, PhotoView(21, 10, 0.0, 0.0, 21.0, 10.0), (5, 7))
+    found = coverage(
+        mask, PhotoView(width=21, height=10, left=0.0, top=0.0, right=21.0, bottom=10.0), (5, 7)
+    )
     slow = mask.float().unflatten(1, (5, 2)).unflatten(3, (7, 3)).mean((2, 4))
     torch.testing.assert_close(found, slow)
 
@@ -44,13 +46,17 @@ def test_coverage_is_the_mean_of_the_mask_under_each_patch() -> None:
 def test_coverage_knows_the_crop_and_fractions_of_pixels() -> None:
     mask = torch.zeros(1, 4, 4, dtype=torch.bool)
     mask[0, :, 1] = True
-    found = coverage(mask, PhotoView(4, 4, 0.5, 0.0, 3.5, 4.0), (1, 2))
+    found = coverage(
+        mask, PhotoView(width=4, height=4, left=0.5, top=0.0, right=3.5, bottom=4.0), (1, 2)
+    )
     torch.testing.assert_close(found[0], torch.tensor([[1 / 1.5, 0.0]]))
 
 
 def test_what_lies_beyond_the_photograph_is_covered_by_nothing() -> None:
     found = coverage(
-        torch.ones(1, 4, 4, dtype=torch.bool), PhotoView(4, 4, -4.0, 0.0, 4.0, 4.0), (1, 2)
+        torch.ones(1, 4, 4, dtype=torch.bool),
+        PhotoView(width=4, height=4, left=-4.0, top=0.0, right=4.0, bottom=4.0),
+        (1, 2),
     )
     assert found[0].tolist() == [[0.0, 1.0]]
 

@@ -42,7 +42,9 @@ def stock(size: tuple[int, int], mode: str) -> Preprocess:
         std=(1.0, 1.0, 1.0),
         interpolation="bilinear",
     )
-    return Preprocess(height, width, mode, min(size), transform)  # pyright: ignore
+    return Preprocess(
+        height=height, width=width, resize=mode, resize_to=min(size), transform=transform
+    )  # pyright: ignore
 
 
 def measured(
@@ -80,7 +82,9 @@ def test_crop_larger_than_the_resized_picture_is_padded_as_torchvision_pads():
     from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
     transform = Compose([Resize(40), CenterCrop((64, 64)), ToTensor()])
-    preprocess = Preprocess(64, 64, "shortest", 40, transform)
+    preprocess = Preprocess(
+        height=64, width=64, resize="shortest", resize_to=40, transform=transform
+    )
     view = preprocess.view(90, 120)
     at, shown = measured(preprocess(ramp(90, 120)), 90, 0, 0)
     assert np.abs(view.left + at * (view.right - view.left) / 64 - shown).max() <= 2.25
@@ -89,25 +93,41 @@ def test_crop_larger_than_the_resized_picture_is_padded_as_torchvision_pads():
 
 
 def test_resizing_beyond_the_crop_shrinks_the_view():
-    view = Preprocess(224, 224, "shortest", 256, torch.zeros).view(512, 512)
+    view = Preprocess(
+        height=224, width=224, resize="shortest", resize_to=256, transform=torch.zeros
+    ).view(512, 512)
     assert (view.left, view.right) == (32.0, 480.0)
 
 
 def test_cells_tile_the_view_and_know_rows_from_columns():
-    view = PhotoView(300, 200, 50.0, 0.0, 250.0, 200.0)
+    view = PhotoView(width=300, height=200, left=50.0, top=0.0, right=250.0, bottom=200.0)
     assert view.cell(0, 0, 2, 5) == (50.0, 0.0, 90.0, 100.0)
     assert view.cell(1, 4, 2, 5) == (210.0, 100.0, 250.0, 200.0)
 
 
 def test_unseen_share_is_what_the_crop_cut_off():
-    assert PhotoView(300, 200, 50.0, 0.0, 250.0, 200.0).unseen == pytest.approx(1 / 3)
-    assert PhotoView(300, 200, -10.0, -60.0, 310.0, 260.0).unseen == 0.0
-    preprocess = Preprocess(224, 224, "shortest", 224, torch.zeros)
+    assert PhotoView(
+        width=300, height=200, left=50.0, top=0.0, right=250.0, bottom=200.0
+    ).unseen == pytest.approx(1 / 3)
+    assert (
+        PhotoView(width=300, height=200, left=-10.0, top=-60.0, right=310.0, bottom=260.0).unseen
+        == 0.0
+    )
+    preprocess = Preprocess(
+        height=224, width=224, resize="shortest", resize_to=224, transform=torch.zeros
+    )
     assert preprocess.view(224, 896).unseen == pytest.approx(0.75, abs=1e-3)
 
 
 def test_pixels_that_no_patch_covers_are_unseen():
-    view = Preprocess(384, 384, "squash", 384, torch.zeros, unpatched=(6, 6)).view(768, 384)
+    view = Preprocess(
+        height=384,
+        width=384,
+        resize="squash",
+        resize_to=384,
+        transform=torch.zeros,
+        unpatched=(6, 6),
+    ).view(768, 384)
     assert (view.right, view.bottom) == (756.0, 378.0)
 
 

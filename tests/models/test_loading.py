@@ -554,7 +554,9 @@ def test_a_preprocessing_of_one_s_own_is_kept() -> None:
     normalise = transforms.Normalize((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     transform = transforms.Compose([*steps, normalise])
     model = wrap(clip(), preprocess=transform)
-    assert model.image.preprocess == Preprocess(21, 21, "shortest", 30, transform)
+    assert model.image.preprocess == Preprocess(
+        height=21, width=21, resize="shortest", resize_to=30, transform=transform
+    )
     assert model.resized is not None
     twin = model.resized(28, 35).image.preprocess
     assert twin.transform.transforms[-1].mean == (0.1, 0.2, 0.3)  # type: ignore
@@ -565,7 +567,9 @@ def test_a_preprocessing_of_one_s_own_is_kept() -> None:
 
 
 def box(transform: Any, width: int, height: int) -> list[float]:
-    view = measured_geometry.MeasuredPreprocess(1, 1, "squash", 1, transform).view(width, height)
+    view = measured_geometry.MeasuredPreprocess(
+        height=1, width=1, resize="squash", resize_to=1, transform=transform
+    ).view(width, height)
     return [view.left, view.top, view.right, view.bottom]
 
 

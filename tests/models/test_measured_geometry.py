@@ -190,7 +190,7 @@ class Mirror:
 def test_a_mirrored_photo_is_seen_whole_and_its_map_is_mirrored_back() -> None:
     view = measured_geometry.described(steps(Mirror())).view(350, 210)
     assert (view.left, view.right) == (pytest.approx(350, abs=4), pytest.approx(0, abs=4))
-    view = PhotoView(350, 210, 350.0, 0.0, 0.0, 210.0)
+    view = PhotoView(width=350, height=210, left=350.0, top=0.0, right=0.0, bottom=210.0)
     assert view.seen == (0, 0, 350, 210)
     assert view.unseen == 0
     assert view.cell(0, 0, 3, 5) == (280, 0, 350, 70)

@@ -362,7 +362,7 @@ def test_tensor_input_is_saved_too(tmp_path):
 
 
 def test_view_reaching_beyond_the_photograph_is_drawn(tmp_path):
-    view = PhotoView(512, 384, 0.0, -64.0, 512.0, 448.0)
+    view = PhotoView(width=512, height=384, left=0.0, top=-64.0, right=512.0, bottom=448.0)
     assert made(views=view).save(tmp_path / "out").is_file()
     assert Path(tmp_path / "out" / "overlay-0.png").stat().st_size
 

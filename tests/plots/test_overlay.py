@@ -117,7 +117,9 @@ def colourfulness(image: Image.Image) -> np.ndarray:
 @pytest.mark.parametrize("size", [(640, 360), (360, 640), (500, 333)])
 @pytest.mark.parametrize("cell", [(0, 0), (1, 4), (4, 1), (6, 6), (3, 5)])
 def test_hot_cell_lies_on_its_own_pixels_of_the_photograph(size, cell):
-    view = Preprocess(224, 224, "shortest", 224, torch.zeros).view(*size)
+    view = Preprocess(
+        height=224, width=224, resize="shortest", resize_to=224, transform=torch.zeros
+    ).view(*size)
     made = explanation(hot(7, 7, *cell), ["x"], photo=scene(*size), views=view)
     colours = colourfulness(made.overlay(0, 0))[: size[1], : size[0]]
     left, top, right, bottom = view.cell(*cell, 7, 7)
@@ -137,7 +139,7 @@ def test_hot_cell_lies_on_its_own_pixels_of_the_photograph(size, cell):
 
 def test_rows_and_columns_of_an_uneven_grid_are_not_swapped():
     photo = Photo(scene(600, 300), "a")
-    view = PhotoView(600, 300, 0.0, 0.0, 600.0, 300.0)
+    view = PhotoView(width=600, height=300, left=0.0, top=0.0, right=600.0, bottom=300.0)
     placed = drawing.interpolate(view, hot(3, 6, 1, 4)[0].numpy(), drawing.viewport_of(photo, view))
     assert placed.shape == (300, 600)
     assert np.unravel_index(placed.argmax(), placed.shape)[0] in (149, 150)
@@ -147,7 +149,7 @@ def test_rows_and_columns_of_an_uneven_grid_are_not_swapped():
 def test_interpolation_is_torchs_bilinear():
     """From patch centres, flat beyond the outermost ones: `align_corners=False`."""
     values = torch.randn(5, 7)
-    view = PhotoView(700, 500, 0.0, 0.0, 700.0, 500.0)
+    view = PhotoView(width=700, height=500, left=0.0, top=0.0, right=700.0, bottom=500.0)
     placed = drawing.interpolate(
         view, values.numpy(), drawing.viewport_of(Photo(scene(700, 500), "a"), view)
     )
@@ -160,7 +162,9 @@ def test_interpolation_is_torchs_bilinear():
 
 @pytest.mark.parametrize("size", [(640, 360), (360, 640)])
 def test_what_the_crop_removed_is_hatched_not_zero(size):
-    view = Preprocess(224, 224, "shortest", 224, torch.zeros).view(*size)
+    view = Preprocess(
+        height=224, width=224, resize="shortest", resize_to=224, transform=torch.zeros
+    ).view(*size)
     full, blank = (
         explanation(torch.full((1, 7, 7), value), ["x"], photo=scene(*size), views=view)
         for value in (1.0, 0.0)
@@ -181,7 +185,7 @@ def test_what_the_crop_removed_is_hatched_not_zero(size):
 
 
 def test_whole_view_has_nothing_hatched():
-    view = PhotoView(400, 300, 0.0, 0.0, 400.0, 300.0)
+    view = PhotoView(width=400, height=300, left=0.0, top=0.0, right=400.0, bottom=300.0)
     frame = drawing.viewport_of(Photo(scene(400, 300), "a"), view)
     assert drawing.seen_mask(view, frame).all()
 
@@ -252,7 +256,9 @@ def test_no_certificate_is_not_shown_as_one_that_holds():
 
 @pytest.mark.parametrize("size", [(1, 1), (30_000, 40), (40, 30_000), (5, 900), (5200, 3000)])
 def test_any_size_of_photograph_is_drawn_within_bounds(size):
-    view = Preprocess(224, 224, "shortest", 224, torch.zeros).view(*size)
+    view = Preprocess(
+        height=224, width=224, resize="shortest", resize_to=224, transform=torch.zeros
+    ).view(*size)
     photo = Image.new("RGB", size, "grey")
     made = explanation(bump(7, 7, 3, 3)[None], ["x"], photo=photo, views=view)
     drawn = made.overlay(0, 0)
@@ -266,7 +272,9 @@ def test_any_size_of_photograph_is_drawn_within_bounds(size):
 
 def test_photograph_of_usual_size_is_drawn_pixel_for_pixel():
     photo = Photo(scene(1000, 700), "a")
-    frame = drawing.viewport_of(photo, PhotoView(1000, 700, 0.0, 0.0, 1000.0, 700.0))
+    frame = drawing.viewport_of(
+        photo, PhotoView(width=1000, height=700, left=0.0, top=0.0, right=1000.0, bottom=700.0)
+    )
     assert (frame.width, frame.height, frame.zoom) == (1000, 700, 1.0)
     assert frame.remarks(photo) == []
 

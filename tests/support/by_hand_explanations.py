@@ -84,11 +84,12 @@ def explanation(
     image = photo or scene()
     side = min(image.size)
     view = views or PhotoView(
-        *image.size,
-        (image.width - side) / 2,
-        (image.height - side) / 2,
-        (image.width + side) / 2,
-        (image.height + side) / 2,
+        width=image.width,
+        height=image.height,
+        left=(image.width - side) / 2,
+        top=(image.height - side) / 2,
+        right=(image.width + side) / 2,
+        bottom=(image.height + side) / 2,
     )
     row = torch.tensor(scores if scores is not None else [0.25] * len(prompts))
     record = Record(

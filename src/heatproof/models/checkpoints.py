@@ -37,7 +37,7 @@ _PREFIXES = ("module.", "_orig_mod.")  # from DataParallel, from torch.compile
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file by name, on the CPU."""
+    """Return the tensors of a weights file by name, on the CPU."""
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
         raise ModelError(f"got {path} as weights, which is {what}; expected a weights file")
@@ -88,7 +88,7 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _refused(path: Path, error: Exception) -> ModelError:
-    """A pickle that would run code, or no pickle at all."""
+    """Return the error for a pickle that would run code, or for what is no pickle at all."""
     named = re.search(r"(?:GLOBAL|global|class) `?([\w.]+\.[\w.]+)", str(error))
     if named is None and not _is_pickle(path):
         return _damaged(path, error)
@@ -118,7 +118,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _named_tensors(loaded: Any, path: Path) -> dict[str, Tensor]:
-    """Unwrap a training checkpoint down to its tensors."""
+    """Return the tensors inside a training checkpoint."""
     for key in _WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
@@ -181,7 +181,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def cached(repository: str, files: Iterable[str]) -> Path | None:
-    """The first of these files of a hub repository that is already on this computer."""
+    """Return the first of these files of a hub repository that is already on this computer."""
     for name in files:
         found = try_to_load_from_cache(repository, name)
         if isinstance(found, str):
@@ -190,7 +190,7 @@ def cached(repository: str, files: Iterable[str]) -> Path | None:
 
 
 def fetch(repository: str, files: Iterable[str], *, instead: str, allow_download: bool) -> Path:
-    """The first of these files that the hub's repository has, from the cache or downloaded.
+    """Return the first of these files that a hub repository has, from the cache or downloaded.
 
     `instead` says what else the user can do; it ends the error's one line.
     """

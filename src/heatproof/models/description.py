@@ -109,7 +109,7 @@ class ModelDescription:
 
     @property
     def patch(self) -> tuple[float, float]:
-        """Height and width of a patch in pixels of the model's input."""
+        """Return height and width of a patch in pixels of the model's input."""
         rows, cols = self.preprocess.unpatched
         return (
             (self.size[0] - rows) / self.layout.rows,

@@ -1,4 +1,4 @@
-"""Where the model looked: patch grid -> the model's view -> the original photograph."""
+"""Where the model looked: patch grid -> the model's view -> the original photo."""
 
 import math
 from collections.abc import Callable
@@ -18,11 +18,11 @@ Box = tuple[float, float, float, float]
 MOST_PIXELS = 64_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PhotoView:
-    """The part of a photograph that the model saw, in pixels of the photograph.
+    """The part of a photo that the model saw, in pixels of the photo.
 
-    The box may reach beyond the photograph where the preprocessing padded it. Where the
+    The box may reach beyond the photo where the preprocessing padded it. Where the
     preprocessing mirrors, `left` lies right of `right` (or `top` below `bottom`).
     """
 
@@ -35,7 +35,7 @@ class PhotoView:
 
     @property
     def seen(self) -> Box:
-        """The part of the box that lies on the photograph: left, top, right, bottom."""
+        """Return the part of the box that lies on the photo: left, top, right, bottom."""
         across, down = sorted((self.left, self.right)), sorted((self.top, self.bottom))
         left, right = (min(max(x, 0.0), float(self.width)) for x in across)
         top, bottom = (min(max(y, 0.0), float(self.height)) for y in down)
@@ -43,20 +43,20 @@ class PhotoView:
 
     @property
     def unseen(self) -> float:
-        """The share of the photograph, 0 to 1, that the model never saw."""
+        """Return the share of the photo, 0 to 1, that the model never saw."""
         left, top, right, bottom = self.seen
         share = (right - left) * (bottom - top) / (self.width * self.height)
         return min(max(1.0 - share, 0.0), 1.0)
 
     def cell(self, row: int, col: int, rows: int, cols: int) -> Box:
-        """Left, top, right and bottom of one patch of a `rows` x `cols` grid."""
+        """Return left, top, right and bottom of one patch of a `rows` x `cols` grid."""
         wide, high = (self.right - self.left) / cols, (self.bottom - self.top) / rows
         left, top = self.left + col * wide, self.top + row * high
         across, down = sorted((left, left + wide)), sorted((top, top + high))
         return across[0], down[0], across[1], down[1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preprocess:
     """The model's own preprocessing (`transform`, never re-written) and its geometry.
 
@@ -85,23 +85,23 @@ class Preprocess:
         return flat[:, flat.shape[1] // 2, flat.shape[2] // 2]
 
     def view(self, width: int, height: int) -> PhotoView:
-        """What the model sees of a photograph of `width` x `height` pixels."""
+        """Return what the model sees of a photo of `width` x `height` pixels."""
         resized_width, resized_height = self.resized(width, height)
         left = _crop_start(resized_width, self.width)
         top = _crop_start(resized_height, self.height)
         x, y = width / resized_width, height / resized_height
         missing_rows, missing_cols = self.unpatched
         return PhotoView(
-            width,
-            height,
-            left * x,
-            top * y,
-            (left + self.width - missing_cols) * x,
-            (top + self.height - missing_rows) * y,
+            width=width,
+            height=height,
+            left=left * x,
+            top=top * y,
+            right=(left + self.width - missing_cols) * x,
+            bottom=(top + self.height - missing_rows) * y,
         )
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height after resizing, before the crop, by the libraries' own rules."""
+        """Return width and height after resizing, before the crop, by the libraries' own rules."""
         scale = self.resize_to / min(self.width, self.height)
         target_width, target_height = self.width * scale, self.height * scale
         if self.resize == "squash":
@@ -119,7 +119,7 @@ class Preprocess:
         return new_width, new_height
 
     def _narrowed(self, image: Image.Image) -> Image.Image:
-        """An extreme picture without the far ends that the centre crop throws away.
+        """Return an extreme image without the far ends that the centre crop throws away.
 
         30,000 x 2 pixels would be resized to 3,360,000 x 224 first. As much is cut off on either
         side, and more than the resampling filter reaches is left, so that what is seen stays.
@@ -135,7 +135,7 @@ class Preprocess:
         return image.crop((cut_x, cut_y, width - cut_x, height - cut_y))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OwnGrid(Preprocess):
     """A preprocessing that keeps each photo's aspect ratio, on a grid of its own (NaFlex).
 
@@ -148,18 +148,21 @@ class OwnGrid(Preprocess):
         return self.transform(image)
 
     def view(self, width: int, height: int) -> PhotoView:
-        return PhotoView(width, height, 0.0, 0.0, float(width), float(height))
+        """Return the whole photo."""
+        return PhotoView(
+            width=width, height=height, left=0.0, top=0.0, right=float(width), bottom=float(height)
+        )
 
 
 def _shortest(width: int, height: int, size: int) -> tuple[int, int]:
-    """torchvision's `Resize(size)`: the longer side is rounded down."""
+    """Return the size after torchvision's `Resize(size)`, which rounds the longer side down."""
     if width <= height:
         return size, int(size * height / width)
     return int(size * width / height), size
 
 
 def _crop_start(length: int, crop: int) -> int:
-    """First pixel of torchvision's `CenterCrop`; negative where it pads."""
+    """Return the first pixel of torchvision's `CenterCrop`; negative where it pads."""
     if crop > length:
         return -((crop - length) // 2)
     return round((length - crop) / 2.0)

@@ -19,7 +19,7 @@ class Held:
 
 
 def found_in(module: nn.Module, recognises: Callable[[nn.Module], bool]) -> Held:
-    """The one model inside `module`; itself where it is one, or where nothing is found in it.
+    """Return the one model inside `module`; itself where it is one, or where there is none.
 
     Raises:
         ModelError: it holds several; one line names them. Or its wrapper changes what it computes.
@@ -45,7 +45,7 @@ def found_in(module: nn.Module, recognises: Callable[[nn.Module], bool]) -> Held
 
 
 def _bare(module: Any) -> nn.Module:
-    """Without wrappers that compute what they wrap: torch's, peft's with adapters inside."""
+    """Return what wrappers compute that change nothing: torch's, peft's with adapters inside."""
     if hasattr(module, "_orig_mod"):
         return _bare(module._orig_mod)
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):

@@ -37,7 +37,7 @@ class Library:
     reads_text: bool = False
 
     def pixels(self, inputs: Inputs) -> Float[Tensor, "3 height width"]:
-        """The pixels that the processor made, put together where it cut them into patches."""
+        """Return the processor's pixels, put together where it cut them into patches."""
         if "spatial_shapes" in inputs:
             return unpatched(inputs)
         return next(iter(inputs.values()))[0]
@@ -52,7 +52,7 @@ class NoLibrary:
 
 
 def another_size(height: int, width: int) -> NoLibrary:
-    """You asked for another input size than the model's own."""
+    """Say that the images have another size than the model's own."""
     return NoLibrary(
         f"images of {height} x {width} pixels were asked for, which the model's own processor does "
         "not make",
@@ -61,7 +61,7 @@ def another_size(height: int, width: int) -> NoLibrary:
 
 
 def unpatched(inputs: Inputs) -> Float[Tensor, "3 height width"]:
-    """The pixels of one image that a NaFlex processor cut into patches and padded."""
+    """Return the pixels of one image that a NaFlex processor cut into patches and padded."""
     rows, cols = inputs["spatial_shapes"][0].tolist()
     patches = inputs["pixel_values"][0, : rows * cols]
     side = round((patches.shape[1] / 3) ** 0.5)
@@ -74,7 +74,7 @@ class NoCall(Exception):
 
 
 def name_of(processor: Any) -> str:
-    """A processor's name for a reader: its class's, or its own where it is a function."""
+    """Return a processor's name for a reader: its class's, or a function's own."""
     if isinstance(processor, partial):
         return name_of(processor.args[0] if processor.args else processor.func)
     return getattr(processor, "__name__", type(processor).__name__)
@@ -84,7 +84,9 @@ def name_of(processor: Any) -> str:
 
 
 def two_towers(module: Any, transform: Any, tokenizer: Any, name: str) -> Library:
-    """Models with `encode_image` and `encode_text`; `tokenizer` turns a list of texts into ids."""
+    """Return the way of models with `encode_image` and `encode_text`.
+
+    `tokenizer` turns a list of texts into ids."""
     return Library(
         name,
         partial(_transformed, transform),
@@ -95,7 +97,7 @@ def two_towers(module: Any, transform: Any, tokenizer: Any, name: str) -> Librar
 
 
 def ids_of(tokenizer: Any, context: int) -> Callable[[list[str]], Tensor]:
-    """A tokenizer of transformers as a function from texts to ids, padded to the context."""
+    """Return a tokenizer of transformers as a function from texts to ids, padded to the context."""
 
     def ids(texts: list[str]) -> Tensor:
         settings: dict[str, Any] = {"padding": "max_length", "truncation": True}
@@ -121,7 +123,7 @@ def _encoded_texts(module: Any, tokenizer: Any, given: Given) -> Tensor:
 
 
 def _cosines(images: Tensor, texts: Tensor) -> Tensor:
-    """In the texts' dtype: embeddings that were handed in may be finer than the model's."""
+    """Return cosines in the texts' dtype: given embeddings may be finer than the model's."""
     return normalize(images.to(texts.dtype), dim=-1) @ normalize(texts, dim=-1).T
 
 
@@ -129,7 +131,7 @@ def _cosines(images: Tensor, texts: Tensor) -> Tensor:
 
 
 def hugging_face(module: Any, processor: Any, tokenizer: Any) -> Library:
-    """CLIP, SigLIP and SigLIP 2: `get_image_features(**processor(...))` and its like for texts."""
+    """Return the way of CLIP and SigLIP: `get_image_features(**processor(...))`."""
     return Library(
         name_of(processor),
         partial(_processed, processor),
@@ -140,7 +142,7 @@ def hugging_face(module: Any, processor: Any, tokenizer: Any) -> Library:
 
 
 def retrieval(module: Any, processor: Any, tokenizer: Any) -> Library:
-    """BLIP, which matches images and texts in one call."""
+    """Return the way of BLIP, which matches images and texts in one call."""
     return Library(
         name_of(processor),
         partial(_processed, processor),
@@ -151,7 +153,7 @@ def retrieval(module: Any, processor: Any, tokenizer: Any) -> Library:
 
 
 def labelled(module: Any, processor: Any, _tokenizer: None = None) -> Library:
-    """A classifier of transformers: `model(**processor(...)).logits`."""
+    """Return the way of a classifier of transformers: `model(**processor(...)).logits`."""
     return Library(
         name_of(processor), partial(_processed, processor), _given, partial(_logits, module)
     )
@@ -162,7 +164,7 @@ def _is_tokenizer(tokenizer: Any) -> bool:
 
 
 def _processed(processor: Any, photo: Image.Image) -> Inputs:
-    """Pixels first, so that they are found; a transform that is no processor gives nothing else."""
+    """Return pixels first, where `Library.pixels` looks; a transform gives nothing else."""
     if not hasattr(processor, "model_input_names"):
         return {"pixel_values": processor(photo).unsqueeze(0)}
     found = processor(images=photo, return_tensors="pt")
@@ -195,7 +197,7 @@ def _features(output: Any) -> Tensor:
 
 
 def _tokenised(module: Any, tokenizer: Any, given: Given) -> dict[str, Tensor]:
-    """As the library's examples call a tokenizer: padded to the context, as SigLIP was trained."""
+    """Tokenize as the library's examples do: padded to the context, as SigLIP was trained."""
     if isinstance(given, Tensor) and given.is_floating_point():
         raise NoCall("embeddings were handed in, which the model's own call does not take")
     if isinstance(given, Tensor):
@@ -210,7 +212,7 @@ def _tokenised(module: Any, tokenizer: Any, given: Given) -> dict[str, Tensor]:
 
 
 def _masked(module: Any, tokenizer: Any, given: Given) -> dict[str, Tensor]:
-    """BLIP's text encoder is to be told what is padding, of token ids too."""
+    """Mask padding, of token ids too: BLIP's text encoder takes any length."""
     found = _tokenised(module, tokenizer, given)
     mask = found["input_ids"] != module.config.text_config.pad_token_id
     mask[:, 0] = True
@@ -229,7 +231,7 @@ def _logits(module: Any, inputs: Inputs, classes: Tensor) -> Tensor:
 
 
 def classifier(module: nn.Module, transform: Any, name: str, *, features: bool = False) -> Library:
-    """`model(image)`: logits, or the embedding of a tower without classes (`features`)."""
+    """Return the way of `model(image)`: logits, or a tower's embedding (`features`)."""
     match = partial(_called_features if features else _called, module)
     return Library(name, partial(_transformed, transform), _given, match)
 
@@ -243,6 +245,6 @@ def _called_features(module: Any, inputs: Inputs, texts: Tensor) -> Tensor:
 
 
 def _given(given: Given) -> Tensor:
-    """Classes (one column of ones and zeros per prompt) or embeddings, as they came."""
+    """Return classes (one row of ones and zeros per prompt) or embeddings as they came."""
     assert isinstance(given, Tensor)
     return given

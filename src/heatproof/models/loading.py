@@ -1,4 +1,4 @@
-"""`load` a model by its name, `wrap` one that is there."""
+"""Load a model by its name, or wrap one that the caller has."""
 
 from collections.abc import Callable
 from functools import cache
@@ -36,7 +36,7 @@ def load(
     allow_download: bool = True,
     compile: bool = False,
 ) -> Model:
-    """A model by its name, in evaluation mode.
+    """Load a model by its name, in evaluation mode.
 
     `spec` is `open_clip:NAME[/PRETRAINED]` (PRETRAINED: a tag or a local file), `hf:ID_OR_FOLDER`,
     `timm:NAME` or `scenes[:CHECKPOINT]`. Where it names no weights they are random, from a fixed
@@ -71,7 +71,7 @@ def wrap(
     tokenizer: Any = None,
     name: str | None = None,
 ) -> Model:
-    """A model object that is there, described; it is not changed.
+    """Describe a model object that the caller has; it is not changed.
 
     Wrappers that compute what they wrap are looked through (`DataParallel`, `torch.compile`, peft's
     adapters). Of a module that holds one CLIP-like model somewhere inside (a Lightning module,
@@ -166,7 +166,7 @@ def _adapters() -> tuple[Any, ...]:
 
 
 def _for_adapter(adapter: Any, preprocess: Any) -> Any:
-    """Hugging Face's models take its processors as they are, others as transforms."""
+    """Return the preprocessing as an adapter takes it: Hugging Face's takes processors."""
     hugging_face = adapter.__name__.endswith(".hugging_face")
     if preprocess is None or hugging_face or isinstance(preprocess, Preprocess):
         return preprocess
@@ -175,19 +175,19 @@ def _for_adapter(adapter: Any, preprocess: Any) -> Any:
 
 
 def _is_description(preprocess: object) -> bool:
-    """Whether it says its own geometry: ours does, and Hugging Face's processors do."""
+    """Return whether it says its own geometry: `Preprocess` and Hugging Face's processors do."""
     known = type(preprocess).__module__.startswith("transformers.")
     return known or isinstance(preprocess, Preprocess)
 
 
 def _has_a_text_tower(module: nn.Module) -> bool:
-    """Whether it is CLIP-like: of timm's and torchvision's models any part is one of theirs."""
+    """Return whether a module is CLIP-like. (Any part of timm's models is recognised as timm's.)"""
     *clip_like, _ = _adapters()
     return any(adapter.recognises(module) for adapter in clip_like)
 
 
 def _part_to_pass(module: nn.Module) -> str:
-    """Which part of an unknown model is a known one, if any is."""
+    """Name the part of an unknown model that is a known one, if any is."""
     *_, classifiers = _adapters()
     parts = [name for name, part in module.named_modules() if isinstance(part, classifiers.KINDS)]
     return f"; its part {parts[0]!r} is one, pass that" if parts else ""

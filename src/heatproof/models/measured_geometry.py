@@ -1,4 +1,4 @@
-"""What part of a photo a preprocessing shows the model: measured, once for each preprocessing.
+"""Measure what part of a photo a preprocessing shows the model, once for each preprocessing.
 
 It is given a black image, a white one and two ramps; where a ramp comes out 30 % of the way from
 black to white, the model sees what lies at 30 % of the photo. What settings claim (those of
@@ -26,7 +26,7 @@ Size = tuple[int, int]
 
 
 def described(preprocess: Any, claimed: Preprocess | None = None) -> Preprocess:
-    """The preprocessing with its geometry, which is `claimed` where that is right.
+    """Return the preprocessing with its geometry, which is `claimed` where that is right.
 
     Raises:
         ModelError: it is no preprocessing, or random, or it gives images of different sizes, or no
@@ -60,7 +60,7 @@ def described(preprocess: Any, claimed: Preprocess | None = None) -> Preprocess:
 
 
 def checked(claimed: Preprocess) -> Preprocess:
-    """A geometry that a library's settings claim, or the measured one where they are wrong.
+    """Return the geometry that a library's settings claim, or a measured one where they are wrong.
 
     Raises:
         ModelError: as `described`.
@@ -79,7 +79,13 @@ def _measured(
         abs(one - other) <= 0.75 * step for one, other, step in zip(*boxes, steps, strict=True)
     )
     measured = MeasuredPreprocess(
-        height, width, "squash", min(height, width), transform, unpatched, scales=scales
+        height=height,
+        width=width,
+        resize="squash",
+        resize_to=min(height, width),
+        transform=transform,
+        unpatched=unpatched,
+        scales=scales,
     )
     if min(left, right) > 0.005 or max(left, right) < 0.995:
         return replace(measured, resize="shortest")
@@ -89,7 +95,7 @@ def _measured(
 
 
 def _agree(view: PhotoView, box: Box, size: Size) -> bool:
-    """Whether a view and a measured box differ by less than half a pixel of the model's."""
+    """Return whether a view and a measured box differ by less than half a pixel of the model's."""
     step = (view.right - view.left) / size[1], (view.bottom - view.top) / size[0]
     claimed = (view.left, view.top, view.right, view.bottom)
     return all(
@@ -136,17 +142,29 @@ def _pixels(transform: Transform, picture: Image.Image) -> Float[Tensor, "3 heig
 
 
 def _read_off(transform: Transform, size: tuple[int, int]) -> Preprocess | None:
-    """The geometry of `Resize` and `CenterCrop`, in this order, if nothing else moves pixels."""
+    """Return the geometry of `Resize` and `CenterCrop`, if nothing else moves pixels."""
     steps = list[Any](getattr(transform, "transforms", ()))
     moving = [step for step in steps if type(step).__name__ not in _STILL]
     names = [type(step).__name__ for step in moving]
     if names == ["Resize"] and _sides(moving[0].size) == 2:
-        return Preprocess(*size, "squash", min(size), transform)
+        return Preprocess(
+            height=size[0], width=size[1], resize="squash", resize_to=min(size), transform=transform
+        )
     shortest = names in (["Resize"], ["Resize", "CenterCrop"]) and _sides(moving[0].size) == 1
     if shortest and len(names) == 2 and getattr(moving[0], "max_size", None) is None:
         resize_to = moving[0].size
         side = resize_to if isinstance(resize_to, int) else resize_to[0]
-        return Preprocess(*size, "shortest", side, transform) if side >= max(size) else None
+        return (
+            Preprocess(
+                height=size[0],
+                width=size[1],
+                resize="shortest",
+                resize_to=side,
+                transform=transform,
+            )
+            if side >= max(size)
+            else None
+        )
     return None
 
 
@@ -170,7 +188,7 @@ def _sides(size: Any) -> int:
 # Measured ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MeasuredPreprocess(Preprocess):
     """A preprocessing whose geometry is measured for each size of photo.
 
@@ -184,6 +202,7 @@ class MeasuredPreprocess(Preprocess):
         return self.transform(image)
 
     def view(self, width: int, height: int) -> PhotoView:
+        """Return what the model sees of a photo of this size, by measurement."""
         scale = 1.0
         if self.scales:
             smaller = min(1.0, _LONG / max(width, height)), min(1.0, _SHORT / min(width, height))
@@ -192,7 +211,7 @@ class MeasuredPreprocess(Preprocess):
         missing_rows, missing_cols = self.unpatched
         right -= (right - left) * missing_cols / self.width
         bottom -= (bottom - top) * missing_rows / self.height
-        return PhotoView(width, height, left, top, right, bottom)
+        return PhotoView(width=width, height=height, left=left, top=top, right=right, bottom=bottom)
 
 
 _LINES = 48
@@ -230,7 +249,7 @@ def _edges(
     contrast: Float[Tensor, "row col"],
     seen: Tensor,
 ) -> tuple[float, float]:
-    """Where the view begins and ends along x (axis 0) or y (axis 1), in pixels of the picture."""
+    """Return where the view begins and ends along x (axis 0) or y (axis 1), in pixels."""
     ramp = np.linspace(0, 1, size[axis])
     values = np.broadcast_to(ramp if axis == 0 else ramp[:, None], size[::-1])
     pixels = _pixels(transform, _picture(values))
@@ -250,7 +269,7 @@ def _edges(
 
 
 def _line(index: Tensor, place: Tensor, size: int) -> tuple[float, float]:
-    """Slope and start of the straight line through places by index; not straight is an error."""
+    """Return slope and start of the straight line through places by index."""
     if len(index) < 8:
         raise ModelError("the preprocessing cannot be measured: hardly any of the picture is left")
     design = torch.stack([index, torch.ones_like(index)], dim=1)

@@ -1,4 +1,4 @@
-"""What a model is: towers, tokens, readout, scale. A description; it holds no forward pass."""
+"""What a model is: towers, scale, weights. The forward passes are the model's own."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ COARSEST_FIRST = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 def precision_of(module: nn.Module) -> torch.dtype:
-    """The coarsest dtype in which a module computes now: see `Model.precision`."""
+    """Return the coarsest dtype in which a module computes now: see `Model.precision`."""
     dtypes = {each.dtype for each in module.parameters()}
     kind = next((each.device.type for each in module.parameters()), "cpu")
     if torch.is_autocast_enabled(kind) and dtypes != {torch.float64}:
@@ -65,12 +65,13 @@ class Model:
 
     @property
     def device(self) -> torch.device:
+        """Return where the model's parameters are."""
         return next(self.module.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype in which the image tower takes pixels: that of its first convolution or linear
-        map. Models in mixed precision keep others elsewhere."""
+        """Return the dtype in which the image tower takes pixels: that of its first convolution or
+        linear map. Models in mixed precision keep others elsewhere."""
         tower = self.module.get_submodule(self.image.path)
         weights = (
             part.weight for part in tower.modules() if isinstance(part, nn.Conv2d | nn.Linear)
@@ -80,7 +81,7 @@ class Model:
 
     @property
     def precision(self) -> torch.dtype:
-        """The coarsest dtype in which anything is computed now: of all parameters, and of
+        """Return the coarsest dtype in which anything is computed now: of all parameters, and of
         `torch.autocast` where it is on. It decides how exactly two passes must agree."""
         return precision_of(self.module)
 
@@ -178,7 +179,7 @@ class Model:
 
     @cached_property
     def weights_hash(self) -> str:
-        """SHA-256 over names, shapes and bytes of all parameters and buffers."""
+        """Return the SHA-256 over names, shapes and bytes of all parameters and buffers."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.module.state_dict().items()):
             for part in tensor if isinstance(tensor, tuple) else (tensor,):  # packed: with its bias

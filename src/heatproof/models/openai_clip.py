@@ -28,7 +28,7 @@ PACKAGE = "clip.model"
 
 
 def recognises(module: nn.Module) -> bool:
-    """Whether `module` is the CLIP of OpenAI's package."""
+    """Return whether `module` is the CLIP of OpenAI's package."""
     return any(
         (kind.__module__, kind.__name__) == (PACKAGE, "CLIP") for kind in type(module).__mro__
     )
@@ -108,7 +108,7 @@ def _encode_image(
 
 
 def _own_transform(side: int) -> Any:
-    """The package's, where it is imported."""
+    """Return the package's transform, where it is imported."""
     package = sys.modules.get("clip.clip")
     return None if package is None else package._transform(side)  # pyright: ignore
 
@@ -163,7 +163,7 @@ def _text_tower(module: Any, tokenizer: Any) -> TextTower:
 
 
 def _is_own(tokenizer: Any) -> bool:
-    """Whether it is `clip.tokenize`."""
+    """Return whether it is `clip.tokenize`."""
     name = getattr(tokenizer, "__module__", ""), getattr(tokenizer, "__name__", "")
     return name == ("clip.clip", "tokenize")
 

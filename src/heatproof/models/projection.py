@@ -15,20 +15,20 @@ Affine = tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]
 
 
 def is_linear(part: nn.Module) -> bool:
-    """Whether a module says of itself that it is a linear map: torch's, and what replaces them."""
+    """Return whether a module says of itself that it is linear: torch's, and what replaces them."""
     return all(
         isinstance(getattr(part, name, None), int) for name in ("in_features", "out_features")
     )
 
 
 def floating_dtype(module: nn.Module) -> torch.dtype:
-    """The dtype of its first floating-point parameter; float32 where it has none (quantised)."""
+    """Return the dtype of the first floating-point parameter; float32 without one (quantised)."""
     dtypes = (each.dtype for each in module.parameters() if each.is_floating_point())
     return next(dtypes, torch.float32)
 
 
 def affine_of(part: nn.Module) -> Affine:
-    """Matrix and bias of a module that is linear (`is_linear`).
+    """Return matrix and bias of a module that is linear (`is_linear`).
 
     Those of another class than torch's own are read off what the module makes of unit vectors.
 
@@ -76,13 +76,13 @@ class EmbeddingHead:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What tokens come in: the dtype of `linear`, which a norm returns its input in."""
+        """Return the dtype of tokens that come in: that of `linear`."""
         if isinstance(self.linear, nn.Parameter):
             return self.linear.dtype
         return floating_dtype(self.norm if self.linear is None else self.linear)
 
     def affine(self) -> Affine:
-        """Matrix and bias of `linear`."""
+        """Return matrix and bias of `linear`."""
         assert self.linear is not None
         if isinstance(self.linear, nn.Module):
             return affine_of(self.linear)
@@ -93,7 +93,7 @@ NAMES = ("out_proj", "proj", "c_proj", "o_proj", "projection", "to_out.0")
 
 
 def output_projection_of(root: nn.Module, layer: Attention) -> Affine:
-    """W_O and its bias as they were in the pass that was read.
+    """Return W_O and its bias as they were in the pass that was read.
 
     Raises:
         ReadingError: see `output_projection`.
@@ -104,8 +104,9 @@ def output_projection_of(root: nn.Module, layer: Attention) -> Affine:
 
 
 def output_projection(root: nn.Module, path: str, width: int) -> Affine:
-    """W_O and its bias, as they are now, of the attention at `path` ("...#n" for a module's further
-    calls).
+    """Return W_O and its bias, as they are now, of the attention at `path`.
+
+    A module's further calls have a path that ends in "#n".
 
     Raises:
         ReadingError: no linear map of `width` inputs stands there under a name that is known.
@@ -114,7 +115,7 @@ def output_projection(root: nn.Module, path: str, width: int) -> Affine:
 
 
 def output_linear(root: nn.Module, path: str, width: int) -> nn.Linear:
-    """W_O as torch's own module, whose weights may be written.
+    """Return W_O as torch's own module, whose weights may be written.
 
     Raises:
         ReadingError: another one stands there (with an adapter, quantised), or none.
@@ -147,8 +148,9 @@ def _candidates(path: str) -> Iterator[str]:
 
 
 def projection(norms: Sequence[nn.Module], parts: Sequence[nn.Module]) -> EmbeddingHead | None:
-    """The tower's end, put together from its modules in order; None where it is no norm and linear
-    map: two norms, an MLP."""
+    """Return the head that a tower's last modules, in order, make up.
+
+    None where they are no norm and linear map: two norms, an MLP."""
     acting = [each for each in norms if not isinstance(each, nn.Identity)]
     maps = [each for part in parts for each in _maps(part)]
     if len(acting) > 1 or len(maps) > 1:
@@ -160,7 +162,7 @@ def projection(norms: Sequence[nn.Module], parts: Sequence[nn.Module]) -> Embedd
 
 
 def _maps(module: nn.Module) -> Iterator[nn.Module]:
-    """What acts in a head: a linear map as one, whatever it is made of (LoRA's)."""
+    """Yield what acts in a head: a linear map as one, whatever it is made of (LoRA's)."""
     if isinstance(module, nn.Sequential):
         for part in module:
             yield from _maps(part)

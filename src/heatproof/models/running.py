@@ -1,4 +1,4 @@
-"""Whether a model can run at all, asked before its passes are read."""
+"""Find out whether a model can run at all, before its passes are read."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from heatproof.errors import HeatproofError, InputError, ModelError
 
 @contextmanager
 def own_encoder(spec: str, side: str) -> Generator[None]:
-    """Around a model's own encoder, with nothing read: whatever it raises becomes one line.
+    """Run a model's own encoder, with nothing read, inside: whatever it raises becomes one line.
 
     Raises:
         ModelError: the encoder fails. A full memory and our own errors are let through.

@@ -1,4 +1,4 @@
-"""Prompts as token ids, and for each token the characters of the prompt that it stands for.
+"""Turn prompts into token ids, and say which characters of the prompt each token stands for.
 
 The ids are always those of the model's own tokenizer. The offsets are found beside it: cleaning is
 followed character by character (`Traced`), so that they point into the prompt as the user wrote it.
@@ -60,10 +60,11 @@ class Traced:
 
     @classmethod
     def original(cls, text: str) -> "Traced":
+        """Return a text in which nothing was changed."""
         return cls(text, tuple((index, index + 1) for index in range(len(text))))
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """What characters `start` to `end` of the cleaned text are in the original."""
+        """Return what characters `start` to `end` of the cleaned text are in the original."""
         covered = self.spans[start:end]
         return min(first for first, _ in covered), max(last for _, last in covered)
 
@@ -83,7 +84,7 @@ class Traced:
         return Traced(text + self.text[done:], (*spans, *self.spans[done:]))
 
     def become(self, text: str) -> "Traced":
-        """The same text re-written as `text`: aligned by what both have in common."""
+        """Return the same text re-written as `text`, aligned by what both have in common."""
         if text == self.text:
             return self
         if not self.text:
@@ -104,7 +105,7 @@ Range = tuple[int, int]
 
 
 def _alignment(old: str, new: str) -> Iterator[tuple[bool, Range, Range]]:
-    """Ranges of `old` and `new`, in order, and whether they hold the same characters."""
+    """Yield ranges of `old` and `new`, in order, and whether they hold the same characters."""
     head = _common(old, new)
     tail = _common(old[head:][::-1], new[head:][::-1])
     middle, new_middle = old[head : len(old) - tail], new[head : len(new) - tail]
@@ -119,7 +120,7 @@ def _alignment(old: str, new: str) -> Iterator[tuple[bool, Range, Range]]:
 
 
 def _common(one: str, other: str) -> int:
-    """The length of the longest common beginning."""
+    """Return the length of the longest common beginning."""
     pairs = zip(one, other, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -128,7 +129,7 @@ _CHARACTER_REFERENCE = r"&(?:#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[^\t\n\f <&#;]{1,32};
 
 
 def _repaired(text: Traced) -> Traced:
-    """open_clip's `basic_clean`, but for the spaces at both ends: mojibake and HTML undone."""
+    """Clean as open_clip's `basic_clean`, but for spaces at both ends: undo mojibake and HTML."""
     fixed = ftfy.fix_text(text.text)
     if "<" not in text.text:  # ftfy's own condition for undoing HTML itself
         text = text.substitute(_CHARACTER_REFERENCE, html.unescape)
@@ -160,7 +161,7 @@ def _without_punctuation(text: Traced) -> Traced:
 
 
 def _traced(prompt: str, cleaned: str) -> Traced:
-    """`cleaned`, with each character's place in `prompt`.
+    """Return `cleaned` with each character's place in `prompt`.
 
     open_clip's ways of cleaning are followed exactly; what another one did is aligned.
     """
@@ -187,7 +188,7 @@ class Missing:
 
 @lru_cache
 def clip_tokenizer(context: int) -> SimpleTokenizer:
-    """CLIP's own tokenizer, which comes with open_clip."""
+    """Return CLIP's own tokenizer, which comes with open_clip."""
     return SimpleTokenizer(context_length=context)
 
 
@@ -201,12 +202,12 @@ def usual_tokenizer(vocabulary: int, context: int) -> SimpleTokenizer | Missing:
     )
 
 
-Found = tuple[int, int, int]
+Located = tuple[int, int, int]
 """A token and the characters of the cleaned prompt that it stands for: id, start, end."""
 
 
-def _found(tokenizer: Any, prompt: str) -> tuple[Traced, Iterable[Found]]:
-    """All tokens of a prompt, special ones left out, in the cleaned prompt."""
+def _located(tokenizer: Any, prompt: str) -> tuple[Traced, Iterable[Located]]:
+    """Return the cleaned prompt, and all its tokens but the special ones."""
     if isinstance(tokenizer, SimpleTokenizer):
         cleaned = tokenizer.clean_fn(prompt)
         return _traced(prompt, cleaned), _byte_pairs(tokenizer, cleaned)
@@ -227,8 +228,8 @@ def _cleaned(tokenizer: Any, prompt: str) -> str:
     return prompt
 
 
-def _byte_pairs(tokenizer: SimpleTokenizer, cleaned: str) -> Iterator[Found]:
-    """CLIP's tokens are runs of bytes: a character of several bytes may lie in several tokens."""
+def _byte_pairs(tokenizer: SimpleTokenizer, cleaned: str) -> Iterator[Located]:
+    """Yield CLIP's tokens. They are runs of bytes: one character may lie in several tokens."""
     for match in tokenizer.pat.finditer(cleaned):
         owners = [
             match.start() + index
@@ -244,7 +245,7 @@ def _byte_pairs(tokenizer: SimpleTokenizer, cleaned: str) -> Iterator[Found]:
             done += size
 
 
-def _hugging_face_tokens(tokenizer: Any, cleaned: str) -> list[Found]:
+def _hugging_face_tokens(tokenizer: Any, cleaned: str) -> list[Located]:
     encoded = tokenizer(
         cleaned, add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
@@ -254,16 +255,15 @@ def _hugging_face_tokens(tokenizer: Any, cleaned: str) -> list[Found]:
     ]
 
 
-def _placed(row: list[int], found: list[Found]) -> tuple[int, int]:
-    """Where in a row of ids the prompt's tokens begin, and how many of them it holds."""
+def _placed(row: list[int], tokens: list[Located]) -> tuple[int, int]:
+    """Return where in a row of ids the prompt's tokens begin, and how many of them it holds."""
 
     def held(first: int) -> int:
-        pairs = zip(row[first:], found, strict=False)
+        pairs = zip(row[first:], tokens, strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1][0], pairs))
 
-    padding = sum(
-        1 for _ in takewhile(lambda token: token == row[0], row)
-    )  # Gemma's is on the left
+    # Gemma's padding is on the left.
+    padding = sum(1 for _ in takewhile(lambda token: token == row[0], row))
     first = max((*range(_MOST_LEADING), *range(padding, padding + _MOST_LEADING)), key=held)
     return first, held(first)
 
@@ -294,7 +294,7 @@ class Codec:
     special: frozenset[int] = frozenset()
 
     def tokenize(self, prompts: Sequence[str]) -> Tokens:
-        """The prompts as the model takes them. An empty one is allowed: a null prompt is one."""
+        """Return the prompts as the model takes them. An empty one is allowed."""
         if isinstance(self.tokenizer, Missing):
             raise PromptError(self.tokenizer.reason)
         texts = tuple(_checked(prompt) for prompt in prompts)
@@ -344,7 +344,7 @@ class Codec:
         return self.tokenizer(texts)
 
     def _pieces(self, prompt: str, row: list[int]) -> tuple[tuple[Piece, ...], str]:
-        text, tokens = _found(self.tokenizer, prompt)
+        text, tokens = _located(self.tokenizer, prompt)
         found = list(islice(tokens, len(row) + 1))
         first, held = _placed(row, found)
         pieces = list[Piece]()
@@ -356,7 +356,7 @@ class Codec:
         return tuple(pieces), cut
 
     def from_ids(self, ids: Int[Tensor, "prompt context"]) -> Tokens:
-        """Raw ids, taken as they are. Their pieces point into the text that the ids spell."""
+        """Return raw ids as they are. Their pieces point into the text that the ids spell."""
         self._check(ids)
         ids = ids.long().cpu()
         spelled = [self._spelled(row) for row in ids.tolist()]
@@ -391,7 +391,7 @@ class Codec:
         return text.rstrip(), tuple(pieces)
 
     def _spellings(self, row: list[int]) -> Iterator[tuple[int, str]]:
-        """Each token that stands for text: its position, and its text with the spaces around it."""
+        """Yield each token that stands for text: its position, and its text with spaces."""
         if hasattr(self.tokenizer, "eot_token_id"):  # CLIP's, and those made after it
             final = self.tokenizer.eot_token_id
             space = "" if isinstance(self.tokenizer, SimpleTokenizer) else " "
@@ -418,7 +418,7 @@ def _control_ids(tokenizer: Any) -> set[int]:
 
 
 def _unknown_id(tokenizer: Any) -> int | None:
-    """The one id of all words that are in no vocabulary; None for byte-level tokenizers."""
+    """Return the one id of all words in no vocabulary; None for byte-level tokenizers."""
     inner = getattr(tokenizer, "tokenizer", tokenizer)
     token = getattr(inner, "unk_token_id", None)
     # CLIP's Hugging Face tokenizer names its end of text here, which its bytes never need.
@@ -428,7 +428,7 @@ def _unknown_id(tokenizer: Any) -> int | None:
 
 
 def _unread(text: str, pieces: Sequence[Piece], control: Sequence[int], readout: int) -> str:
-    """What follows the readout where one of the prompt's own tokens, at `control`, became it."""
+    """Return what follows the readout where a token of the prompt, at `control`, became it."""
     if readout not in control:
         return ""
     behind = [piece.start for piece in pieces if piece.position > readout]

@@ -24,10 +24,11 @@ class TokenLayout:
 
     @property
     def tokens(self) -> int:
+        """Return the number of tokens."""
         return len(self.prefix) + self.rows * self.cols + len(self.suffix)
 
     def grid(self, values: Float[Tensor, "*batch token"]) -> Float[Tensor, "*batch row col"]:
-        """The patches of one value a token, on the grid."""
+        """Return the values of the patches, one per token, on the grid."""
         patches = values[..., len(self.prefix) : len(self.prefix) + self.rows * self.cols]
         return patches.unflatten(-1, (self.rows, self.cols))
 

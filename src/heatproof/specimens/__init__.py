@@ -30,12 +30,12 @@ CONTEXT = open_clip.CONTEXT
 
 @cache
 def model_of(family: str) -> Model:
-    """In float64, built once: nobody changes it."""
+    """Return a specimen in float64, built once: nobody changes it."""
     return SPECIMENS[family]()
 
 
 def picture(model: Model, count: int = 2, seed: int = 3) -> Float[Tensor, "image 3 height width"]:
-    """Noise in the model's own size."""
+    """Return noise in the model's own size."""
     size = model.image.preprocess
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(count, 3, size.height, size.width, generator=generator)
@@ -43,7 +43,7 @@ def picture(model: Model, count: int = 2, seed: int = 3) -> Float[Tensor, "image
 
 
 def ids(count: int = 3, vocabulary: int = 26) -> Int[Tensor, "prompt context"]:
-    """Prompts of 5, 7, ... tokens that end in the two highest ids, padded with 0 to the context."""
+    """Return prompts of 5, 7, ... tokens that end in the two highest ids, padded with 0."""
     made = torch.zeros(count, CONTEXT, dtype=torch.long)
     for n in range(count):
         length = 5 + 2 * n
@@ -53,17 +53,18 @@ def ids(count: int = 3, vocabulary: int = 26) -> Int[Tensor, "prompt context"]:
 
 
 def ids_for(family: str, count: int = 3) -> Int[Tensor, "prompt context"]:
+    """Return `ids` for the vocabulary of a family's specimens."""
     return ids(count, hugging_face.VOCABULARY if family.startswith("hf") else 26)
 
 
 def prompts_for(family: str, count: int = 3) -> Any:
-    """Class names for a classifier, random embeddings (prompt, dim) for the others."""
+    """Return class names for a classifier, random embeddings (prompt, dim) for the others."""
     model = model_of(family)
     return list(model.classes[:count]) if model.classes else embeddings(model, count)
 
 
 def embeddings(model: Model, count: int = 3, seed: int = 5) -> Float[Tensor, "prompt dim"]:
-    """Random embeddings as wide as the model's own."""
+    """Return random embeddings as wide as the model's own."""
     with torch.no_grad():
         width = model.image.encode(picture(model, 1)).shape[1]
     generator = torch.Generator().manual_seed(seed)

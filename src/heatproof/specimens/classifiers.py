@@ -23,26 +23,29 @@ CLASSES, SIZE = 5, (21, 35)
 
 @specimen("timm vit")
 def timm_vit(dtype: torch.dtype = torch.float64) -> Model:
-    """timm's ViT: class token, on a grid of 3 x 5."""
+    """Build timm's ViT: class token, on a grid of 3 x 5."""
     return _described("timm vit", _timm("vit_base_patch16_224"), dtype)
 
 
 @specimen("timm eva")
 def timm_eva(dtype: torch.dtype = torch.float64) -> Model:
-    """EVA 02 that averages its patches."""
+    """Build EVA 02 that averages its patches."""
     return _described("timm eva", _timm("eva02_base_patch14_224"), dtype)
 
 
 @specimen("torchvision vit")
 def torchvision_vit(dtype: torch.dtype = torch.float64) -> Model:
-    """torchvision's ViT, on a grid of 3 x 3 (the library builds square ones only)."""
+    """Build torchvision's ViT, on a grid of 3 x 3 (the library builds square ones only)."""
 
     def build() -> nn.Module:
         return torchvision.models.VisionTransformer(21, 7, 2, 3, 36, 37, num_classes=CLASSES)
 
     transform = ViT_B_16_Weights.IMAGENET1K_V1.transforms(crop_size=21, resize_size=24)
     return _described(
-        "torchvision vit", build, dtype, Preprocess(21, 21, "shortest", 24, transform)
+        "torchvision vit",
+        build,
+        dtype,
+        Preprocess(height=21, width=21, resize="shortest", resize_to=24, transform=transform),
     )
 
 

@@ -50,13 +50,13 @@ TEXT: dict[str, Any] = {
 def hf_clip(
     dtype: torch.dtype = torch.float64, attention: str = "sdpa", tokenizer: object = None
 ) -> Model:
-    """CLIP: class token, causal text read at the first end-of-text token."""
+    """Build CLIP: class token, causal text read at the first end-of-text token."""
     return _described(transformers.CLIPModel, clip_config(), dtype, attention, tokenizer)
 
 
 @specimen("clip, legacy")
 def hf_clip_legacy(dtype: torch.dtype = torch.float64) -> Model:
-    """CLIP with the end of text mis-named in its configuration, as OpenAI's are: largest id."""
+    """Build CLIP with the end of text mis-named in its configuration, as OpenAI's are."""
     config: Any = clip_config()
     config.text_config.eos_token_id = 2
     return _described(transformers.CLIPModel, config, dtype)
@@ -66,7 +66,7 @@ def hf_clip_legacy(dtype: torch.dtype = torch.float64) -> Model:
 def hf_siglip(
     dtype: torch.dtype = torch.float64, attention: str = "sdpa", tokenizer: object = None
 ) -> Model:
-    """SigLIP: a pooling probe, a sigmoid, two-way text read at its last token."""
+    """Build SigLIP: a pooling probe, a sigmoid, two-way text read at its last token."""
     return _described(transformers.SiglipModel, siglip_config(), dtype, attention, tokenizer)
 
 
@@ -74,26 +74,26 @@ def hf_siglip(
 def hf_siglip2(
     dtype: torch.dtype = torch.float64, attention: str = "sdpa", tokenizer: object = None
 ) -> Model:
-    """SigLIP 2 NaFlex: as SigLIP, of any aspect ratio, its pixels cut into patches."""
+    """Build SigLIP 2 NaFlex: as SigLIP, of any aspect ratio, its pixels cut into patches."""
     return _described(transformers.Siglip2Model, siglip2_config(), dtype, attention, tokenizer)
 
 
 @specimen("blip")
 def hf_blip(dtype: torch.dtype = torch.float64, tokenizer: object = None) -> Model:
-    """BLIP for retrieval: attention written out, masked text read at its class token."""
+    """Build BLIP for retrieval: attention written out, masked text read at its class token."""
     config = blip_config()
     return _described(transformers.BlipForImageTextRetrieval, config, dtype, None, tokenizer)
 
 
 @specimen("vit")
 def hf_vit(dtype: torch.dtype = torch.float64, attention: str = "sdpa") -> Model:
-    """A ViT classifier of five classes."""
+    """Build a ViT classifier of five classes."""
     return _described(transformers.ViTForImageClassification, vit_config(), dtype, attention)
 
 
 @specimen("deit")
 def hf_deit(dtype: torch.dtype = torch.float64, attention: str = "sdpa") -> Model:
-    """A DeiT classifier of five classes: class token, then distillation token."""
+    """Build a DeiT classifier of five classes: class token, then distillation token."""
     config = transformers.DeiTConfig(**VISION, **LAYERS, id2label=dict(enumerate(LABELS)))
     return _described(transformers.DeiTForImageClassification, config, dtype, attention)
 
@@ -102,17 +102,20 @@ def hf_deit(dtype: torch.dtype = torch.float64, attention: str = "sdpa") -> Mode
 
 
 def clip_config() -> transformers.CLIPConfig:
+    """Return the configuration of a tiny CLIP."""
     return transformers.CLIPConfig(
         text_config={**TEXT, **LAYERS}, vision_config={**VISION, **LAYERS}, projection_dim=EMBED
     )
 
 
 def siglip_config() -> transformers.SiglipConfig:
+    """Return the configuration of a tiny SigLIP."""
     text = {**TEXT, **LAYERS, "projection_size": VISION["hidden_size"]}
     return transformers.SiglipConfig(text_config=text, vision_config={**VISION, **LAYERS})
 
 
 def siglip2_config() -> transformers.Siglip2Config:
+    """Return the configuration of a tiny SigLIP 2."""
     text = {**TEXT, **LAYERS, "projection_size": VISION["hidden_size"]}
     vision = {name: VISION[name] for name in ("hidden_size", "intermediate_size", "patch_size")}
     return transformers.Siglip2Config(
@@ -121,6 +124,7 @@ def siglip2_config() -> transformers.Siglip2Config:
 
 
 def blip_config() -> transformers.BlipConfig:
+    """Return the configuration of a tiny BLIP."""
     text = {**TEXT, **LAYERS, "encoder_hidden_size": VISION["hidden_size"]}
     return transformers.BlipConfig(
         text_config={**text, "sep_token_id": VOCABULARY - 1},
@@ -131,6 +135,7 @@ def blip_config() -> transformers.BlipConfig:
 
 
 def vit_config() -> transformers.ViTConfig:
+    """Return the configuration of a tiny ViT."""
     return transformers.ViTConfig(**VISION, **LAYERS, id2label=dict(enumerate(LABELS)))
 
 
@@ -138,7 +143,7 @@ def vit_config() -> transformers.ViTConfig:
 
 
 def random_module(kind: Any, config: Any, attention: str | None = None) -> Any:
-    """A model of transformers from a configuration, its weights shaken, in evaluation mode."""
+    """Build a model of transformers, its weights shaken, in evaluation mode."""
     with torch.random.fork_rng():
         torch.manual_seed(29)
         module = kind._from_config(

@@ -42,32 +42,32 @@ VIT: dict[str, Any] = {
 
 @specimen("vit")
 def open_clip_vit(dtype: torch.dtype = torch.float64, **vision: Any) -> Model:
-    """A ViT with a class token, as OpenAI's and LAION's are, on a grid of 3 x 5."""
+    """Build a ViT with a class token, as OpenAI's and LAION's are, on a grid of 3 x 5."""
     return _model("tiny vit", lambda: library.CLIP(EMBED, {**VIT, **vision}, TEXT), dtype)
 
 
 def open_clip_one_head(dtype: torch.dtype = torch.float64) -> Model:
-    """A ViT and a text tower of one head each, where a mean over heads changes nothing."""
+    """Build a ViT and a text tower of one head each: a mean over heads changes nothing."""
     vision, text = {**VIT, "head_width": WIDTH}, {**TEXT, "heads": 1}
     return _model("tiny vit, one head", lambda: library.CLIP(EMBED, vision, text), dtype)
 
 
 @specimen("quickgelu")
 def open_clip_quickgelu(dtype: torch.dtype = torch.float64) -> Model:
-    """OpenAI's activation."""
+    """Build a ViT with OpenAI's activation."""
     build = lambda: library.CLIP(EMBED, VIT, TEXT, quick_gelu=True)  # noqa: E731
     return _model("tiny vit, quickgelu", build, dtype)
 
 
 @specimen("mean pool")
 def open_clip_mean_pool(dtype: torch.dtype = torch.float64) -> Model:
-    """A ViT that averages its patches (CLIPA)."""
+    """Build a ViT that averages its patches (CLIPA)."""
     return open_clip_vit(dtype, pool_type="avg", final_ln_after_pool=True, no_ln_pre=True)
 
 
 @specimen("coca")
 def open_clip_coca(dtype: torch.dtype = torch.float64) -> Model:
-    """CoCa: the image is read by the first of 7 pooling queries, the text by an appended token."""
+    """Build CoCa: the first of 7 pooling queries reads the image, an appended token the text."""
     tokens = {"output_tokens": True}
     pool = {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 7}
     vision, text = {**VIT, **pool, **tokens}, {**TEXT, "embed_cls": True, **tokens}
@@ -77,14 +77,14 @@ def open_clip_coca(dtype: torch.dtype = torch.float64) -> Model:
 
 @specimen("resnet")
 def open_clip_resnet(dtype: torch.dtype = torch.float64) -> Model:
-    """An attention-pooled ResNet on a grid of 2 x 2 (the library builds square ones only)."""
+    """Build an attention-pooled ResNet on a grid of 2 x 2 (the library builds square ones only)."""
     vision = {"layers": (1, 1, 1, 1), "width": 6, "head_width": 64, "image_size": 64}
     return _model("tiny resnet", lambda: library.CLIP(EMBED, vision, TEXT), dtype)
 
 
 @specimen("siglip")
 def open_clip_siglip(dtype: torch.dtype = torch.float64) -> Model:
-    """SigLIP: a pooling probe, no class token, a sigmoid, a two-way text tower read at its end."""
+    """Build SigLIP: a pooling probe, no class token, a sigmoid, two-way text read at its end."""
     trunk = {"img_size": (21, 35), "patch_size": 7, "class_token": False, "global_pool": "map"}
     text = {**TEXT, "no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
     build = partial(
@@ -95,7 +95,7 @@ def open_clip_siglip(dtype: torch.dtype = torch.float64) -> Model:
 
 @specimen("eva")
 def open_clip_eva(dtype: torch.dtype = torch.float64) -> Model:
-    """EVA 02: rotary positions beside the learned ones, a class token."""
+    """Build EVA 02: rotary positions beside the learned ones, a class token."""
     sizes = {**BLOCKS, "embed_dim": 36, "num_classes": EMBED, "img_size": (21, 35), "patch_size": 7}
     return _timm(
         "tiny eva", partial(timm.create_model, "eva02_base_patch16_clip_224", **sizes), dtype
@@ -104,7 +104,7 @@ def open_clip_eva(dtype: torch.dtype = torch.float64) -> Model:
 
 @specimen("registers")
 def open_clip_registers(dtype: torch.dtype = torch.float64) -> Model:
-    """A timm ViT with a class token and four registers."""
+    """Build a timm ViT with a class token and four registers."""
     sizes = {**BLOCKS, "num_classes": EMBED, "img_size": (21, 35), "patch_size": 7}
     return _timm(
         "tiny registers", partial(timm.create_model, "vit_base_patch14_reg4_dinov2", **sizes), dtype
@@ -113,7 +113,7 @@ def open_clip_registers(dtype: torch.dtype = torch.float64) -> Model:
 
 @specimen("vitamin")
 def open_clip_vitamin(dtype: torch.dtype = torch.float64) -> Model:
-    """ViTamin: two convolutional stages, then a ViT that averages its patches (stride 16)."""
+    """Build ViTamin: two convolutional stages, then a ViT that averages patches (stride 16)."""
     config = VitCfg(embed_dim=(8, 12, WIDTH), depths=(1, 1, 2), stem_width=8)
     build = partial(_hybrid, partial(MbConvStages, config), class_token=False, global_pool="avg")
     return _timm("tiny vitamin", build, dtype)
@@ -121,7 +121,7 @@ def open_clip_vitamin(dtype: torch.dtype = torch.float64) -> Model:
 
 @specimen("mobileclip-b")
 def open_clip_mobileclip_b(dtype: torch.dtype = torch.float64) -> Model:
-    """MobileCLIP-B: a convolutional stem, then a ViT with a class token (stride 16)."""
+    """Build MobileCLIP-B: a convolutional stem, then a ViT with a class token (stride 16)."""
     strides = {"stride": (4, 2, 2), "kernel_size": (4, 2, 2), "padding": 0}
     stem = partial(ConvStem, channels=(8, 12, WIDTH), act_layer=nn.GELU, **strides)
     return _timm("tiny mobileclip-b", partial(_hybrid, stem, no_embed_class=True), dtype)
@@ -129,7 +129,7 @@ def open_clip_mobileclip_b(dtype: torch.dtype = torch.float64) -> Model:
 
 @specimen("mobileclip-s")
 def open_clip_mobileclip_s(dtype: torch.dtype = torch.float64) -> Model:
-    """MobileCLIP-S: convolutions, with attention in the last stage only (stride 32)."""
+    """Build MobileCLIP-S: convolutions, with attention in the last stage only (stride 32)."""
     kind: Any = FastVit
     build = partial(
         kind,
@@ -160,7 +160,7 @@ def _timm(
     bias: float | None = None,
     size: tuple[int, int] | None = None,
 ) -> Model:
-    """open_clip's wrapper around a timm trunk; it takes no sizes, so its trunk is put in after."""
+    """Build open_clip's wrapper around a timm trunk, put in after: the wrapper takes no sizes."""
 
     def build() -> nn.Module:
         vision: Any = {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": None}

@@ -40,7 +40,7 @@ def load(name: str, *, allow_download: bool = True) -> Model:
 
 
 def _unsaid(base: str, tag: str, path: Path) -> tuple[str, ...]:
-    """What timm's own weights of an architecture differ in and a file of weights does not say."""
+    """Say what timm's weights of an architecture differ in and a file does not tell."""
     default = timm.get_pretrained_cfg(base)
     if tag or default is None:
         return ()

@@ -37,7 +37,7 @@ TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "token
 
 
 def load(name: str, *, allow_download: bool = True) -> Model:
-    """The model in the folder `name`, or of that id on the hub, in float32 on the CPU."""
+    """Load the model in the folder `name`, or of that id on the hub, in float32 on the CPU."""
     folder = _folder(name, allow_download)
     kind, config = _kind(folder)
     module = _module(kind, config, folder)
@@ -62,7 +62,7 @@ def _folder(name: str, allow_download: bool) -> Path:
 
 
 def _downloaded(name: str, allow_download: bool) -> Path:
-    """The hub's files in its cache; nothing is asked of the network where they all are there."""
+    """Return the folder of the hub's files in its cache; where all are there, without network."""
     instead = (
         f"no folder of that name is here either; run `hf download {name} --local-dir DIR` where "
         "there is a network and name the folder, hf:DIR (config.json, model.safetensors, "
@@ -97,7 +97,7 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def _kind(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The class of transformers that a folder is for, and its configuration as it stands there."""
+    """Return the class of transformers that a folder is for, and its configuration."""
     config = _json(folder / "config.json")
     known = ARCHITECTURES.get(config.get("model_type", ""))
     expected = ", ".join(architecture.model_class for architecture in ARCHITECTURES.values())
@@ -194,7 +194,7 @@ def _image_processor(folder: Path) -> tuple[Any, tuple[str, ...]]:
 
 
 def _tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder, or what to tell whoever prompts a model without one."""
+    """Return the tokenizer of a folder, or what to tell whoever prompts a model without one."""
     if _first(folder, TOKENIZER) is None:
         return None
     try:
@@ -215,7 +215,7 @@ def _tokenizer(folder: Path) -> Any:
 
 @contextmanager
 def _quietly() -> Generator[None]:
-    """Without the library's progress bars and reports: what matters of them is raised."""
+    """Run without the library's progress bars and reports: what matters of them is raised."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()

@@ -18,12 +18,12 @@ from heatproof.models.library import unpatched
 from heatproof.models.resizing import Size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FlooredCrop(Preprocess):
     """Hugging Face's centre crop: of an odd margin, the smaller half lies left and above."""
 
     def view(self, width: int, height: int) -> PhotoView:
-        """What the model sees of a photograph of `width` x `height` pixels."""
+        """Return what the model sees of a photo of `width` x `height` pixels."""
         view = super().view(width, height)
         resized_width, resized_height = self.resized(width, height)
         x = _excess(resized_width - self.width) * width / resized_width
@@ -38,7 +38,7 @@ def _excess(margin: int) -> int:
 
 
 def preprocess_of(processor: Any, side: ImageSide) -> Preprocess:
-    """An image processor with its geometry, which its settings claim and a measurement confirms.
+    """Return an image processor's geometry, claimed by its settings and confirmed by measurement.
 
     Raises:
         ModelError: it is no image processor, it gives other than one image of a fixed size, or its
@@ -52,7 +52,7 @@ def preprocess_of(processor: Any, side: ImageSide) -> Preprocess:
 
 
 def transform_of(processor: Any) -> Preprocess:
-    """An image processor as the preprocessing of a model of another library."""
+    """Return an image processor as the preprocessing of a model of another library."""
     _check_kind(processor)
     transform = partial(_pixels, processor, {})
     return measured_geometry.described(transform, _claimed(processor, transform))
@@ -77,7 +77,7 @@ def _check_kind(processor: Any) -> None:
 
 
 def _claimed(processor: Any, transform: Any) -> Preprocess | None:
-    """What the settings say, in the way that most processors are set; None where they do not."""
+    """Return what the settings say, in the way of most processors; None where they do not."""
     size = _size(getattr(processor, "size", None))
     crop = _size(getattr(processor, "crop_size", None))
     cropped = crop if getattr(processor, "do_center_crop", None) else size
@@ -85,7 +85,13 @@ def _claimed(processor: Any, transform: Any) -> Preprocess | None:
         return None
     height, width = cropped["height"], cropped["width"]
     resize = _resize(size, (height, width))
-    return None if resize is None else FlooredCrop(height, width, *resize, transform)
+    return (
+        None
+        if resize is None
+        else FlooredCrop(
+            height=height, width=width, resize=resize[0], resize_to=resize[1], transform=transform
+        )
+    )
 
 
 def _own_grid(processor: Any, side: ImageSide) -> Preprocess:
@@ -101,7 +107,13 @@ def _own_grid(processor: Any, side: ImageSide) -> Preprocess:
             )
         )
     length = math.isqrt(processor.max_num_patches) * processor.patch_size
-    return OwnGrid(length, length, "squash", length, partial(_own_pixels, processor))
+    return OwnGrid(
+        height=length,
+        width=length,
+        resize="squash",
+        resize_to=length,
+        transform=partial(_own_pixels, processor),
+    )
 
 
 def _own_pixels(processor: Any, image: Image.Image) -> Float[Tensor, "3 height width"]:
@@ -124,7 +136,7 @@ def _resize(size: dict[str, int], shown: Size) -> tuple[Resize, int] | None:
 
 
 def squashed(processor: Any, side: ImageSide, size: Size) -> Preprocess:
-    """The same processor, asked to squash the whole photograph to another size."""
+    """Return the same processor, asked to squash the whole photo to another size."""
     height, width = size
     asked = {"size": {"height": height, "width": width}, "do_resize": True}
     if _makes_patches(processor):
@@ -142,7 +154,7 @@ def squashed(processor: Any, side: ImageSide, size: Size) -> Preprocess:
 
 
 def _unpatched(processor: Any) -> Any:
-    """SigLIP 2's processor without its last step, cutting into patches, which `encode` does."""
+    """Return SigLIP 2's processor without its last step, cutting into patches: `encode` does it."""
     same = ("resample", "image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor")
     return SiglipImageProcessor(**{name: getattr(processor, name) for name in same})
 

@@ -16,7 +16,7 @@ from heatproof.models.towers import TextTower, Tokens
 
 
 def text_tower(side: TextSide, tokenizer: Any) -> TextTower:
-    """The text side, with the model's own tokenizer, CLIP's where it fits, or none."""
+    """Describe the text tower, with the model's own tokenizer, CLIP's where it fits, or none."""
     codec = tokenizers.Codec(
         tokenizer=_usable(side, tokenizer),
         context=side.context,
@@ -63,7 +63,7 @@ def _tokenize(codec: tokenizers.Codec, padding: int | None, prompts: Sequence[st
 
 
 def _tokenize_with_mask(codec: tokenizers.Codec, prompts: Sequence[str]) -> Tokens:
-    """SigLIP as its tokenizer has it: some say what is padding, and the model then masks it."""
+    """Tokenize as SigLIP's tokenizer has it: some say what is padding, and the model masks it."""
     padded = _tokenize(codec, None, prompts)
     if not prompts:
         return padded
@@ -85,7 +85,7 @@ def _from_ids(codec: tokenizers.Codec, padding: int, ids: Int[Tensor, "prompt co
 
 
 def _trimmed(padded: Tokens, padding: int) -> Tokens:
-    """Prompts as long as the longest of them, and a mask over the padding that is left."""
+    """Cut prompts to the longest of them, and mask the padding that is left."""
     mask = _real(padded.ids, padding)
     longest = int(mask.int().cumsum(1).argmax(1).max()) + 1 if len(mask) else 1
     return replace(padded, ids=padded.ids[:, :longest], mask=mask[:, :longest])

@@ -41,7 +41,7 @@ _LOCAL_WEIGHTS = (*_WEIGHTS, "model.safetensors", "pytorch_model.bin", "model.pt
 _CONFIG = "open_clip_config.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All that a name stands for. `weights` is None where they are to be random.
 
@@ -59,13 +59,13 @@ class Recipe:
 
 
 def load(name: str, *, allow_download: bool = True) -> Model:
-    """A model of open_clip's, in float32 on the CPU. Raises `ModelError` and `UnknownName`."""
+    """Load a model of open_clip's, in float32 on the CPU. Raises `ModelError`, `UnknownName`."""
     recipe = _recipe(name, allow_download=allow_download)
     return build(recipe, spec=f"open_clip:{name}")
 
 
 def build(recipe: Recipe, *, spec: str) -> Model:
-    """The model of a recipe, described."""
+    """Build the model of a recipe, and describe it."""
     weights = None if recipe.weights is None else checkpoints.read(recipe.weights)
     if weights is not None and recipe.by_architecture:
         recipe = _informed(recipe, weights)
@@ -101,7 +101,7 @@ _QUICK = "-quickgelu"
 
 
 def _informed(recipe: Recipe, weights: dict[str, Tensor]) -> Recipe:
-    """With what the weights themselves tell, and with notices of what had to be guessed."""
+    """Return the recipe with what the weights tell, and notices of what had to be guessed."""
     name, file = recipe.name.removesuffix(_QUICK), recipe.weights
     if all(key in weights for key in _OPENAI):
         config = {**recipe.config, "quick_gelu": True}
@@ -146,7 +146,7 @@ def _recipe(name: str, *, allow_download: bool) -> Recipe:
         raise UnknownName("open_clip model", architecture, open_clip.list_models())
     config = deepcopy(open_clip.get_model_config(architecture))
     assert config is not None
-    recipe = Recipe(architecture, config, preprocess=_usual_preprocess(architecture))
+    recipe = Recipe(name=architecture, config=config, preprocess=_usual_preprocess(architecture))
     if not pretrained:
         return _completed(recipe, allow_download=False)
     if specs.is_file_name(pretrained):
@@ -172,18 +172,18 @@ def _tagged_recipe(name: str, config: dict[str, Any], tag: str, *, allow_downloa
     if known.get("quick_gelu") and not config.get("quick_gelu"):
         config = {**config, "quick_gelu": True}
         notices = (f"{name}/{tag} was trained with QuickGELU, so the model is built with it.",)
-    recipe = Recipe(name, config, preprocess=known, weights=weights, notices=notices)
+    recipe = Recipe(name=name, config=config, preprocess=known, weights=weights, notices=notices)
     return _completed(recipe, allow_download=allow_download)
 
 
 def _usual_preprocess(name: str) -> dict[str, Any]:
-    """What all published weights of an architecture expect of a picture, if they agree."""
+    """Return the preprocessing of all published weights of an architecture, if they agree."""
     known = _published(name)
     return known[0] if known and all(one == known[0] for one in known) else {}
 
 
 def _published(name: str) -> list[dict[str, Any]]:
-    """How pictures are preprocessed for each of the published weights of an architecture."""
+    """Return the preprocessing of each of the published weights of an architecture."""
     empty = PreprocessCfg()
     return [
         merge_preprocess_dict(empty, get_pretrained_cfg(name, tag))
@@ -197,11 +197,13 @@ def _alternatives(file: str) -> tuple[str, ...]:
 
 def _local_recipe(folder: str) -> Recipe:
     path = Path(folder)
-    found = next((path / name for name in _LOCAL_WEIGHTS if (path / name).is_file()), None)
-    if found is None:
+    weights = next((path / name for name in _LOCAL_WEIGHTS if (path / name).is_file()), None)
+    if weights is None:
         raise ModelError(f"{path} holds no weights; expected one of {', '.join(_LOCAL_WEIGHTS)}")
     model, preprocess = _read_config(path / _CONFIG)
-    recipe = Recipe(f"local-dir:{folder}", model, preprocess, weights=found)
+    recipe = Recipe(
+        name=f"local-dir:{folder}", config=model, preprocess=preprocess, weights=weights
+    )
     return _completed(recipe, folder=path, allow_download=False)
 
 
@@ -215,12 +217,14 @@ def _hub_recipe(repository: str, *, allow_download: bool) -> Recipe:
         for files in ((_CONFIG,), _WEIGHTS)
     )
     model, preprocess = _read_config(config)
-    recipe = Recipe(f"hf-hub:{repository}", model, preprocess, weights=weights)
+    recipe = Recipe(
+        name=f"hf-hub:{repository}", config=model, preprocess=preprocess, weights=weights
+    )
     return _completed(recipe, allow_download=allow_download)
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The `model_cfg` and `preprocess_cfg` of an `open_clip_config.json`."""
+    """Return the `model_cfg` and `preprocess_cfg` of an `open_clip_config.json`."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         model = config["model_cfg"]
@@ -237,7 +241,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _completed(recipe: Recipe, *, allow_download: bool, folder: Path | None = None) -> Recipe:
-    """With its tokenizer, and with the configuration of a Hugging Face text tower at hand."""
+    """Return the recipe with its tokenizer and the configuration of a Hugging Face text tower."""
     config = recipe.config
     text = config["text_cfg"]
     if text.get("hf_model_name"):
@@ -257,7 +261,7 @@ def _text_tower_folder(name: str, folder: Path | None, allow_download: bool) -> 
 
 
 def _tokenizer(text: dict[str, Any], folder: Path | None, allow_download: bool) -> Any:
-    """The tokenizer that open_clip would give, or why there is none."""
+    """Return the tokenizer that open_clip would give, or why there is none."""
     context = text.get("context_length", 77)
     settings = text.get("tokenizer_kwargs") or {}
     name = text.get("hf_tokenizer_name")
@@ -291,7 +295,7 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def _build(config: dict[str, Any]) -> Any:
-    """The module of a configuration, with random weights; nothing is fetched."""
+    """Build the module of a configuration, with random weights; nothing is fetched."""
     config = deepcopy(config)
     custom = config.pop("custom_text", False) or "hf_model_name" in config["text_cfg"]
     if "timm_model_name" in config["vision_cfg"]:
@@ -329,7 +333,7 @@ def _install(module: Any, weights: dict[str, Tensor], recipe: Recipe) -> tuple[s
 
 
 def _fit_positions(module: Any, weights: dict[str, Tensor]) -> tuple[str, ...]:
-    """Interpolate position embeddings of another input size or context, as open_clip does."""
+    """Resample position embeddings of another input size or context, as open_clip does."""
     notices = list[str]()
     for key, fit in _POSITIONS:
         own, given = module.state_dict().get(key), weights.get(key)

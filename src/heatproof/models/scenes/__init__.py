@@ -42,12 +42,12 @@ __all__ = [
 
 
 def checkpoints() -> list[str]:
-    """Names of the graded family from untrained to final; the last is the default model."""
+    """Return the checkpoints from untrained to final; the last is the default model."""
     return specs.checkpoints()
 
 
 def checkpoint_file(name: str = "final") -> Path:
-    """File of a named checkpoint. Raises `KeyError` with the names that exist."""
+    """Return the file of a named checkpoint. Raises `KeyError` with the names that exist."""
     known = checkpoints()
     if name not in known:
         raise KeyError(f"got checkpoint {name!r} of scenes; there are {', '.join(known)}")
@@ -55,14 +55,14 @@ def checkpoint_file(name: str = "final") -> Path:
 
 
 def state_dict(name: str = "final") -> dict[str, Tensor]:
-    """Weights of a named checkpoint, float32, as open_clip's `CLIP` takes them."""
+    """Return the weights of a named checkpoint, float32, as open_clip's `CLIP` takes them."""
     from safetensors.torch import load_file
 
     return {key: value.float() for key, value in load_file(checkpoint_file(name)).items()}
 
 
 def build(name: str | None = "final") -> CLIP:
-    """open_clip's `CLIP` with these weights, for evaluation; `None` keeps the random ones."""
+    """Build open_clip's `CLIP` with these weights, for evaluation; `None` keeps the random ones."""
     import open_clip
     from open_clip import CLIP
 

@@ -47,23 +47,23 @@ class SceneTokenizer:
         self.all_special_ids = [self.sot_token_id, self.eot_token_id]
 
     def pieces(self, text: str) -> list[tuple[int, int, int]]:
-        """(token id, start, end) of each word; start and end are offsets into `text`."""
+        """Return (token id, start, end) of each word; start and end are offsets into `text`."""
         return [
             (self.encoder.get(m.group().lower(), self.unknown_token_id), m.start(), m.end())
             for m in _WORD.finditer(text)
         ]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the words, without start and end of text."""
+        """Return the ids of the words, without start and end of text."""
         return [token for token, _, _ in self.pieces(text)]
 
     def decode(self, tokens: Sequence[int] | Tensor) -> str:
-        """Words of the ids, joined by spaces; padding is left out."""
+        """Return the words of the ids, joined by spaces; padding is left out."""
         ids = [int(token) for token in tokens]
         return " ".join(VOCABULARY[token] for token in ids if token != self.pad_token_id)
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
-        """Ids (text, context), int64, padded with zeros after the end of text."""
+        """Return ids (text, context), int64, padded with zeros after the end of text."""
         import torch
 
         length = context_length or self.context_length
