@@ -1,4 +1,4 @@
-"""ImageInputs as users have them, as the RGB photograph that a viewer would show."""
+"""ImageInputs as users have them, as the RGB photo that a viewer would show."""
 
 import difflib
 import os
@@ -52,7 +52,7 @@ if hasattr(os, "register_at_fork"):
 
 @dataclass(frozen=True)
 class Photo:
-    """An upright 8-bit RGB photograph, where it came from, and what was done to read it.
+    """An upright 8-bit RGB photo, where it came from, and what was done to read it.
 
     Without `held` it is opened again at `source` when its image is asked for.
     """
@@ -63,11 +63,12 @@ class Photo:
 
     @cached_property
     def image(self) -> Image.Image:
+        """Return the pixels, opened where they are not held."""
         return open_image(self.source).image if self.held is None else self.held
 
 
 def open_image(picture: object) -> Photo:
-    """The photograph in a file, a PIL image or a uint8 array: upright, on white, 8-bit RGB.
+    """Return the photo in a file, a PIL image or a uint8 array: upright, on white, 8-bit RGB.
 
     Raises `ImageError`, in one line, for whatever cannot be read whole.
     """
@@ -85,7 +86,7 @@ def open_image(picture: object) -> Photo:
 
 @dataclass(frozen=True)
 class Frame:
-    """How a picture's pixels lie in its file: their size, and EXIF's orientation, 1 (upright) to 8.
+    """How an image's pixels lie in its file: their size, and EXIF's orientation, 1 (upright) to 8.
 
     `open_image` turns them upright; masks and boxes were often drawn on them as they lie.
     """
@@ -96,15 +97,15 @@ class Frame:
 
     @property
     def upright(self) -> tuple[int, int]:
-        """(width, height) of the picture that `open_image` gives."""
+        """Return (width, height) of the image that `open_image` gives."""
         across = self.orientation >= 5
         return (self.height, self.width) if across else (self.width, self.height)
 
 
 def frame_of(picture: str | Path) -> Frame:
-    """The picture's frame, from its file's header: no pixel is decoded.
+    """Return the image's frame, from its file's header: no pixel is decoded.
 
-    Raises `ImageError`, in one line, for what is no picture.
+    Raises `ImageError`, in one line, for what is no image.
     """
     with _opened(Path(picture)) as image:
         try:
@@ -115,7 +116,8 @@ def frame_of(picture: str | Path) -> Frame:
 
 
 def open_stored(picture: str | Path) -> Image.Image:
-    """The pixels of a file as they are stored: neither turned nor converted (masks, palettes).
+    """Return the pixels of a file as they are stored: neither turned nor converted (masks,
+    palettes).
 
     Raises `ImageError`, in one line, for whatever cannot be read whole or holds several images.
     """
@@ -157,7 +159,7 @@ def _photo(image: Image.Image, source: str, caught: list[str]) -> Photo:
 
 @contextmanager
 def _decoded_strictly(source: str) -> Generator[list[str], None, None]:
-    """Whole pictures only: Pillow's warnings are collected, what it raises becomes `ImageError`.
+    """Decode whole images only: collect Pillow's warnings, turn what it raises into `ImageError`.
 
     Locked. Python's own warnings and the process's stderr stay as they are; what is changed for the
     time of a decode is Pillow's (its leniency, where its modules find `warnings`) and libtiff's.
@@ -235,7 +237,7 @@ def _frames(image: Image.Image) -> list[str]:
 
 
 def _zero_is_white(image: Image.Image) -> bool:
-    """Whether a deep grey TIFF is a negative, which Pillow turns in 1 and 8 bits alone."""
+    """Return whether a deep grey TIFF is a negative, which Pillow turns in 1 and 8 bits alone."""
     tags = getattr(image, "tag_v2", None)
     return tags is not None and tags.get(PHOTOMETRIC) == 0 and image.mode[0] in "IF"
 
@@ -271,7 +273,7 @@ def _on_white(image: Image.Image, notices: list[str]) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, notices: list[str]) -> Image.Image:
-    """Grey of 16 or 32 bits, or of floats, scaled (never clipped) to 8 bits."""
+    """Scale grey of 16 or 32 bits, or of floats, to 8 bits; nothing is clipped."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         notices.append("some of its pixels are not finite; taken as black")
@@ -287,7 +289,8 @@ def _eight_bits(image: Image.Image, notices: list[str]) -> Image.Image:
 
 
 def _range(values: Shaped[np.ndarray, "height width"], mode: str) -> tuple[float, float]:
-    """The values of black and white: the format's own where the values fit, else their extremes."""
+    """Return the values of black and white: the format's own where the values fit, else their
+    extremes."""
     low, high = float(values.min()), float(values.max())
     usual = (1.0, 255.0, 65535.0) if mode == "F" else (65535.0,)
     fitting = [white for white in usual if low >= 0 and high <= white]

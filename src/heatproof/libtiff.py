@@ -54,7 +54,7 @@ def lines_into(lines: list[str]) -> Generator[None]:
 
 @cache
 def _library() -> tuple[list[Callable[..., Any]], Callable[..., Any]] | None:
-    """The setters of libtiff's handlers, and C's function that fills in their arguments."""
+    """Return the setters of libtiff's handlers, and C's function that fills in their arguments."""
     from PIL import _imaging  # pyright: ignore[reportAttributeAccessIssue]
 
     try:

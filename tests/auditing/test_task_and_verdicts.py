@@ -177,7 +177,10 @@ def test_what_the_crop_cuts_off_is_not_asked_for(scenes: Model) -> None:
     left, middle = np.zeros((2, 64, 192), dtype=bool)
     left[:, :40], middle[16:32, 80:96] = True, True
     data = LabelledImages(
-        "wide", (photo,), ((Instance(0, left), Instance(1, middle)),), ("a star", "a ring")
+        name="wide",
+        photos=(photo,),
+        things=((Instance(0, left), Instance(1, middle)),),
+        prompts=("a star", "a ring"),
     )
     bench = AuditTask(scenes, data)
     assert bench.labels.tolist() == [[-1, 1]]
@@ -188,7 +191,7 @@ def test_what_the_crop_cuts_off_is_not_asked_for(scenes: Model) -> None:
 
 def test_no_picture_is_told_so(scenes: Model) -> None:
     with pytest.raises(InputError, match="no picture"):
-        AuditTask(scenes, LabelledImages("nothing", (), (), ("a star",)))
+        AuditTask(scenes, LabelledImages(name="nothing", photos=(), things=(), prompts=("a star",)))
 
 
 def test_every_check_runs_on_a_model_of_another_family_and_grid() -> None:

@@ -220,7 +220,14 @@ def test_lazy_items_are_made_when_asked_for_and_cut_as_a_tuple_is():
 def test_chosen_pictures_keep_their_labels_and_stay_lazy(tmp_path):
     paths = [sets.photo(tmp_path / f"{n}.jpg", size=(20 + n, 10)) for n in range(3)]
     things = Lazy(lambda n: (Instance(n, np.ones((10, 20 + n), dtype=bool)),), range(3))
-    found = LabelledImages("x", Files(paths), things, ("a", "b", "c"), 5, complete=False)
+    found = LabelledImages(
+        name="x",
+        photos=Files(paths),
+        things=things,
+        prompts=("a", "b", "c"),
+        seed=5,
+        complete=False,
+    )
     part = found.chosen([2, 0])
     assert [photo.width for photo in part.photos] == [22, 20]
     assert [of[0].label for of in part.things] == [2, 0]

@@ -832,4 +832,9 @@ def test_an_incomplete_set_is_no_audits_however_it_is_handed_in():
 
     photos = Files([])
     with pytest.raises(InputError, match="does not say all that its pictures show"):
-        Auditor("scenes", LabelledImages("mine", photos, (), ("a dog",), complete=False))
+        Auditor(
+            "scenes",
+            LabelledImages(
+                name="mine", photos=photos, things=(), prompts=("a dog",), complete=False
+            ),
+        )

@@ -11,7 +11,6 @@ import pytest
 import heatproof
 import tiny_sets as sets
 from heatproof import data
-from heatproof.data import dataset
 from heatproof.data.scenes import single_attribute
 from heatproof.errors import InputError, UnknownName
 from tiny_sets import BOX, rectangle
@@ -157,12 +156,13 @@ def test_a_name_that_is_nearly_right_and_a_file_in_place_of_a_folder(tmp_path):
 # --- what the rest relies on ------------------------------------------------------------------
 
 
-def test_a_set_by_its_door_is_the_one_that_audits_load(tmp_path):
+def test_a_set_that_is_held_is_the_same_in_memory(tmp_path):
     sets.photo(tmp_path / "images" / "a.png", BOX)
     note = sets.annotation(1, 1, 4, sets.square(BOX))
     sets.written(tmp_path / "instances.json", {"images": [{"id": 1, "file_name": "a.png"}],
                  "annotations": [note], "categories": [{"id": 4, "name": "dog"}]})  # fmt: skip
-    here, there = data.open(str(tmp_path)), dataset.load(tmp_path)
+    here = data.open(str(tmp_path))
+    there = here.held()
     assert isinstance(there.photos, tuple)
     assert here.prompts == there.prompts
     assert (here.things[0][0].mask == there.things[0][0].mask).all()

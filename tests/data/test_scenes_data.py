@@ -48,7 +48,9 @@ def one_thread():
 def thing(name: str, x: float, y: float) -> SceneObject:
     size, texture, colour, shape = name.split()
     box = (x - 0.1, y - 0.1, x + 0.1, y + 0.1)
-    return SceneObject(size, texture, colour, shape, (x, y), 0.1, box)
+    return SceneObject(
+        size=size, texture=texture, colour=colour, shape=shape, centre=(x, y), radius=0.1, box=box
+    )
 
 
 RED_CIRCLE = thing("large plain red circle", 0.2, 0.3)

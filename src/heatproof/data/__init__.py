@@ -1,4 +1,4 @@
-"""ImageInputs with known truth, and pictures that users bring.
+"""ImageInputs with known truth, and images that users bring.
 
 Nothing here knows a model: of heatproof only `errors`, `checking` and `images`.
 """

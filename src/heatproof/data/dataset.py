@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,13 +17,13 @@ from heatproof.errors import InputError
 if TYPE_CHECKING:
     Photos = Sequence[Image.Image]
     Things = Sequence[tuple["Instance", ...]]
-else:  # a checked item is a picture opened, at random: the check of types is of the sequence alone
+else:  # a checked item is an image opened, at random: the check of types is of the sequence alone
     Photos = Things = Sequence
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One object: which prompt names it, and its mask in pixels of the upright photograph.
+    """One object: which prompt names it, and its mask in pixels of the upright image.
 
     `judged` marks the pixels that anybody has judged, and holds all of `mask`: a map is held
     against the mask there alone (points that were clicked; not the void outlines of VOC, nor a
@@ -52,7 +51,7 @@ class Instance:
 
     @property
     def size(self) -> float:
-        """The share of the picture that it covers."""
+        """Return the share of the image that it covers."""
         return float(self.mask.mean())
 
 
@@ -60,26 +59,28 @@ EMPTY = "objects without a pixel (empty masks, or covered from sight)"
 
 
 def visible(things: Iterable[Instance], left_out: LeftOut, image: str) -> tuple[Instance, ...]:
-    """The things that have a pixel: one that is covered from sight is not there to be found.
-    Others are counted under the image's name."""
+    """Return the things that have a pixel: one that is covered from sight is not there to be found.
+
+    Others are counted under the image's name.
+    """
     numbered = list(enumerate(things, 1))
     left_out.add(EMPTY, (f"{image}, object {n}" for n, one in numbered if not one.mask.any()))
     return tuple(thing for _, thing in numbered if thing.mask.any())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LabelledImages:
-    """Photographs, their objects, and the prompts that name objects.
+    """Images, their objects, and the prompts that name objects.
 
     photos, things: any sequences of the same length, often `Lazy`: items are opened anew each time
-        they are indexed, so whoever needs one twice keeps it. A picture may have no thing.
+        they are indexed, so whoever needs one twice keeps it. An image may have no thing.
     prompts: `prompts[thing.label]` names a thing.
     seed: where chance entered.
     complete: whether all objects that a prompt could name are listed, so that a prompt that names
-        no thing of a photograph is false of it. Phrases and points are not complete: there, no
+        no thing of an image is false of it. Phrases and points are not complete: there, no
         prompt may be called absent because it is not listed.
     absent: for a set that is not complete, the labels that are known to name nothing in each
-        photograph. None: nothing is known to be absent.
+        image. None: nothing is known to be absent.
     left_out: what the set has and these sequences do not; it grows as masks are opened.
     """
 
@@ -94,20 +95,20 @@ class LabelledImages:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What was left out so far, counted, and what else the user must know of the set."""
+        """Return what was left out so far, counted, and what else the user must know of the set."""
         return self.left_out.lines
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def first(self, count: int | None) -> LabelledImages:
-        """The first `count` photographs (all of them where there are fewer)."""
+        """Return the first `count` images (all of them where there are fewer)."""
         if count is None or count >= len(self):
             return self
         return self.chosen(range(count))
 
     def chosen(self, indices: Sequence[int]) -> LabelledImages:
-        """The photographs at these indices; prompts and labels stay as they are."""
+        """Return the images at these indices; prompts and labels stay as they are."""
         absent = None if self.absent is None else chosen(self.absent, indices)
         return replace(
             self,
@@ -117,20 +118,6 @@ class LabelledImages:
         )
 
     def held(self) -> LabelledImages:
-        """The same in memory, each picture and mask opened once, so that each fault shows now."""
+        """Return the same in memory, each image and mask opened once, so that each fault shows
+        now."""
         return replace(self, photos=tuple(self.photos), things=tuple(self.things))
-
-
-def load(folder: str | Path, *, template: str = "a {}", most: int | None = None) -> LabelledImages:
-    """The first `most` photographs of a folder in COCO's layout that show an object, in memory.
-
-    The folder is one that `heatproof scenes render` writes: `instances.json` beside `images/`.
-    `template` makes a prompt of a name. `heatproof.data.open` opens this and more without holding
-    it in memory.
-
-    Raises:
-        InputError: the folder is not laid out so, or its files do not fit each other.
-    """
-    from heatproof.data.layouts.folder import annotated  # the layouts make what this file defines
-
-    return annotated(Path(folder), template=template).first(most).held()

@@ -1,4 +1,4 @@
-"""Sequences whose items are made when they are asked for: many pictures, little memory."""
+"""Sequences whose items are made when they are asked for: many images, little memory."""
 
 from __future__ import annotations
 
@@ -35,23 +35,24 @@ class Lazy(Sequence[T], Generic[T]):
         return (self.make(row) for row in self.rows)
 
     def chosen(self, indices: Sequence[int]) -> Lazy[T]:
-        """The items at these indices; none is made."""
+        """Return the items at these indices; none is made."""
         return Lazy(self.make, [self.rows[index] for index in indices])
 
 
 class Files(Lazy[Image.Image]):
-    """Photographs on disk, upright RGB; one that cannot be read raises `ImageError`, by name."""
+    """Images on disk, upright RGB; one that cannot be read raises `ImageError`, by name."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
         super().__init__(lambda row: open_image(self.paths[row]).image, range(len(self.paths)))
 
     def chosen(self, indices: Sequence[int]) -> Files:
+        """Return the files at these indices; none is opened."""
         return Files([self.paths[index] for index in indices])
 
 
 def chosen(items: Sequence[T], indices: Sequence[int]) -> Sequence[T]:
-    """The items at these indices, still lazy where they were."""
+    """Return the items at these indices, still lazy where they were."""
     if isinstance(items, Lazy):
         return items.chosen(indices)
     return tuple(items[index] for index in indices)

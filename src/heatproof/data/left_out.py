@@ -25,11 +25,12 @@ class LeftOut:
             self._items.setdefault(reason, {})[name] = None
 
     def say(self, line: str) -> None:
-        """A notice of the whole set, without a count."""
+        """Add a notice of the whole set, without a count."""
         self._items.setdefault(line, {})
 
     @property
     def lines(self) -> tuple[str, ...]:
+        """Return one notice per reason, with its count."""
         return tuple(_line(reason, list(items)) for reason, items in self._items.items())
 
 

@@ -23,7 +23,7 @@ MIDDLES = (127, 128)
 RIM = 0.98
 """A soft mask reaches this share of white."""
 FLAT = 8
-"""An object cut out of a photograph has more colours."""
+"""An object cut out of an image has more colours."""
 LOSS = 2
 """Levels between the channels of what was grey before a lossy file."""
 
@@ -32,8 +32,7 @@ LOSS = 2
 
 
 def decoded(segmentation: Any, size: tuple[int, int]) -> Bool[np.ndarray, "row col"]:
-    """Polygons on a canvas of `size` (height, width), or run lengths, plain or compressed: the
-    pixels that COCO's own program gives them.
+    """Decode polygons on a canvas of `size` (height, width), or run lengths, as COCO does.
 
     Raises:
         InputError: it is none of these.
@@ -56,7 +55,7 @@ def _lengths(code: Mapping[str, Any]) -> Bool[np.ndarray, "row col"]:
 
 
 def counts_of(text: str | bytes) -> list[int]:
-    """The run lengths in COCO's compressed text.
+    """Return the run lengths in COCO's compressed text.
 
     Each letter holds 5 bits of a number above code 48, the lowest first; bit 5 says that more
     follow, and the highest bit of the last is the sign. From the fourth on, a number is the
@@ -83,15 +82,15 @@ def counts_of(text: str | bytes) -> list[int]:
 def boxed(
     boxes: Sequence[tuple[int, int, int, int]], size: tuple[int, int]
 ) -> Bool[np.ndarray, "row col"]:
-    """All pixels in any of the boxes (left, top, right, bottom; the last two outside) on a canvas
-    of `size` (height, width)."""
+    """Return all pixels in any of the boxes (left, top, right, bottom; the last two outside) on a
+    canvas of `size` (height, width)."""
     mask = np.zeros(size, dtype=bool)
     for left, top, right, bottom in boxes:
         mask[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = True
     return mask
 
 
-# --- pictures as masks ------------------------------------------------------------------------
+# --- images as masks ------------------------------------------------------------------------
 
 
 class Marked(NamedTuple):
@@ -106,8 +105,8 @@ class Marked(NamedTuple):
 
 
 def numbers(path: Path, names: Container[int] = ()) -> Int64[np.ndarray, "row col"]:
-    """The number of each pixel: a palette's index, or grey of 8, 16 or 32 bits, as stored, turned
-    as the file's own EXIF tag says.
+    """Return the number of each pixel: a palette's index, or grey of 8, 16 or 32 bits, as stored,
+    turned as the file's own EXIF tag says.
 
     names: the numbers that mean something, to tell a palette that was made by a program.
 
@@ -137,13 +136,13 @@ def numbers(path: Path, names: Container[int] = ()) -> Int64[np.ndarray, "row co
 def _other_numbers(
     used: np.ndarray, greys: Int64[np.ndarray, " colour"], names: Container[int]
 ) -> bool:
-    """Whether the greys of a palette can be read as numbers, other than the indices."""
+    """Return whether the greys of a palette can be read as numbers, other than the indices."""
     known = all(grey in names or grey == 0 or grey in WHITE for grey in greys.tolist())
     return not np.array_equal(used, greys) and (known or bool((np.diff(greys) < 0).any()))
 
 
 def binary(path: Path) -> Marked:
-    """The pixels of an object, by the values that the mask holds.
+    """Return the pixels of an object, by the values that the mask holds.
 
     | values | the object | not judged |
     |---|---|---|
@@ -190,7 +189,7 @@ def _levels(path: Path) -> Shaped[np.ndarray, "row col"]:
 
 
 def _opacity(pixels: Int64[np.ndarray, "row col 4"], path: Path) -> Shaped[np.ndarray, "row col"]:
-    """An object cut out of its image is where it is to be seen."""
+    """Return the mask of an object cut out of its image: where it is opaque."""
     colours, opacity = pixels[..., :3], pixels[..., 3]
     drawn = len(np.unique(colours[opacity > 0].reshape(-1, 3), axis=0))
     if not opacity.any() and len(np.unique(colours.reshape(-1, 3), axis=0)) > 1:
@@ -276,9 +275,9 @@ def _object(values: Shaped[np.ndarray, "row col"], path: Path) -> Marked:
 
 
 def _is_soft(values: Shaped[np.ndarray, "row col"], levels: np.ndarray) -> bool:
-    """Whether it is one object in white with a grey rim, not some numbers: it begins at black and
-    reaches white, and most pixels are at these ends (else it may be a photograph). Small numbers
-    below a single level of white may be classes beside void; so may one number alone."""
+    """Return whether it is one object in white with a grey rim, not some numbers: it begins at
+    black and reaches white, and most pixels are at these ends (else it may be an image). Small
+    numbers below a single level of white may be classes beside void; so may one number alone."""
     top = float(levels[-1])
     low, high = top / 8, top * 7 / 8
     whites = WHITE if values.dtype.kind != "f" else (1, *WHITE)
@@ -292,7 +291,7 @@ def _is_soft(values: Shaped[np.ndarray, "row col"], levels: np.ndarray) -> bool:
 
 
 def _palette(image: Image.Image) -> Int64[np.ndarray, "colour 3"]:
-    """The colour of each of 256 indices; those that the palette lacks are black."""
+    """Return the colour of each of 256 indices; those that the palette lacks are black."""
     palette = np.zeros((256, 3), dtype=np.int64)
     colours = np.array(image.getpalette("RGB") or [], dtype=np.int64).reshape(-1, 3)
     palette[: len(colours)] = colours
@@ -300,7 +299,7 @@ def _palette(image: Image.Image) -> Int64[np.ndarray, "colour 3"]:
 
 
 def _greys(colours: Int64[np.ndarray, "colour 3"]) -> Int64[np.ndarray, " colour"] | None:
-    """The levels of colours that are all grey, else None."""
+    """Return the levels of colours that are all grey, else None."""
     return colours[:, 0] if (colours == colours[:, :1]).all() else None
 
 
@@ -310,7 +309,7 @@ def _some(values: np.ndarray) -> str:
 
 
 def turned(mask: Shaped[np.ndarray, "row col"], orientation: int) -> np.ndarray:
-    """(row, col) as a viewer shows it that follows EXIF's orientation (1 to 8)."""
+    """Return (row, col) as a viewer shows it that follows EXIF's orientation (1 to 8)."""
     across = mask.T if orientation >= 5 else mask
     up_down, left_right = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
     return across[:: -1 if up_down else 1, :: -1 if left_right else 1]
@@ -319,10 +318,10 @@ def turned(mask: Shaped[np.ndarray, "row col"], orientation: int) -> np.ndarray:
 def fitted(
     mask: Shaped[np.ndarray, "row col"], frame: Frame, what: str, *, stored: bool = True
 ) -> np.ndarray:
-    """The mask on the upright photograph.
+    """Return the mask on the upright image.
 
-    A mask that fits the picture's pixels as they are stored is turned with them; one that fits the
-    upright picture is taken as it is. Where it fits both (squares, half turns), `stored` decides:
+    A mask that fits the image's pixels as they are stored is turned with them; one that fits the
+    upright image is taken as it is. Where it fits both (squares, half turns), `stored` decides:
     public data sets are read without EXIF, hand-made masks are drawn on what a viewer shows.
 
     Raises:
@@ -336,7 +335,7 @@ def fitted(
 
 
 def expect_size(size: tuple[int, int], frame: Frame, what: str) -> None:
-    """That (width, height) is the picture's, upright or as it is stored.
+    """Check that (width, height) is the image's, upright or as it is stored.
 
     Raises:
         InputError: it is neither.

@@ -23,10 +23,10 @@ SCENES = 300
 """How many scenes are drawn where nobody says how many."""
 ATTRIBUTES = ("shape", "colour")
 OWN = ("instances.json", "masks")
-"""What a folder of the user's own pictures may have, beside those that name classes alone."""
+"""What a folder of the user's own images may have, beside those that name classes alone."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kind:
     """A kind of data set, to be opened as `name:PATH`.
 
@@ -47,124 +47,148 @@ class Kind:
 
     @property
     def spec(self) -> str:
+        """Return how a set of this kind is named."""
         return f"{self.name}:PATH"
 
 
 _KINDS = (
     Kind(
-        "folder",
-        "A folder of images with masks",
-        "Your own images. One of: `instances.json` in COCO's format, with the images in `images/` "
-        "or beside it (what `heatproof scenes render` writes; masks are polygons, run lengths, "
-        "boxes, or files named by `mask_file`); `images/a.jpg` with `masks/CLASS/a.png`, one "
-        "object per mask (further ones of the same class: `a.1.png`, `a-2.png`); `images/a.jpg` "
-        "with `masks/a.png` whose pixels are the numbers of classes in `classes.txt`; or "
-        "`CLASS/a.jpg` beside its mask `CLASS/a.png`. Masks may be of 1, 8 or 16 bits, floats, or "
-        "have a palette: see [What a mask means](#what-a-mask-means). Images without a mask are "
-        "left out and counted. A path without a kind is opened so.",
-        "instances.json with images/, images/ with masks/, or CLASS/a.jpg beside CLASS/a.png",
-        (),
-        "folder",
-        "a {}",
+        name="folder",
+        title="A folder of images with masks",
+        about=(
+            "Your own images. One of: `instances.json` in COCO's format, with the images in "
+            "`images/` or beside it (what `heatproof scenes render` writes; masks are polygons, "
+            "run lengths, boxes, or files named by `mask_file`); `images/a.jpg` with "
+            "`masks/CLASS/a.png`, one object per mask (further ones of the same class: `a.1.png`,"
+            " `a-2.png`); `images/a.jpg` with `masks/a.png` whose pixels are the numbers of "
+            "classes in `classes.txt`; or `CLASS/a.jpg` beside its mask `CLASS/a.png`. Masks may "
+            "be of 1, 8 or 16 bits, floats, or have a palette: see [What a mask "
+            "means](#what-a-mask-means). Images without a mask are left out and counted. A path "
+            "without a kind is opened so."
+        ),
+        tree=(
+            "instances.json with images/, images/ with masks/, or CLASS/a.jpg beside CLASS/a.png"
+        ),
+        signs=(),
+        module="folder",
+        template="a {}",
     ),
     Kind(
-        "imagenet-s",
-        "ImageNet-S (validation)",
-        "PATH is `ImageNetS919`, `ImageNetS300` or `ImageNetS50`: `validation/SYNSET/*.JPEG`, and "
-        "masks of the same names in `validation-segmentation/SYNSET/*.png` (a pixel's class is its "
-        "red plus 256 times its green; 0 is the background, 1000 is unjudged). For a part of the "
-        "classes put `ImageNetS_categories_im919.txt` (im300, im50) of the authors' repository "
-        "into PATH: classes are numbered by its synsets in sorted order. Names are those of "
-        "OpenAI's prompts, or of `class_names.txt` or `LOC_synset_mapping.txt` in PATH.",
-        "validation/SYNSET/*.JPEG and validation-segmentation/SYNSET/*.png",
-        ("validation", "validation-segmentation"),
-        "imagenet_s",
+        name="imagenet-s",
+        title="ImageNet-S (validation)",
+        about=(
+            "PATH is `ImageNetS919`, `ImageNetS300` or `ImageNetS50`: `validation/SYNSET/*.JPEG`,"
+            " and masks of the same names in `validation-segmentation/SYNSET/*.png` (a pixel's "
+            "class is its red plus 256 times its green; 0 is the background, 1000 is unjudged). "
+            "For a part of the classes put `ImageNetS_categories_im919.txt` (im300, im50) of the "
+            "authors' repository into PATH: classes are numbered by its synsets in sorted order. "
+            "Names are those of OpenAI's prompts, or of `class_names.txt` or "
+            "`LOC_synset_mapping.txt` in PATH."
+        ),
+        tree="validation/SYNSET/*.JPEG and validation-segmentation/SYNSET/*.png",
+        signs=("validation", "validation-segmentation"),
+        module="imagenet_s",
     ),
     Kind(
-        "imagenet-segmentation",
-        "ImageNet-Segmentation",
-        "PATH is `gtsegs_ijcv.mat` or the folder that it is in: 4,276 images of 445 classes, "
-        "with one binary mask each. The file is HDF5 (MATLAB v7.3): reading it needs `h5py` "
-        "(`pip install h5py`), which heatproof does not install. Names are those of OpenAI's "
-        "prompts, WordNet's where the class is none of the 1,000.",
-        "gtsegs_ijcv.mat",
-        ("gtsegs_ijcv.mat",),
-        "imagenet_segmentation",
+        name="imagenet-segmentation",
+        title="ImageNet-Segmentation",
+        about=(
+            "PATH is `gtsegs_ijcv.mat` or the folder that it is in: 4,276 images of 445 classes, "
+            "with one binary mask each. The file is HDF5 (MATLAB v7.3): reading it needs `h5py` "
+            "(`pip install h5py`), which heatproof does not install. Names are those of OpenAI's "
+            "prompts, WordNet's where the class is none of the 1,000."
+        ),
+        tree="gtsegs_ijcv.mat",
+        signs=("gtsegs_ijcv.mat",),
+        module="imagenet_segmentation",
     ),
     Kind(
-        "voc",
-        "PASCAL VOC 2012 segmentation (val)",
-        "PATH is `VOCdevkit/VOC2012`: `ImageSets/Segmentation/val.txt`, `JPEGImages/ID.jpg`, and "
-        "palette masks `SegmentationClass/ID.png` (1 to 20; 255 is void, unjudged) and "
-        "`SegmentationObject/ID.png`. One object each of SegmentationObject.",
-        "ImageSets/Segmentation/val.txt, JPEGImages/ID.jpg, SegmentationClass/ID.png and "
-        "SegmentationObject/ID.png",
-        ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass", "SegmentationObject"),
-        "voc",
+        name="voc",
+        title="PASCAL VOC 2012 segmentation (val)",
+        about=(
+            "PATH is `VOCdevkit/VOC2012`: `ImageSets/Segmentation/val.txt`, `JPEGImages/ID.jpg`, "
+            "and palette masks `SegmentationClass/ID.png` (1 to 20; 255 is void, unjudged) and "
+            "`SegmentationObject/ID.png`. One object each of SegmentationObject."
+        ),
+        tree=(
+            "ImageSets/Segmentation/val.txt, JPEGImages/ID.jpg, SegmentationClass/ID.png and "
+            "SegmentationObject/ID.png"
+        ),
+        signs=("ImageSets/Segmentation", "JPEGImages", "SegmentationClass", "SegmentationObject"),
+        module="voc",
     ),
     Kind(
-        "coco",
-        "COCO instances (2017 or 2014)",
-        "PATH holds `annotations/instances_val2017.json` and the images in `val2017/` (the "
-        "validation set is read where it is there, else the only instances file with the folder of "
-        "its name). Polygons and run lengths, plain or compressed. A crowd (`iscrowd`) is no "
-        "object: its pixels are not judged for its category, and images that show a category as a "
-        "crowd alone are left out and counted. The same holds for `instances.json` in a folder of "
-        "your own.",
-        "annotations/instances_val2017.json and val2017/*.jpg",
-        ("annotations/instances_*.json",),
-        "coco",
+        name="coco",
+        title="COCO instances (2017 or 2014)",
+        about=(
+            "PATH holds `annotations/instances_val2017.json` and the images in `val2017/` (the "
+            "validation set is read where it is there, else the only instances file with the "
+            "folder of its name). Polygons and run lengths, plain or compressed. A crowd "
+            "(`iscrowd`) is no object: its pixels are not judged for its category, and images "
+            "that show a category as a crowd alone are left out and counted. The same holds for "
+            "`instances.json` in a folder of your own."
+        ),
+        tree="annotations/instances_val2017.json and val2017/*.jpg",
+        signs=("annotations/instances_*.json",),
+        module="coco",
     ),
     Kind(
-        "refcoco",
-        "RefCOCO, RefCOCO+, RefCOCOg (val)",
-        "PATH is the set's folder as the authors' `refer` has it: `refs(unc).p` (`refs(umd).p`, "
-        "`refs(google).p`, or the same content as `.json`) beside `instances.json`, with COCO's "
-        "`train2014` images in `../images/mscoco/images/train2014/`, `../train2014/`, "
-        "`train2014/` or `images/`. The pickle is never unpickled: a reader of plain lists, "
-        "dictionaries, texts and numbers takes it apart, and refuses anything else. A prompt is an "
-        "expression, verbatim, and names the one object that it was written for.",
-        "refs(unc).p and instances.json, with ../images/mscoco/images/train2014/*.jpg",
-        ("refs(*).*", "instances.json"),
-        "refcoco",
-        "{}",
+        name="refcoco",
+        title="RefCOCO, RefCOCO+, RefCOCOg (val)",
+        about=(
+            "PATH is the set's folder as the authors' `refer` has it: `refs(unc).p` "
+            "(`refs(umd).p`, `refs(google).p`, or the same content as `.json`) beside "
+            "`instances.json`, with COCO's `train2014` images in "
+            "`../images/mscoco/images/train2014/`, `../train2014/`, `train2014/` or `images/`. "
+            "The pickle is never unpickled: a reader of plain lists, dictionaries, texts and "
+            "numbers takes it apart, and refuses anything else. A prompt is an expression, "
+            "verbatim, and names the one object that it was written for."
+        ),
+        tree=("refs(unc).p and instances.json, with ../images/mscoco/images/train2014/*.jpg"),
+        signs=("refs(*).*", "instances.json"),
+        module="refcoco",
+        template="{}",
     ),
     Kind(
-        "openimages",
-        "Open Images V7 points (validation)",
-        "PATH holds the validation set's CSV of point labels (any name; its first line names "
-        "ImageId, X, Y, Label, EstimatedYesNo), the class descriptions "
-        "(`oidv7-class-descriptions.csv`), both also in `annotations/`, and the images as "
-        "`validation/ID.jpg` (or `images/`, `data/`). A mask holds the points that are on the "
-        "class, and only pixels with a yes or a no are judged.",
-        "a CSV of points, oidv7-class-descriptions.csv and validation/ID.jpg",
-        ("*class-descriptions*.csv|annotations/*class-descriptions*.csv",),
-        "openimages",
+        name="openimages",
+        title="Open Images V7 points (validation)",
+        about=(
+            "PATH holds the validation set's CSV of point labels (any name; its first line names "
+            "ImageId, X, Y, Label, EstimatedYesNo), the class descriptions "
+            "(`oidv7-class-descriptions.csv`), both also in `annotations/`, and the images as "
+            "`validation/ID.jpg` (or `images/`, `data/`). A mask holds the points that are on the"
+            " class, and only pixels with a yes or a no are judged."
+        ),
+        tree="a CSV of points, oidv7-class-descriptions.csv and validation/ID.jpg",
+        signs=("*class-descriptions*.csv|annotations/*class-descriptions*.csv",),
+        module="openimages",
     ),
     Kind(
-        "flickr30k",
-        "Flickr30k Entities",
-        "PATH is the unpacked `flickr30k_entities`: `Sentences/ID.txt`, `Annotations/ID.xml`, with "
-        "the images, which are distributed separately, as `flickr30k-images/ID.jpg` in it or "
-        "beside it. The images of `test.txt` if it is there, else all. A prompt is a phrase, "
-        "verbatim; its object is all boxes of its entity, the mask their area.",
-        "Sentences/ID.txt, Annotations/ID.xml and flickr30k-images/ID.jpg",
-        ("Sentences", "Annotations"),
-        "flickr30k",
-        "{}",
+        name="flickr30k",
+        title="Flickr30k Entities",
+        about=(
+            "PATH is the unpacked `flickr30k_entities`: `Sentences/ID.txt`, `Annotations/ID.xml`,"
+            " with the images, which are distributed separately, as `flickr30k-images/ID.jpg` in "
+            "it or beside it. The images of `test.txt` if it is there, else all. A prompt is a "
+            "phrase, verbatim; its object is all boxes of its entity, the mask their area."
+        ),
+        tree="Sentences/ID.txt, Annotations/ID.xml and flickr30k-images/ID.jpg",
+        signs=("Sentences", "Annotations"),
+        module="flickr30k",
+        template="{}",
     ),
 )
 
 
 def kinds() -> Mapping[str, Kind]:
-    """Every kind of data set that is read from a path, by name."""
+    """Return every kind of data set that is read from a path, by name."""
     return {kind.name: kind for kind in _KINDS}
 
 
 def open(
     spec: str | Path, *, most: int | None = None, seed: int = 0, template: str | None = None
 ) -> LabelledImages:
-    """ImageInputs with known objects, and the prompts that name them.
+    """Open images with known objects, and the prompts that name them.
 
     spec: `scenes` (asked for by shape) or `scenes:colour`, which are drawn; a folder's path; or
         `KIND:PATH`, the kinds being those of `kinds()`.
@@ -172,7 +196,7 @@ def open(
         None: all of them (300 scenes).
     template: what makes a prompt of a class's name; None: the kind's own. Phrases stay verbatim.
 
-    Pictures and masks are opened when they are indexed. What can be known before is checked here.
+    Images and masks are opened when they are indexed. What can be known before is checked here.
 
     Raises:
         InputError: no such kind or path, or files that are not laid out as the kind's; one line.
@@ -196,7 +220,7 @@ def check(spec: str | Path) -> None:
 
 
 def _meant(spec: object) -> str | tuple[Kind, Path]:
-    """The attribute of drawn scenes, or a kind and its path."""
+    """Return the attribute of drawn scenes, or a kind and its path."""
     checking.path("data", spec)
     text = str(spec)
     name, colon, rest = text.partition(":")
@@ -226,9 +250,8 @@ def _expect_template(template: str) -> None:
 
 
 def _scenes(attribute: str, count: int, seed: int) -> LabelledImages:
-    from heatproof.data.scenes.single_attribute import asked
-
-    return asked(count, "colour" if attribute == "colour" else "shape", seed=seed)
+    scenes = import_module("heatproof.data.scenes.single_attribute")  # it needs torch
+    return scenes.asked(count, "colour" if attribute == "colour" else "shape", seed=seed)
 
 
 def _path(text: str) -> Path:
@@ -271,7 +294,7 @@ def _needs(kind: Kind) -> str:
 
 
 def _expect(kind: Kind, path: Path) -> None:
-    """That the path is there and has what the kind's folders have."""
+    """Check that the path is there and has what the kind's folders have."""
     if not checking.exists(path):
         raise InputError(f"got no folder {path}, expected {_needs(kind)}; {_alike(path)}")
     if path.is_file() and path.name not in kind.signs:
@@ -282,7 +305,8 @@ def _expect(kind: Kind, path: Path) -> None:
 
 
 def _elsewhere(kind: Kind, path: Path) -> str:
-    """Where such a set lies nearby, or what other kind lies here: the end of an error's line."""
+    """Return where such a set lies nearby, or what other kind lies here: the end of an error's
+    line."""
     for near in _around(path):
         if not _missing(kind, near) and (kind.signs or any((near / one).exists() for one in OWN)):
             return f"; did you mean {kind.name}:{near}?"
@@ -293,8 +317,7 @@ def _elsewhere(kind: Kind, path: Path) -> str:
 
 
 def _out_of_place(kind: Kind, path: Path) -> str:
-    """Annotations that lie in another place or under another name, with the command that puts them
-    where they are looked for: the end of an error's line."""
+    """Name annotations in another place and the command that moves them: ends an error's line."""
     if kind.name != "coco":
         return ""
     if found := sorted(path.glob("instances_*.json")):
@@ -304,7 +327,7 @@ def _out_of_place(kind: Kind, path: Path) -> str:
 
 
 def _missing(kind: Kind, path: Path) -> str:
-    """The first sign that the folder lacks, or nothing."""
+    """Return the first sign that the folder lacks, or nothing."""
     for sign in kind.signs:
         if not any(any(path.glob(glob)) for glob in sign.split("|")):
             return sign
@@ -312,14 +335,14 @@ def _missing(kind: Kind, path: Path) -> str:
 
 
 def _around(path: Path) -> Iterator[Path]:
-    """The folders one level below, then those above, nearest first."""
+    """Return the folders one level below, then those above, nearest first."""
     here = path.resolve()
     yield from sorted(each for each in here.iterdir() if each.is_dir())
     yield from list(here.parents)[:2]
 
 
 def _alike(path: Path) -> str:
-    """A folder beside the one that is not there whose name is like its name."""
+    """Name a folder beside the missing one whose name is like its name."""
     if not path.parent.is_dir():
         return f"there is no {path.parent} either: check the path"
     names = [each.name for each in path.parent.iterdir()]

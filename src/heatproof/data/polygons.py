@@ -29,7 +29,8 @@ Points = Float64[np.ndarray, "_ 2"]
 
 
 def polygons_of(segmentation: Sequence[Any]) -> tuple[list[Points], int]:
-    """The polygons of a segmentation, and how many of its parts have no area (one or two points).
+    """Return the polygons of a segmentation, and how many of its parts have no area (one or two
+    points).
 
     COCO writes a list of polygons, each `[x1, y1, x2, y2, x3, y3, ...]` in pixels. Also read are
     a polygon alone and points that are pairs, `[[x1, y1], [x2, y2], ...]`: they can mean nothing
@@ -60,7 +61,7 @@ def _largest(polygons: list[Points]) -> float:
 
 
 def _is_outline(part: Any) -> bool:
-    """Whether this is a polygon by itself: numbers, or pairs of numbers."""
+    """Return whether this is a polygon by itself: numbers, or pairs of numbers."""
     if not isinstance(part, Sequence) or isinstance(part, str) or not part:
         return False
     return all(_is_number(x) for x in part) or (
@@ -98,7 +99,7 @@ def _short(value: Any) -> str:
 
 
 def box_polygon(box: Any) -> Points:
-    """The outline of COCO's box [left, top, width, height], in pixels.
+    """Return the outline of COCO's box [left, top, width, height], in pixels.
 
     Raises:
         InputError: it is none.
@@ -117,7 +118,7 @@ def box_polygon(box: Any) -> Points:
 
 
 def overhang(polygons: Sequence[Points], size: tuple[int, int]) -> float:
-    """How far the polygons reach out of an image of `size` (height, width), in pixels.
+    """Return how far the polygons reach out of an image of `size` (height, width), in pixels.
 
     Raises:
         InputError: one lies outside of the image, or reaches out by more than the image's length:
@@ -139,8 +140,8 @@ def overhang(polygons: Sequence[Points], size: tuple[int, int]) -> float:
 
 
 def filled(polygons: Sequence[Points], size: tuple[int, int]) -> Bool[np.ndarray, "row col"]:
-    """The pixels in any of the polygons, on a canvas of `size` (height, width); what lies outside
-    of it is cut off. Where a polygon overlaps itself, inside and outside alternate."""
+    """Return the pixels in any of the polygons, on a canvas of `size` (height, width); what lies
+    outside of it is cut off. Where a polygon overlaps itself, inside and outside alternate."""
     mask = np.zeros(size, dtype=bool)
     for points in polygons:
         mask |= _inside(points, *size)
@@ -162,7 +163,7 @@ def _inside(points: Points, height: int, width: int) -> Bool[np.ndarray, "row co
 def _walk(
     corners: Int64[np.ndarray, "point 2"],
 ) -> tuple[Int64[np.ndarray, " step"], Int64[np.ndarray, " step"]]:
-    """x and y of all steps along the closed outline, one after another.
+    """Return x and y of all steps along the closed outline, one after another.
 
     Along its longer axis an edge takes one step at a time; the shorter one is rounded. Edges are
     walked from the lower end of the longer axis, so that an edge is the same both ways.

@@ -14,7 +14,7 @@ from heatproof.errors import ImageError
 Resize = Literal["shortest", "squash", "longest"]
 Box = tuple[float, float, float, float]
 
-# A resized picture above this many pixels is never made: the crop throws nearly all of it away.
+# A resized image above this many pixels is never made: the crop throws nearly all of it away.
 MOST_PIXELS = 64_000_000
 
 

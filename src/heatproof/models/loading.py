@@ -43,7 +43,7 @@ def load(
     seed, and `Model.notices` says so. Only weights that `spec` names are ever downloaded, and none
     with `allow_download=False`. `image_size` (a side, or height and width) has the position
     embeddings interpolated. `compile` has torch compile the image tower's blocks, which takes half
-    a minute and pays where many pictures follow (`compiling.compile_blocks`).
+    a minute and pays where many images follow (`compiling.compile_blocks`).
 
     Raises `UnknownName`, `ModelError` and, for a device or dtype that cannot be had, `InputError`.
     """
@@ -78,7 +78,7 @@ def wrap(
     a `SentenceTransformer`), that model is taken, and a notice says so.
 
     `preprocess` is the transform that the model was trained with, if it is not the model's own
-    (for a Hugging Face model its processor, too); which part of a photograph it shows is read off
+    (for a Hugging Face model its processor, too); which part of a photo it shows is read off
     it, or measured. `tokenizer` is one of open_clip's or Hugging Face's.
     """
     check_default_device()

@@ -1,6 +1,6 @@
 """Official layouts, one data set a file: what is where, which pixels are whose, what is wrong.
 
-Each file's `read(root, sample, template)` makes a `LabelledImages` whose pictures and masks are
+Each file's `read(root, sample, template)` makes a `LabelledImages` whose images and masks are
 opened when they are indexed; `heatproof.data.open` finds the file by its kind. What does not fit
 the layout is named in one line.
 """

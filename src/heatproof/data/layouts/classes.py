@@ -26,7 +26,8 @@ Role = Literal["object", "background", "void"]
 
 
 def role_of(name: str) -> Role:
-    """Whether a class of this name is objects, what is behind them, or what nobody judged."""
+    """Return whether a class of this name is objects, what is behind them, or what nobody
+    judged."""
     core = re.sub(r"[\W_]+", "", name.casefold())
     return "background" if core in BACKGROUND else "void" if core in VOID else "object"
 
@@ -41,7 +42,7 @@ class Classes(Generic[Key]):
 
     @classmethod
     def of(cls, names: Mapping[Key, str], template: str, left_out: LeftOut) -> Classes[Key]:
-        """Classes of the same name are one. An underscore in a name is read as a space.
+        """Make one class of each name. An underscore in a name is read as a space.
 
         Raises:
             LayoutError: a class has no name, or none of them is of objects.
@@ -63,7 +64,7 @@ class Classes(Generic[Key]):
 
 
 def numbered_names(path: Path) -> dict[int, str]:
-    """The class of each number in masks, from a text file of a name per line.
+    """Return the class of each number in masks, from a text file of a name per line.
 
     Lines such as `3: cat` say their numbers. Else lines are numbered from 1, or from 0 where the
     first is the background. labelme's `__ignore__` before it is number -1, which labelme saves as

@@ -31,7 +31,7 @@ WRONG = (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowEr
 
 @dataclass(frozen=True)
 class Image:
-    """A picture as a file of COCO's speaks of it; size is (width, height) where it is said.
+    """An image as a file of COCO's speaks of it; size is (width, height) where it is said.
 
     absent, partial: categories that LVIS says are not in it, and those that it lists in part.
     """
@@ -42,18 +42,18 @@ class Image:
     partial: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True)
-class Instances:
-    """What an instances file says: categories by id, pictures by id, each one's annotations.
+@dataclass(frozen=True, kw_only=True)
+class InstancesFile:
+    """What an instances file says: categories by id, images by id, each one's annotations.
 
-    complete: whether a category that has no annotation in a picture is absent from it: false of
-        federated files (LVIS), which say for each picture what was looked for.
+    complete: whether a category that has no annotation in an image is absent from it: false of
+        federated files (LVIS), which say for each image what was looked for.
     """
 
     path: Path
     names: dict[int, str]
     pictures: dict[int, Image]
-    of: dict[int, list[Annotation]]
+    annotations: dict[int, list[Annotation]]
     complete: bool = True
     left_out: LeftOut = field(default_factory=LeftOut)
 
@@ -64,8 +64,8 @@ GROUPS = (
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
-def instances(path: Path) -> Instances:
-    """The file's content, its parts checked against each other."""
+def instances(path: Path) -> InstancesFile:
+    """Return the file's content, its parts checked against each other."""
     content = content_of(path, ("images", "annotations", "categories"))
     wrong = f"{path} is not laid out as COCO's"
     left_out = LeftOut()
@@ -81,17 +81,17 @@ def instances(path: Path) -> Instances:
         ):
             if len(ids) < count:
                 raise LayoutError(f"{wrong}: {count} {what}, of which only {len(ids)} differ")
-        of: dict[int, list[Annotation]] = {}
+        annotations: dict[int, list[Annotation]] = {}
         for each in content["annotations"]:
             number = int(each.get("id", -1))
             is_crowd(each)
             if lacks := _lacks(each, names, pictures):
                 raise LayoutError(f"{wrong}: annotation {number} {lacks}")
-            notes = of.setdefault(int(each["image_id"]), [])
+            notes = annotations.setdefault(int(each["image_id"]), [])
             # Without an id it is called by its place.
             place = f"{len(notes) + 1} of image {each['image_id']}"
             notes.append(each if "id" in each else {**each, "id": place})
-        used = {int(each["category_id"]) for some in of.values() for each in some}
+        used = {int(each["category_id"]) for notes in annotations.values() for each in notes}
         for category in _headings(categories):
             if category in used:
                 left_out.add(GROUPS, [names[category]])
@@ -104,7 +104,14 @@ def instances(path: Path) -> Instances:
             "categories, each with its id"
         ) from None
     complete = not any(key in each for each in content["images"] for key in FEDERATED)
-    return Instances(path, names, pictures, of, complete, left_out)
+    return InstancesFile(
+        path=path,
+        names=names,
+        pictures=pictures,
+        annotations=annotations,
+        complete=complete,
+        left_out=left_out,
+    )
 
 
 def _name(category: Annotation) -> str:
@@ -115,7 +122,7 @@ def _name(category: Annotation) -> str:
 
 
 def _headings(categories: list[Annotation]) -> list[int]:
-    """Categories that are another's supercategory. Roboflow writes one without annotations."""
+    """List categories that are another's supercategory (Roboflow writes one without any object)."""
     return [
         int(each["id"])
         for each in categories
@@ -127,6 +134,7 @@ def _headings(categories: list[Annotation]) -> list[int]:
 
 def image_of(content: Annotation) -> Image:
     # LVIS names its images by COCO's addresses.
+    """Return the image that an entry of `images` describes."""
     name = content.get("file_name", str(content.get("coco_url", "")).rpartition("/")[2] or None)
     if not isinstance(name, str):
         raise TypeError(f"image {content['id']} has the file_name {name!r}")
@@ -137,7 +145,7 @@ def image_of(content: Annotation) -> Image:
 
 
 def is_crowd(annotation: Annotation) -> bool:
-    """Whether it marks many objects at once. Raises `ValueError` where that is not clear."""
+    """Return whether it marks many objects at once. Raises `ValueError` where that is not clear."""
     value = annotation.get("iscrowd")
     if value not in (None, 0, 1, "0", "1"):
         raise ValueError(f"annotation {annotation.get('id')} has iscrowd {value!r}")
@@ -157,9 +165,10 @@ def _lacks(annotation: Annotation, names: Mapping[int, str], pictures: Mapping[i
 def mask_in(
     annotation: Annotation, image: Image, frame: Frame, *, stored: bool = True
 ) -> Bool[np.ndarray, "row col"]:
-    """The annotation's mask on the upright photograph. Polygons are drawn on the size that the
-    file gives its image, or on the photograph's own. An annotation without a segmentation is its
-    box.
+    """Return the annotation's mask on the upright image.
+
+    Polygons are drawn on the size that the file gives its image, or on the image's own. An
+    annotation without a segmentation is its box.
 
     Raises:
         InputError: the mask cannot be read, or does not fit.
@@ -182,7 +191,7 @@ def mask_in(
 
 @contextmanager
 def _told_of(what: str) -> Generator[None]:
-    """Errors name what they are of."""
+    """Name in errors what they are about."""
     try:
         yield
     except InputError as error:
@@ -204,70 +213,86 @@ RIM = 2.0
 """Pixels that a polygon may reach out of its image without a word."""
 
 
-def _examine(found: Instances, numbers: Sequence[int], classes: Classes[int]) -> None:
-    """Read all polygons of these pictures, before any is drawn, and count what is unusual."""
+def _examine(content: InstancesFile, numbers: Sequence[int], classes: Classes[int]) -> None:
+    """Read all polygons of these images, before any is drawn, and count what is unusual."""
     for number in numbers:
-        image = found.pictures[number]
-        for each in found.of[number]:
+        image = content.pictures[number]
+        for each in content.annotations[number]:
             code, name = each.get("segmentation"), f"annotation {each['id']}"
             if reason := _not_shown(each, image, classes):
-                found.left_out.add(reason, [name])
+                content.left_out.add(reason, [name])
             if each.get("mask_file") or isinstance(code, Mapping):
                 continue
-            with _told_of(f"the mask of {name} in {found.path.name}"):
+            with _told_of(f"the mask of {name} in {content.path.name}"):
                 polygons, strays = _outlines(each)
                 beyond = overhang(polygons, (image.size[1], image.size[0])) if image.size else 0
             if not code:
-                found.left_out.add("objects with a box and no mask, read as the whole box", [name])
+                content.left_out.add(
+                    "objects with a box and no mask, read as the whole box", [name]
+                )
             if strays:
-                found.left_out.add("polygons without an area (one or two points) of", [name])
+                content.left_out.add("polygons without an area (one or two points) of", [name])
             if beyond > RIM:
-                found.left_out.add("polygons that reach out of their image, cut at its rim", [name])
+                content.left_out.add(
+                    "polygons that reach out of their image, cut at its rim", [name]
+                )
 
 
 def pictured(
-    found: Instances,
+    content: InstancesFile,
     places: Sequence[Path],
     sample: Sample,
     template: str,
     mask_of: Callable[[Annotation, Image, Frame], Marked],
     name: str,
 ) -> LabelledImages:
-    """One thing an instance. Crowds are no things: their pixels are unjudged for their category,
-    and a picture with a category as a crowd alone is left out: the category is neither to be found
-    there nor absent. So are pictures without an instance, which nothing can be asked of.
+    """Return the images of a file, with one `Instance` per annotation of an object.
 
-    places: the folders that pictures are looked for in.
+    Crowds are no objects: their pixels are unjudged for their category, and an image with a
+    category as a crowd alone is left out: the category is neither to be found there nor absent. So
+    are images without an object, about which nothing can be asked.
+
+    Args:
+        content: The file.
+        places: Folders in which images are looked for, first to last.
+        sample: Which images are taken.
+        template: Makes a prompt of a category's name.
+        mask_of: Reads the mask of an annotation.
+        name: Of the set.
     """
-    left_out = found.left_out
-    classes = Classes.of(dict(sorted(found.names.items())), template, left_out)
-    of = {number: _counted(found, number, classes) for number in sorted(found.of)}
-    rows = [number for number, each in of.items() if _countable(each, classes)]
-    crowded = [found.pictures[n].name for n in of if of[n] and not _countable(of[n], classes)]
+    left_out = content.left_out
+    classes = Classes.of(dict(sorted(content.names.items())), template, left_out)
+    counted = {number: _counted(content, number, classes) for number in sorted(content.annotations)}
+    rows = [number for number, notes in counted.items() if _countable(notes, classes)]
+    crowded = [
+        content.pictures[n].name
+        for n in counted
+        if counted[n] and not _countable(counted[n], classes)
+    ]
     left_out.add("images left out, with a category as a crowd alone", crowded)
-    empty = [image.name for n, image in found.pictures.items() if not of.get(n)]
+    empty = [image.name for n, image in content.pictures.items() if not counted.get(n)]
     left_out.add("images left out, without an object", empty)
     chosen = sample.of(rows)
     if not chosen:
-        raise LayoutError(f"got no picture with an instance in {found.path}")
-    if not found.complete:
+        raise LayoutError(f"got no picture with an instance in {content.path}")
+    if not content.complete:
         left_out.say(
             "the set says for each image which categories were looked for (as LVIS does): others "
             "are neither present nor absent"
         )
-    _examine(found, chosen, classes)
-    paths = [picture_in(places, found.pictures[n].name, found.path.name) for n in chosen]
+    _examine(content, chosen, classes)
+    paths = [picture_in(places, content.pictures[n].name, content.path.name) for n in chosen]
 
     def things(row: int) -> tuple[Instance, ...]:
         number, frame = chosen[row], frame_of(paths[row])
-        image = found.pictures[number]
-        each = [(note, mask_of(note, image, frame)) for note in of[number]]
+        image = content.pictures[number]
+        notes = [(note, mask_of(note, image, frame)) for note in counted[number]]
         crowds: dict[int, np.ndarray] = {}
-        for note, marked in each:
+        for note, marked in notes:
             if is_crowd(note):
                 label = classes.labels[int(note["category_id"])]
                 crowds[label] = crowds.get(label, False) | marked.mask
-        void = [m.mask for note in found.of[number] for m in _void(note, image, frame)]
+        void = [m.mask for note in content.annotations[number] for m in _void(note, image, frame)]
 
         def thing(label: int, marked: Marked) -> Instance:
             unjudged = [crowds[label]] if label in crowds else []
@@ -276,7 +301,7 @@ def pictured(
             return Instance(label, marked.mask, judged)
 
         return visible(
-            (thing(classes.labels[int(n["category_id"])], m) for n, m in each if not is_crowd(n)),
+            (thing(classes.labels[int(n["category_id"])], m) for n, m in notes if not is_crowd(n)),
             left_out,
             image.name,
         )
@@ -286,33 +311,33 @@ def pictured(
         return [mask_of(note, image, frame)] if is_void else []
 
     absent = [
-        frozenset(classes.labels[k] for k in found.pictures[n].absent if k in classes.labels)
+        frozenset(classes.labels[k] for k in content.pictures[n].absent if k in classes.labels)
         for n in chosen
     ]
     return LabelledImages(
-        name,
-        Files(paths),
-        Lazy(things, range(len(chosen))),
-        classes.prompts,
-        sample.seed,
-        complete=found.complete,
-        absent=None if found.complete else absent,
+        name=name,
+        photos=Files(paths),
+        things=Lazy(things, range(len(chosen))),
+        prompts=classes.prompts,
+        seed=sample.seed,
+        complete=content.complete,
+        absent=None if content.complete else absent,
         left_out=left_out,
     )
 
 
-def _counted(found: Instances, number: int, classes: Classes[int]) -> list[Annotation]:
-    """The picture's annotations that are objects or crowds of objects."""
-    partial = found.pictures[number].partial
+def _counted(content: InstancesFile, number: int, classes: Classes[int]) -> list[Annotation]:
+    """Return the image's annotations that are objects or crowds of objects."""
+    partial = content.pictures[number].partial
     return [
         each
-        for each in found.of[number]
+        for each in content.annotations[number]
         if int(each["category_id"]) in classes.labels and int(each["category_id"]) not in partial
     ]
 
 
 def _not_shown(note: Annotation, image: Image, classes: Classes[int]) -> str:
-    """Why an annotation is no object here, or nothing."""
+    """Return why an annotation is no object here, or nothing."""
     kind = int(note["category_id"])
     if kind not in classes.labels:
         return "annotations of no object (background, void)"
@@ -322,30 +347,31 @@ def _not_shown(note: Annotation, image: Image, classes: Classes[int]) -> str:
 
 
 def read(root: Path, sample: Sample, template: str) -> LabelledImages:
-    """The official layout; see `pictured`."""
+    """Return the official layout; see `pictured`."""
     path = _instances_file(root)
-    found = instances(path)
+    content = instances(path)
     others = sorted((root / "annotations").glob("instances_val*.json"))
     if len(others) > 1:
-        found.left_out.say(f"of {', '.join(each.name for each in others)} the last is read")
+        content.left_out.say(f"of {', '.join(each.name for each in others)} the last is read")
     name = path.stem.removeprefix("instances_")
     pictures = root / name
     if not pictures.is_dir():
         raise LayoutError(
             f"got no folder {name!r} in {root}, expected COCO's pictures there"
-            + _lying_elsewhere(root, name, found)
+            + _lying_elsewhere(root, name, content)
         )
 
     def mask_of(note: Annotation, image: Image, frame: Frame) -> Marked:
         return Marked(mask_in(note, image, frame))
 
-    return pictured(found, [pictures], sample, template, mask_of, "COCO")
+    return pictured(content, [pictures], sample, template, mask_of, "COCO")
 
 
-def _lying_elsewhere(root: Path, name: str, found: Instances) -> str:
-    """The folder near `root` that has the pictures, and the command that puts it in place."""
+def _lying_elsewhere(root: Path, name: str, content: InstancesFile) -> str:
+    """Return the folder near `root` that has the images, and the command that puts it in
+    place."""
     split = re.sub(r"\d+$", "", name)
-    some = [image.name for image in found.pictures.values()][:1]
+    some = [image.name for image in content.pictures.values()][:1]
     for near in (f"images/{name}", f"images/{split}", split, "images", f"../{name}", "."):
         if some and (root / near / some[0]).is_file():
             here = f"{root / near}" if near != "." else str(root)
@@ -355,7 +381,7 @@ def _lying_elsewhere(root: Path, name: str, found: Instances) -> str:
 
 
 def _countable(annotations: list[Annotation], classes: Classes[int]) -> bool:
-    """Whether there is an object, and no class as a crowd alone."""
+    """Return whether there is an object, and no class as a crowd alone."""
     crowds, singles = (
         {
             classes.labels[int(each["category_id"])]
@@ -368,20 +394,21 @@ def _countable(annotations: list[Annotation], classes: Classes[int]) -> bool:
 
 
 def _instances_file(root: Path) -> Path:
-    """The validation set's where it is there, else the only one."""
-    found = sorted((root / "annotations").glob("instances_*.json"))
-    validation = [each for each in found if each.stem.startswith("instances_val")]
+    """Return the validation set's where it is there, else the only one."""
+    files = sorted((root / "annotations").glob("instances_*.json"))
+    validation = [each for each in files if each.stem.startswith("instances_val")]
     if validation:
         return validation[-1]
-    if len(found) != 1:
-        names = ", ".join(each.name for each in found) or "no instances_*.json"
+    if len(files) != 1:
+        names = ", ".join(each.name for each in files) or "no instances_*.json"
         raise LayoutError(
             f"got {names} in {root / 'annotations'}, expected instances_val2017.json or one other"
         )
-    return found[0]
+    return files[0]
 
 
 def content_of(path: Path, wanted: tuple[str, ...]) -> dict[str, Any]:
+    """Return the content of an instances file, which must have these parts."""
     content = json_of(path)
     missing = [key for key in wanted if not isinstance(content, dict) or key not in content]
     if missing:

@@ -14,7 +14,7 @@ from heatproof.data.layouts.classes import role_of
 from heatproof.data.layouts.coco import (
     WRONG,
     Image,
-    Instances,
+    InstancesFile,
     content_of,
     image_of,
     instances,
@@ -25,7 +25,7 @@ from heatproof.data.layouts.reading import LayoutError, picture
 
 @dataclass(frozen=True)
 class CocoPicture:
-    """A picture of COCO with its captions and its instances by category (crowds left out)."""
+    """An image of COCO with its captions and its instances by category (crowds left out)."""
 
     path: Path
     size: tuple[int, int]
@@ -38,8 +38,10 @@ class CocoPicture:
 
 
 def coco(folder: Path) -> list[CocoPicture]:
-    """COCO 2017 (or 2014): FOLDER/annotations/captions_val*.json, instances_val*.json beside it,
-    pictures in FOLDER/val*. Pictures in order of their ids; those without captions are left out."""
+    """Read COCO 2017 (or 2014), in order of ids; images without captions are left out.
+
+    FOLDER/annotations has captions_val*.json and instances_val*.json; images are in FOLDER/val*.
+    """
     captions = _annotations(folder, "captions")
     file = _annotations(folder, "instances")
     year = captions.stem.removeprefix("captions_")
@@ -72,7 +74,7 @@ def coco(folder: Path) -> list[CocoPicture]:
 def _captioned(
     image: Image,
     folder: Path,
-    things: Instances,
+    things: InstancesFile,
     number: int,
     captions: tuple[str, ...],
     said_by: str,
@@ -81,7 +83,7 @@ def _captioned(
         raise KeyError(f"height of image {number}")
     objects: list[tuple[str, Any]] = []
     crowds: set[str] = set()
-    for each in things.of.get(number, ()):
+    for each in things.annotations.get(number, ()):
         name = things.names[int(each["category_id"])]
         if is_crowd(each):
             crowds.add(name)
@@ -93,7 +95,7 @@ def _captioned(
 
 
 def coco_mask(segmentation: Any, size: tuple[int, int]) -> Bool[np.ndarray, "row col"]:
-    """Polygons (lists of x, y) or run lengths as a mask of (height, width)."""
+    """Return polygons (lists of x, y) or run lengths as a mask of (height, width)."""
     return masks.decoded(segmentation, size)
 
 

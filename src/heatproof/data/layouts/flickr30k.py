@@ -1,6 +1,6 @@
 """Flickr30k Entities (Plummer et al., ICCV 2015): phrases of captions, and boxes of what they name.
 
-The annotations come apart from the pictures, which lie beside them in `flickr30k-images/`.
+The annotations come apart from the images, which lie beside them in `flickr30k-images/`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Boxed:
-    """A picture's size and boxes (left, top, right, bottom; the last two outside)
+    """An image's size and boxes (left, top, right, bottom; the last two outside)
     of each entity."""
 
     width: int
@@ -44,9 +44,9 @@ class Boxed:
 
 
 def read(root: Path, sample: Sample, template: str) -> LabelledImages:
-    """One prompt a phrase (verbatim: `template` is not used), one thing each for all boxes of its
-    entity. Phrases without a box are left out (scenes, things not to be seen). The pictures of
-    test.txt where it is there, else all. A phrase is true of more pictures than it was written
+    """Return one prompt a phrase (verbatim: `template` is not used), one thing each for all boxes
+    of its entity. Phrases without a box are left out (scenes, things not to be seen). The images
+    of test.txt where it is there, else all. A phrase is true of more images than it was written
     for, so the set is not complete."""
     del template
     left_out = LeftOut()
@@ -94,11 +94,11 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
         )
 
     return LabelledImages(
-        "Flickr30k Entities",
-        Files(paths),
-        Lazy(things, range(len(paths))),
-        tuple(labels),
-        sample.seed,
+        name="Flickr30k Entities",
+        photos=Files(paths),
+        things=Lazy(things, range(len(paths))),
+        prompts=tuple(labels),
+        seed=sample.seed,
         complete=False,
         left_out=left_out,
     )
@@ -109,7 +109,7 @@ def _mask(one: Boxed, entity: str, frame: Frame, what: str) -> np.ndarray:
 
 
 def _phrases(path: Path) -> list[tuple[str, str]]:
-    """(entity, phrase) pairs, each once, of what can be seen."""
+    """Return (entity, phrase) pairs, each once, of what can be seen."""
     if not path.is_file():
         raise LayoutError(f"got no {path}, expected the five captions of that picture")
     found = PHRASE.findall(text_of(path))
@@ -151,8 +151,11 @@ def _number(tree: ET.Element, place: str) -> int:
 
 
 def _xml(path: Path) -> ET.Element:
-    """The file's root. A document type is refused: it is where XML may name other files and where
-    a small file may grow without end; the official annotations have none."""
+    """Return the file's root.
+
+    A document type is refused: it is where XML may name other files and where a small file may grow
+    without end; the official annotations have none.
+    """
     text = text_of(path)
     if "<!DOCTYPE" in text:
         raise LayoutError(f"{path} has a document type (<!DOCTYPE), expected plain elements")

@@ -1,4 +1,4 @@
-"""Anybody's folder of pictures with masks.
+"""Anybody's folder of images with masks.
 
 | layout | an object is named by |
 |---|---|
@@ -55,7 +55,7 @@ LAYOUTS = (
 
 
 def read(root: Path, sample: Sample, template: str) -> LabelledImages:
-    """The layout that the folder has; pictures without a mask are left out."""
+    """Return the layout that the folder has; images without a mask are left out."""
     if (root / "instances.json").is_file():
         return annotated(root, template=template, sample=sample)
     pictures, drawn = root / "images", root / "masks"
@@ -74,7 +74,7 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
 def annotated(
     root: Path, *, template: str = "a {}", sample: Sample | None = None
 ) -> LabelledImages:
-    """A folder in COCO's layout: `instances.json` beside `images/`. Masks are polygons, run
+    """Read a folder in COCO's layout: `instances.json` beside `images/`. Masks are polygons, run
     lengths, boxes, or files named by "mask_file"."""
     path = root / "instances.json"
     if not path.is_file():
@@ -96,7 +96,7 @@ def annotated(
     return pictured(found, places, sample or Sample(), template, mask_of, str(root))
 
 
-# --- masks as pictures ------------------------------------------------------------------------
+# --- masks as images ------------------------------------------------------------------------
 
 
 @dataclass
@@ -108,6 +108,7 @@ class MaskReader:
     white: Path | None = None
 
     def marked(self, file: Path, frame: Frame, what: str) -> Marked:
+        """Return what a mask file marks, on the upright image."""
         marked = masks.binary(file)
         self.void = self.void or (file if marked.void else None)
         self.white = self.white or (file if marked.white else None)
@@ -126,7 +127,7 @@ class MaskReader:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture and the mask files of its objects, each with its class's folder."""
+    """An image and the mask files of its objects, each with its class's folder."""
 
     path: Path
     masks: tuple[tuple[str, Path], ...]
@@ -151,7 +152,7 @@ def _in_class_folders(root: Path, sample: Sample, template: str) -> LabelledImag
 
 
 def _beside(root: Path, sample: Sample, template: str) -> LabelledImages:
-    """CLASS/a.jpg with CLASS/a.png; a PNG of the same stem as another picture is a mask."""
+    """Read CLASS/a.jpg with CLASS/a.png: a PNG of the same stem as another image is a mask."""
     drawn: list[Drawn] = []
     names: list[str] = []
     left_out = LeftOut()
@@ -182,7 +183,7 @@ def _pictured(
     template: str,
     left_out: LeftOut,
 ) -> LabelledImages:
-    """Masks of the background are left out; those of void are unjudged for all objects."""
+    """Make images of masks: the background is left out, void is unjudged for all objects."""
     if not drawn:
         raise LayoutError(f"got no mask in {root / 'masks'}, expected masks/CLASS/a.png")
     classes = Classes[str].of({name: name for name in names}, template, left_out)
@@ -209,18 +210,20 @@ def _pictured(
         return visible(objects, left_out, one.path.name)
 
     return LabelledImages(
-        str(root),
-        Files([each.path for each in chosen]),
-        Lazy(things, range(len(chosen))),
-        classes.prompts,
-        sample.seed,
+        name=str(root),
+        photos=Files([each.path for each in chosen]),
+        things=Lazy(things, range(len(chosen))),
+        prompts=classes.prompts,
+        seed=sample.seed,
         left_out=left_out,
     )
 
 
 def _numbered(root: Path, sample: Sample, template: str) -> LabelledImages:
-    """masks/a.png numbers classes as classes.txt does; 0 is the background, and the largest number
-    of 8 or of 16 bits is unjudged where no class has it. A thing is all pixels of a class."""
+    """Read masks/a.png, which numbers classes as classes.txt does. An object is a class's pixels.
+
+    0 is the background; the largest number of 8 or of 16 bits is unjudged where no class has it.
+    """
     listed = root / "classes.txt"
     if not listed.is_file():
         raise LayoutError(
@@ -275,17 +278,17 @@ def _numbered(root: Path, sample: Sample, template: str) -> LabelledImages:
         )
 
     return LabelledImages(
-        str(root),
-        Files([path for path, _ in chosen]),
-        Lazy(things, range(len(chosen))),
-        classes.prompts,
-        sample.seed,
+        name=str(root),
+        photos=Files([path for path, _ in chosen]),
+        things=Lazy(things, range(len(chosen))),
+        prompts=classes.prompts,
+        seed=sample.seed,
         left_out=left_out,
     )
 
 
 def _by_stem(folder: Path, drawn: Path, left_out: LeftOut) -> dict[str, Path]:
-    """The pictures in the folder by their stems; `drawn` is the folder of their masks."""
+    """Return the images in the folder by their stems; `drawn` is the folder of their masks."""
     found: dict[str, Path] = {}
     _count_others(folder, PICTURES, left_out)
     for path in pictures_in(folder):
@@ -302,7 +305,7 @@ def _by_stem(folder: Path, drawn: Path, left_out: LeftOut) -> dict[str, Path]:
 
 
 def _split(folder: Path, drawn: Path) -> str:
-    """The command that makes a folder of one split of images/ and masks/ (train, val)."""
+    """Return the command that makes a folder of one split of images/ and masks/ (train, val)."""
     splits = [each for each in folders_in(folder) if (drawn / each.name).is_dir()]
     if not splits:
         inside = [each.name for each in folders_in(folder) if pictures_in(each)]
@@ -319,7 +322,7 @@ def _split(folder: Path, drawn: Path) -> str:
 
 
 def in_cocos_format(root: Path) -> str:
-    """A file in COCO's format under another name, and the command that lets it be read as the
+    """Name a file in COCO's format under another name, and the command that lets it be read as the
     user's own: the end of an error's line."""
     for path in sorted([*root.glob("*.json"), *root.glob("annotations/*.json")]):
         if not path.name.startswith("instances_") and _is_coco(path):
@@ -342,7 +345,7 @@ def _is_coco(path: Path) -> bool:
 def _mask_files(
     folder: Path, left_out: LeftOut, endings: tuple[str, ...], also: tuple[str, ...] = ()
 ) -> list[Path]:
-    """Files with these endings; others, but those with `also`, are counted."""
+    """List files with these endings; others, but those with `also`, are counted."""
     _count_others(folder, endings + also, left_out)
     return [
         each for each in visible_in(folder) if each.is_file() and each.suffix.lower() in endings
@@ -360,7 +363,7 @@ def _count_others(folder: Path, endings: tuple[str, ...], left_out: LeftOut) -> 
 
 
 def _stem_in(pictures: dict[str, Path], mask: Path) -> str:
-    """The stem of the picture that the mask is of."""
+    """Return the stem of the image that the mask is of."""
     if mask.stem in pictures:
         return mask.stem
     several = SEVERAL.match(mask.stem)

@@ -15,7 +15,7 @@ NAME_FILES = ("LOC_synset_mapping.txt", "synset_words.txt", "class_names.txt")
 
 @dataclass(frozen=True)
 class Labelled:
-    """A picture's path and the index of its class in the folder's list of classes."""
+    """An image's path and the index of its class in the folder's list of classes."""
 
     path: Path
     label: int
@@ -32,7 +32,7 @@ class ClassFolder:
 
 
 def imagenet(folder: Path) -> ClassFolder:
-    """ImageNet's validation set: FOLDER[/val]/SYNSET/*.JPEG, as torchvision's ImageFolder has it.
+    """Read ImageNet's validation set: FOLDER[/val]/SYNSET/*.JPEG, torchvision's ImageFolder.
 
     Class names come from `LOC_synset_mapping.txt` or `synset_words.txt` ("n01440764 tench, ..."),
     or `class_names.txt` (a line for each class, in the order of the folders), looked for in the
@@ -52,7 +52,7 @@ def imagenet(folder: Path) -> ClassFolder:
 
 @cache
 def _curated() -> dict[str, str]:
-    """ImageNet's 1,000 names as OpenAI's prompts have them, in open_clip's copy."""
+    """Read ImageNet's 1,000 names as OpenAI's prompts have them, in open_clip's copy."""
     from open_clip import IMAGENET_CLASSNAMES
     from timm.data import ImageNetInfo
 
@@ -61,7 +61,8 @@ def _curated() -> dict[str, str]:
 
 @cache
 def _wordnet() -> dict[str, str]:
-    """The first word of each of WordNet's 21,841 synsets that have pictures, in timm's copy."""
+    """Return the first word of each of WordNet's 21,841 synsets that have images, in timm's
+    copy."""
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo("imagenet-22k")
@@ -70,7 +71,8 @@ def _wordnet() -> dict[str, str]:
 
 
 def called(synset: str) -> str:
-    """What a synset is called in prompts: of the 1,000, as OpenAI calls it; else as WordNet."""
+    """Return what a synset is called in prompts: of the 1,000, as OpenAI calls it; else as
+    WordNet."""
     name = _curated().get(synset) or _wordnet().get(synset)
     if not name:
         raise LayoutError(
@@ -80,7 +82,7 @@ def called(synset: str) -> str:
 
 
 def class_names(classes: ClassFolder) -> tuple[str, ...]:
-    """The folder's own names, ImageNet's where no file gives them."""
+    """Return the folder's own names, ImageNet's where no file gives them."""
     curated = _curated()
     names: list[str] = []
     for synset, name in zip(classes.synsets, classes.names, strict=True):

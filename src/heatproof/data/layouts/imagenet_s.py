@@ -1,4 +1,4 @@
-"""ImageNet-S (Gao et al., arXiv 2106.03149): ImageNet's pictures with a mask of their class."""
+"""ImageNet-S (Gao et al., arXiv 2106.03149): ImageNet's images with a mask of their class."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,8 +28,8 @@ MERGED = {
 
 
 def imagenet_s(folder: Path) -> tuple[ClassFolder, tuple[Path, ...]]:
-    """ImageNet-S: FOLDER/validation/SYNSET/*.JPEG with masks of the same names, as PNG, in
-    FOLDER/validation-segmentation/SYNSET. Returns the pictures, and the mask of each."""
+    """Read ImageNet-S: FOLDER/validation/SYNSET/*.JPEG with masks of the same names, as PNG, in
+    FOLDER/validation-segmentation/SYNSET. Returns the images, and the mask of each."""
     root, masks = folder / "validation", folder / "validation-segmentation"
     for part in (root, masks):
         if not part.is_dir():
@@ -48,7 +48,7 @@ def imagenet_s(folder: Path) -> tuple[ClassFolder, tuple[Path, ...]]:
 
 
 def imagenet_s_ids(folder: Path, synsets: Iterable[str]) -> dict[str, int]:
-    """The mask id of each class: its place (from 1) among the sorted synsets of
+    """Return the mask id of each class: its place (from 1) among the sorted synsets of
     `ImageNetS_categories_im*.txt`, or of the folders where all of the 50, 300 or 919 are there."""
     listed = sorted(folder.glob("ImageNetS_categories_im*.txt"))
     if len(listed) > 1:
@@ -67,7 +67,7 @@ def imagenet_s_ids(folder: Path, synsets: Iterable[str]) -> dict[str, int]:
 
 
 def known_ids(folder: Path, classes: ClassFolder) -> dict[str, int]:
-    """`imagenet_s_ids` of classes that all have one."""
+    """Return `imagenet_s_ids` of classes that all have one."""
     ids = imagenet_s_ids(folder, classes.synsets)
     unknown = [synset for synset in classes.synsets if synset not in ids]
     if unknown:
@@ -76,7 +76,7 @@ def known_ids(folder: Path, classes: ClassFolder) -> dict[str, int]:
 
 
 def imagenet_s_pixels(path: Path) -> Int64[np.ndarray, "row col"]:
-    """Each pixel's id: its red plus 256 times its green."""
+    """Return each pixel's id: its red plus 256 times its green."""
     image = open_stored(path)
     if image.mode not in ("RGB", "RGBA"):
         raise LayoutError(
@@ -88,14 +88,14 @@ def imagenet_s_pixels(path: Path) -> Int64[np.ndarray, "row col"]:
 
 
 def imagenet_s_mask(path: Path, wanted: int) -> Bool[np.ndarray, "row col"]:
-    """Pixels of the class whose id is `wanted`."""
+    """Return the pixels of the class whose id is `wanted`."""
     return imagenet_s_pixels(path) == wanted
 
 
 def read(root: Path, sample: Sample, template: str) -> LabelledImages:
-    """Each picture's things are its own class's pixels, then those of other classes in its mask.
+    """Read images; objects are the pixels of an image's own class, then of others in its mask.
 
-    Pixels of id 1000 are unjudged. Pictures were annotated with their own class in mind: what else
+    Pixels of id 1000 are unjudged. Images were annotated with their own class in mind: what else
     of the 919 classes they show may be background, so the set is not complete.
     """
     classes, paths = imagenet_s(root)
@@ -117,7 +117,7 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
             )
         judged = pixels != IGNORED
         own = ids[classes.synsets[item.label]]
-        # Two synsets may share an id: the picture's own class keeps its own name.
+        # Two synsets may share an id: the image's own class keeps its own name.
         labels = label_of | {own: item.label}
         if own not in found:
             left_out.add("images whose mask has no pixel of their own class", [item.path.name])
@@ -130,11 +130,11 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
         )
 
     return LabelledImages(
-        "ImageNet-S",
-        Files([item.path for item, _ in chosen]),
-        Lazy(things, range(len(chosen))),
-        tuple(template.format(name) for name in names),
-        sample.seed,
+        name="ImageNet-S",
+        photos=Files([item.path for item, _ in chosen]),
+        things=Lazy(things, range(len(chosen))),
+        prompts=tuple(template.format(name) for name in names),
+        seed=sample.seed,
         complete=False,
         left_out=left_out,
     )

@@ -29,8 +29,9 @@ FIELDS = ("img", "gt", "target")
 
 
 def read(root: Path, sample: Sample, template: str) -> LabelledImages:
-    """One thing a picture: the class that it is of, by the file's first annotation. `root` is the
-    file, or the folder that it is in. Other classes are not annotated: the set is not complete."""
+    """Return one thing an image: the class that it is of, by the file's first annotation. `root`
+    is the file, or the folder that it is in. Other classes are not annotated: the set is not
+    complete."""
     path = root / FILE if root.is_dir() else root
     with opened(path) as file:
         segments = Segments(path, file)
@@ -53,11 +54,11 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
         return visible(found, left_out, f"image {row}")
 
     return LabelledImages(
-        "ImageNet-Segmentation",
-        Lazy(photo, rows),
-        Lazy(things, rows),
-        tuple(template.format(called(synset)) for synset in kinds),
-        sample.seed,
+        name="ImageNet-Segmentation",
+        photos=Lazy(photo, rows),
+        things=Lazy(things, rows),
+        prompts=tuple(template.format(called(synset)) for synset in kinds),
+        seed=sample.seed,
         complete=False,
         left_out=left_out,
     )
@@ -79,6 +80,7 @@ class Segments:
         return lengths["img"]
 
     def photo(self, row: int) -> Image.Image:
+        """Return an image of the file."""
         pixels = np.asarray(self._cell("img", row))
         if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
             raise LayoutError(
@@ -88,6 +90,7 @@ class Segments:
         return Image.fromarray(np.ascontiguousarray(pixels.T)).convert("RGB")
 
     def mask(self, row: int) -> Bool[np.ndarray, "row col"]:
+        """Return the mask of an image."""
         inner = np.asarray(self._cell("gt", row))
         values = np.asarray(self.file[inner[0, 0]]).T
         if values.ndim != 2 or not np.isin(values, (0, 1)).all():
@@ -104,7 +107,7 @@ class Segments:
         return values == 1
 
     def synset(self, row: int) -> str:
-        """Texts are numbers of characters."""
+        """Return the class of an image; texts are stored as numbers of characters."""
         return "".join(chr(code) for code in np.asarray(self._cell("target", row)).ravel())
 
     def _cells(self, field: str) -> Any:
@@ -121,7 +124,7 @@ class Segments:
 
 @contextmanager
 def opened(path: Path) -> Generator[Any]:
-    """The HDF5 file, opened for reading.
+    """Return the HDF5 file, opened for reading.
 
     Raises:
         LayoutError: it is no such file, or h5py is not installed.

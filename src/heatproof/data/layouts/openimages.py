@@ -31,16 +31,16 @@ Point = tuple[float, float]
 
 @dataclass
 class Points:
-    """Where a class was judged in one picture, as shares of its width and height."""
+    """Where a class was judged in one image, as shares of its width and height."""
 
     yes: list[Point] = field(default_factory=list)
     no: list[Point] = field(default_factory=list)
 
 
 def read(root: Path, sample: Sample, template: str) -> LabelledImages:
-    """One thing a class that a picture has a point of. `mask` holds the points that are on it,
-    `judged` these and those that are not; "unsure" points are unjudged, and so are pixels that
-    were judged both ways. Pictures without a "yes" are left out. What has no points may still be
+    """Return one thing a class that an image has a point of. `mask` holds the points that are on
+    it, `judged` these and those that are not; "unsure" points are unjudged, and so are pixels that
+    were judged both ways. Images without a "yes" are left out. What has no points may still be
     there, so the set is not complete."""
     file = _points_file(root)
     said, left_out = _said(file), LeftOut()
@@ -73,11 +73,11 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
         )
 
     return LabelledImages(
-        "Open Images V7",
-        Files(paths),
-        Lazy(things, range(len(paths))),
-        tuple(template.format(names[kind]) for kind in kinds),
-        sample.seed,
+        name="Open Images V7",
+        photos=Files(paths),
+        things=Lazy(things, range(len(paths))),
+        prompts=tuple(template.format(names[kind]) for kind in kinds),
+        seed=sample.seed,
         complete=False,
         left_out=left_out,
     )
@@ -97,7 +97,7 @@ def _marked(points: list[Point], frame: Frame) -> np.ndarray:
 
 
 def _said(file: Path) -> dict[str, dict[str, Points]]:
-    """The points of each class in each picture."""
+    """Return the points of each class in each image."""
     said: dict[str, dict[str, Points]] = {}
     for line, row in table_of(file, COLUMNS):
         answer = row["EstimatedYesNo"].strip().lower()
@@ -117,7 +117,7 @@ def _said(file: Path) -> dict[str, dict[str, Points]]:
 
 
 def _points_file(root: Path) -> Path:
-    """The CSV file of points: the validation set's where there are several."""
+    """Return the CSV file of points: the validation set's where there are several."""
     found: list[Path] = []
     for path in sorted([*root.glob("*.csv"), *(root / "annotations").glob("*.csv")]):
         with path.open(encoding="utf-8", errors="replace") as file:
@@ -133,7 +133,7 @@ def _points_file(root: Path) -> Path:
 
 
 def _names(root: Path) -> dict[str, str]:
-    """Class names by label, of all class descriptions (with a first line of names or without)."""
+    """Read class names by label, of all class descriptions (with a line of names or without)."""
     files = [
         *root.glob("*class-descriptions*.csv"),
         *root.glob("annotations/*class-descriptions*.csv"),

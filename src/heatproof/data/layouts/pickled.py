@@ -30,7 +30,7 @@ _MARK = object()
 
 
 def plain(path: Path) -> Any:
-    """The lists, dictionaries, tuples, texts, numbers, truth values and None in a pickle.
+    """Return the lists, dictionaries, tuples, texts, numbers, truth values and None in a pickle.
 
     Texts of Python 2 are read as Latin-1.
 
@@ -107,7 +107,7 @@ class _Reader:
         return items[::-1]
 
     def add(self, items: list[Any]) -> None:
-        """To the list or the dictionary on top."""
+        """Add to the list or the dictionary on top."""
         target = self.stack[-1]
         if any(item is _MARK for item in items):
             raise ValueError("an item is missing")

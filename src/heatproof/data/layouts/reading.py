@@ -26,13 +26,13 @@ class NoLayout(LayoutError):
 
 @dataclass(frozen=True)
 class Sample:
-    """How many pictures are wanted (None: all), and the seed that they are drawn by."""
+    """How many images are wanted (None: all), and the seed that they are drawn by."""
 
     most: int | None = None
     seed: int = 0
 
     def of(self, items: Sequence[Item]) -> list[Item]:
-        """A seeded sample without replacement, in the items' own order."""
+        """Draw a seeded sample without replacement, in the items' own order."""
         if self.most is None or len(items) <= self.most:
             return list(items)
         rows = random.Random(self.seed).sample(range(len(items)), self.most)
@@ -40,6 +40,7 @@ class Sample:
 
 
 def text_of(path: Path) -> str:
+    """Return the text of a file; what cannot be read is a `LayoutError`."""
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -49,11 +50,12 @@ def text_of(path: Path) -> str:
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines that hold anything, stripped."""
+    """Return the lines that hold anything, stripped."""
     return [line.strip() for line in text_of(path).splitlines() if line.strip()]
 
 
 def json_of(path: Path) -> Any:
+    """Return the content of a JSON file; what cannot be read is a `LayoutError`."""
     try:
         return json.loads(text_of(path))
     except (json.JSONDecodeError, RecursionError) as error:
@@ -61,7 +63,7 @@ def json_of(path: Path) -> Any:
 
 
 def table_of(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, row) of a CSV file whose first line names its columns, these among them."""
+    """Return (line, row) of a CSV file whose first line names its columns, these among them."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         try:
@@ -84,27 +86,30 @@ def table_of(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str
 
 
 def visible_in(folder: Path) -> list[Path]:
-    """What the folder holds, in order, without what systems hide or leave there (`._a.jpg`)."""
+    """Return what the folder holds, in order, without what systems hide or leave there
+    (`._a.jpg`)."""
     return sorted(each for each in folder.iterdir() if not each.name.startswith((".", "__MACOSX")))
 
 
 def folders_in(folder: Path) -> list[Path]:
+    """List the folders in a folder, in order."""
     return [each for each in visible_in(folder) if each.is_dir()]
 
 
 def pictures_in(folder: Path) -> list[Path]:
+    """List the images in a folder, in order."""
     return [each for each in visible_in(folder) if each.suffix.lower() in PICTURES]
 
 
 def picture(path: Path, said_by: str) -> Path:
-    """`path`, which `said_by` speaks of."""
+    """Check that there is an image at `path`, which `said_by` names."""
     if not path.is_file():
         raise LayoutError(f"got no picture {path}, which {said_by} speaks of")
     return path
 
 
 def picture_in(places: Sequence[Path], name: str, said_by: str) -> Path:
-    """The picture of this name in the first of the folders that has it."""
+    """Return the image of this name in the first of the folders that has it."""
     for place in places:
         if (place / name).is_file():
             return place / name
@@ -112,7 +117,7 @@ def picture_in(places: Sequence[Path], name: str, said_by: str) -> Path:
 
 
 def first_folder(places: Sequence[Path], what: str) -> Path:
-    """The first of these folders that is there."""
+    """Return the first of these folders that is there."""
     for place in places:
         if place.is_dir():
             return place

@@ -21,9 +21,9 @@ SPLITS_BY = ("unc", "umd", "google", "berkeley")
 
 
 def read(root: Path, sample: Sample, template: str) -> LabelledImages:
-    """One prompt an expression (verbatim: `template` is not used), one thing each for the instance
-    that it refers to. Pictures of the split "val". An expression is true of more pictures than it
-    was written for, so the set is not complete."""
+    """Return one prompt an expression (verbatim: `template` is not used), one thing each for the
+    instance that it refers to. Images of the split "val". An expression is true of more images
+    than it was written for, so the set is not complete."""
     del template
     path = _refs_file(root)
     annotations = root / "instances.json"
@@ -31,7 +31,7 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
         raise LayoutError(f"got no {annotations}, expected the instances that {path.name} names")
     found = instances(annotations)
     by_id: dict[int, Annotation] = {}
-    for each in (each for of in found.of.values() for each in of):
+    for each in (each for of in found.annotations.values() for each in of):
         if not str(each["id"]).isdigit():
             continue
         if int(each["id"]) in by_id:
@@ -67,11 +67,11 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
         )
 
     return LabelledImages(
-        root.name,
-        Files(paths),
-        Lazy(things, range(len(paths))),
-        tuple(labels),
-        sample.seed,
+        name=root.name,
+        photos=Files(paths),
+        things=Lazy(things, range(len(paths))),
+        prompts=tuple(labels),
+        seed=sample.seed,
         complete=False,
         left_out=found.left_out,
     )
@@ -97,7 +97,7 @@ def _pictures(root: Path) -> Path:
 
 
 def _expressions(path: Path) -> dict[int, list[tuple[int, str]]]:
-    """(annotation, expression) of each picture of the split, each pair once."""
+    """Return (annotation, expression) of each image of the split, each pair once."""
     content: Any = plain(path) if path.suffix == ".p" else json_of(path)
     said: dict[int, list[tuple[int, str]]] = {}
     splits: set[str] = set()

@@ -26,8 +26,8 @@ CLASSES = (
 
 
 def read(root: Path, sample: Sample, template: str) -> LabelledImages:
-    """One thing an object of SegmentationObject, its class that of its pixels in
-    SegmentationClass. Void pixels are unjudged, for every thing of the picture."""
+    """Return one thing an object of SegmentationObject, its class that of its pixels in
+    SegmentationClass. Void pixels are unjudged, for every thing of the image."""
     listed = root / "ImageSets" / "Segmentation" / "val.txt"
     if not listed.is_file():
         raise LayoutError(
@@ -57,17 +57,17 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
         return found
 
     return LabelledImages(
-        "VOC 2012",
-        Files(paths),
-        Lazy(things, range(len(paths))),
-        tuple(template.format(name) for name in CLASSES),
-        sample.seed,
+        name="VOC 2012",
+        photos=Files(paths),
+        things=Lazy(things, range(len(paths))),
+        prompts=tuple(template.format(name) for name in CLASSES),
+        seed=sample.seed,
         left_out=left_out,
     )
 
 
 def _lists(listed: Path) -> str:
-    """The lists that lie in place of val.txt, and the command that takes one of them."""
+    """Return the lists that lie in place of val.txt, and the command that takes one of them."""
     order = {"test.txt": 0, "trainval.txt": 1, "train.txt": 2}
     found = sorted(listed.parent.glob("*.txt"), key=lambda path: order.get(path.name, 3))
     if not found:
@@ -78,7 +78,7 @@ def _lists(listed: Path) -> str:
 
 
 def _expect_vocs_classes(root: Path) -> None:
-    """Tools that write VOC's layout for other classes say so (labelme, CVAT): their numbers are not
+    """Check the classes: labelme and CVAT write VOC's layout for others, whose numbers are not
     VOC's."""
     wanted = {re.sub(r"\W", "", name) for name in CLASSES}
     for file in ("class_names.txt", "labels.txt", "labelmap.txt"):

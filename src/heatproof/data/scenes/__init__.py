@@ -1,7 +1,7 @@
 """Rendered scenes with exact masks, captions and computable truth.
 
 >>> drawn = sample(torch.arange(8))               # eight scenes, as tensors
->>> pictures, masks = render(drawn, pixels=512)   # uint8 (8, 3, 512, 512), bool (8, 4, 512, 512)
+>>> images, masks = render(drawn, pixels=512)   # uint8 (8, 3, 512, 512), bool (8, 4, 512, 512)
 >>> scene = drawn.described()[0]                  # objects with shape, colour, size, texture, box
 >>> truth(Caption(Phrase(colour="red", shape="circle")), scene)
 """

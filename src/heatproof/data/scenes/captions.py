@@ -58,20 +58,23 @@ class Phrase:
 
     @property
     def words(self) -> str:
+        """Return the words that the phrase says, in order."""
         return " ".join(w for w in (self.size, self.texture, self.colour, self.shape) if w)
 
     @property
     def held_out(self) -> bool:
-        """Whether it names a colour and a shape that training never shows together."""
+        """Return whether it names a colour and a shape that training never shows together."""
         if self.colour is None or self.shape is None:
             return False
         return held_out(COLOURS.index(self.colour), SHAPES.index(self.shape))
 
     def holds(self, thing: SceneObject) -> bool:
+        """Return whether the phrase is true of an object."""
         wanted = ((name, getattr(self, name)) for name in ATTRIBUTES)
         return all(word is None or getattr(thing, name) == word for name, word in wanted)
 
     def spoken(self, style: int = 0) -> str:
+        """Return the phrase as text."""
         styles = NOUN_STYLES if self.shape else ADJECTIVE_STYLES
         text = styles[style % len(styles)].format(self.words)
         # "orange" is the only word here that takes "an".
@@ -89,6 +92,7 @@ class Caption:
 
     @property
     def text(self) -> str:
+        """Return the caption as text."""
         if self.second is None:
             return self.first.spoken(self.style)
         between = str(self.relation)
@@ -98,15 +102,17 @@ class Caption:
 
     @property
     def held_out(self) -> bool:
+        """Return whether it names what training never shows together."""
         return self.first.held_out or (self.second is not None and self.second.held_out)
 
 
 def phrase_of(thing: SceneObject, attributes: Sequence[str] = ATTRIBUTES) -> Phrase:
+    """Return the phrase that names an object by these attributes."""
     return Phrase(**{name: getattr(thing, name) for name in attributes})
 
 
 def related(relation: Relation, one: SceneObject, other: SceneObject) -> bool:
-    """Whether the centres stand in the relation by at least the clearance."""
+    """Return whether the centres stand in the relation by at least the clearance."""
     (x, y), (u, v) = one.centre, other.centre
     return {
         "and": True,
@@ -118,7 +124,7 @@ def related(relation: Relation, one: SceneObject, other: SceneObject) -> bool:
 
 
 def truth(caption: Caption, scene: Scene) -> bool:
-    """Whether the caption is true of the scene."""
+    """Return whether the caption is true of the scene."""
     if caption.second is None or caption.relation is None:
         return any(caption.first.holds(thing) for thing in scene.objects)
     return any(
@@ -132,7 +138,7 @@ def truth(caption: Caption, scene: Scene) -> bool:
 def coded(
     captions: Sequence[Caption],
 ) -> tuple[Int64[Tensor, "caption 2 4"], Int64[Tensor, " caption"]]:
-    """Attribute indices of both phrases and the relation's index; -1 where nothing is said."""
+    """Return attribute indices of both phrases and the relation's; -1 where nothing is said."""
 
     def indices(phrase: Phrase | None) -> list[int]:
         if phrase is None:
@@ -146,7 +152,7 @@ def coded(
 
 
 def truths(captions: Sequence[Caption], scenes: Scenes) -> Bool[Tensor, "scene caption"]:
-    """`truth` of every caption about every scene, at once."""
+    """Compute `truth` of every caption about every scene, at once."""
     device = scenes.seeds.device
     attributes, relations = (t.to(device) for t in coded(captions))
     things = scenes.attributes[:, None, :, None]
@@ -165,19 +171,20 @@ def truths(captions: Sequence[Caption], scenes: Scenes) -> Bool[Tensor, "scene c
 
 
 def singles(attribute: Attribute) -> list[Caption]:
-    """One caption for each word of the attribute."""
+    """Return one caption for each word of the attribute."""
     words = WORDS[ATTRIBUTES.index(attribute)]
     return [Caption(Phrase(**{attribute: word})) for word in words]
 
 
 def combinations(*, with_held_out: bool = True) -> list[Caption]:
-    """One caption for each colour and shape."""
+    """Return one caption for each colour and shape."""
     every = [Caption(Phrase(colour=c, shape=s)) for c in COLOURS for s in SHAPES]
     return [c for c in every if with_held_out or not c.held_out]
 
 
 def swapped(caption: Caption) -> Caption:
-    """The same words with the colours exchanged: only binding can tell it from the original."""
+    """Return the same words with the colours exchanged: only binding can tell it from the
+    original."""
     assert caption.second is not None
     return replace(
         caption,
@@ -187,13 +194,14 @@ def swapped(caption: Caption) -> Caption:
 
 
 def reversed_relation(caption: Caption) -> Caption:
+    """Return the caption with the opposite relation, which is false where it is true."""
     assert caption.relation is not None
     inverse: Relation = INVERSE[caption.relation]  # pyright: ignore[reportAssignmentType]
     return replace(caption, relation=inverse)
 
 
 def absent(scene: Scene, attributes: Sequence[str] = ("colour", "shape")) -> list[Caption]:
-    """Every caption of one object, by these attributes, that is false of the scene."""
+    """Return every caption of one object, by these attributes, that is false of the scene."""
     every = [Phrase()]
     for name, words in zip(ATTRIBUTES, WORDS, strict=True):
         if name in attributes:
@@ -202,7 +210,7 @@ def absent(scene: Scene, attributes: Sequence[str] = ("colour", "shape")) -> lis
 
 
 def captions_of(scene: Scene, chance: random.Random) -> list[Caption]:
-    """True captions: each object in full and in part, each pair, each relation that holds."""
+    """List true captions: each object in full and in part, each pair, each true relation."""
     found: list[Caption] = []
     for thing in scene.objects:
         some = chance.sample(ATTRIBUTES, chance.randint(2, 3))

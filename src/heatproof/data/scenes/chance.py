@@ -26,13 +26,14 @@ def _shifted(x: Int64[Tensor, "*any"], by: int) -> Int64[Tensor, "*any"]:
 
 
 def mixed(x: Int64[Tensor, "*any"]) -> Int64[Tensor, "*any"]:
-    """SplitMix64's finaliser."""
+    """Compute SplitMix64's finaliser."""
     x = (x ^ _shifted(x, 30)) * _FIRST
     x = (x ^ _shifted(x, 27)) * _SECOND
     return x ^ _shifted(x, 31)
 
 
 def hashes(seeds: Int64[Tensor, " scene"], stream: int, count: int) -> Int64[Tensor, "scene count"]:
+    """Return `count` hashes per seed; streams of one seed are independent."""
     index = torch.arange(1, count + 1, dtype=torch.int64, device=seeds.device)
     keys = mixed(mixed(seeds) + _signed(0x9E3779B97F4A7C15 * stream % (1 << 64)))
     return mixed(keys[:, None] + _GAMMA * index)
@@ -41,14 +42,15 @@ def hashes(seeds: Int64[Tensor, " scene"], stream: int, count: int) -> Int64[Ten
 def uniforms(
     seeds: Int64[Tensor, " scene"], stream: int, count: int
 ) -> Float64[Tensor, "scene count"]:
-    """Numbers in [0, 1)."""
+    """Return numbers in [0, 1)."""
     return _shifted(hashes(seeds, stream, count), 11).double() * 2.0**-53
 
 
 def grain(
     seeds: Int64[Tensor, " scene"], stream: int, pixels: int
 ) -> Float64[Tensor, "scene 3 pixels pixels"]:
-    """Uniform noise in [-1, 1) for each channel and pixel: one hash gives all three channels."""
+    """Return uniform noise in [-1, 1) for each channel and pixel: one hash gives all three
+    channels."""
     bits = hashes(seeds, stream, pixels * pixels).view(-1, pixels, pixels)
     channels = torch.stack([(bits >> (21 * c)) & 0x1FFFFF for c in range(3)], dim=1)
     return channels.double() * 2.0**-20 - 1.0

@@ -19,6 +19,8 @@ UNSEEN = 1 << 60
 
 
 class Example(TypedDict):
+    """Hold one image of a scene, its objects' masks, and its captions."""
+
     scene: Scene
     picture: UInt8[Tensor, "3 row col"]
     masks: Bool[Tensor, "object row col"]
@@ -29,7 +31,7 @@ class Example(TypedDict):
 
 
 class SceneDataset(Dataset[Example]):
-    """Scenes with pictures, masks and captions, drawn when asked for; seed `first` is item 0."""
+    """Scenes with images, masks and captions, drawn when asked for; seed `first` is item 0."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Scenes as files: PNG pictures, COCO instances and captions."""
+"""Scenes as files: PNG images, COCO instances and captions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from heatproof.data.scenes.vocabulary import SHAPES
 
 
 def run_lengths(mask: Bool[np.ndarray, "row col"]) -> list[int]:
-    """COCO's uncompressed code: lengths of runs down the columns, the first of zeros."""
+    """Encode as COCO does, uncompressed: lengths of runs down the columns, the first of zeros."""
     flat = np.concatenate([[False], mask.flatten(order="F"), [False]])
     changes = np.flatnonzero(flat[1:-1] != flat[:-2])
     return np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
 
 
 def mask_of(counts: list[int], size: tuple[int, int]) -> Bool[np.ndarray, "row col"]:
-    """The mask of COCO's uncompressed code; `size` is (height, width)."""
+    """Return the mask of COCO's uncompressed code; `size` is (height, width)."""
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape(size, order="F")
 

@@ -15,7 +15,7 @@ from heatproof.data.scenes.shapes import DISTANCES
 from heatproof.data.scenes.vocabulary import SHAPES
 
 PIXELS = 64
-"""The native side of a picture; noise and stripes keep their size in the picture at any other."""
+"""The native side of an image; noise and stripes keep their size in the image at any other."""
 
 # Red, green, blue of each colour word.
 PALETTE = torch.tensor(
@@ -74,7 +74,7 @@ def _background(scenes: Scenes, pixels: int) -> Float32[Tensor, "scene 3 row col
 def _texture(
     kinds: Tensor, grains: Tensor, x: Tensor, y: Tensor, pixels: int
 ) -> Float32[Tensor, "object row col"]:
-    """How much of the darker shade each pixel gets; `x`, `y` in fractions of the picture."""
+    """Return how much of the darker shade each pixel gets; `x`, `y` in fractions of the image."""
     shade = torch.zeros_like(x)
     for kind, period in ((1, STRIPE), (2, DOT)):
         at = (kinds == kind).nonzero()[:, 0]
@@ -98,7 +98,7 @@ def _texture(
 def _coverage(
     shapes: Tensor, x: Tensor, y: Tensor, radii: Tensor, turns: Tensor, pixels: int
 ) -> Float32[Tensor, "object row col"]:
-    """Share of each pixel that the outline covers (anti-aliased over one pixel)."""
+    """Return the share of each pixel that the outline covers (anti-aliased over one pixel)."""
     cos = (torch.cos(turns) / radii)[:, None, None]
     sin = (torch.sin(turns) / radii)[:, None, None]
     u, v = x * cos + y * sin, y * cos - x * sin
@@ -113,7 +113,7 @@ def _coverage(
 def render(
     scenes: Scenes, *, pixels: int = PIXELS, masks: bool = True
 ) -> tuple[UInt8[Tensor, "scene 3 row col"], Bool[Tensor, "scene object row col"]]:
-    """ImageInputs (0-255) and the visible pixels of each object (occluded ones left out).
+    """Render images (0-255) and the visible pixels of each object (occluded ones left out).
 
     With `masks=False` the second has no rows of objects: (scene, 0, row, col).
     """
@@ -154,7 +154,7 @@ def render(
 
 
 def _lit(canvas: Tensor, scenes: Scenes, pixels: int) -> UInt8[Tensor, "scene 3 row col"]:
-    """Light falls off across the picture; the sensor adds noise."""
+    """Let light fall off across the image, and add the noise of a sensor."""
     s, axis = scenes.surroundings, _axis(pixels, canvas.device) - 0.5
     light = (
         1

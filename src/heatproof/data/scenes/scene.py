@@ -23,9 +23,9 @@ MOST_OBJECTS = 4
 Combinations = Literal["trained", "held-out", "all"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SceneObject:
-    """One object. Lengths are fractions of the picture's side; y points down."""
+    """One object. Lengths are fractions of the image's side; y points down."""
 
     size: str
     texture: str
@@ -38,18 +38,19 @@ class SceneObject:
 
     @property
     def name(self) -> str:
+        """Return what the object is called."""
         return f"{self.size} {self.texture} {self.colour} {self.shape}"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's content; the later of two overlapping objects lies on top."""
+    """An image's content; the later of two overlapping objects lies on top."""
 
     seed: int
     objects: tuple[SceneObject, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scenes:
     """A batch of scenes as tensors, so that one call draws all of them on any device."""
 
@@ -70,15 +71,18 @@ class Scenes:
 
     @property
     def present(self) -> Bool[Tensor, "scene object"]:
+        """Return which objects are there (scene, object)."""
         return self.attributes[..., 0] >= 0
 
     def to(self, device: torch.device | str) -> Scenes:
+        """Return the same scenes on another device."""
         return Scenes(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     def __getitem__(self, which: slice | Tensor) -> Scenes:
         return Scenes(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
 
     def described(self) -> list[Scene]:
+        """Return each scene as plain values."""
         return [self._scene(i) for i in range(len(self))]
 
     def _scene(self, index: int) -> Scene:
@@ -112,7 +116,7 @@ def _allowed(combinations: Combinations) -> Bool[Tensor, "colour shape"]:
 
 
 def _pick(weights: Tensor, u: Tensor) -> Tensor:
-    """Index drawn from each row of `weights` (row, choice), by the uniform numbers `u` (row)."""
+    """Draw an index from each row of `weights` (row, choice), by the uniform numbers `u` (row)."""
     total = weights.cumsum(dim=-1)
     return (u[:, None] * total[:, -1:] >= total).sum(dim=-1).clamp(max=weights.shape[-1] - 1)
 
@@ -120,7 +124,7 @@ def _pick(weights: Tensor, u: Tensor) -> Tensor:
 def _colours_and_shapes(
     u: Tensor, allowed: Bool[Tensor, "colour shape"], sharing: float
 ) -> tuple[Tensor, Tensor]:
-    """First object free; each further one shares the first one's colour or shape now and then."""
+    """Draw the first object freely; further ones share its colour or shape now and then."""
     table = allowed.double().to(u.device)
     n_colours, n_shapes = table.shape
     flat = table.flatten().expand(len(u), -1)
@@ -145,7 +149,8 @@ def _colours_and_shapes(
 
 
 def _placed(u: Tensor, radii: Tensor, present: Tensor) -> Tensor:
-    """Centres (scene, object, 2): the first of the candidates that is clear of all before it."""
+    """Return centres (scene, object, 2): the first of the candidates that is clear of all before
+    it."""
     n, candidates = u.shape[0], u.shape[2]
     reach = radii * EXTENT
     centres = torch.zeros(n, MOST_OBJECTS, 2, dtype=u.dtype, device=u.device)
@@ -219,7 +224,7 @@ def sample(
 
 
 def _amplitudes(hard: float) -> Float32[Tensor, "20"]:
-    """Range (plus or minus) of each of the surroundings' numbers: see `renderer._Surroundings`."""
+    """Return the ranges (+-) of the surroundings' numbers: see `renderer._Surroundings`."""
     colour = [0.16] + [0.07] * 3
     contrast = [0.09] * 3
     pattern = [1.0] * 6

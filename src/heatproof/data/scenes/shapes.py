@@ -15,19 +15,22 @@ Field = Float32[Tensor, "*grid"]
 
 
 def circle(x: Field, y: Field) -> Field:
+    """Return how far points lie outside a circle (negative inside)."""
     return torch.sqrt(x * x + y * y) - 0.92
 
 
 def square(x: Field, y: Field) -> Field:
+    """Return how far points lie outside a square (negative inside)."""
     return torch.maximum(x.abs(), y.abs()) - 0.8
 
 
 def triangle(x: Field, y: Field) -> Field:
+    """Return how far points lie outside a triangle (negative inside)."""
     return torch.maximum(y - 0.56, x.abs() * (math.sqrt(3) / 2) - y * 0.5 - 0.56)
 
 
 def star(x: Field, y: Field) -> Field:
-    """Five points: the angle is folded into half a point, whose edge is one straight line."""
+    """Return a star of five points. Folded into half a point, its edge is one straight line."""
     tip, notch, fold = 1.1, 0.48, math.pi / 5
     angle = torch.atan2(x, -y)
     angle = (angle - 2 * fold * torch.round(angle / (2 * fold))).abs()
@@ -39,16 +42,18 @@ def star(x: Field, y: Field) -> Field:
 
 
 def cross(x: Field, y: Field) -> Field:
+    """Return how far points lie outside a cross (negative inside)."""
     ax, ay, half = x.abs(), y.abs(), 0.27
     return torch.minimum(torch.maximum(ax - 1.05, ay - half), torch.maximum(ax - half, ay - 1.05))
 
 
 def ring(x: Field, y: Field) -> Field:
+    """Return how far points lie outside a ring (negative inside)."""
     return (torch.sqrt(x * x + y * y) - 0.74).abs() - 0.24
 
 
 def heart(x: Field, y: Field) -> Field:
-    """Two discs that touch, the wedge whose sides are tangent to both, and what lies between."""
+    """Return two discs that touch, the wedge tangent to both, and what lies between."""
     ax, up = x.abs(), -y
     disc = torch.sqrt((ax - 0.5) ** 2 + (up - 0.45) ** 2) - 0.5
     # The wedge's tip is at -1.02; seen from there the tangent leans twice the disc's angle.
@@ -60,6 +65,7 @@ def heart(x: Field, y: Field) -> Field:
 
 
 def moon(x: Field, y: Field) -> Field:
+    """Return how far points lie outside a moon (negative inside)."""
     return torch.maximum(torch.sqrt(x * x + y * y) - 1.0, 0.78 - torch.sqrt((x - 0.5) ** 2 + y * y))
 
 

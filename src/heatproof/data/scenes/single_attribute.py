@@ -35,7 +35,7 @@ Asked = Literal["shape", "colour"]
 def asked(
     count: int = 300, attribute: Asked = "shape", *, seed: int = 0, pixels: int = PIXELS
 ) -> LabelledImages:
-    """`count` scenes whose objects differ in `attribute` and share the distractor attribute."""
+    """Draw `count` scenes whose objects differ in `attribute` and share the other one."""
     scenes = drawn(count, attribute, seed)
     pictures, masks = _rendered(scenes, pixels)
     labels = scenes.attributes[..., ATTRIBUTES.index(attribute)]
@@ -49,11 +49,13 @@ def asked(
     )
     photos = tuple(Image.fromarray(p.permute(1, 2, 0).numpy()) for p in pictures)
     prompts = tuple(caption.text for caption in singles(attribute))
-    return LabelledImages(f"scenes, {attribute}", photos, things, prompts, seed)
+    return LabelledImages(
+        name=f"scenes, {attribute}", photos=photos, things=things, prompts=prompts, seed=seed
+    )
 
 
 def _rendered(scenes: Scenes, pixels: int) -> tuple[Tensor, Tensor]:
-    """`render`, some scenes at a time: what it works with is many times what it gives."""
+    """Render some scenes at a time: rendering takes many times the memory of its images."""
     numbers = torch.arange(len(scenes)).split(AT_ONCE)
     parts = [render(scenes[rows], pixels=pixels) for rows in numbers]
     pictures, masks = (torch.cat(each) for each in zip(*parts, strict=True))
@@ -61,7 +63,7 @@ def _rendered(scenes: Scenes, pixels: int) -> tuple[Tensor, Tensor]:
 
 
 def drawn(count: int, attribute: Asked, seed: int) -> Scenes:
-    """The scenes behind `asked`."""
+    """Return the scenes behind `asked`."""
     if count < 1:
         raise InputError(f"got {count} scenes to draw, expected at least 1")
     first = FIRST + (seed << 24)
@@ -84,7 +86,7 @@ def _concatenated(parts: list[Scenes]) -> Scenes:
 
 
 def _unique_and_shared(u: Float64[Tensor, "scene 16"], attribute: Asked) -> tuple[Tensor, Tensor]:
-    """Shape and colour (scene, object): one all different, the other the same, none held out."""
+    """Draw shape and colour (scene, object): one all different, one the same, none held out."""
     different = u[:, :8].argsort(1)[:, :MOST_OBJECTS]
     allowed = torch.ones(len(SHAPES), len(COLOURS), dtype=torch.bool)
     for shape, colour in HELD_OUT:

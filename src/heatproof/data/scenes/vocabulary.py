@@ -16,7 +16,7 @@ WORDS: Final = (SIZES, TEXTURES, COLOURS, SHAPES)
 
 # Each shape and each colour loses exactly one partner, so no single attribute becomes rare.
 HELD_OUT: Final = tuple((shape, (3 * shape + 1) % len(COLOURS)) for shape in range(len(SHAPES)))
-"""Pairs (shape, colour), as indices, that occur in no training picture and no training caption."""
+"""Pairs (shape, colour), as indices, that occur in no training image and no training caption."""
 
 RELATIONS: Final = ("and", "left of", "right of", "above", "below")
 INVERSE: Final = {
@@ -28,8 +28,9 @@ INVERSE: Final = {
 }
 
 CLEARANCE: Final = 0.08
-"""Two centres must differ by this fraction of the picture for a spatial relation to hold."""
+"""Two centres must differ by this fraction of the image for a spatial relation to hold."""
 
 
 def held_out(colour: int, shape: int) -> bool:
+    """Return whether training never shows this colour with this shape."""
     return (shape, colour) in HELD_OUT

@@ -2,7 +2,7 @@
 
 Nothing here is special to it but its words: `open_clip.add_model_config(CONFIG)` makes
 `open_clip.create_model("scenes")` build open_clip's own `CLIP`, and the weights are its state
-dict. The pictures it takes go through open_clip's default preprocessing (shortest side, bicubic,
+dict. The images it takes go through open_clip's default preprocessing (shortest side, bicubic,
 centre crop, OpenAI's mean and standard deviation).
 """
 
