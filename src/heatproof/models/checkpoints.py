@@ -48,6 +48,7 @@ def read(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
     if not start:
         raise ModelError(f"{path} is empty; expected weights, was the download cut short?")
+    # A safetensors file begins with the length of its JSON header: whatever it is called.
     if path.suffix == ".safetensors" or start[8:9] == b"{":
         return _read_safetensors(path)
     return _named_tensors(_read_torch(path), path)
@@ -203,6 +204,7 @@ def fetch(repository: str, files: Iterable[str], *, instead: str, allow_download
         raise ModelError(f"{files[0]} of {where} is not on this computer; {instead}")
     for name in files:
         try:
+            # Asked first and shortly: a download without a network would be tried for minutes.
             get_hf_file_metadata(hf_hub_url(repository, name), timeout=10)
             return Path(hf_hub_download(repository, name))
         except EntryNotFoundError:

@@ -37,6 +37,7 @@ def _plain(name: str) -> str:
 
 
 def _index(classes: Sequence[str], known: dict[str, list[int]], prompt: str) -> int:
+    # A whole name wins over one of the names of another class.
     whole = [index for index, name in enumerate(classes) if _plain(name) == _plain(prompt)]
     found = whole if len(whole) == 1 else known.get(_plain(prompt), [])
     if len(found) == 1:

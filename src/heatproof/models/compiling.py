@@ -35,6 +35,7 @@ def compile_blocks(model: Model, **how: Any) -> None:
         with torch.inference_mode():
             return encode(pixels).float()
 
+    # Compared before and after: a compiler's fusion may round differently.
     own = embeddings()
     try:
         for block in blocks:

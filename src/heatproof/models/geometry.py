@@ -102,10 +102,12 @@ class Preprocess:
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """Return width and height after resizing, before the crop, by the libraries' own rules."""
+        # Resized to more than the crop (256 for 224): both sides grow alike.
         scale = self.resize_to / min(self.width, self.height)
         target_width, target_height = self.width * scale, self.height * scale
         if self.resize == "squash":
             return round(target_width), round(target_height)
+        # torchvision's rule for one side rounds down, that for two sides to the nearest.
         if self.resize == "shortest" and self.width == self.height:
             return _shortest(width, height, self.resize_to)
         ratios = width / target_width, height / target_height

@@ -27,6 +27,7 @@ def found_in(module: nn.Module, recognises: Callable[[nn.Module], bool]) -> Held
     module = _bare(module)
     if recognises(module):
         return Held(module)
+    # A part that is held under two names is one part.
     parts = list({part: path for path, part in _outermost(module, recognises)}.items())
     if not parts:
         return Held(module)

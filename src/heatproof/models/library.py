@@ -63,6 +63,7 @@ def another_size(height: int, width: int) -> NoLibrary:
 def unpatched(inputs: Inputs) -> Float[Tensor, "3 height width"]:
     """Return the pixels of one image that a NaFlex processor cut into patches and padded."""
     rows, cols = inputs["spatial_shapes"][0].tolist()
+    # Padding patches stand behind the photo's own.
     patches = inputs["pixel_values"][0, : rows * cols]
     side = round((patches.shape[1] / 3) ** 0.5)
     tiles = patches.view(rows, cols, side, side, 3).permute(4, 0, 2, 1, 3)
@@ -118,6 +119,7 @@ def _encoded_texts(module: Any, tokenizer: Any, given: Given) -> Tensor:
     if isinstance(given, Tensor) and given.is_floating_point():
         return given
     ids = given if isinstance(given, Tensor) else tokenizer(list(given))
+    # In parts: thousands of class prompts at once would take much memory.
     device = next(module.parameters()).device
     return torch.cat([module.encode_text(part) for part in ids.to(device).split(TEXT_BATCH)])
 

@@ -83,6 +83,7 @@ def wrap(
     """
     check_default_device()
     _check_module(module)
+    # Inside a training module the model itself is explained; a notice says so.
     held = found_in(module, _has_a_text_tower)
     module = held.module
     _check_usable(module)
@@ -228,6 +229,7 @@ def _check_usable(module: nn.Module) -> None:
             "the model was made inside torch.inference_mode, and no gradient goes through its "
             "weights; make it outside, or pass copy.deepcopy(model), copied outside"
         )
+    # Dropout and batch statistics would make each pass another function.
     training = next((name for name, part in module.named_modules() if part.training), None)
     if training is not None:
         where = f" (in {training})" if training else ""

@@ -41,6 +41,7 @@ def described(preprocess: Any, claimed: Preprocess | None = None) -> Preprocess:
     if getattr(transform, "__hash__", None) is None:
         transform = partial(transform)  # measurements are kept by transform
     transform = cast(Transform, transform)
+    # A wide and a high photo: what depends on the shape (a crop, padding) shows in one of them.
     wide, high = (_pixels(transform, _grey(*size)).shape[1:] for size in (_WIDE, _HIGH))
     if wide != high:
         raise ModelError(
@@ -71,6 +72,7 @@ def checked(claimed: Preprocess) -> Preprocess:
 def _measured(
     transform: Transform, height: int, width: int, unpatched: Size
 ) -> "MeasuredPreprocess":
+    # The same shape, once three times as large: a crop of so many pixels shows less of it.
     small, large = ((166, 101), (498, 303))
     boxes = [_relative(_box(transform, *size), size) for size in (small, large)]
     left, top, right, bottom = boxes[1]
@@ -229,6 +231,7 @@ def _box(transform: Transform, width: int, height: int, scale: float = 1.0) -> B
     contrast = (white - black).mean(0)
     if not contrast.abs().max() > 0:
         raise ModelError("the preprocessing makes black and white pictures alike")
+    # Where black and white come out alike, nothing of the photo is shown: padding.
     seen = contrast.abs() > contrast.abs().max() / 2
     left, right = _edges(transform, tested, 0, black, contrast, seen)
     top, bottom = _edges(transform, tested, 1, black, contrast, seen)
@@ -253,6 +256,7 @@ def _edges(
     ramp = np.linspace(0, 1, size[axis])
     values = np.broadcast_to(ramp if axis == 0 else ramp[:, None], size[::-1])
     pixels = _pixels(transform, _picture(values))
+    # Random augmentation gives another result the second time.
     again = _pixels(transform, _picture(values))
     if not torch.equal(pixels, again):
         raise ModelError("the preprocessing is random; pass the one for evaluation")
@@ -261,6 +265,7 @@ def _edges(
     step = max(1, len(place) // _LINES)
     place, seen = place[::step], seen[::step]
     index = (torch.arange(place.shape[1], dtype=torch.float64) + 0.5).expand_as(place)
+    # Filters lean inwards at the border of a photo and would bend the line.
     inside = seen & (place > 0.12 * size[axis]) & (place < 0.88 * size[axis])
     if inside.sum() < 8:  # nearer to the border, where filters lean inwards
         inside = seen & (place > 0.02 * size[axis]) & (place < 0.98 * size[axis])
@@ -274,6 +279,7 @@ def _line(index: Tensor, place: Tensor, size: int) -> tuple[float, float]:
         raise ModelError("the preprocessing cannot be measured: hardly any of the picture is left")
     design = torch.stack([index, torch.ones_like(index)], dim=1)
     slope, start = torch.linalg.lstsq(design, place).solution.tolist()
+    # Resizing, cropping and padding are straight lines; a warp is none.
     worst = (design @ torch.tensor([slope, start], dtype=place.dtype) - place).abs().max().item()
     if worst > 0.03 * size:
         raise ModelError(

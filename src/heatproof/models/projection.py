@@ -41,6 +41,7 @@ def affine_of(part: nn.Module) -> Affine:
     width: Any = part.in_features
     dtype = floating_dtype(part)
     device = next((each.device for each in part.parameters()), torch.device("cpu"))
+    # An adapter (LoRA) or a quantised layer is linear without having one weight: unit vectors tell.
     with torch.no_grad():
         bias = part(torch.zeros(1, width, dtype=dtype, device=device))[0]
         matrix = (part(torch.eye(width, dtype=dtype, device=device)) - bias).T
@@ -127,6 +128,7 @@ def output_linear(root: nn.Module, path: str, width: int) -> nn.Linear:
 
 
 def _output_module(root: nn.Module, path: str, width: int) -> nn.Module:
+    # Names of output projections in open_clip, timm, transformers, torchvision and diffusers.
     for name in _candidates(path.split("#")[0]):
         try:
             found = root.get_submodule(name)
@@ -151,6 +153,7 @@ def projection(norms: Sequence[nn.Module], parts: Sequence[nn.Module]) -> Embedd
     """Return the head that a tower's last modules, in order, make up.
 
     None where they are no norm and linear map: two norms, an MLP."""
+    # timm has a norm before and one after the pool; one of them is an identity.
     acting = [each for each in norms if not isinstance(each, nn.Identity)]
     maps = [each for part in parts for each in _maps(part)]
     if len(acting) > 1 or len(maps) > 1:

@@ -50,6 +50,7 @@ def readout_of(trunk: Any) -> Readout:
         return _pool_readout(trunk.attn_pool)
     if trunk.global_pool == "token":
         return Readout("class token", 0)
+    # A mean that counts class token and registers is no mean over patches.
     whole = getattr(trunk, "pool_include_prefix", False) and trunk.num_prefix_tokens
     if trunk.global_pool == "avg" and not whole:
         return Readout("mean of tokens", None)

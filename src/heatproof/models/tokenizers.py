@@ -70,6 +70,7 @@ class Traced:
 
     def substitute(self, pattern: str, replacement: Callable[[str], str]) -> "Traced":
         """Replace each match; the characters of a changed match all come from the whole match."""
+        # Unchanged characters keep their places; those of a changed match share the whole match.
         text, spans, done = "", list[tuple[int, int]](), 0
         for match in re.finditer(pattern, self.text):
             new = replacement(match.group())
@@ -94,6 +95,7 @@ class Traced:
             if same:
                 spans += self.spans[start:end]
             else:
+                # Inserted characters come from nowhere: the characters beside them stand for them.
                 around = (start, end) if end > start else (max(0, start - 1), max(1, start))
                 spans += [self.span(*around)] * (new_end - new_start)
         return Traced(text, tuple(spans))
@@ -106,6 +108,7 @@ Range = tuple[int, int]
 
 def _alignment(old: str, new: str) -> Iterator[tuple[bool, Range, Range]]:
     """Yield ranges of `old` and `new`, in order, and whether they hold the same characters."""
+    # Equal ends are cut off first: cleaning mostly changes a few characters in the middle.
     head = _common(old, new)
     tail = _common(old[head:][::-1], new[head:][::-1])
     middle, new_middle = old[head : len(old) - tail], new[head : len(new) - tail]
@@ -134,6 +137,7 @@ def _repaired(text: Traced) -> Traced:
     if "<" not in text.text:  # ftfy's own condition for undoing HTML itself
         text = text.substitute(_CHARACTER_REFERENCE, html.unescape)
     text = text.become(fixed)
+    # open_clip unescapes twice, for what was escaped twice.
     for _ in range(2):
         text = text.substitute(_CHARACTER_REFERENCE, html.unescape)
     return text
@@ -172,6 +176,7 @@ def _traced(prompt: str, cleaned: str) -> Traced:
         _single_spaces(repaired),
         _single_spaces(_lower(_without_punctuation(repaired))),
     )
+    # Most prompts are plain: the first way that gives the very text is the one that was taken.
     exact = (text for text in candidates if text.text == cleaned)
     return next(exact, None) or candidates[0].become(cleaned)
 
@@ -231,6 +236,7 @@ def _cleaned(tokenizer: Any, prompt: str) -> str:
 def _byte_pairs(tokenizer: SimpleTokenizer, cleaned: str) -> Iterator[Located]:
     """Yield CLIP's tokens. They are runs of bytes: one character may lie in several tokens."""
     for match in tokenizer.pat.finditer(cleaned):
+        # One owner per byte, for a token may end inside a character.
         owners = [
             match.start() + index
             for index, letter in enumerate(match.group())
@@ -264,6 +270,7 @@ def _placed(row: list[int], tokens: list[Located]) -> tuple[int, int]:
 
     # Gemma's padding is on the left.
     padding = sum(1 for _ in takewhile(lambda token: token == row[0], row))
+    # The start at which most of the prompt's tokens stand in the row, one after another.
     first = max((*range(_MOST_LEADING), *range(padding, padding + _MOST_LEADING)), key=held)
     return first, held(first)
 
@@ -298,6 +305,7 @@ class Codec:
         if isinstance(self.tokenizer, Missing):
             raise PromptError(self.tokenizer.reason)
         texts = tuple(_checked(prompt) for prompt in prompts)
+        # See `_tokenizing`: a tokenizer that is shared by threads is not safe by itself.
         with _tokenizing:
             return self._tokenized(texts)
 

@@ -121,6 +121,7 @@ def _resized(
     size, twin = (height, width), module
     assert facts.resize is not None
     assert facts.squash is not None
+    # At its own size the module itself is taken: no position is resampled.
     if size != facts.native:
         check_multiples(size, facts.patch)
         twin = shell(module)

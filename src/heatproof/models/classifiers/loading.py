@@ -73,6 +73,7 @@ def _built(architecture: str, **settings: Any) -> nn.Module:
 def _from_file(architecture: str, path: Path) -> nn.Module:
     weights = checkpoints.read(path)
     head = weights.get("head.bias")
+    # A fine-tuned head has as many classes as it has biases.
     settings = {} if head is None else {"num_classes": len(head)}
     module = _built(architecture, **settings)
     checkpoints.install(module, weights, file=path, name=architecture)

@@ -72,6 +72,7 @@ def _downloaded(name: str, allow_download: bool) -> Path:
         name, ["config.json"], instead=instead, allow_download=allow_download
     )
     found = config.parent
+    # A folder in the cache may hold the configuration alone, from another program's look.
     if _first(found, WEIGHTS) and _first(found, (*IMAGE_PROCESSOR, *TOKENIZER)):
         return found
     if not allow_download:
@@ -106,6 +107,7 @@ def _kind(folder: Path) -> tuple[str, dict[str, Any]]:
             f"{folder} holds a model of type {config.get('model_type')!r}, "
             f"expected one of {expected}"
         )
+    # A folder without a head (ViTModel) has the same `model_type`.
     named = config.get("architectures") or [known.model_class]
     if known.model_class not in named:
         raise ModelError(f"{folder} holds a {named[0]}, expected one of {expected}")
@@ -142,6 +144,7 @@ def _module(kind: str, config: dict[str, Any], folder: Path) -> nn.Module:
             )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise _misfit(folder, kind, _one_line(error)) from None
+    # transformers would draw what is missing at random, with a warning.
     absent = sorted(report["missing_keys"])
     if absent:
         raise _misfit(folder, kind, f"{absent[0]} and {len(absent) - 1} more are not there")
@@ -166,6 +169,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     shards = sorted(set(_json(found).get("weight_map", {}).values()))
     weights: dict[str, Tensor] = {}
     for shard in shards:
+        # An index could name any file of the disk.
         if Path(shard).name != shard:
             raise ModelError(
                 f"{found} names {shard}, expected the name of a file in its own folder"

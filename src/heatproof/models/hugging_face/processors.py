@@ -47,6 +47,7 @@ def preprocess_of(processor: Any, side: ImageSide) -> Preprocess:
     if _makes_patches(processor):
         return _own_grid(processor, side)
     preprocess = transform_of(processor)
+    # Convolutions drop what no whole patch covers, at the bottom and on the right.
     unpatched = (preprocess.height % side.patch[0], preprocess.width % side.patch[1])
     return replace(preprocess, unpatched=unpatched)
 

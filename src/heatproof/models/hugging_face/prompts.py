@@ -24,6 +24,7 @@ def text_tower(side: TextSide, tokenizer: Any) -> TextTower:
         readout=side.rows,
         special=side.special,
     )
+    # The tokenizer's own padding counts where configuration and tokenizer differ.
     own = getattr(codec.tokenizer, "pad_token_id", None)
     padding = side.padding if side.padding is None or own is None else own
     tokenize = partial(_tokenize, codec, padding)

@@ -148,6 +148,7 @@ def _preprocess(module: Any, **changes: Any) -> Preprocess:
 
 def _normalisation(transform: Any) -> dict[str, Any] | None:
     """Return mean, deviation and interpolation of a composed transform, for another size's."""
+    # Read off the steps, for a given transform carries no configuration.
     steps = {type(step).__name__: step for step in getattr(transform, "transforms", ())}
     if "Normalize" not in steps:
         return None

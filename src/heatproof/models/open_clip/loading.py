@@ -103,6 +103,7 @@ _QUICK = "-quickgelu"
 def _informed(recipe: Recipe, weights: dict[str, Tensor]) -> Recipe:
     """Return the recipe with what the weights tell, and notices of what had to be guessed."""
     name, file = recipe.name.removesuffix(_QUICK), recipe.weights
+    # OpenAI trained with QuickGELU, and no state dict says its activation.
     if all(key in weights for key in _OPENAI):
         config = {**recipe.config, "quick_gelu": True}
         preprocess = get_pretrained_cfg(name, "openai") or recipe.preprocess
@@ -305,6 +306,7 @@ def _build(config: dict[str, Any]) -> Any:
     kind: Callable[..., nn.Module] = open_clip.CLIP
     if custom:
         kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP
+    # The caller's random numbers stay as they were.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         module = kind(**config)
@@ -316,6 +318,7 @@ def _install(module: Any, weights: dict[str, Tensor], recipe: Recipe) -> tuple[s
     """Fill the model as open_clip's `load_checkpoint` does; says what had to be interpolated."""
     assert recipe.weights is not None
     weights = convert_state_dict(module, weights)
+    # Older files hold the text tower's parts without the prefix that CustomTextCLIP has.
     if "positional_embedding" in weights and not hasattr(module, "positional_embedding"):
         weights = convert_to_custom_text_state_dict(weights)
     for key in ("input_resolution", "context_length", "vocab_size"):  # OpenAI's, no weights
@@ -325,6 +328,7 @@ def _install(module: Any, weights: dict[str, Tensor], recipe: Recipe) -> tuple[s
         own = getattr(module, key)
         if key in weights and own is not None:
             weights[key] = weights[key].reshape(own.shape)
+    # SigLIP's architecture with weights of CLIP: a bias of 0 is CLIP's score.
     if module.logit_bias is not None and "logit_bias" not in weights:
         weights["logit_bias"] = torch.zeros_like(module.logit_bias)
     notices = _fit_positions(module, weights)
