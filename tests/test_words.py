@@ -69,7 +69,7 @@ def test_a_word_reaches_as_far_as_its_tokens(
         start = text.index(token, at)
         at = start + len(token)
         spans.append(Letters(start, at))
-    found = list(word_tokens(text, spans))
+    found = word_tokens(text, spans)
     assert [text[start:end] for start, end, _ in found] == words
     inside = [index for _, _, indices in found for index in indices]
     assert inside == [n for n, token in enumerate(tokens) if token.strip()]

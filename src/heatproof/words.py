@@ -37,8 +37,8 @@ def segments(text: str) -> Iterator[tuple[int, int]]:
             yield start, end
 
 
-def word_tokens(text: str, tokens: Sequence[Spanned]) -> Iterator[tuple[int, int, list[int]]]:
-    """Yield start and end of each word that has tokens, and the indices of its tokens.
+def word_tokens(text: str, tokens: Sequence[Spanned]) -> list[tuple[int, int, list[int]]]:
+    """Return start and end of each word that has tokens, and the indices of its tokens.
 
     If one token spans several words, they are one word here. No token belongs to two words; tokens
     of white space belong to none.
@@ -51,10 +51,11 @@ def word_tokens(text: str, tokens: Sequence[Spanned]) -> Iterator[tuple[int, int
             words[-1] = (words[-1][0], max(end, words[-1][1]))
         else:
             words.append((start, end))
-    for start, end in words:
-        inside = [n for n, span in enumerate(spelled) if start <= span[0] < span[1] <= end]
-        if inside:
-            yield start, end, inside
+    inside = (
+        [n for n, span in enumerate(spelled) if start <= span[0] < span[1] <= end]
+        for start, end in words
+    )
+    return [(*word, numbers) for word, numbers in zip(words, inside, strict=True) if numbers]
 
 
 def _trimmed(text: str, token: Spanned) -> tuple[int, int]:

@@ -277,6 +277,19 @@ def test_keep_follows_the_aspect_of_the_photograph(tmp_path: Path) -> None:
     assert (view.left, view.top, view.right, view.bottom) == (0, 0, 300, 100)
 
 
+def test_words_are_explained_at_another_image_size(tmp_path: Path) -> None:
+    """The text tower is the same at every image size; the scores are those of `explain`.
+
+    Break: read the resized model's module in place of the native one's (no attention passes).
+    """
+    model, wide = heatproof.load("scenes"), photo(tmp_path, 300, 100)
+    found = heatproof.explain_words(model, wide, ["red"], image_size="keep")
+    assert found.certificate.holds
+    assert found.record.image_size == "keep"
+    image = heatproof.explain(model, wide, ["red"], image_size="keep", certify=False)
+    torch.testing.assert_close(found.scores, image.scores)
+
+
 def test_sizes_that_cannot_be(tmp_path: Path) -> None:
     model = heatproof.load("scenes")
     wide, tall = photo(tmp_path, 300, 100), photo(tmp_path, 100, 300)

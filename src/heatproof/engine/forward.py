@@ -130,10 +130,10 @@ class Reader:
     def _read_and_attribute(self, batch: Batch) -> Attribution:
         module, side = self.model.module, batch.side
         plan = self.method.plan(self.layers, side)
-        if self.evidence and not plan.differentiates:
-            # Which rows feed the score is told by a gradient, even where the method needs none.
-            plan = replace(plan, start=plan.paths[-1])
         differentiates = plan.differentiates
+        if self.evidence and not differentiates:
+            # Which rows feed the score is told by a gradient, even where the method needs none.
+            plan, differentiates = replace(plan, start=plan.paths[-1]), True
         if differentiates:
             _refuse_quantised(self.model, side)
         device, encode_pixels = self.model.device.type, batch.encode_pixels

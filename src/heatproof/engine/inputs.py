@@ -116,8 +116,9 @@ def model_of(value: object) -> Model:
     """Return a model as it is, loaded by its name, or wrapped.
 
     Raises:
-        ModelError: it is none of these.
+        ModelError: it is none of these. InputError: torch makes tensors without values.
     """
+    check_default_device()  # here, for every door begins with its model
     if isinstance(value, Model):
         return value
     if isinstance(value, nn.Module):
@@ -165,7 +166,6 @@ def images(model: Model, given: Images, size: ImageSize) -> ImageInputs:
     Raises:
         ImageError: one cannot be read. InputError: the model does not take this size.
     """
-    check_default_device()
     if isinstance(given, Tensor):
         return _from_tensor(model, given)
     photos = tuple(open_image(image) for image in checking.images(given))

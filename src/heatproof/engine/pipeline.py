@@ -27,7 +27,6 @@ from heatproof.explanation import Explanation, Record
 from heatproof.methods.base import Method
 from heatproof.methods.pass_context import Batch, Side
 from heatproof.models.model import Model
-from heatproof.models.running import check_default_device
 
 Progress = Callable[[int, int], None]
 MethodInput = str | Method | Callable[[Any, str], Any]
@@ -97,7 +96,6 @@ class Pipeline:
     """
 
     def __init__(self, model: Model, options: ExplainOptions, side: Side = "image") -> None:
-        check_default_device()
         self.model, self.options = model, options
         self.side: Side = side
         self.method, self.score = resolve_method(model, options.method, options.score, side)
