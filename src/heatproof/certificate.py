@@ -22,9 +22,7 @@ KINDS: tuple[Kind, ...] = (
 # Without these two, nothing says that a map is of this model.
 ESSENTIAL = ("parity", "native factors")
 NO_CHECK = "no check was made (certify=False)"
-HANDED_IN = (
-    "the map comes from code that was handed in: nothing is known of its pass; try heatproof audit"
-)
+HANDED_IN = "the map comes from your own code, whose forward pass is unknown; try heatproof audit"
 UNCHANGED_MODEL = "This map was computed from your model without changing it."
 INSTEAD: dict[Replaced, str] = {
     "factor": "the model's own, but for a factor that it never computes",

@@ -102,8 +102,8 @@ def test_code_that_was_handed_in_is_never_certified(scenes: Model, certify: bool
     found = heatproof.explain(scenes, scene(), PROMPTS, method=grey, certify=certify)
     assert found.certificate.holds is None
     assert found.certificate.sentence == (
-        "not established: the map comes from code that was handed in: nothing is known of its "
-        "pass; try heatproof audit"
+        "not established: the map comes from your own code, whose forward pass is unknown; try "
+        "heatproof audit"
     )
     assert "yes" not in [light.state for light in found.certificate.lights]
 

@@ -142,9 +142,9 @@ VIOLATIONS = {
     "left and right are swapped": lambda transform, image: transform(image).flip(2),
     "top and bottom are swapped": lambda transform, image: transform(image).flip(1),
     "red and blue are swapped": lambda transform, image: transform(image).flip(0),
-    "mean or standard deviation is another": lambda transform, image: 1.1 * transform(image) + 0.2,
-    "resizing or cropping is another": resized(Image.Resampling.BICUBIC),
-    "resizing or cropping is another ": resized(Image.Resampling.NEAREST),
+    "mean or standard deviation differs": lambda transform, image: 1.1 * transform(image) + 0.2,
+    "resizing or cropping differs": resized(Image.Resampling.BICUBIC),
+    "resizing or cropping differs ": resized(Image.Resampling.NEAREST),
 }
 OF_EACH_LIBRARY = ("open_clip vit", "hf clip", "hf siglip 2", "hf deit", "timm vit")
 
@@ -153,7 +153,7 @@ OF_EACH_LIBRARY = ("open_clip vit", "hf clip", "hf siglip 2", "hf deit", "timm v
 @pytest.mark.parametrize("family", OF_EACH_LIBRARY)
 def test_planted_pixels_are_caught_and_named(family: str, words: str) -> None:
     model = model_of(family)
-    if words == "resizing or cropping is another" and family == "open_clip vit":
+    if words == "resizing or cropping differs" and family == "open_clip vit":
         return _squash_instead_of_crop()
     broken = planted(model, VIOLATIONS[words])
     explanation = heatproof.explain(broken, photo(331, 200), prompts_of(family, model))
@@ -179,7 +179,7 @@ def _squash_instead_of_crop() -> None:
     broken = planted(cropping, lambda _, image: squash(image))
     check = input_of(heatproof.explain(broken, photo(331, 200), torch.randn(2, 128)))
     assert check.verdict == "violated"
-    assert "resizing or cropping is another" in check.evidence
+    assert "resizing or cropping differs" in check.evidence
 
 
 def test_pixels_of_another_size_are_named() -> None:

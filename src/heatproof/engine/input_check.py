@@ -23,7 +23,7 @@ from heatproof.models.model import Model
 from heatproof.tolerances import TOLERANCE
 
 NAME = "input"
-TENSOR = "a preprocessed tensor was handed in: nobody can tell which photo and processor made it"
+TENSOR = "the input was a preprocessed tensor: its photo and its processor are unknown"
 
 # What a library's own call raises on inputs or settings that it does not take.
 REFUSALS = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError)
@@ -217,8 +217,8 @@ def difference(ours: Float[Tensor, "3 height width"], theirs: Float[Tensor, "3 _
         if _alike(ours, pixels):
             return name
     if _alike(ours, _rescaled(theirs, ours)):
-        return "mean or standard deviation is another"
-    return "resizing or cropping is another (way, filter or place)"
+        return "mean or standard deviation differs"
+    return "resizing or cropping differs (method, filter or position)"
 
 
 def _alike(ours: Tensor, theirs: Tensor) -> bool:

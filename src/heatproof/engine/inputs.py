@@ -38,7 +38,7 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 WEIGHTED = (
     "the prompts are numbers and the model is a classifier: each score is the sum of all class "
-    "logits, times these numbers"
+    "logits, weighted by these numbers"
 )
 
 
