@@ -179,12 +179,12 @@ def test_what_is_no_image_is_said(image, words):
 
 @pytest.mark.parametrize("progress", [5, "x", lambda: None, lambda done: None, int])  # noqa: ARG005
 def test_a_bad_progress_fails_before_the_work(progress, monkeypatch):
-    """Break: take `checking.progress` out of `doors.check_options`."""
+    """Break: take `checking.progress` out of `ExplainOptions`."""
 
     def never(*_, **__):
         raise AssertionError("the work began")
 
-    monkeypatch.setattr(api.inputs, "pictures", never)
+    monkeypatch.setattr(api.inputs, "images", never)
     for call in (
         lambda: heatproof.explain(MODEL, PHOTO, "a dog", progress=progress),
         lambda: heatproof.explain_words(MODEL, PHOTO, "a dog", progress=progress),
@@ -196,7 +196,7 @@ def test_a_bad_progress_fails_before_the_work(progress, monkeypatch):
 
 
 def test_a_prompt_that_is_a_file_is_refused(tmp_path, monkeypatch):
-    """Break: take `checking.no_files` out of `doors.prompts_of`."""
+    """Break: take `checking.no_files` out of `inputs.check_prompts`."""
     monkeypatch.chdir(tmp_path)
     Path("a dog").write_text("a file of that name")
     doors = (
