@@ -36,6 +36,12 @@ class MissingCharts(HeatproofError):
     """A chart was asked for, and matplotlib is not installed."""
 
 
+def require_charts() -> None:
+    """Raise `MissingCharts` now where drawing would fail after hours of measuring."""
+    with chart_style():
+        pass
+
+
 @contextmanager
 def chart_style(**changes: Any) -> Generator[None]:
     """Draw and save charts inside; the user's own matplotlib settings come back afterwards.

@@ -12,6 +12,7 @@ from heatproof.code_hash import code_sha256
 from heatproof.engine import certify
 from heatproof.errors import InputError, UnknownName
 from heatproof.models import Model, load
+from heatproof.plots.style import require_charts
 from heatproof.recipes.grad_eclip_paper import (
     alignment,
     causes,
@@ -134,8 +135,9 @@ def run(request: ReproduceRequest, out: Path, watch: Watch | None = None) -> Par
     """Run the parts that `out` does not hold yet; write reproduce.html, .json and figures/*.png.
 
     Raises `InputError` for a model without a text side, a folder of another layout, an unknown
-    experiment.
+    experiment, and `MissingCharts` without matplotlib.
     """
+    require_charts()
     # A wrong name is refused before the model is loaded.
     chosen = _chosen(request.only)
     model = load(request.model, device=request.device)
