@@ -7,7 +7,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from heatproof.certificate import Certificate, Check, Light
-from heatproof.explanation import Explanation, Record, Word, WordExplanation
+from heatproof.explanation import Explanation, WordExplanation
+from heatproof.image_maps import Record, Word
 from heatproof.images import Photo
 from heatproof.models.geometry import PhotoView
 

@@ -25,7 +25,8 @@ from heatproof.engine.pipeline import (
     names_of,
 )
 from heatproof.errors import InputError
-from heatproof.explanation import Explanation, Word, WordExplanation
+from heatproof.explanation import Explanation, WordExplanation
+from heatproof.image_maps import Word
 from heatproof.methods.base import Method
 from heatproof.models.towers import Piece
 from heatproof.words import word_tokens

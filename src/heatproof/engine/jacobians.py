@@ -20,7 +20,7 @@ from heatproof.certificate import Certificate, certificate_from
 from heatproof.engine import inputs
 from heatproof.engine.inputs import PromptInput
 from heatproof.errors import InputError, PromptError
-from heatproof.explanation import Record
+from heatproof.image_maps import Record
 from heatproof.methods.pass_context import score_gradient as by_autograd
 from heatproof.models.model import Model
 from heatproof.reading.attention_call import exact

@@ -23,7 +23,8 @@ from heatproof.engine.input_check import InputCheck
 from heatproof.engine.inputs import ImageInputs, ImageSize, PromptInput, Prompts
 from heatproof.engine.memory import BatchPlan, plan_batches
 from heatproof.errors import InputError, PromptError
-from heatproof.explanation import Explanation, Record
+from heatproof.explanation import Explanation
+from heatproof.image_maps import Record
 from heatproof.methods.base import Method
 from heatproof.methods.pass_context import Batch, Side
 from heatproof.models.model import Model
