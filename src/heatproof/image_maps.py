@@ -19,7 +19,7 @@ NOTICED = 0.005  # of the image: less than this cropped away is not worth a noti
 NO_PROMPT = "(empty prompt)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """What made an explanation, in plain values that go to JSON as they are.
 
