@@ -12,11 +12,9 @@ from heatproof.plots.style import (
     FAINT,
     INK,
     LIMIT,
-    LINE,
     ORACLE,
     OURS,
     RIVAL,
-    STYLE,
     chart_style,
 )
 
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FAINT", "INK", "LIMIT", "LINE", "ORACLE", "OURS", "RIVAL", "STYLE"]
 Number = int | float
 Numbers = Mapping[str, Any]
 WIDTH = 7.0  # inches; 700 pixels at 100 to the inch
@@ -190,14 +187,3 @@ def svg(figure: "Figure", name: str, label: str) -> str:
     for mark in (' id="', 'href="#', "url(#"):
         text = text.replace(mark, f"{mark}{name}-")
     return text.strip()
-
-
-# Until auditing's figures have the new names.
-Spot, spot, number, card, kind_of, logarithmic = (
-    IntervalPoint,
-    point,
-    finite,
-    new_chart,
-    gid,
-    set_log_axis,
-)

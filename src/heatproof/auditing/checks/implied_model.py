@@ -110,8 +110,8 @@ class ImpliedModelCheck(AuditCheck):
             mean = 1.0 if row == 0 else chart.finite(model["embedding cosine"])
             if mean is not None:
                 low = chart.finite(model.get("lowest embedding cosine", mean))
-                spot = IntervalPoint(mean, mean if low is None else low, mean)
-                chart.dot(panels[-1], spot, row, name="yours" if row == 0 else "ours")
+                point = IntervalPoint(mean, mean if low is None else low, mean)
+                chart.dot(panels[-1], point, row, name="yours" if row == 0 else "ours")
         panels[-1].axvline(1, color=chart.RIVAL, linestyle="--")
         short = "cosine to your embedding" if labelled else "cosine to your model's embedding"
         panels[-1].set_xlabel(short)
