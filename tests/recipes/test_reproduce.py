@@ -10,6 +10,7 @@ import heatproof
 from heatproof import methods
 from heatproof.cli import main
 from heatproof.evaluation.presence import margin
+from heatproof.evaluation.store import PartStore
 from heatproof.recipes.grad_eclip_paper import reproducing
 from heatproof.recipes.grad_eclip_paper.alignment import joined
 from heatproof.recipes.grad_eclip_paper.catalogue import compared
@@ -22,7 +23,6 @@ from heatproof.recipes.grad_eclip_paper.maps import (
 )
 from heatproof.recipes.grad_eclip_paper.numbers import stratified
 from heatproof.recipes.grad_eclip_paper.reproducing import ReproduceRequest, run
-from heatproof.recipes.grad_eclip_paper.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -180,18 +180,18 @@ def test_parts_are_made_once_and_again_for_other_settings(tmp_path):
         made.append(1)
         return {"value": float("nan"), "list": torch.tensor([1, 2])}
 
-    store = Store(tmp_path, {"seed": 0})
+    store = PartStore(tmp_path, {"seed": 0})
     first = store.part("x", make)
     assert first == {"value": None, "list": [1, 2]}
-    assert Store(tmp_path, {"seed": 0}).part("x", make) == first
+    assert PartStore(tmp_path, {"seed": 0}).part("x", make) == first
     assert len(made) == 1
     store.part("x", make, stop=3)
-    Store(tmp_path, {"seed": 1}).part("x", make)
+    PartStore(tmp_path, {"seed": 1}).part("x", make)
     assert len(made) == 3
 
 
 def test_an_interrupted_part_leaves_nothing_and_a_broken_one_is_made_again(tmp_path):
-    store = Store(tmp_path, {})
+    store = PartStore(tmp_path, {})
 
     def interrupted():
         raise KeyboardInterrupt

@@ -1,16 +1,15 @@
-"""Every single value, kept chunk by chunk as Parquet, so that a run that was stopped goes on.
+"""Store every single value chunk by chunk as Parquet, so that a run that was stopped resumes.
 
     parts/manifest.json            what was asked for, and what was left out and why
     parts/values-00000.parquet     a row for each item, method and metric of chunk 0
     parts/curves-00000.parquet     the curves of the metrics that have one
 
-A part appears all at once or not at all; its values last, so that a chunk whose values are there is
-done.
+Of a chunk the values are written last, so that a chunk whose values are there is done.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heatproof.errors import InputError
+from heatproof.evaluation.store import write_whole
 
 Kind = Literal["values", "curves"]
 KINDS: tuple[Kind, ...] = ("values", "curves")
@@ -47,7 +47,7 @@ SECONDS = b"seconds"
 
 
 class ResultStore:
-    """Parts of one order; another order's are refused."""
+    """The parts of one benchmark in a folder; a folder of another benchmark is refused."""
 
     def __init__(self, folder: Path, order: Mapping[str, Any]) -> None:
         self.folder, self.order = folder, json.loads(json.dumps(order))
@@ -66,35 +66,36 @@ class ResultStore:
             raise InputError(f"{path} is no manifest of a benchmark; try another -o") from None
         keys = [k for k in {**other, **self.order} if other.get(k) != self.order.get(k)]
         if keys:
-            told = "; ".join(f"{k} {_short(other.get(k))}" for k in keys[:3])
+            theirs = "; ".join(f"{k} {_short(other.get(k))}" for k in keys[:3])
             raise InputError(
-                f"{path.parent.parent} holds another benchmark ({told}; "
+                f"{path.parent.parent} holds another benchmark ({theirs}; "
                 f"now {'; '.join(_short(self.order.get(k)) for k in keys[:3])}); try another -o"
             )
         return notes
 
     def note(self, **notes: Any) -> None:
-        """Keep what is known before the first chunk; what is read back is what goes on."""
+        """Write down what is known before the first chunk, as a resumed run will read it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        told = json.dumps({"order": self.order, "notes": {**self.notes, **notes}}, indent=1)
-        _write(self.folder / "manifest.json", told.encode())
-        self.notes = json.loads(told)["notes"]
+        text = json.dumps({"order": self.order, "notes": {**self.notes, **notes}}, indent=1)
+        write_whole(self.folder / "manifest.json", lambda path: path.write_text(text, "utf-8"))
+        self.notes = json.loads(text)["notes"]
 
     def path(self, kind: Kind, chunk: int) -> Path:
+        """Return where a part lies."""
         return self.folder / f"{kind}-{chunk:05d}.parquet"
 
     def has(self, chunk: int) -> bool:
-        """Whether the chunk is done and can be read."""
+        """Return whether the chunk is done and can be read."""
         path = self.path("values", chunk)
         if not path.is_file():
             return False
         try:
             return pq.read_schema(path).equals(SCHEMAS["values"])
         except (OSError, pa.ArrowException):
-            return False  # from a disk that lost it: made again
+            return False  # a disk that was full or lost it: the chunk is measured again
 
     def done(self) -> list[int]:
-        """The chunks that are there, in order."""
+        """Return the chunks that are there, in order."""
         return sorted(int(path.stem[-5:]) for path in self.folder.glob("values-*.parquet"))
 
     def add(
@@ -104,7 +105,7 @@ class ResultStore:
         curves: Mapping[str, Sequence[Any]],
         seconds: Mapping[str, float],
     ) -> None:
-        """Write a chunk: columns by name, and what each method and metric took."""
+        """Write a chunk: columns by name, and the seconds that each method and metric took."""
         both: tuple[tuple[Kind, Mapping[str, Sequence[Any]]], ...] = (
             ("curves", curves),
             ("values", values),
@@ -116,31 +117,31 @@ class ResultStore:
             if kind == "values":
                 table = table.replace_schema_metadata({SECONDS: json.dumps(seconds).encode()})
             path = self.path(kind, chunk)
-            unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-            pq.write_table(table, unfinished, compression="zstd")
-            unfinished.replace(path)
+            write_whole(path, partial(_write_table, table))
 
     def tables(self, kind: Kind) -> Iterator[Table]:
-        """The parts in order."""
+        """Yield the parts in order."""
         for chunk in self.done():
             yield pq.read_table(self.path(kind, chunk)).replace_schema_metadata(None)
 
     def seconds(self) -> dict[str, float]:
-        """What each method and metric took, over all parts."""
+        """Return the seconds that each method and metric took, over all parts."""
         total: dict[str, float] = {}
         for chunk in self.done():
-            kept = pq.read_schema(self.path("values", chunk)).metadata or {}
-            for name, took in json.loads(kept.get(SECONDS, b"{}")).items():
+            metadata = pq.read_schema(self.path("values", chunk)).metadata or {}
+            for name, took in json.loads(metadata.get(SECONDS, b"{}")).items():
                 total[name] = total.get(name, 0.0) + took
         return total
 
     def join(self, kind: Kind, path: Path) -> None:
-        """All parts in one file, a part at a time."""
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        with pq.ParquetWriter(unfinished, SCHEMAS[kind], compression="zstd") as writer:
-            for table in self.tables(kind):
-                writer.write_table(table)
-        unfinished.replace(path)
+        """Write all parts into one file, a part at a time."""
+
+        def write(unfinished: Path) -> None:
+            with pq.ParquetWriter(unfinished, SCHEMAS[kind], compression="zstd") as writer:
+                for table in self.tables(kind):
+                    writer.write_table(table)
+
+        write_whole(path, write)
 
 
 def _plain(kind: Any) -> Any:
@@ -148,11 +149,9 @@ def _plain(kind: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    told = json.dumps(value)
-    return told if len(told) <= 60 else f"{told[:57]}..."
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _write(path: Path, content: bytes) -> None:
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+def _write_table(table: Table, path: Path) -> None:
+    pq.write_table(table, path, compression="zstd")

@@ -54,7 +54,7 @@ class MapMaker:
         everything = torch.arange(len(self.batch))
         if self.method.foreign or type(self.method).total is Method.total:
             return self.maps(everything), None
-        recorder = SumRecorder(self.method)
+        recorder = PromiseRecorder(self.method)
         maps = MapMaker(self.batch, recorder).maps(everything)
         if recorder.sums is None:
             return maps, None
@@ -138,7 +138,7 @@ class MapMaker:
         return (self.batch.task.seed if seed is None else seed) * 1_000_003 + first
 
 
-class SumRecorder(MethodProxy):
+class PromiseRecorder(MethodProxy):
     """A method that notes what its maps promise to add up to, on the patches alone.
 
     What the method gives to other tokens (a class token) is taken off. `sums` holds a number for

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from heatproof.evaluation.store import Part
 from heatproof.recipes.grad_eclip_paper.catalogue import CONTROLS, compared
 from heatproof.recipes.grad_eclip_paper.context import Study
 from heatproof.recipes.grad_eclip_paper.inputs import Located
 from heatproof.recipes.grad_eclip_paper.localisation import QUALITIES, chances, qualities, views
 from heatproof.recipes.grad_eclip_paper.numbers import mean, paired, share, stratified, tensor
-from heatproof.recipes.grad_eclip_paper.store import Part
 from heatproof.statistics import SHARE, bootstrap, spearman
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from heatproof import methods
 from heatproof.auditing.checks.implied_model import tower_of
 from heatproof.evaluation.presence import margin
+from heatproof.evaluation.store import Part
 from heatproof.reading import Intervention
 from heatproof.reading.interventions import one_head
 from heatproof.recipes.grad_eclip_paper.alignment import joined, listed
@@ -29,7 +30,6 @@ from heatproof.recipes.grad_eclip_paper.localisation import (
 )
 from heatproof.recipes.grad_eclip_paper.maps import encode_pictures, encode_texts
 from heatproof.recipes.grad_eclip_paper.numbers import mean, paired, share, tensor
-from heatproof.recipes.grad_eclip_paper.store import Part
 from heatproof.statistics import SHARE, of_differences
 
 CHANGE = of_differences(SHARE)

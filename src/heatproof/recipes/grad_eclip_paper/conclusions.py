@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import torch
 
+from heatproof.evaluation.store import Part
 from heatproof.recipes.grad_eclip_paper.catalogue import ON_UNTOUCHED
-from heatproof.recipes.grad_eclip_paper.store import Part
 from heatproof.statistics import FEWEST, spearman
 
 Verdict = Literal["shown", "not shown", "contradicted", "not measured"]

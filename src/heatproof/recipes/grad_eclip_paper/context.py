@@ -11,9 +11,9 @@ from torch import Tensor
 
 from heatproof.engine import inputs
 from heatproof.engine.inputs import ImageInputs
+from heatproof.evaluation.store import PartStore
 from heatproof.models import Model
 from heatproof.recipes.grad_eclip_paper.inputs import Material
-from heatproof.recipes.grad_eclip_paper.store import Store
 
 Input = Literal["native", "keep"]
 Watch = Callable[[str, int, int], None]
@@ -35,7 +35,7 @@ class Study:
     model: Model
     double: Callable[[], Model] | None
     material: Material
-    store: Store
+    store: PartStore
     seed: int
     quick: bool = False
     chunk: int = 50

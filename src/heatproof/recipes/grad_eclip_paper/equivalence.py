@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof import methods
+from heatproof.evaluation.store import Part
 from heatproof.methods import Method
 from heatproof.models import Model
 from heatproof.proofs import cost as proof
@@ -19,7 +20,6 @@ from heatproof.recipes.grad_eclip_paper.maps import (
     image_maps,
     text_maps,
 )
-from heatproof.recipes.grad_eclip_paper.store import Part
 
 Settings = dict[str, Any]
 TWO = ("grad-eclip", "attention-eclip")

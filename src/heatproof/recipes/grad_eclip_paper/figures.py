@@ -11,7 +11,6 @@ from PIL import Image
 from heatproof.plots.style import INK, chart_style
 from heatproof.recipes.grad_eclip_paper.catalogue import compared
 from heatproof.recipes.grad_eclip_paper.inputs import Material
-from heatproof.recipes.grad_eclip_paper.store import Part
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

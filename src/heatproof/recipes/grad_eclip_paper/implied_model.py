@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from heatproof.evaluation.store import Part
 from heatproof.models import Model
 from heatproof.reading import AttentionLayer, Intervention
 from heatproof.reading.interventions import one_head
@@ -14,7 +15,6 @@ from heatproof.recipes.grad_eclip_paper.context import Study, native_pixels
 from heatproof.recipes.grad_eclip_paper.inputs import Task
 from heatproof.recipes.grad_eclip_paper.maps import encode_pictures, image_sites, text_sites
 from heatproof.recipes.grad_eclip_paper.numbers import mean, paired, share
-from heatproof.recipes.grad_eclip_paper.store import Part
 from heatproof.statistics import SHARE, of_differences, spearman
 
 PROMPTS = 6

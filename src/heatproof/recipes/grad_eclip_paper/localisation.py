@@ -11,13 +11,13 @@ from torch import Tensor
 from heatproof.engine.inputs import ImageInputs
 from heatproof.evaluation.localisation import chance_of_choice, choice, coverage, energy, pointing
 from heatproof.evaluation.presence import margin
+from heatproof.evaluation.store import Part
 from heatproof.methods import Method
 from heatproof.models import Model
 from heatproof.reading import Intervention
 from heatproof.recipes.grad_eclip_paper.context import Input, preprocessed
 from heatproof.recipes.grad_eclip_paper.inputs import Located
 from heatproof.recipes.grad_eclip_paper.maps import encode_pictures, encode_texts, image_maps
-from heatproof.recipes.grad_eclip_paper.store import Part
 
 QUALITIES = ("choice", "pointing", "energy")
 """The first is the one that tables lead with: a map that does not look at the prompt has exactly

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from heatproof.evaluation.store import Part
 from heatproof.pages import render
 from heatproof.pages.render import Cell
 from heatproof.recipes.grad_eclip_paper.conclusions import percent, told
 from heatproof.recipes.grad_eclip_paper.figures import setting_label
 from heatproof.recipes.grad_eclip_paper.localisation import QUALITIES
-from heatproof.recipes.grad_eclip_paper.store import Part
 
 VERDICTS = ("shown", "contradicted", "not shown", "not measured")
 SECTIONS = {"a": ("a",), "b": ("b",), "c": ("c",), "d": ("d",), "e": ("e pictures", "e captions")}

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from heatproof.evaluation.store import Part
 from heatproof.metrics.base import area
 from heatproof.metrics.ranking import ranked
 from heatproof.models import Model
@@ -30,7 +31,6 @@ from heatproof.recipes.grad_eclip_paper.protocols import (
     pixel_order,
     worked_on,
 )
-from heatproof.recipes.grad_eclip_paper.store import Part
 from heatproof.statistics import SHARE, Bounds
 
 Maps = Float[Tensor, "method item row col"]

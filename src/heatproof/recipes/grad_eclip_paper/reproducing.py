@@ -11,6 +11,7 @@ from heatproof import checking
 from heatproof.code_hash import code_sha256
 from heatproof.engine import certify
 from heatproof.errors import InputError, UnknownName
+from heatproof.evaluation.store import Part, PartStore, plain
 from heatproof.models import Model, load
 from heatproof.plots.style import require_charts
 from heatproof.recipes.grad_eclip_paper import (
@@ -28,7 +29,6 @@ from heatproof.recipes.grad_eclip_paper.folder_material import folder_material
 from heatproof.recipes.grad_eclip_paper.inputs import Material
 from heatproof.recipes.grad_eclip_paper.page import page
 from heatproof.recipes.grad_eclip_paper.scenes_material import scenes_material
-from heatproof.recipes.grad_eclip_paper.store import Part, Store, plain
 
 EXPERIMENTS: dict[str, tuple[tuple[str, Callable[[Study], Part | None]], ...]] = {
     "a": (("a", equivalence.measure),),
@@ -147,7 +147,7 @@ def run(request: ReproduceRequest, out: Path, watch: Watch | None = None) -> Par
         )
     material = _material(request, model)
     # The key of a part holds everything that it depends on: another setting never reuses it.
-    store = Store(out / "parts", _settings(request, model, material))
+    store = PartStore(out / "parts", _settings(request, model, material))
     double = partial(load, request.model, device=request.device, dtype="float64")
     study = Study(
         model=model,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from heatproof.engine import inputs
 from heatproof.engine.api import merge
+from heatproof.evaluation.store import Part
 from heatproof.metrics.base import area
 from heatproof.metrics.ranking import places, ranked, shuffled
 from heatproof.metrics.text_deletion import without
@@ -38,7 +39,6 @@ from heatproof.recipes.grad_eclip_paper.maps import (
     text_sites,
 )
 from heatproof.recipes.grad_eclip_paper.numbers import mean, paired
-from heatproof.recipes.grad_eclip_paper.store import Part
 
 WAYS = ("words", "masked keys")
 ORDERS = ("highest first", "lowest first")
