@@ -59,7 +59,14 @@ def trial_of(model: Model, items: int, batch: int) -> Trial:
 
     maps = torch.randn(items, layout.rows, layout.cols, generator=generator)
     levels = torch.tensor([[-2.0] * 3, [2.0] * 3])
-    return Trial(maps, pixels, score=score, tokens=tokens, levels=levels, batch_size=batch)
+    return Trial(
+        maps=maps,
+        pixels=pixels,
+        score=score,
+        tokens=tokens,
+        levels=levels,
+        batch_size=batch,
+    )
 
 
 def masking(model: Model) -> AbstractContextManager[object]:

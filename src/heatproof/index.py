@@ -1,4 +1,4 @@
-"""The catalogues' names, cards and options as plain values: what can be checked without torch.
+"""Read the catalogues of methods and metrics without torch: names, cards and options.
 
 `index.json` is written from the classes' own cards by `docs/generate.py`; a test holds it to them.
 """
@@ -18,13 +18,13 @@ from heatproof.registry import NumberBounds, Option
 FILE = Path(__file__).with_name("index.json")
 ALL = "all"
 EXPERIMENTS = ("a", "b", "c", "d", "e")
-"""Of `heatproof reproduce`."""
+"""The experiments of `heatproof reproduce`."""
 SCORES = ("cosine", "logit", "margin", "contrast:OTHER", "sigmoid-logit", "class-logit")
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A class of a catalogue: the fields of its card, and its options by name."""
+    """A method or metric as the index lists it: the fields of its card, its options by name."""
 
     card: dict[str, Any]
     options: dict[str, Option]
@@ -54,30 +54,30 @@ def _option(
 
 
 def methods() -> dict[str, Listed]:
-    """Every method by name."""
+    """Return every method by name."""
     return dict(_read()["method"])
 
 
 def metrics() -> dict[str, Listed]:
-    """Every metric by name."""
+    """Return every metric by name."""
     return dict(_read()["metric"])
 
 
 def check(kind: str, name: str, settings: Mapping[str, Any]) -> None:
-    """Raise what `methods.create` (or `metrics.create`) would raise for a name and its options."""
+    """Check a name and its options, and raise what `create` would raise for them."""
     known = _read()[kind]
     registry.check_name(kind, name, known)
     registry.read_settings(kind, name, known[name].options, settings)
 
 
 def parse(text: str) -> tuple[str, dict[str, str]]:
-    """A method with its options, `NAME:OPTION=VALUE,OPTION=VALUE`."""
+    """Split a method and its options, `NAME:OPTION=VALUE,OPTION=VALUE`."""
     name, colon, rest = text.strip().partition(":")
     return name, _pairs(text, rest.split(",") if colon else [], "NAME:OPTION=VALUE,OPTION=VALUE")
 
 
 def parse_metric(text: str) -> tuple[str, dict[str, str]]:
-    """A metric with its options, `NAME:OPTION=VALUE:OPTION=VALUE`."""
+    """Split a metric and its options, `NAME:OPTION=VALUE:OPTION=VALUE`."""
     name, *pairs = text.split(":")
     return name, _pairs(text, pairs, "NAME:OPTION=VALUE")
 
@@ -93,30 +93,30 @@ def _pairs(text: str, pairs: list[str], form: str) -> dict[str, str]:
 
 
 def check_score(name: str) -> None:
-    """Raise `UnknownName` where no score is called so."""
+    """Check that a score is called so; raise `UnknownName` if none is."""
     kind = name.partition(":")[0]
     if name not in SCORES and kind != "contrast":
         raise UnknownName("score", name, SCORES)
 
 
 def chosen_methods(names: str, settings: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """The methods of a comma list or of `all`, each with those of the options that it has.
+    """Return the methods of a comma list or of `all`, with those of the options that they have.
 
     Raises:
         InputError: no method, an unknown one, or an option that none of them has.
     """
     known = methods()
-    asked = [name.strip() for name in names.split(",") if name.strip()]
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
     if names == ALL:
-        asked = [name for name, each in known.items() if "image" in each.card["sides"]]
-    if not asked:
+        chosen = [name for name, listed in known.items() if "image" in listed.card["sides"]]
+    if not chosen:
         raise InputError(f"got no method; try attention-x-gradient, or {ALL}")
-    for name in asked:
-        check("method", name, settings if len(asked) == 1 else {})
-    own = {n: {k: v for k, v in settings.items() if k in known[n].options} for n in asked}
+    for name in chosen:
+        check("method", name, settings if len(chosen) == 1 else {})
+    own = {n: {k: v for k, v in settings.items() if k in known[n].options} for n in chosen}
     for key in settings:
-        if not any(key in each for each in own.values()):
+        if not any(key in taken for taken in own.values()):
             raise InputError(f"none of these methods has an option {key!r}; see heatproof methods")
-    for name, each in own.items():
-        check("method", name, each)
+    for name, taken in own.items():
+        check("method", name, taken)
     return own

@@ -1,4 +1,4 @@
-"""Intervals, ranks and tests: the only place that makes them.
+"""Compute intervals, rank correlations and tests: the only place that does.
 
 | function | what | source |
 |---|---|---|
@@ -51,7 +51,7 @@ SHARE: Bounds = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its interval, from `count` units.
+    """A figure with its confidence interval, from `count` units.
 
     Without units value and ends are NaN; where nothing is known of an end, it is infinite.
     p: two-sided, of the hypothesis that the figure is 0; NaN where it was not tested.
@@ -72,7 +72,7 @@ class Interval:
 
     @property
     def plain(self) -> dict[str, float | int | None]:
-        """As JSON has it: NaN and infinity, which JSON has not, become null."""
+        """The figure as JSON has it: NaN and infinity, which JSON does not know, become null."""
         values = {"value": self.value, "low": self.low, "high": self.high}
         shown = {k: round(v, 6) if math.isfinite(v) else None for k, v in values.items()}
         return {**shown, "count": self.count}
@@ -89,7 +89,7 @@ def _rounded(number: float) -> float:
 
 
 def wilson(hits: float, count: int, level: float = LEVEL) -> Interval:
-    """Share of successes; the interval never leaves [0, 1] and is [0, 1] where nothing was seen.
+    """Return a share of successes; its interval is [0, 1] where nothing was seen.
 
     With continuity correction: without it, the interval of 5 to 50 units covers a share near 0 or 1
     as seldom as 83 %. `hits` may be a sum of values between 0 and 1: of those with the same mean,
@@ -124,7 +124,7 @@ def _wilson_ends(hits: float, count: int, z: float) -> tuple[float, float]:
 def mean(
     values: Float[Tensor, " unit"], *, bounds: Bounds | None = None, level: float = LEVEL
 ) -> Interval:
-    """Mean over units. `bounds` are the least and the largest value that a unit can have."""
+    """Return the mean over units; `bounds` are the least and the largest value of a unit."""
     return means(values[:, None], bounds=bounds, level=level)[0]
 
 
@@ -135,19 +135,19 @@ def paired(
     bounds: Bounds | None = None,
     level: float = LEVEL,
 ) -> Interval:
-    """Mean of `one - other` over the units that have both; `bounds` are those of either side."""
+    """Return the mean of `one - other` over units that have both; `bounds` are of either side."""
     return mean(one.double() - other.double(), bounds=of_differences(bounds), level=level)
 
 
 def of_differences(bounds: Bounds | None) -> Bounds | None:
-    """The bounds of a difference of two values that have these."""
+    """Return the bounds of the difference of two values that have these bounds."""
     return None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
 
 
 def means(
     columns: Float[Tensor, "unit column"], *, bounds: Bounds | None = None, level: float = LEVEL
 ) -> list[Interval]:
-    """`mean` of each column; NaN are left out of each column by itself."""
+    """Return the `mean` of each column; NaN are left out of each column by itself."""
     if bounds is not None and not all(map(math.isfinite, bounds)):
         bounds = None
     columns = columns.detach().cpu().double()
@@ -158,16 +158,16 @@ def means(
     if bounds is not None:
         low, high = low.clamp(min=bounds[0]), high.clamp(max=bounds[1])
     rows = zip(*(each.tolist() for each in (count, center, low, high, p)), strict=True)
-    return [_told(columns[known[:, n], n], row, bounds, level) for n, row in enumerate(rows)]
+    return [_column(columns[known[:, n], n], row, bounds, level) for n, row in enumerate(rows)]
 
 
-def _told(
+def _column(
     values: Float[Tensor, " unit"],
     row: tuple[int, float, float, float, float],
     bounds: Bounds | None,
     level: float,
 ) -> Interval:
-    """The interval of one column; `row` is its count, its center if it has one, and what t says."""
+    """Return a column's interval; `row` is its count, its center if it has one, and t's answer."""
     count, center, low, high, p = row
     if not count:
         return NOTHING
@@ -186,8 +186,10 @@ def _centers(
     count: Int64[Tensor, " column"],
     bounds: Bounds | None,
 ) -> Float[Tensor, " column"]:
-    """What values are held to where t does not do: the value that most of them share; of 0/1
-    values and of their differences 0. NaN where t does."""
+    """Return the center for Wilson's intervals where t is of no use; NaN where t is used.
+
+    It is the value that most units share; of 0/1 values and of their differences it is 0.
+    """
     last = max(0, len(columns) - 1)
     middle = (count // 2).clamp(max=last)[None]
     common = columns.sort(0).values.gather(0, middle)[0] if len(columns) else count.double()
@@ -206,7 +208,7 @@ def _skewed_t(
     count: Int64[Tensor, " column"],
     level: float,
 ) -> tuple[Float[Tensor, " column"], Float[Tensor, " column"], Float[Tensor, " column"]]:
-    """Ends and p by Student's t and by Hall's transformation, whichever reaches further."""
+    """Return ends and p by Student's t or Hall's transformation, whichever reaches further."""
     n = count.clamp(min=2).double()
     value = columns.nansum(0) / count.clamp(min=1)
     apart = (columns - value).masked_fill(~known, 0)
@@ -234,15 +236,16 @@ def _skewed_t(
 
 
 def _skewed(t: Float[Tensor, " column"], a: Float[Tensor, " column"]) -> Float[Tensor, " column"]:
-    """Hall's cubic transformation of a t, which takes skewness out; `a` is skewness / 6 sqrt(n)."""
+    """Apply Hall's cubic transformation, which takes skewness out; `a` is skewness / 6 sqrt(n)."""
     return t + 2 * a * t.square() + 4 / 3 * a.square() * t.pow(3) + a
 
 
 def _unskewed(t: Float[Tensor, " column"], a: Float[Tensor, " column"]) -> Float[Tensor, " column"]:
-    """The inverse of `_skewed`."""
+    """Invert `_skewed`."""
     cube = 1 + 6 * a * (t - a)
-    found = (cube.sign() * cube.abs().pow(1 / 3) - 1) / (2 * a)
-    return torch.where(a.abs() < 1e-9, t, found)
+    inverse = (cube.sign() * cube.abs().pow(1 / 3) - 1) / (2 * a)
+    # Without skewness both are the identity, and the formula is 0 / 0.
+    return torch.where(a.abs() < 1e-9, t, inverse)
 
 
 def _guessed(values: Float[Tensor, " unit"], common: float) -> Bounds:
@@ -253,7 +256,7 @@ def _guessed(values: Float[Tensor, " unit"], common: float) -> Bounds:
 def _around(
     values: Float[Tensor, " unit"], center: float, bounds: Bounds, level: float
 ) -> tuple[float, float]:
-    """Ends of the mean from Wilson's intervals of what lies above `center` and what lies below.
+    """Return ends of the mean, from Wilson's intervals of what lies above and below `center`.
 
     For 0/1 values this is Wilson's interval itself, for their differences that of two shares of
     one sample, whose correlation widens it.
@@ -288,7 +291,7 @@ def jackknife(
     bounds: Bounds | None = None,
     level: float = LEVEL,
 ) -> Interval:
-    """A smooth statistic of means, such as a difference within strata; `bounds` are its own.
+    """Return a smooth statistic of means with its interval; `bounds` are the statistic's own.
 
     `statistic(rows)` gives one number for each row of unit indices. There is no interval where
     leaving out one unit leaves no statistic.
@@ -306,8 +309,10 @@ def jackknife(
     if bool(without.isnan().any()):
         return Interval(value, -math.inf, math.inf, units, 1.0)
     pseudo = units * value - (units - 1) * without
-    found = mean(pseudo - pseudo.mean() + value, bounds=bounds, level=level)
-    return Interval(value, found.low, found.high, units, found.p)
+    # Centred on the statistic itself: the mean of pseudo-values is the less biased estimate, but
+    # it is the statistic that is reported.
+    interval = mean(pseudo - pseudo.mean() + value, bounds=bounds, level=level)
+    return Interval(value, interval.low, interval.high, units, interval.p)
 
 
 def bootstrap(
@@ -317,8 +322,11 @@ def bootstrap(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Interval:
-    """A statistic that is not smooth. Draws whose statistic is NaN are left out; fewer than
-    `FEWEST` units give no interval. The same seed gives the same interval."""
+    """Return a statistic that is not smooth, such as a rank correlation, with its interval.
+
+    Draws whose statistic is NaN are left out; fewer than `FEWEST` units give no interval. The same
+    seed gives the same interval.
+    """
     if not units:
         return NOTHING
     value = float(statistic(torch.arange(units)[None])[0])
@@ -340,7 +348,7 @@ def bootstrap(
 def spearman(
     x: Float[Tensor, "*batch unit"], y: Float[Tensor, "*batch unit"]
 ) -> Float[Tensor, "*batch"]:
-    """Rank correlation along the last axis, ties at their mean rank; NaN where either is constant.
+    """Return rank correlations along the last axis; ties share a rank, NaN where one is constant.
 
     scipy's `spearmanr`, of many pairs at once.
     """
@@ -350,15 +358,17 @@ def spearman(
 
 
 def ranks(values: Float[Tensor, "*batch unit"]) -> Float[Tensor, "*batch unit"]:
-    """Ranks from 1 along the last axis, ties at their mean rank."""
+    """Return ranks from 1 along the last axis, ties at their mean rank."""
     return torch.from_numpy(stats.rankdata(values.detach().cpu().numpy(), axis=-1)).double()
 
 
 def kendall(
     x: Float[Tensor, "*batch unit"], y: Float[Tensor, "*batch unit"]
 ) -> Float[Tensor, "*batch"]:
-    """Kendall's tau-b along the last axis: pairs in the same order less pairs in the opposite one,
-    over the geometric mean of the untied pairs; NaN where all are tied on either side.
+    """Return Kendall's tau-b along the last axis.
+
+    That is pairs in the same order less pairs in the opposite one, over the geometric mean of the
+    untied pairs; NaN where all are tied on either side.
 
     scipy's `kendalltau`, of many pairs at once.
     """
@@ -372,13 +382,13 @@ def kendall(
 
 @cache
 def sign_test(one: int, other: int) -> float:
-    """Exact two-sided p of a split of one + other fair coins at least as uneven."""
+    """Return the exact two-sided p of a split of one + other fair coins at least as uneven."""
     count = one + other
     return float(stats.binomtest(one, count).pvalue) if count else 1.0
 
 
 def holm(p: Sequence[float], family: int = 0) -> list[float]:
-    """Each p, adjusted for all that are tested together (a family).
+    """Return each p, adjusted for all that are tested together (a family).
 
     Where a claim needs an adjusted p of at most 0.05, at most one family in twenty holds a false
     claim. NaN stay NaN, and do not count. family: how many could have been tested, where those

@@ -1,14 +1,14 @@
-"""Code of the user's own: what is taken as a method, from `FILE.py:NAME` and in Python alike.
+"""Load methods that the user wrote: from `FILE.py:NAME` or as Python objects.
 
-Three kinds are taken:
+Three kinds are accepted:
 
 - a function `(image, prompt) -> map`: it needs two arguments;
 - a function of the model, which returns such a function or a `Method`: it needs one argument;
-- a `Method`, or a class of methods, which is made with its defaults.
+- a `Method`, or a subclass of it, which is created with its defaults.
 
-The number of parameters without a default tells the first two apart. A class is made first (with
-the model, where it needs one argument), and what comes out has to be one of these. No torch is
-imported until a method is made.
+The number of parameters without a default tells the first two apart. A class is instantiated first
+(with the model, where it needs one argument), and the instance has to be one of these. torch is not
+imported until a method is created.
 """
 
 import importlib
@@ -32,17 +32,16 @@ CONTRACT = (
 
 
 def is_user_code(text: str) -> bool:
-    """Whether `text` says where code is (`FILE.py:NAME`, `PACKAGE.MODULE:NAME`), and is no
-    catalogue name with options."""
+    """Return whether `text` is `FILE.py:NAME` or `PACKAGE.MODULE:NAME`, not a catalogue name."""
     place, colon, name = text.rpartition(":")
     return bool(colon) and name.isidentifier() and (place.endswith(".py") or "." in place)
 
 
 def check(text: str) -> None:
-    """Check that a text says where code is, and that its file is there; nothing is run.
+    """Check that a text names code and that its file exists; nothing is run.
 
     Raises:
-        InputError: it does not, or there is none.
+        InputError: it does not, or the file does not exist.
     """
     if not is_user_code(text):
         raise InputError(f"got {text!r}, expected FILE.py:NAME")
@@ -52,10 +51,10 @@ def check(text: str) -> None:
 
 
 def load(text: str, model: "Model") -> "Method":
-    """The method behind `FILE.py:NAME` or `PACKAGE.MODULE:NAME`, for this model. The file is run.
+    """Return the method behind `FILE.py:NAME` or `PACKAGE.MODULE:NAME`; the file is run.
 
     Raises:
-        InputError: no such file, module or name; it fails, or is nothing that is taken.
+        InputError: no such file, module or name; the code fails, or is none of the three kinds.
     """
     check(text)
     place, _, name = text.rpartition(":")
@@ -68,7 +67,7 @@ def load(text: str, model: "Model") -> "Method":
 def method_of(
     entry: Any, model: "Model", *, name: str | None = None, source: str | None = None
 ) -> "Method":
-    """The method that `entry` is, or makes, for this model.
+    """Return the method that `entry` is, or returns, for this model.
 
     Args:
         entry: one of the three kinds above.
@@ -96,16 +95,18 @@ def method_of(
         raise InputError(f"{source} needs {needed} arguments; {CONTRACT}")
     if needed == 2 and not inspect.isclass(entry):
         return Foreign(entry, takes=takes, name=name)
-    result = _made(entry, needed, model, source)
+    result = _called(entry, needed, model, source)
     if isinstance(result, Method):
         return result
     if not callable(result) or inspect.isclass(result) or _needed(result) != 2:
-        raise InputError(f"{source} was given the model and returned {_told(result)}; {CONTRACT}")
+        raise InputError(
+            f"{source} was given the model and returned {_described(result)}; {CONTRACT}"
+        )
     return Foreign(result, takes=takes, name=name)
 
 
-def _made(entry: Any, needed: int, model: "Model", source: str) -> Any:
-    """What a function of the model, or a class, makes."""
+def _called(entry: Any, needed: int, model: "Model", source: str) -> Any:
+    """Return what a function of the model returns, or the instance of a class."""
     if needed > 1:
         raise InputError(f"class {source} needs {needed} arguments; {CONTRACT}")
     try:
@@ -117,8 +118,11 @@ def _made(entry: Any, needed: int, model: "Model", source: str) -> Any:
 
 
 def _needed(call: Any) -> int:
-    """How many arguments it needs. Two where Python cannot say, and where all that it takes may be
-    left out but two fit: `(*arguments)`, `(image=None, prompt=None)`."""
+    """Return how many arguments `call` needs.
+
+    Two where Python cannot say, and where all may be left out but two fit: `(*arguments)`,
+    `(image=None, prompt=None)`.
+    """
     try:
         signature = inspect.signature(call)
     except (TypeError, ValueError):
@@ -138,17 +142,17 @@ def _needed(call: Any) -> int:
     return 2
 
 
-def _told(result: Any) -> str:
+def _described(result: Any) -> str:
     if callable(result) and not inspect.isclass(result):
         return f"a callable that needs {_needed(result)} argument(s)"
     return f"a {type(result).__name__}" if result is not None else "nothing"
 
 
 def _module(place: str) -> ModuleType:
-    """The module at `FILE.py` or `PACKAGE.MODULE`; it is run.
+    """Import and return the module at `FILE.py` or `PACKAGE.MODULE`.
 
     Raises:
-        InputError: there is none, or it fails.
+        InputError: it does not exist, or it fails.
     """
     try:
         if not place.endswith(".py"):

@@ -190,7 +190,7 @@ def test_what_the_crop_cuts_off_is_not_asked_for(scenes: Model) -> None:
 
 
 def test_no_picture_is_told_so(scenes: Model) -> None:
-    with pytest.raises(InputError, match="no picture"):
+    with pytest.raises(InputError, match="no image"):
         AuditTask(scenes, LabelledImages(name="nothing", photos=(), things=(), prompts=("a star",)))
 
 

@@ -43,7 +43,7 @@ def ramp(**changed: Any) -> Trial:
     pixels = torch.ones(3, 3, *SIZE, dtype=torch.float64)
     model = SumOfPatches(weights, pixels)
     maps = weights.double().unflatten(1, (ROWS, COLS))
-    trial = Trial(maps, pixels, score=model.score, tokens=model.tokens, levels=LEVELS)
+    trial = Trial(maps=maps, pixels=pixels, score=model.score, tokens=model.tokens, levels=LEVELS)
     return replace(trial, **changed)
 
 
@@ -116,7 +116,9 @@ def alike(maps: Tensor, **changed: Any) -> Trial:
     pixels = torch.ones(ITEMS, 3, *SIZE, dtype=torch.float64)
     model = SumOfPatches(weights, pixels)
     whole = maps.double().expand(ITEMS, ROWS, COLS)
-    return replace(Trial(whole, pixels, score=model.score, tokens=model.tokens), **changed)
+    return replace(
+        Trial(maps=whole, pixels=pixels, score=model.score, tokens=model.tokens), **changed
+    )
 
 
 TIED = {
@@ -264,7 +266,7 @@ def test_what_cannot_be_done_is_said() -> None:
         value("deletion", trial, imputer="tokens", unit="pixels")
     with pytest.raises(InputError, match=r"with imputer=tokens only the score is known"):
         value("deletion", trial, imputer="tokens", of="accuracy")
-    with pytest.raises(InputError, match="needs two different pictures"):
+    with pytest.raises(InputError, match="needs two different images"):
         value("deletion", trial, imputer="other")
 
 

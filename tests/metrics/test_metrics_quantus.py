@@ -32,7 +32,7 @@ def trial(signed: bool) -> Trial:
     maps = draw(ITEMS, ROWS, COLS, generator=generator)
     mask = (torch.rand(ITEMS, ROWS, COLS, generator=generator) < 0.4).float()
     mask[:, 0, 0] = 1
-    return Trial(maps, torch.rand(ITEMS, 3, ROWS, COLS, generator=generator), mask=mask)
+    return Trial(maps=maps, pixels=torch.rand(ITEMS, 3, ROWS, COLS, generator=generator), mask=mask)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,8 @@ def test_what_quantus_calls_auc_is_the_roc_s() -> None:
 @pytest.mark.parametrize(("mean", "lost"), [(1e-5, 0.01), (1e-6, 0.09), (1e-7, 0.5)])
 def test_quantus_sparseness_falls_with_the_map_s_scale(mean: float, lost: float) -> None:
     given = trial(signed=False)
-    small = Trial(given.maps * (mean / given.maps.mean((1, 2), keepdim=True)), given.pixels)
+    scaled = given.maps * (mean / given.maps.mean((1, 2), keepdim=True))
+    small = Trial(maps=scaled, pixels=given.pixels)
     own = registry.create("sparseness").measure(small).numpy()
     raw = quantus.Sparseness(normalise=False, abs=True, disable_warnings=True)
     np.testing.assert_allclose(1 - np.array(asked(raw, Unasked(), small)) / own, lost, rtol=0.05)

@@ -124,8 +124,8 @@ def planted(items: int = 5, seed: int = 0, **changed: Any) -> Trial:
     judged = torch.rand(items, *SIZE, generator=generator) < 0.1
     perfect = model.explain(torch.arange(items))
     trial = Trial(
-        perfect,
-        pixels,
+        maps=perfect,
+        pixels=pixels,
         mask=mask,
         objects=objects,
         named=torch.tensor([[True, False, False]]).repeat(items, 1),

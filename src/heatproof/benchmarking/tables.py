@@ -1,8 +1,8 @@
-"""From single values to what may be said of them: means, paired differences, ranks, stability.
+"""Turn single values into claims: means, paired differences, ranks, stability.
 
-Items where the model is right and those where it is wrong are never put together: a map of a
-wrong answer is good where it shows what the model saw, not where the object is. The rule of
-claims, which docs/benchmark.md states:
+Items where the model is right and those where it is wrong are never pooled: a map of a wrong answer
+is good where it shows what the model saw, not where the object is. The rule of claims, which
+docs/benchmark.md states:
 
 - fewer than `statistics.FEWEST` items bear no claim;
 - "better than the controls" is claimed where the paired test says so of every control, "worse"
@@ -41,7 +41,7 @@ ERROR = 1 - statistics.LEVEL
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """A method's values minus those of `against`, item by item.
+    """A method's values minus those of `against`, paired by item.
 
     p: what the verdict goes by, adjusted where several comparisons share a claim.
     """
@@ -53,11 +53,12 @@ class PairedDifference:
 
     @property
     def plain(self) -> dict[str, Any]:
+        """The difference as JSON has it."""
         p = None if math.isnan(self.p) else float(f"{self.p:.3g}")
         return {"against": self.against, **self.interval.plain, "p": p, "verdict": self.verdict}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TableRow:
     """A method in a metric's table. `missing` counts the items without a value.
 
@@ -75,6 +76,7 @@ class TableRow:
 
     @property
     def plain(self) -> dict[str, Any]:
+        """The row as JSON has it."""
         pairs = {
             "over_control": self.over_control,
             "over_next": self.over_next,
@@ -91,46 +93,47 @@ class TableRow:
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """One metric's values: a column a method, a row an item, and the answers as in `SPLITS`."""
+    """One metric's values: a column per method, a row per item, and answers as in `SPLITS`."""
 
     methods: tuple[str, ...]
     values: Float64[Tensor, "item method"]
     answers: Int8[Tensor, " item"]
 
     def part(self, split: Split) -> Float64[Tensor, "item method"]:
+        """Return the values of the items with this answer."""
         return self.values[self.answers == SPLITS[split]]
 
     @property
     def splits(self) -> list[Split]:
-        """Right and wrong, however many there are of each; or unknown, if any."""
+        """Right and wrong, even where one of them is empty; or unknown."""
         if bool((self.answers >= 0).any()) or not len(self.answers):
             return ["right", "wrong"]
         return ["unknown"]
 
 
 def collect(tables: Iterable[Table]) -> dict[str, Values]:
-    """Values by metric, in the order in which they were measured; a part is read at a time."""
-    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    """Return values by metric, in the order of measurement; one part is in memory at a time."""
+    parts: dict[tuple[str, str], list[np.ndarray]] = {}
     right: dict[tuple[str, str], list[np.ndarray]] = {}
     for table in tables:
         value = table.column("value").to_numpy(zero_copy_only=False)
         answer = _answers(table)
         for key, rows in _groups(table):
-            found.setdefault(key, []).append(value[rows])
+            parts.setdefault(key, []).append(value[rows])
             right.setdefault(key, []).append(answer[rows])
-    made: dict[str, Values] = {}
-    for metric in dict.fromkeys(metric for metric, _ in found):
-        methods = tuple(method for m, method in found if m == metric)
-        columns = [np.concatenate(found[metric, method]) for method in methods]
+    by_metric: dict[str, Values] = {}
+    for metric in dict.fromkeys(metric for metric, _ in parts):
+        methods = tuple(method for m, method in parts if m == metric)
+        columns = [np.concatenate(parts[metric, method]) for method in methods]
         answers = np.concatenate(right[metric, methods[0]])
-        made[metric] = Values(
+        by_metric[metric] = Values(
             methods, torch.from_numpy(np.stack(columns, 1)), torch.from_numpy(answers)
         )
-    return made
+    return by_metric
 
 
 def _groups(table: Table) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-    """(metric, method) and the rows of a part that are about them, in their order."""
+    """Yield each (metric, method) with its rows of a part, in their order."""
     columns = [table.column(name).combine_chunks() for name in ("metric", "method")]
     metrics, methods = (column.dictionary.to_pylist() for column in columns)
     metric, method = (column.indices.to_numpy() for column in columns)
@@ -147,7 +150,7 @@ def _answers(table: Table) -> np.ndarray:
 def ranked(
     values: Values, split: Split, better: Better, *, bounds: Bounds | None = None
 ) -> list[TableRow]:
-    """The methods by their mean, best first; where no direction is better, in the given order.
+    """Rank the methods by their mean, best first; keep their order where no direction is better.
 
     bounds: the least and the largest value that an item can have.
     """
@@ -163,19 +166,19 @@ def ranked(
     over_first = compared.together([(n, measured[0]) for n in measured[1:]], pairs)
     return [
         TableRow(
-            values.methods[n],
-            means[n],
-            int(part[:, n].isnan().sum()),
-            over_control.get(n),
-            over_next.get(n) if better != "neither" else None,
-            over_first.get(n) if better != "neither" else None,
+            method=values.methods[n],
+            mean=means[n],
+            missing=int(part[:, n].isnan().sum()),
+            over_control=over_control.get(n),
+            over_next=over_next.get(n) if better != "neither" else None,
+            over_first=over_first.get(n) if better != "neither" else None,
         )
         for n in order
     ]
 
 
 class _Compared:
-    """Methods against methods, in one table."""
+    """Compare methods with methods, in one table."""
 
     def __init__(
         self,
@@ -194,23 +197,22 @@ class _Compared:
         ones, others = ([pair[side] for pair in pairs] for side in (0, 1))
         return statistics.means(self.part[:, ones] - self.part[:, others], bounds=self.bounds)
 
-    def _told(self, other: int, found: Interval, p: float) -> PairedDifference:
-        return PairedDifference(self.methods[other], found, p, verdict(found, self.better, p))
+    def _difference(self, other: int, interval: Interval, p: float) -> PairedDifference:
+        return PairedDifference(self.methods[other], interval, p, verdict(interval, self.better, p))
 
     def together(
         self, pairs: Sequence[tuple[int, int]], family: int = 0
     ) -> dict[int, PairedDifference]:
-        """By the first of each pair; corrected for all of the pairs, or for a larger family."""
+        """Compare pairs, corrected for all of them or a larger family; by the first of a pair."""
         found = self._minus(pairs)
         adjusted = statistics.holm([each.p for each in found], family)
         return {
-            one: self._told(other, difference, p)
+            one: self._difference(other, difference, p)
             for (one, other), difference, p in zip(pairs, found, adjusted, strict=True)
         }
 
     def with_controls(self, order: Sequence[int]) -> dict[int, PairedDifference]:
-        """Of every method but the best control: the difference from that one, the verdict on all
-        controls."""
+        """Compare every method with the best control; the verdict is on all controls."""
         controls = [n for n in order if self.methods[n] in CONTROLS]
         return {
             n: self._with_controls(n, [c for c in controls if c != n])
@@ -220,7 +222,7 @@ class _Compared:
 
     def _with_controls(self, one: int, controls: Sequence[int]) -> PairedDifference:
         found = self._minus([(one, control) for control in controls])
-        best = self._told(controls[0], found[0], found[0].p)
+        best = self._difference(controls[0], found[0], found[0].p)
         if best.verdict in ("too few", "not ranked"):
             return best
         alone = [verdict(each, self.better, each.p) for each in found]
@@ -239,7 +241,7 @@ class _Compared:
 
 
 def verdict(difference: Interval, better: Better, p: float) -> Verdict:
-    """What a paired difference and its p, adjusted where it has to be, allow to be said."""
+    """Return the claim that a paired difference allows; `p` is adjusted where it has to be."""
     if better == "neither":
         return "not ranked"
     low, high = difference.low, difference.high
@@ -251,7 +253,7 @@ def verdict(difference: Interval, better: Better, p: float) -> Verdict:
 
 
 def comparisons(tables: Iterable[Sequence[TableRow]]) -> dict[str, int]:
-    """How many comparisons of each kind the tables hold."""
+    """Count the comparisons of each kind in the tables."""
     found = {"over_control": 0, "over_next": 0, "over_first": 0}
     for row in itertools.chain.from_iterable(tables):
         for kind in found:
@@ -275,14 +277,17 @@ def _order(means: Sequence[float], better: Better) -> list[int]:
 
 
 class Curves:
-    """Mean curves by metric, answer and method, from parts that are added one by one; curves that
-    hold a NaN are left out."""
+    """Mean curves by metric, answer and method, from parts that are added one by one.
+
+    Curves that hold a NaN are left out.
+    """
 
     def __init__(self) -> None:
         self._at: dict[str, list[float]] = {}
         self._sums: dict[tuple[str, int, str], tuple[np.ndarray, int]] = {}
 
     def add(self, table: Table) -> None:
+        """Add the curves of one part."""
         answers = _answers(table)
         heights, at = (table.column(name).combine_chunks() for name in ("heights", "fractions"))
         for (metric, method), rows in _groups(table):
@@ -297,7 +302,7 @@ class Curves:
                 self._sums[metric, answer, method] = total + chosen.sum(0), count + len(chosen)
 
     def of(self, metric: str) -> dict[str, Any] | None:
-        """{"fractions": ..., "right": {method: heights}, ...}; None where there is no curve."""
+        """Return {"fractions": ..., "right": {method: heights}, ...}; None without a curve."""
         if metric not in self._at:
             return None
         found: dict[str, Any] = {"fractions": [round(f, 5) for f in self._at[metric]]}
@@ -313,7 +318,7 @@ class Curves:
 # --- do rankings hold across imputers? ----------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stability:
     """Kendall's tau between the rankings of methods under two imputers of one metric."""
 
@@ -326,6 +331,7 @@ class Stability:
 
     @property
     def plain(self) -> dict[str, Any]:
+        """The comparison as JSON has it."""
         names = ("metric", "one", "other", "split", "methods")
         return {**{name: getattr(self, name) for name in names}, **self.tau.plain}
 
@@ -336,7 +342,7 @@ def stability(
     *,
     seed: int = 0,
 ) -> list[Stability]:
-    """All pairs of imputers, of each metric that was measured under several.
+    """Compare the rankings under all pairs of imputers, of each metric with several.
 
     Args:
         imputers: for a metric's label, what it is but for the imputer, and its imputer.
@@ -350,8 +356,16 @@ def stability(
             continue
         for split in values[one].splits:
             both, tau = _tau(values[one], values[other], split, seed)
-            names = (imputers[one][1], imputers[other][1])
-            found.append(Stability(imputers[one][0], *names, split, both, tau))
+            found.append(
+                Stability(
+                    metric=imputers[one][0],
+                    one=imputers[one][1],
+                    other=imputers[other][1],
+                    split=split,
+                    methods=both,
+                    tau=tau,
+                )
+            )
     return found
 
 
@@ -360,8 +374,8 @@ def _tau(one: Values, other: Values, split: Split, seed: int) -> tuple[int, Inte
     x, y = (
         each.part(split)[:, [each.methods.index(name) for name in methods]] for each in (one, other)
     )
-    kept = ~(x.isnan().any(1) | y.isnan().any(1))
-    x, y = x[kept], y[kept]
+    known = ~(x.isnan().any(1) | y.isnan().any(1))
+    x, y = x[known], y[known]
     if not len(x) or len(methods) < 2:
         return len(methods), Interval(math.nan, math.nan, math.nan, len(x))
 

@@ -1,10 +1,10 @@
-"""Does the map lie on the object? Metrics that need maps and masks alone.
+"""Measure whether a map lies on the object, from maps and masks alone.
 
 | metric | formula, m the map and c the share of each patch that the mask covers | chance |
 |---|---|---|
-| `pointing` | mean of c over the patches where m is largest | mask's share of the picture |
+| `pointing` | mean of c over the patches where m is largest | mask's share of the image |
 | `choice` | has the named object the largest mean heat, sum mc / sum c, of all? | 1 / objects |
-| `energy` | sum m+ c / sum m+ | mask's share of the picture |
+| `energy` | sum m+ c / sum m+ | mask's share of the image |
 | `average_precision` | sum over thresholds of precision times the step in recall | likewise |
 
 Higher is better, 0 to 1, for all of them. Maps stay on the patch grid: masks come down to it by
@@ -33,10 +33,10 @@ Values = Float[Tensor, "image prompt"]
 def coverage(
     mask: Bool[Tensor, "*object height width"], view: PhotoView, grid: tuple[int, int]
 ) -> Float[Tensor, "*object row col"]:
-    """The share of each patch that the mask covers, 0 to 1: exact area average, crop included.
+    """Return the share of each patch that the mask covers, 0 to 1: exact area average.
 
-    `mask` is in pixels of the photograph, `view` the part of it that the model saw. Patches that
-    lie beyond the photograph (padding) are covered by nothing.
+    `mask` is in pixels of the photo, `view` the part of it that the model saw. Patches that lie
+    beyond the photo (padding) are covered by nothing.
     """
     height, width = mask.shape[-2:]
     rows = _overlap(view.top, view.bottom, grid[0], height)
@@ -45,7 +45,7 @@ def coverage(
 
 
 def _overlap(start: float, stop: float, cells: int, pixels: int) -> Float[Tensor, "cell pixel"]:
-    """The share of each cell, from `start` to `stop` in equal parts, that lies in each pixel."""
+    """Return the share of each cell, of equal parts from `start` to `stop`, in each pixel."""
     edges = torch.linspace(start, stop, cells + 1, dtype=torch.float64)
     left = torch.arange(pixels, dtype=torch.float64)
     ends = torch.stack([edges[:-1], edges[1:]]).sort(0).values  # mirrored ones run backwards
@@ -55,27 +55,27 @@ def _overlap(start: float, stop: float, cells: int, pixels: int) -> Float[Tensor
 
 
 def pointing(maps: Maps, cover: Cover) -> Values:
-    """The chance that a pixel drawn from the hottest patches lies in the mask.
+    """Return the chance that a pixel drawn from the hottest patches lies in the mask.
 
     NaN where the mask is empty or the map holds a value that is no number.
     """
     flat, inside = maps.flatten(2), cover.flatten(2)
     hottest = flat == flat.amax(-1, keepdim=True)
     hits = (hottest * inside).sum(-1) / hottest.sum(-1).clamp(min=1)
-    return _where_meant(hits, flat, inside)
+    return _where_defined(hits, flat, inside)
 
 
 def energy(maps: Maps, cover: Cover) -> Values:
-    """The share of the positive heat that lies in the mask; NaN where there is none of either."""
+    """Return the share of the positive heat that lies in the mask; NaN without heat or mask."""
     flat, inside = maps.flatten(2), cover.flatten(2)
     heat = flat.clamp(min=0)
     total = heat.sum(-1)
     share = (heat * inside).sum(-1) / total.masked_fill(total == 0, torch.nan)
-    return _where_meant(share, flat, inside)
+    return _where_defined(share, flat, inside)
 
 
 def average_precision(maps: Maps, cover: Cover) -> Values:
-    """Area under precision and recall over all thresholds, each pixel with its patch's heat.
+    """Return the area under precision and recall, each pixel with its patch's heat.
 
     NaN where the mask is empty or the map holds a value that is no number.
     """
@@ -90,7 +90,7 @@ def average_precision(maps: Maps, cover: Cover) -> Values:
     before = torch.cat([torch.zeros_like(reached[..., :1]), reached[..., :-1]], -1)
     gain = torch.where(ends, (true - before) * true / count, 0).sum(-1)
     total = inside.sum(-1)
-    return _where_meant((gain / total.masked_fill(total == 0, torch.nan)).float(), flat, inside)
+    return _where_defined((gain / total.masked_fill(total == 0, torch.nan)).float(), flat, inside)
 
 
 def choice(
@@ -98,7 +98,7 @@ def choice(
     objects: Float[Tensor, "image object row col"],
     named: Bool[Tensor, "image prompt object"],
 ) -> Values:
-    """1 where a named object has the highest mean heat of all objects; where objects tie, a share.
+    """Return 1 where a named object has the highest mean heat of all; a share where objects tie.
 
     `objects` is the coverage of each object; where it is zero all over there is none. NaN where no
     named object is to be seen or the map holds a value that is no number. `chance_of_choice` is
@@ -118,12 +118,12 @@ def choice(
 def chance_of_choice(
     objects: Float[Tensor, "image object row col"], named: Bool[Tensor, "image prompt object"]
 ) -> Values:
-    """Named objects over all objects, those alone that are to be seen; NaN where there is none."""
+    """Return the number of named objects over that of all, visible ones alone; NaN without any."""
     there = (objects.sum((2, 3)) > 0).unsqueeze(1)
     seen = (named & there).sum(-1)
     return (seen / there.sum(-1).clamp(min=1)).float().masked_fill(seen == 0, torch.nan)
 
 
-def _where_meant(values: Tensor, flat: Tensor, inside: Tensor) -> Tensor:
+def _where_defined(values: Tensor, flat: Tensor, inside: Tensor) -> Tensor:
     broken = ~flat.isfinite().all(-1) | (inside.sum(-1) == 0)
     return values.masked_fill(broken, torch.nan)

@@ -1,4 +1,4 @@
-"""What is audited: a catalogue name, a method object, or any callable (picture, prompt) -> map."""
+"""Hold a method that is evaluated: a catalogue name, a method object, or a user's callable."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,22 +19,30 @@ Auditable = str | Method | Callable[[Any, str], Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """A method under audit. Its maps are always made anew from the model as it now is: checks
-    change `model.module` in place and put it back, so that user code sees it too."""
+    """A method that is evaluated.
+
+    Its maps are always computed from the model as it now is: checks change `model.module` in place
+    and restore it, so that user code, which holds the module itself, sees the change too.
+    """
 
     method: Method
 
     @classmethod
     def of(cls, auditable: Auditable, **settings: Any) -> "Subject":
-        """Raises `UnknownName` for a name that is in no catalogue."""
+        """Return the subject for a method, or for a name and its options.
+
+        Raises:
+            UnknownName: the name is in no catalogue.
+        """
         return cls(methods.method_of(auditable, **settings))
 
     def on(self, model: Model) -> "Subject":
-        """The same for this model: what a function of the model makes of it."""
+        """Return the subject for this model: a function of the model is called with it."""
         return Subject(method_of(self.method, model))
 
     @property
     def name(self) -> str:
+        """The name on the method's card."""
         return self.method.card.name
 
     def maps(
@@ -46,8 +54,8 @@ class Subject:
         seed: int = 0,
         batch_size: int = 64,
     ) -> Float[Tensor, "image prompt row col"]:
-        """Signed maps on the patch grid, uncertified."""
-        found = explain(
+        """Return signed maps on the patch grid, without certificates."""
+        explanation = explain(
             model,
             images if isinstance(images, Tensor) else list(images),
             prompts,
@@ -56,4 +64,4 @@ class Subject:
             seed=seed,
             batch_size=batch_size,
         )
-        return found.maps
+        return explanation.maps

@@ -45,7 +45,7 @@ class EvaluationTask:
         self, model: Model, data: LabelledImages, *, seed: int = 0, batch_size: int = 64
     ) -> None:
         if not len(data):
-            raise InputError(f"{data.name} holds no picture, expected at least one")
+            raise InputError(f"{data.name} holds no image, expected at least one")
         self.model, self.data, self.seed, self.batch_size = model, data, seed, batch_size
         process = model.image.preprocess
         layout = model.image.layout(process.height, process.width)

@@ -1,9 +1,9 @@
-"""Inpainting as ROAD does it: each hidden pixel becomes the weighted mean of its neighbours.
+"""Inpaint as ROAD does: each hidden pixel becomes the weighted mean of its neighbours.
 
-Source: Rong et al., ICML 2022, arXiv 2202.00449: one linear equation a hidden pixel, direct
+Source: Rong et al., ICML 2022, arXiv 2202.00449: one linear equation per hidden pixel, direct
 neighbours weighing 1/6 and diagonal ones 1/12; neighbours beyond the border are left out. The
-authors solve it with a sparse direct solver, picture by picture; here conjugate gradients solve all
-pictures of a batch at once on their device, starting from the solution at half the size.
+authors solve it with a sparse direct solver, image by image; here conjugate gradients solve all
+images of a batch at once on their device, starting from the solution at half the size.
 """
 
 import torch
@@ -16,16 +16,16 @@ MOST = 1000
 LOOK_EVERY = 10
 SMALLEST = 8
 
-ImageInputs = Float[Tensor, "variant channel height width"]
+Pixels = Float[Tensor, "variant channel height width"]
 
 
 def inpainted(
-    pixels: ImageInputs, known: Bool[Tensor, "variant 1 height width"], tolerance: float = TOLERANCE
-) -> ImageInputs:
-    """`pixels` where `known`, and the solution of ROAD's equations elsewhere.
+    pixels: Pixels, known: Bool[Tensor, "variant 1 height width"], tolerance: float = TOLERANCE
+) -> Pixels:
+    """Return `pixels` where `known`, and the solution of ROAD's equations elsewhere.
 
-    A picture of which nothing is known becomes its mean colour. `tolerance` is the residual's,
-    relative to what the known pixels give. What a picture becomes does not depend on its batch.
+    An image of which nothing is known becomes its mean colour. `tolerance` is the residual's,
+    relative to what the known pixels give. What an image becomes does not depend on its batch.
     """
     nothing = ~known.flatten(1).any(1)[:, None, None, None]
     mean = pixels.mean((2, 3), keepdim=True).expand_as(pixels)
@@ -48,7 +48,7 @@ def _solved(pixels: Tensor, known: Tensor, tolerance: float) -> Tensor:
 
 
 def _neighbours(values: Tensor) -> Tensor:
-    """The weighted sum of the eight neighbours that there are."""
+    """Return the weighted sum of the eight neighbours, fewer at the border."""
     side, corner = 1 / 6, 1 / 12
     weights = torch.tensor(
         [[corner, side, corner], [side, 0, side], [corner, side, corner]],

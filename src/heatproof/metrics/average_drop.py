@@ -1,4 +1,4 @@
-"""Drop and increase: the score of the picture as the map weighs it."""
+"""Drop and increase: the score of the image as the map weighs it."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -25,7 +25,7 @@ _DIFFERS = (
 
 
 @dataclass(frozen=True)
-class _Weighing(Metric):
+class _WeighedImage(Metric):
     """fill: what stands where the map, scaled from 0 to 1 and enlarged bilinearly, is low."""
 
     fill: Fill = "zero"
@@ -35,7 +35,7 @@ class _Weighing(Metric):
         return needs_of(self.fill)
 
     def both(self, trial: Trial) -> tuple[Float[Tensor, " item"], Float[Tensor, " item"]]:
-        """The scores of the whole pictures and of the weighed ones, NaN where there is none."""
+        """Return the scores of the whole images and of the weighed ones, NaN where undefined."""
         maps = trial.maps.to(trial.place)
         constant = maps.amax((1, 2)) == maps.amin((1, 2))
         weights = min_max(maps)
@@ -53,23 +53,23 @@ class _Weighing(Metric):
 
 @register
 @dataclass(frozen=True)
-class Drop(_Weighing):
-    """per: of the whole picture's `score` (Grad-CAM++), or `nothing`: the drop itself (M2IB)."""
+class Drop(_WeighedImage):
+    """per: of the whole image's `score` (Grad-CAM++), or `nothing`: the drop itself (M2IB)."""
 
     per: Literal["score", "nothing"] = "nothing"
 
     card: ClassVar[MetricCard] = MetricCard(
         name="drop",
-        summary="how much does the score fall when the picture is weighed with the map?",
+        summary="how much does the score fall when the image is weighed with the map?",
         formula="max(0, s(x) - s(x E)), E: the map scaled from 0 to 1",
         better="lower",
         needs=("score",),
         source=_SOURCE,
-        chance="a map that is high nearly everywhere gets 0: it rewards covering the picture",
+        chance="a map that is high nearly everywhere gets 0: it rewards covering the image",
         bounds=(0.0, torch.inf),
         undefined=_UNDEFINED,
         invariant=("scale", "shift"),
-        endpoints="the whole picture",
+        endpoints="the whole image",
         imputer=f"{_IMPUTER}`fill`",
         space="cosine in M2IB, softmax probability in Grad-CAM++",
         variants=("per=score: divided by s(x), as in Grad-CAM++; NaN where s(x) is not positive",),
@@ -84,12 +84,12 @@ class Drop(_Weighing):
 
 @register
 @dataclass(frozen=True)
-class Increase(_Weighing):
-    """How often the weighed picture scores more."""
+class Increase(_WeighedImage):
+    """How often the weighed image scores more."""
 
     card: ClassVar[MetricCard] = MetricCard(
         name="increase",
-        summary="does the score rise when the picture is weighed with the map?",
+        summary="does the score rise when the image is weighed with the map?",
         formula="1 where s(x E) > s(x), else 0; E: the map scaled from 0 to 1",
         better="higher",
         needs=("score",),
@@ -98,7 +98,7 @@ class Increase(_Weighing):
         bounds=(0.0, 1.0),
         undefined=_UNDEFINED,
         invariant=("scale", "shift"),
-        endpoints="the whole picture",
+        endpoints="the whole image",
         imputer=f"{_IMPUTER}`fill`",
         space="any: only the sign of the change counts",
         differs=_DIFFERS,

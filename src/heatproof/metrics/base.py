@@ -1,7 +1,7 @@
-"""What a metric is: a card, and a function of a trial; and what a trial holds.
+"""Define metrics and the trials that they measure.
 
-A trial is one method's maps of some items, an item being a picture with one prompt. What a metric
-needs beside the maps it says on its card; a trial that lacks it is refused by name.
+A trial is one method's maps of some items, an item being an image with one prompt. A metric's card
+says what it needs beside the maps; a trial that lacks it is refused by name.
 """
 
 import dataclasses
@@ -35,13 +35,13 @@ Need = Literal[
 ]
 Better = Literal["higher", "lower", "neither"]
 Invariance = Literal["scale", "shift", "sign"]
-"""What a map may go through without any change of value: a positive factor, a number added
-everywhere, a factor of -1."""
+"""Changes of a map that leave the value as it is: a positive factor, a number added everywhere, a
+factor of -1."""
 
 
 @dataclass(frozen=True)
 class MetricCard:
-    """What a reader must know of a metric before he believes a table of it.
+    """What a reader must know of a metric before believing a table of it.
 
     `formula` in words or symbols; `better` is the direction that the code ranks by; `needs` names
     fields of `Trial`; `chance` is what a map gets that knows nothing; `undefined` says where the
@@ -74,7 +74,7 @@ class MetricCard:
 
 @runtime_checkable
 class ImageScore(Protocol):
-    """Scores of pictures with their item's prompt, by the untouched model."""
+    """Score images with their item's prompt, by the untouched model."""
 
     def __call__(
         self, pixels: Float[Tensor, "variant 3 height width"], item: Int[Tensor, " variant"]
@@ -83,7 +83,7 @@ class ImageScore(Protocol):
 
 @runtime_checkable
 class TokenScore(Protocol):
-    """The same of the trial's own pictures, of which the model sees these cells' tokens alone.
+    """Score the trial's own images, of which the model sees these cells' tokens alone.
 
     Many more variants than a batch may come at once: masks are small, and variants that hide as
     much go well together.
@@ -96,8 +96,11 @@ class TokenScore(Protocol):
 
 @runtime_checkable
 class MapsAgain(Protocol):
-    """Maps by the trial's method: of the items' own pictures, of others, for another prompt
-    (a null prompt's name) or with `seed` changed, by the model as it is now."""
+    """Compute maps by the trial's method and the model as it now is.
+
+    They are of the items' own images or of `pixels`, for their own prompt or for `prompt` (a null
+    prompt's name), with the trial's seed or with `seed`.
+    """
 
     def __call__(
         self,
@@ -111,7 +114,7 @@ class MapsAgain(Protocol):
 
 @runtime_checkable
 class WordScore(Protocol):
-    """Scores of the items' own pictures with their prompts, of which these words are left."""
+    """Score the items' own images with their prompts, of which these words are left."""
 
     def __call__(
         self, keep: Bool[Tensor, "variant word"], item: Int[Tensor, " variant"]
@@ -120,30 +123,35 @@ class WordScore(Protocol):
 
 @runtime_checkable
 class RandomModels(Protocol):
-    """A context in which the first n blocks from the readout on (cascade), or the n-th of them
-    alone (independent), are random anew; n from 1 to `steps`."""
+    """Make blocks of the model random, within a context.
+
+    `cascade`: the first n blocks from the readout on; `independent`: the n-th of them alone. n goes
+    from 1 to `steps`.
+    """
 
     @property
-    def steps(self) -> int: ...
+    def steps(self) -> int:
+        """The number of blocks."""
+        ...
 
     def __call__(
         self, order: Literal["cascade", "independent"], n: int, /
     ) -> AbstractContextManager[object]: ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Trial:
-    """Maps, and what the items' truth and model are; None where there is no such thing.
+    """Maps of items, with their truth and their model; None for what does not exist.
 
     mask: share of each patch that the named object covers. objects, named: of every object, and
     whether it is a named one. points: +1 and -1 on pixels judged to be in and out, 0 elsewhere,
     in the model's view. hit: 1 where the item's own prompt beats all others that the model may
-    choose from, else 0, of any pictures. levels: what the model's preprocessing makes of black and
+    choose from, else 0, of any images. levels: what the model's preprocessing makes of black and
     of white. words: a value for each word of the item's prompt, NaN behind its last. total: what
     the map promises to add up to, from its explicit baseline.
     item: the number of each item in the data, by which chance is drawn for it (default: its
     place).
-    batch_size: how many changed pictures are made and scored at once, which bounds the memory.
+    batch_size: how many changed images are made and scored at once, which bounds the memory.
     device: where they are made; by default where `pixels` are.
     """
 
@@ -229,8 +237,8 @@ class Trial:
     def take(self, rows: Int[Tensor, " chosen"]) -> "Trial":
         """Return the trial of these items alone, in this order."""
         chosen: dict[str, Any] = {"item": self.items[rows.to(self.items.device)]}
-        for field_ in dataclasses.fields(self):
-            name, value = field_.name, getattr(self, field_.name)
+        for name in (entry.name for entry in dataclasses.fields(self)):
+            value = getattr(self, name)
             if name in ("score", "hit", "tokens", "word_score"):
                 chosen[name] = None if value is None else _of_rows(value, rows, 1)
             elif name == "explain":
@@ -274,18 +282,18 @@ class Metric(ABC):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """What it needs with its options as they are; the card says it of their defaults."""
+        """What the metric needs with its options as they are; the card says it of the defaults."""
         return self.card.needs
 
     @abstractmethod
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
-        """A value an item, on the CPU; NaN where the metric has no meaning for it."""
+        """Return a value per item, on the CPU; NaN where the metric has no meaning for it."""
 
     def measure(self, trial: Trial) -> Float[Tensor, " item"]:
-        """`values`, of a trial that has what the metric needs.
+        """Return `values`, after a check that the trial has what the metric needs.
 
         Raises:
-            InputError: it has not.
+            InputError: it does not.
         """
         if lacking := trial.lacks(self.needs):
             raise InputError(
@@ -294,21 +302,22 @@ class Metric(ABC):
         return self.values(trial)
 
     def settings(self) -> dict[str, Any]:
+        """Return the values of the options."""
         fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
         return {f.name: getattr(self, f.name) for f in fields}
 
 
 class Curve(Metric):
-    """A metric that is the area under a curve; its points are kept for the page."""
+    """Abstract: a metric that is the area under a curve, whose points the page draws."""
 
     @abstractmethod
     def fractions(self, trial: Trial) -> Float[Tensor, " point"]:
-        """Where the curve's points lie, 0 to 1."""
+        """Return where the curve's points lie, 0 to 1."""
 
     @abstractmethod
     def curves(self, trial: Trial) -> Float[Tensor, "item point"]:
-        """The height of every point of every item's curve."""
+        """Return the height of every point of every item's curve."""
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
-        """The trapezoid rule over the span of the fractions: the mean height of the curve."""
+        """Return the mean height of each curve, by the trapezoid rule over the fractions."""
         return area(self.curves(trial), self.fractions(trial).tolist())

@@ -14,18 +14,18 @@ from heatproof.metrics.registry import register
 Baseline = Literal[
     "promise", "nothing", "zero", "mean", "black", "blur", "noise", "inpainting", "other", "tokens"
 ]
-_IMPUTER = "the baseline picture is all imputed; with baseline=promise the method's own"
+_IMPUTER = "the baseline image is all imputed; with baseline=promise the method's own"
 _CHANCE = "a map of zeros: "
 _VARIANTS = (
     "baseline=nothing: |s(x) - sum m|, LibraGrad's completeness error (arXiv 2411.16760)",
-    "baseline=zero, mean, black, ...: |s(x) - s(x') - sum m|, x' the picture all imputed so",
+    "baseline=zero, mean, black, ...: |s(x) - s(x') - sum m|, x' the image all imputed so",
 )
 
 
 @dataclass(frozen=True)
-class _Sums(Metric):
+class _SumOfMap(Metric):
     """baseline: the `promise` of the method (`Trial.total`), `nothing` (the whole score), or the
-    score of the picture with everything imputed so."""
+    score of the image with everything imputed so."""
 
     baseline: Baseline = "promise"
 
@@ -36,7 +36,7 @@ class _Sums(Metric):
         return needs_of("zero" if self.baseline == "nothing" else self.baseline)
 
     def both(self, trial: Trial) -> tuple[Float[Tensor, " item"], Float[Tensor, " item"]]:
-        """What the maps add up to, and what they should."""
+        """Return what the maps add up to, and what they should."""
         sums = trial.maps.cpu().double().sum((1, 2)).masked_fill(trial.broken, torch.nan)
         if self.baseline == "promise":
             assert trial.total is not None
@@ -48,7 +48,7 @@ class _Sums(Metric):
 
 
 def _ends(trial: Trial, imputer: Imputer) -> tuple[Tensor, Tensor]:
-    """Scores of the whole pictures and of all imputed ones."""
+    """Return the scores of the whole images and of all imputed ones."""
     cells = trial.maps[0].numel()
 
     def masks(
@@ -63,7 +63,7 @@ def _ends(trial: Trial, imputer: Imputer) -> tuple[Tensor, Tensor]:
 
 @register
 @dataclass(frozen=True)
-class Completeness(_Sums):
+class Completeness(_SumOfMap):
     """The gap, in units of the score."""
 
     card: ClassVar[MetricCard] = MetricCard(
@@ -76,7 +76,7 @@ class Completeness(_Sums):
         bounds=(0.0, torch.inf),
         chance=f"{_CHANCE}|D|",
         undefined="the method promises no sum and baseline=promise: the trial's total is NaN",
-        endpoints="the whole picture, and the baseline",
+        endpoints="the whole image, and the baseline",
         imputer=_IMPUTER,
         space="the score that the map explains, not one derived from it",
         variants=_VARIANTS,
@@ -90,7 +90,7 @@ class Completeness(_Sums):
 
 @register
 @dataclass(frozen=True)
-class AttributionError(_Sums):
+class AttributionError(_SumOfMap):
     """The gap, in units of what is attributed."""
 
     card: ClassVar[MetricCard] = MetricCard(
@@ -104,11 +104,11 @@ class AttributionError(_Sums):
         bounds=(0.0, 2.0),
         chance=f"{_CHANCE}1; a sum of the wrong sign gets more",
         undefined="sum and change are both 0, or the trial's total is NaN",
-        endpoints="the whole picture, and the baseline",
+        endpoints="the whole image, and the baseline",
         imputer=_IMPUTER,
         space="the score that the map explains, not one derived from it",
         variants=_VARIANTS,
-        differs="The audit's check of the same name divides by the mean |D| of all pictures; here "
+        differs="The audit's check of the same name divides by the mean |D| of all images; here "
         "each item has its own unit, so that a value does not depend on the others.",
     )
 

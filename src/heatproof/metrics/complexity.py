@@ -70,5 +70,5 @@ def _absolute(trial: Trial) -> Float[Tensor, "item cell"]:
 
 
 def _positive(total: Tensor) -> Tensor:
-    """NaN instead of zero and infinity."""
+    """Return the totals, NaN instead of zero and infinity."""
     return total.masked_fill((total == 0) | ~total.isfinite(), torch.nan)

@@ -26,14 +26,14 @@ class Deletion(EvenSteps):
     card: ClassVar[MetricCard] = MetricCard(
         name="deletion",
         summary="does the score fall when the most heated parts are removed?",
-        formula="mean height (trapezoid rule over f from 0 to 1) of s(f), the score of the picture "
+        formula="mean height (trapezoid rule over f from 0 to 1) of s(f), the score of the image "
         "without the share f of its most heated cells",
         better="lower",
         needs=("score",),
         source=_SOURCE,
-        chance="a random map's: about half of the way from the whole picture's score to nothing's",
+        chance="a random map's: about half of the way from the whole image's score to nothing's",
         invariant=("scale", "shift"),
-        endpoints="the whole picture; all of it imputed",
+        endpoints="the whole image; all of it imputed",
         imputer="zero (as published: the preprocessing's mean colour); all others by `imputer`",
         steps="20, both ends scored",
         space=_SPACE,
@@ -59,20 +59,20 @@ class Insertion(EvenSteps):
     card: ClassVar[MetricCard] = MetricCard(
         name="insertion",
         summary="does the score rise when the most heated parts are shown first?",
-        formula="mean height (trapezoid rule over f from 0 to 1) of s(f), the score of the picture "
+        formula="mean height (trapezoid rule over f from 0 to 1) of s(f), the score of the image "
         "of which only the share f of its most heated cells is shown",
         better="higher",
         needs=("score",),
         source=_SOURCE,
-        chance="a random map's: about half of the way from nothing's score to the whole picture's",
+        chance="a random map's: about half of the way from nothing's score to the whole image's",
         invariant=("scale", "shift"),
-        endpoints="all of the picture imputed; the whole picture",
+        endpoints="all of the image imputed; the whole image",
         imputer="blur; all others by `imputer`",
         steps="20, both ends scored",
         space=_SPACE,
         ties=TIES,
         variants=(
-            "as published: unit=pixels, steps=224, from a blurred picture, softmax probability of "
+            "as published: unit=pixels, steps=224, from a blurred image, softmax probability of "
             "the predicted class",
         ),
         differs=_DIFFERS + " Their blur is 11 pixels wide (deviation 5), which leaves objects to "

@@ -14,9 +14,9 @@ _SOURCE = "Zhao et al., ICML 2024; authors' imagenet_eval_deletion.py"
 _CHANCE = "a random map's: the accuracy where random pixels are removed"
 _SPACE = "whether the item's prompt beats all others (top-1 accuracy); the score by of=score"
 _DIFFERS = (
-    "The authors perturb the photograph before the crop, so that pixels outside the crop cost "
+    "The authors perturb the photo before the crop, so that pixels outside the crop cost "
     "nothing; here the pixels that the model sees are perturbed. Their script prints the points "
-    "and no area: the mean height over the points is ours. For their photographs to the letter "
+    "and no area: the mean height over the points is ours. For their photos to the letter "
     "see `heatproof reproduce`, which perturbs them."
 )
 
@@ -24,7 +24,7 @@ _DIFFERS = (
 @register
 @dataclass(frozen=True)
 class GradECLIPDeletion(PerturbationCurve):
-    """Half of the picture's pixels, in ten steps, replaced by random colours."""
+    """Half of the image's pixels, in ten steps, replaced by random colours."""
 
     imputer: Imputer = "noise"
     unit: Unit = "pixels"
@@ -40,7 +40,7 @@ class GradECLIPDeletion(PerturbationCurve):
         source=_SOURCE,
         chance=_CHANCE,
         invariant=("scale", "shift"),
-        endpoints="the whole picture; half of it in random colours: the curve stops in the middle",
+        endpoints="the whole image; half of it in random colours: the curve stops in the middle",
         imputer="noise; the authors' colours had no seed",
         steps="11 points",
         space=_SPACE,
@@ -59,7 +59,7 @@ class GradECLIPDeletion(PerturbationCurve):
 @register
 @dataclass(frozen=True)
 class GradECLIPInsertion(PerturbationCurve):
-    """Half of the picture's pixels, in ten steps, shown on black."""
+    """Half of the image's pixels, in ten steps, shown on black."""
 
     imputer: Imputer = "black"
     unit: Unit = "pixels"
@@ -76,9 +76,9 @@ class GradECLIPInsertion(PerturbationCurve):
         source=_SOURCE,
         chance=_CHANCE,
         invariant=("scale", "shift"),
-        endpoints="5 % of the picture on black; half of it",
+        endpoints="5 % of the image on black; half of it",
         imputer="black",
-        steps="10 points; the script's eleventh is the whole picture, which stands in no area",
+        steps="10 points; the script's eleventh is the whole image, which stands in no area",
         space=_SPACE,
         ties=TIES,
         differs=_DIFFERS + " As released the script stops with a NameError.",

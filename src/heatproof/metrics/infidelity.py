@@ -37,7 +37,7 @@ class Infidelity(Metric):
         bounds=(0.0, torch.inf),
         chance="a map of zeros: the mean square of the score's change",
         invariant=("scale",),
-        endpoints="the whole picture",
+        endpoints="the whole image",
         imputer="zero; all others by `imputer`",
         steps="50 sets, each patch hidden with probability 0.2",
         space="what the trial scores with; values are in its square",
@@ -72,14 +72,14 @@ class Infidelity(Metric):
             return ~here[point]
 
         scores = masked_scores(trial, self.imputer, len(hidden), masks)
-        told, seen = maps @ hidden[1:].double().T, scores[:, :1] - scores[:, 1:]
+        predicted, change = maps @ hidden[1:].double().T, scores[:, :1] - scores[:, 1:]
         if self.unit == "fitted":
-            square = told.square().mean(1, keepdim=True)
-            best = (told * seen).mean(1, keepdim=True) / square.masked_fill(square == 0, 1)
-            told = told * best.clamp(min=0)
-        return (told - seen).square().mean(1).masked_fill(trial.broken, torch.nan)
+            square = predicted.square().mean(1, keepdim=True)
+            best = (predicted * change).mean(1, keepdim=True) / square.masked_fill(square == 0, 1)
+            predicted = predicted * best.clamp(min=0)
+        return (predicted - change).square().mean(1).masked_fill(trial.broken, torch.nan)
 
     def _hidden(self, cells: int, seed: int) -> Bool[Tensor, "point cell"]:
-        """Nothing, and then the sets."""
+        """Return the empty set, and then the random ones."""
         drawn = torch.rand(self.samples, cells, generator=torch.Generator().manual_seed(seed))
         return torch.cat([torch.zeros(1, cells, dtype=torch.bool), drawn < self.rate])

@@ -153,7 +153,7 @@ def _others(trial: Trial) -> Int[Tensor, " item"]:
     means = torch.cat([part.cpu().double().mean((1, 2, 3)) for part in trial.pixels.split(64)])
     distinct, group = means.unique(return_inverse=True)
     if len(distinct) < 2:
-        raise InputError("imputer=other needs two different pictures, this trial has one")
+        raise InputError("imputer=other needs two different images, this trial has one")
     first = torch.full((len(distinct),), len(means)).scatter_reduce(
         0, group, torch.arange(len(means)), "amin"
     )

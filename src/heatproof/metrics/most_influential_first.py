@@ -14,9 +14,9 @@ _SOURCE = "Bluecher et al., TMLR 2024, arXiv 2401.06654; Samek et al., TNNLS 201
 _SPACE = "what the trial scores with"
 _DIFFERS = (
     "Quantus' PixelFlipping and RegionPerturbation need square patches and fill with `black` by "
-    "default, which is the smallest number of the picture for all channels, as their `mean` is one "
-    "number for all (the mean of the picture as it is by then): no channel's own black or mean. "
-    "PixelFlipping's curve begins after the first step, without the whole picture; "
+    "default, which is the smallest number of the image for all channels, as their `mean` is one "
+    "number for all (the mean of the image as it is by then): no channel's own black or mean. "
+    "PixelFlipping's curve begins after the first step, without the whole image; "
     "RegionPerturbation's are drops of the score, without the first one, which is 0. Their area "
     "under the curve counts steps and is not divided by their number; the metric that Quantus "
     "calls AUC is another: the area under the ROC of the map against the mask. pytorch-grad-cam's "
@@ -38,7 +38,7 @@ class MIF(EvenSteps):
         source=_SOURCE,
         chance="a random map's, which depends on the imputer: prefer `srg`",
         invariant=("scale", "shift"),
-        endpoints="the whole picture; all of it imputed",
+        endpoints="the whole image; all of it imputed",
         imputer="mean; all others by `imputer`",
         steps="20, both ends scored",
         space=_SPACE,

@@ -1,8 +1,8 @@
-"""What insertion, deletion and their kin share: cells dealt with in the map's order, and scored.
+"""Score images as cells are removed or shown in the map's order: deletion, insertion and others.
 
 Cells are removed (or shown, starting from nothing) by falling or rising heat. Equal values come in
-an order that is drawn for each item (see `perturbation.shuffled`), so that a constant map is a
-random one, no corner of the picture is favoured, and the mean over items is the mean over orders.
+an order that is drawn for each item (see `ranking.shuffled`), so that a constant map is a
+random one, no corner of the image is favoured, and the mean over items is the mean over orders.
 """
 
 from abc import abstractmethod
@@ -29,8 +29,7 @@ TIES = (
 
 @dataclass(frozen=True)
 class PerturbationCurve(Curve):
-    """Abstract: a curve of scores over the share of cells dealt with. Subclasses have the options
-    `imputer`, `unit` and `of` beside it.
+    """Abstract: a curve of scores over the share of cells that were removed or shown.
 
     unit: `patches`, whole ones; or `pixels` of the map enlarged bilinearly to the model's view.
     of: the `score` of the item's prompt, or the `accuracy`: whether it beats all other prompts.
@@ -45,21 +44,24 @@ class PerturbationCurve(Curve):
 
     @property
     def needs(self) -> tuple[Need, ...]:
+        """What the imputer and the kind of score need."""
         return needs_of(self.imputer, self.of)
 
     @abstractmethod
     def shares(self) -> tuple[float, ...]:
-        """The shares of the cells that are dealt with at the curve's points."""
+        """Return the shares of the cells that are removed or shown at the curve's points."""
 
     def fractions(self, trial: Trial) -> Float[Tensor, " point"]:
+        """Return `shares` as a tensor."""
         del trial
         return torch.tensor(self.shares(), dtype=torch.float64)
 
     def curves(self, trial: Trial) -> Float[Tensor, "item point"]:
+        """Return the scores at every share, in the metric's own order."""
         return self.heights(trial, self.first)
 
     def heights(self, trial: Trial, first: First) -> Float[Tensor, "item point"]:
-        """The scores at every share, NaN where the map holds a value that is no number."""
+        """Return the scores at every share, NaN where the map holds a value that is no number."""
         if self.imputer == "tokens" and self.unit == "pixels":
             raise InputError("tokens are whole patches; with imputer=tokens try unit=patches")
         masks = _PerturbationMasks(trial, self.shares(), self.direction, first, self.unit)
@@ -69,7 +71,7 @@ class PerturbationCurve(Curve):
 
 @dataclass(frozen=True)
 class EvenSteps(PerturbationCurve):
-    """steps: how many equal parts of the picture are dealt with, one after the other."""
+    """steps: how many equal parts of the image are dealt with, one after the other."""
 
     steps: int = 20
 
@@ -85,7 +87,7 @@ class EvenSteps(PerturbationCurve):
 
 
 class _PerturbationMasks:
-    """Masks of what is still shown at each share."""
+    """Compute masks of what is still shown at each share."""
 
     def __init__(
         self,
@@ -121,5 +123,5 @@ class _PerturbationMasks:
     def _shown(
         self, place: Int[Tensor, "variant cell"], count: Int[Tensor, " variant"]
     ) -> Bool[Tensor, "variant cell"]:
-        dealt = place < count[:, None]
-        return dealt if self.inserts else ~dealt
+        reached = place < count[:, None]
+        return reached if self.inserts else ~reached

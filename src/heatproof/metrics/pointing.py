@@ -32,7 +32,7 @@ class Pointing(Metric):
         needs=("mask",),
         source="Zhang et al., IJCV 2018, arXiv 1608.00507",
         bounds=(0.0, 1.0),
-        chance="the mask's share of the picture",
+        chance="the mask's share of the image",
         undefined="no part of the object is to be seen",
         invariant=("scale", "shift"),
         variants=("the authors forgive 15 pixels around the mask; here nothing is forgiven",),
@@ -59,7 +59,7 @@ class EnergyPointing(Metric):
         needs=("mask",),
         source="Wang et al., CVPRW 2020, arXiv 1910.01279",
         bounds=(0.0, 1.0),
-        chance="the mask's share of the picture",
+        chance="the mask's share of the image",
         undefined="no part of the object is to be seen, or no heat is positive",
         invariant=("scale",),
         variants=(
@@ -77,7 +77,7 @@ class EnergyPointing(Metric):
 @register
 @dataclass(frozen=True)
 class MultiObjectPointing(Metric):
-    """Among the objects of a picture, the named ones.
+    """Among the objects of an image, the named ones.
 
     of: the named objects' share of the `heat`, or whether the `hottest` object is a named one.
     count: only items that show so many objects have a value; None: all of them.
@@ -88,7 +88,7 @@ class MultiObjectPointing(Metric):
 
     card: ClassVar[MetricCard] = MetricCard(
         name="multi-object-pointing",
-        summary="of all objects in the picture, is it the named one that is hot?",
+        summary="of all objects in the image, is it the named one that is hot?",
         formula="h(o) = sum of m+ c_o / sum of c_o, the mean positive heat of object o; the value "
         "is the sum of h over named objects / the sum over all",
         better="higher",
@@ -97,7 +97,7 @@ class MultiObjectPointing(Metric):
         "first-order form and areas ours",
         bounds=(0.0, 1.0),
         chance="named objects / objects: 1/2, 1/3, 1/4 for one of two, three, four",
-        undefined="no named object is to be seen, no object is hot, or the picture shows another "
+        undefined="no named object is to be seen, no object is hot, or the image shows another "
         "number of objects than `count`",
         invariant=("scale",),
         variants=(
@@ -134,6 +134,6 @@ class MultiObjectPointing(Metric):
 
 
 def _together(maps: Tensor, truth: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Maps and masks on the CPU, with an axis for the one prompt of each item."""
+    """Return maps and masks on the CPU, with an axis for the one prompt of each item."""
     assert truth is not None
     return maps.cpu().float()[:, None], truth.cpu().float()[:, None]

@@ -52,7 +52,7 @@ class PositivePerturbation(_Perturbation):
         source=_SOURCE,
         chance="a random map's: the accuracy where random pixels are removed",
         invariant=("scale", "shift"),
-        endpoints="the whole picture; nine tenths of it black",
+        endpoints="the whole image; nine tenths of it black",
         imputer="black (zero before normalisation)",
         steps="10 points",
         space=_SPACE,

@@ -1,4 +1,4 @@
-"""Prompt sensitivity: does the map change when the prompt says nothing of the picture?"""
+"""Prompt sensitivity: does the map change when the prompt says nothing of the image?"""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal

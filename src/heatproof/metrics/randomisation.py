@@ -58,33 +58,33 @@ class ModelRandomisation(Curve):
 
     def curves(self, trial: Trial) -> Float[Tensor, "item point"]:
         assert trial.models is not None
-        own = self._seen(self.before(trial))
+        own = self._compared(self.before(trial))
         found: list[Tensor] = []
         for n in range(1, trial.models.steps + 1):
             with trial.models(self.order, n):
-                found.append(_likeness(own, self._seen(self.maps(trial))))
+                found.append(_likeness(own, self._compared(self.maps(trial))))
         return torch.stack(found, 1)
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
-        """The mean of the steps."""
+        """Return the mean of the steps."""
         return self.curves(trial).mean(1)
 
     def before(self, trial: Trial) -> Float[Tensor, "item cell"]:
-        """The maps that all others are compared with."""
+        """Return the maps that all others are compared with."""
         return trial.flat_maps
 
     def maps(self, trial: Trial) -> Float[Tensor, "item cell"]:
-        """The maps by the model as it is now."""
+        """Return the maps by the model as it now is."""
         return trial.maps_again()
 
-    def _seen(self, maps: Tensor) -> Tensor:
+    def _compared(self, maps: Tensor) -> Tensor:
         return maps.abs() if self.absolute else maps
 
 
 @register
 @dataclass(frozen=True)
 class SmoothRandomisation(ModelRandomisation):
-    """samples: noisy pictures whose maps are averaged. noise: its deviation over the picture's
+    """samples: noisy images whose maps are averaged. noise: its deviation over the image's
     range, from its lowest to its highest preprocessed pixel."""
 
     samples: int = 50
@@ -92,8 +92,8 @@ class SmoothRandomisation(ModelRandomisation):
 
     card: ClassVar[MetricCard] = MetricCard(
         name="smooth-randomisation",
-        summary="model randomisation of maps averaged over noisy pictures (sMPRT)",
-        formula="as `model-randomisation`, each map the mean of the maps of noisy pictures",
+        summary="model randomisation of maps averaged over noisy images (sMPRT)",
+        formula="as `model-randomisation`, each map the mean of the maps of noisy images",
         better="lower",
         needs=("explain", "models"),
         source=_REVISITED,
@@ -101,7 +101,7 @@ class SmoothRandomisation(ModelRandomisation):
         chance="0 for noise drawn anew, 1 for a map that does not look at the model",
         invariant=("scale", "sign"),
         endpoints="one random block; all of them",
-        steps="one block at a time; 50 noisy pictures of deviation 0.1 of the range",
+        steps="one block at a time; 50 noisy images of deviation 0.1 of the range",
         variants=("order=independent",),
         differs=f"{_ORDER} The noise is the same for all items and models, so that maps differ by "
         "the model alone.",
@@ -174,7 +174,7 @@ def _likeness(one: Float[Tensor, "item cell"], other: Float[Tensor, "item cell"]
 
 
 def _entropy(maps: Float[Tensor, "item cell"], bins: int) -> Float[Tensor, " item"]:
-    """Of the histogram of each map's values, in nats; NaN where a value is no number."""
+    """Return the entropy of each map's histogram in nats; NaN where a value is no number."""
     low, high = maps.amin(1, keepdim=True), maps.amax(1, keepdim=True)
     share = (maps - low) / (high - low).masked_fill(high == low, 1)
     place = (share.nan_to_num() * bins).long().clamp(0, bins - 1)

@@ -17,7 +17,7 @@ _CHEFER = "Chefer et al., CVPR 2021, arXiv 2012.09838; authors' imagenet_seg_eva
 _MASK = "no part of the object is to be seen"
 _GRID = (
     "Maps stay on the patch grid, masks come down to it by area; the authors enlarge the map "
-    "bilinearly to 224 x 224 and squash pictures to a square."
+    "bilinearly to 224 x 224 and squash images to a square."
 )
 _POOLED = (
     "The authors add up pixels over the whole data set before they divide; here each item has its "
@@ -38,7 +38,7 @@ class _Thresholded(Metric):
     level: float = 0.5
 
     def counts(self, trial: Trial) -> Float[Tensor, "item predicted true"]:
-        """Area in patches by what the map says and what is there, 0 background, 1 object."""
+        """Return areas in patches by prediction and truth, 0 background, 1 object."""
         assert trial.mask is not None
         inside = trial.mask.cpu().double().flatten(1)
         said = _above(trial.maps.cpu(), self.threshold, self.level).flatten(1).double()
@@ -46,8 +46,8 @@ class _Thresholded(Metric):
         return torch.einsum("ipc,itc->ipt", said, there)
 
     @staticmethod
-    def meant(values: Tensor, trial: Trial) -> Float[Tensor, " item"]:
-        """NaN where the map or the mask says nothing."""
+    def where_defined(values: Tensor, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the values, NaN where the map or the mask says nothing."""
         assert trial.mask is not None
         empty = trial.mask.cpu().sum((1, 2)) == 0
         return values.masked_fill(trial.broken | empty, torch.nan)
@@ -65,11 +65,11 @@ def _above(maps: Float[Tensor, "item row col"], threshold: Threshold, level: flo
 @register
 @dataclass(frozen=True)
 class PixelAccuracy(_Thresholded):
-    """Share of the picture that is told right."""
+    """Share of the image that is classified right."""
 
     card: ClassVar[MetricCard] = MetricCard(
         name="pixel-accuracy",
-        summary="what share of the picture does the thresholded map call rightly?",
+        summary="what share of the image does the thresholded map call rightly?",
         formula="(sum of c where m > t, and of 1 - c elsewhere) / patches; t the mean of m",
         better="higher",
         needs=("mask",),
@@ -85,7 +85,7 @@ class PixelAccuracy(_Thresholded):
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
         counts = self.counts(trial)
         right = counts.diagonal(dim1=1, dim2=2).sum(1)
-        return self.meant(right / counts.sum((1, 2)), trial)
+        return self.where_defined(right / counts.sum((1, 2)), trial)
 
 
 @register
@@ -114,7 +114,7 @@ class MeanIoU(_Thresholded):
         both = counts.diagonal(dim1=1, dim2=2)
         union = counts.sum(1) + counts.sum(2) - both
         overlap = both / union.masked_fill(union == 0, torch.nan)
-        return self.meant(overlap.nanmean(1), trial)
+        return self.where_defined(overlap.nanmean(1), trial)
 
 
 @register
@@ -147,7 +147,7 @@ class SegmentationAP(Metric):
         maps = torch.cat([scaled, 1 - scaled], 1)[:, None].round(decimals=12)
         cover = torch.cat([inside, 1 - inside], 1)[:, None]
         found = localisation.average_precision(maps, cover)[:, 0]
-        return _Thresholded.meant(found, trial)
+        return _Thresholded.where_defined(found, trial)
 
 
 @register
@@ -165,7 +165,7 @@ class AveragePrecision(Metric):
         source="as in Chefer et al., arXiv 2012.09838, and LibraGrad, arXiv 2411.16760, of the "
         "foreground alone",
         bounds=(0.0, 1.0),
-        chance="the mask's share of the picture",
+        chance="the mask's share of the image",
         undefined=_MASK,
         invariant=("scale", "shift"),
         variants=("with the background in the same ranking: `segmentation-ap`",),

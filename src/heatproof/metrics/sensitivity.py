@@ -24,19 +24,19 @@ class SensitivityMax(Metric):
 
     card: ClassVar[MetricCard] = MetricCard(
         name="sensitivity-max",
-        summary="how much can the map change under a change of the picture that nobody sees?",
+        summary="how much can the map change under a change of the image that nobody sees?",
         formula="max over d, uniform within the radius, of ||m(x + d) - m(x)|| / ||m(x)||",
         better="lower",
         needs=("explain",),
         source="Yeh et al., NeurIPS 2019, arXiv 1901.09392",
         bounds=(0.0, torch.inf),
-        chance="1.4 for noise drawn anew; 0 for a map that does not look at the picture, so that a "
+        chance="1.4 for noise drawn anew; 0 for a map that does not look at the image, so that a "
         "low value alone says nothing",
         undefined="the map is zero everywhere",
         invariant=("scale", "sign"),
         steps="10 changes",
         variants=("Quantus: 200 changes, uniform from 0.2 down, in its own units",),
-        differs="Captum's sensitivity_max at its defaults is the same, but that each picture has "
+        differs="Captum's sensitivity_max at its defaults is the same, but that each image has "
         "its own draws and a map of norm 0 is divided by a small number; here by none (NaN).",
     )
 

@@ -30,7 +30,7 @@ class TextDeletion(Curve):
         name="text-deletion",
         summary="does the score fall when the most heated words of the prompt are deleted?",
         formula="mean height (trapezoid rule over k / n from 0 to 1) of s(k), the score of the "
-        "picture with the prompt without its k most heated words, of n",
+        "image with the prompt without its k most heated words, of n",
         better="lower",
         needs=("words", "word_score"),
         source="arXiv 2605.12952 reports text deletion on 1,000 COCO captions, no script was "
@@ -50,7 +50,7 @@ class TextDeletion(Curve):
         return torch.linspace(0, 1, POINTS, dtype=torch.float64)
 
     def curves(self, trial: Trial) -> Float[Tensor, "item point"]:
-        """The curve over words, linear between them, at every item's same shares."""
+        """Return the curve over words, linear between them, at every item's same shares."""
         scores, count = self._scores(trial)
         at = self.fractions(trial) * count[:, None]
         low = at.floor().long().clamp(max=scores.shape[1] - 1)
@@ -58,14 +58,14 @@ class TextDeletion(Curve):
         return torch.lerp(scores.gather(1, low), scores.gather(1, high), at - low)
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
-        """The trapezoid rule over whole words, which is exact whatever their number."""
+        """Return the mean height by the trapezoid rule over words, exact for any number of them."""
         scores, count = self._scores(trial)
         inside = torch.arange(scores.shape[1] - 1) < count[:, None]
         heights = (scores[:, 1:] + scores[:, :-1]) / 2
         return heights.masked_fill(~inside, 0).sum(1) / count.masked_fill(count == 0, torch.nan)
 
     def _scores(self, trial: Trial) -> tuple[Float[Tensor, "item point"], Float[Tensor, " item"]]:
-        """Scores without the first k words, those behind the last one 0; and how many words."""
+        """Return scores without the first k words, 0 behind the last one; and how many words."""
         assert trial.words is not None
         assert trial.word_score is not None
         words = trial.words.cpu().double()
@@ -93,7 +93,7 @@ class TextDeletion(Curve):
 
 
 def _before_nan(words: Float[Tensor, "item word"]) -> Bool[Tensor, "item word"]:
-    """Which places hold a word: those before the first NaN.
+    """Return which places hold a word: those before the first NaN.
 
     Raises:
         InputError: a value follows a NaN, which stands for the end.
