@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image
 from torch import Tensor
 
 from heatproof import scores
@@ -254,11 +253,8 @@ class TextBatches(TowerBatches):
 
 def _black(model: Model, like: Tensor) -> Float[Tensor, "3 1 1"]:
     """Return what the model's own preprocessing makes of a black pixel."""
-    # Normalisation differs between families and may be hidden in the library's own transform.
-    preprocess = model.image.preprocess
-    pixels = preprocess(Image.new("RGB", (preprocess.width, preprocess.height)))
-    row, col = preprocess.height // 2, preprocess.width // 2
-    return pixels[:, row : row + 1, col : col + 1].to(like.device, like.dtype)
+    black = model.image.preprocess.level(0)
+    return black.view(3, 1, 1).to(like.device, like.dtype)
 
 
 def _words(tokens: Tokens) -> Bool[Tensor, "prompt context"]:

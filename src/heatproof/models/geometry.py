@@ -80,6 +80,7 @@ class Preprocess:
 
     def level(self, value: int) -> Float[Tensor, "3"]:
         """Return what an image of one grey `value`, 0 (black) to 255 (white), becomes."""
+        # Measured: normalisation differs between families and may be hidden in the transform.
         flat = self(Image.new("RGB", (self.width, self.height), (value, value, value)))
         # The middle: whatever a preprocessing does at the border is no part of the colour.
         return flat[:, flat.shape[1] // 2, flat.shape[2] // 2]
