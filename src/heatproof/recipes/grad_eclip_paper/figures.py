@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from heatproof.evaluation.store import Part
 from heatproof.plots.style import INK, chart_style
 from heatproof.recipes.grad_eclip_paper.catalogue import compared
 from heatproof.recipes.grad_eclip_paper.inputs import Material
