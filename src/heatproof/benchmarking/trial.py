@@ -150,6 +150,7 @@ class PromiseRecorder(MethodProxy):
         self.sums: list[Tensor] | None = []
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        """Return the values of the inner method, and note what they promise to add up to."""
         values = super().attribute(read)
         total = super().total(read)
         if total is None or self.sums is None:
@@ -169,6 +170,7 @@ class RandomisedModels:
 
     @property
     def steps(self) -> int:
+        """The number of blocks that can be made random."""
         return len(self.task.attention_layers)
 
     def __call__(
@@ -189,6 +191,7 @@ class WordScores:
 
     @cached_property
     def images(self) -> Float[Tensor, "item dim"]:
+        """Unnormalised embeddings of the items' own images."""
         return self.batch.task.encode(self.batch.pixels)
 
     def __call__(

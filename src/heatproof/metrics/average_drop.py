@@ -77,6 +77,7 @@ class Drop(_WeighedImage):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         whole, weighed = self.both(trial)
         drop = (whole - weighed).clamp(min=0)
         return drop if self.per == "nothing" else drop / whole.masked_fill(whole <= 0, torch.nan)
@@ -105,5 +106,6 @@ class Increase(_WeighedImage):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         whole, weighed = self.both(trial)
         return (weighed > whole).double().masked_fill(weighed.isnan(), torch.nan)

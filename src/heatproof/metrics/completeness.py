@@ -84,6 +84,7 @@ class Completeness(_SumOfMap):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         sums, change = self.both(trial)
         return (sums - change).abs()
 
@@ -113,6 +114,7 @@ class AttributionError(_SumOfMap):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         sums, change = self.both(trial)
         larger = torch.maximum(sums.abs(), change.abs())
         return (sums - change).abs() / larger.masked_fill(larger == 0, torch.nan)

@@ -34,6 +34,7 @@ class Sparseness(Metric):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         heat = _absolute(trial).sort(-1).values
         count = heat.shape[1]
         rank = 2 * torch.arange(1, count + 1, dtype=heat.dtype) - count - 1
@@ -61,6 +62,7 @@ class Entropy(Metric):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         heat = _absolute(trial)
         return torch.special.entr(heat / _positive(heat.sum(1))[:, None]).sum(1)
 

@@ -53,6 +53,7 @@ class GradECLIPDeletion(PerturbationCurve):
     )
 
     def shares(self) -> tuple[float, ...]:
+        """Return the shares at which the authors' script scores."""
         return HALF
 
 
@@ -85,4 +86,5 @@ class GradECLIPInsertion(PerturbationCurve):
     )
 
     def shares(self) -> tuple[float, ...]:
+        """Return the shares at which the authors' script scores."""
         return HALF[1:]

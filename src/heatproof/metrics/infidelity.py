@@ -53,9 +53,11 @@ class Infidelity(Metric):
 
     @property
     def needs(self) -> tuple[Need, ...]:
+        """What the imputer and the kind of score need."""
         return needs_of(self.imputer)
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         if self.samples < 1 or not 0 < self.rate < 1:
             raise InputError(
                 f"got samples={self.samples}, rate={self.rate:g} for infidelity, expected 1 or "

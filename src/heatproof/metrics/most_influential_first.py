@@ -90,4 +90,5 @@ class SRG(EvenSteps):
     )
 
     def curves(self, trial: Trial) -> Float[Tensor, "item point"]:
+        """Return the difference of the two curves."""
         return self.heights(trial, "least") - self.heights(trial, "most")

@@ -42,6 +42,7 @@ class Pointing(Metric):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         maps, mask = _together(trial.maps, trial.mask)
         return localisation.pointing(maps, mask)[:, 0]
 
@@ -70,6 +71,7 @@ class EnergyPointing(Metric):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         maps, mask = _together(trial.maps, trial.mask)
         return localisation.energy(maps, mask)[:, 0]
 
@@ -110,6 +112,7 @@ class MultiObjectPointing(Metric):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         if self.count is not None and self.count < 1:
             raise InputError(f"got count={self.count}, expected 1 or more objects, or None")
         assert trial.named is not None

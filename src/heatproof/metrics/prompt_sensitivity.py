@@ -37,6 +37,7 @@ class PromptSensitivity(Metric):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         own = trial.flat_maps
         names = NULL_PROMPTS if self.null == "all" else (self.null,)
         found = [change(own[:, None], trial.maps_again(prompt=name))[:, 0] for name in names]

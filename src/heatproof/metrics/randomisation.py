@@ -52,11 +52,13 @@ class ModelRandomisation(Curve):
     )
 
     def fractions(self, trial: Trial) -> Float[Tensor, " point"]:
+        """Return the shares of blocks that are random."""
         assert trial.models is not None
         steps = trial.models.steps
         return torch.arange(1, steps + 1, dtype=torch.float64) / steps
 
     def curves(self, trial: Trial) -> Float[Tensor, "item point"]:
+        """Return the rank correlation at every step, NaN where a map holds no number."""
         assert trial.models is not None
         own = self._compared(self.before(trial))
         found: list[Tensor] = []
@@ -108,6 +110,7 @@ class SmoothRandomisation(ModelRandomisation):
     )
 
     def before(self, trial: Trial) -> Float[Tensor, "item cell"]:
+        """Return the mean maps over noisy images, by the model itself."""
         if self.samples < 1 or not self.noise > 0:
             raise InputError(
                 f"got samples={self.samples}, noise={self.noise:g} for smooth-randomisation, "
@@ -117,6 +120,7 @@ class SmoothRandomisation(ModelRandomisation):
         return self.maps(trial).masked_fill(~finite, torch.nan)
 
     def maps(self, trial: Trial) -> Float[Tensor, "item cell"]:
+        """Return the mean maps over noisy images, by the model as it now is."""
         generator = torch.Generator().manual_seed(trial.seed)
         total = torch.zeros_like(trial.flat_maps)
         for _ in range(self.samples):
@@ -156,6 +160,7 @@ class EfficientRandomisation(Metric):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         if self.bins < 2:
             raise InputError(
                 f"got bins={self.bins} for efficient-randomisation, expected 2 or more"

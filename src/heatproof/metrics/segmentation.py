@@ -83,6 +83,7 @@ class PixelAccuracy(_Thresholded):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         counts = self.counts(trial)
         right = counts.diagonal(dim1=1, dim2=2).sum(1)
         return self.where_defined(right / counts.sum((1, 2)), trial)
@@ -110,6 +111,7 @@ class MeanIoU(_Thresholded):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         counts = self.counts(trial)
         both = counts.diagonal(dim1=1, dim2=2)
         union = counts.sum(1) + counts.sum(2) - both
@@ -141,6 +143,7 @@ class SegmentationAP(Metric):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         assert trial.mask is not None
         scaled, inside = min_max(trial.maps.cpu()), trial.mask.cpu().double()
         # E of one patch may equal 1 - E of another: rounding must not part them.
@@ -175,6 +178,7 @@ class AveragePrecision(Metric):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         assert trial.mask is not None
         maps, mask = trial.maps.cpu().float(), trial.mask.cpu().float()
         return localisation.average_precision(maps[:, None], mask[:, None])[:, 0]
@@ -212,6 +216,7 @@ class PointIoU(Metric):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         assert trial.points is not None
         points, maps = trial.points.cpu(), trial.maps.cpu()
         said = _above(maps, "fixed", self.level)

@@ -41,6 +41,7 @@ class SensitivityMax(Metric):
     )
 
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
+        """Return the value of each item, by the formula on the card."""
         if self.samples < 1 or not self.radius > 0:
             raise InputError(
                 f"got samples={self.samples}, radius={self.radius:g} for sensitivity-max, expected "

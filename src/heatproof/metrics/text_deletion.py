@@ -46,6 +46,7 @@ class TextDeletion(Curve):
     )
 
     def fractions(self, trial: Trial) -> Float[Tensor, " point"]:
+        """Return the shares of words at which the curve is read off."""
         del trial
         return torch.linspace(0, 1, POINTS, dtype=torch.float64)
 
