@@ -93,6 +93,7 @@ class Registry(Generic[T]):
         name = cls.card.name
         if name in self.classes:
             raise ValueError(f"two {self.kind}s are called {name!r}")
+        # On the card, so that the catalogue is the cards and no second class.
         cls.card = dataclasses.replace(cls.card, options=options_of(cls))
         self.classes[name] = typing.cast(type[T], cls)
         return cls

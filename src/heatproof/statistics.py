@@ -218,6 +218,7 @@ def _skewed_t(
     skew = SKEW * third / deviation.pow(3) / (6 * root)
     skew = skew.masked_fill((count < 3) | (deviation == 0), 0)
     tail = torch.full_like(n, (1 - level) / 2)
+    # Few units understate the spread of skewed values, which t alone does not cover.
     tail[count < FEWEST] /= TAILS
     t = torch.from_numpy(special.stdtrit((n - 1).numpy(), (1 - tail).numpy()))
     error = deviation / root
@@ -335,6 +336,7 @@ def bootstrap(
     if units < FEWEST:
         return Interval(value, -math.inf, math.inf, units)
     generator = torch.Generator().manual_seed(seed)
+    # All draws at once: a statistic sees whole rows, and the seed decides them all.
     rows = torch.randint(units, (DRAWS, units), generator=generator)
     drawn = torch.cat([statistic(part) for part in rows.split(50)]).double()
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)

@@ -135,6 +135,7 @@ class BenchmarkRun:
                 continue
             clock.say(entry.label, start)
             began = time.perf_counter()
+            # Maps are computed once for all metrics: they are what costs.
             trial = self._trial(batch, entry, ground)
             seconds[f"method {entry.label}"] = time.perf_counter() - began
             for metric in self.metrics:
@@ -146,6 +147,7 @@ class BenchmarkRun:
                 seconds[f"metric {metric.label}"] = took
                 _append(values, batch, entry, metric, value=result.values.double().tolist())
                 if result.heights is not None and result.fractions is not None:
+                    # Fractions stand in every row, so that each part of the file can be read alone.
                     at = [result.fractions.tolist()] * len(batch)
                     heights = result.heights.tolist()
                     _append(curves, batch, entry, metric, fractions=at, heights=heights)

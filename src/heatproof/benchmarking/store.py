@@ -115,6 +115,7 @@ class ResultStore:
             arrays = [pa.array(columns[f.name], _plain(f.type)).cast(f.type) for f in schema]
             table = pa.Table.from_arrays(arrays, schema=schema)
             if kind == "values":
+                # In the file itself: a chunk is done with all that belongs to it, or not at all.
                 table = table.replace_schema_metadata({SECONDS: json.dumps(seconds).encode()})
             path = self.path(kind, chunk)
             write_whole(path, partial(_write_table, table))

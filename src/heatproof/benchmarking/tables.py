@@ -119,6 +119,7 @@ def collect(tables: Iterable[Table]) -> dict[str, Values]:
         value = table.column("value").to_numpy(zero_copy_only=False)
         answer = _answers(table)
         for key, rows in _groups(table):
+            # Items come in the same order for every method, so that columns pair by position.
             parts.setdefault(key, []).append(value[rows])
             right.setdefault(key, []).append(answer[rows])
     by_metric: dict[str, Values] = {}

@@ -101,6 +101,7 @@ class MapMaker:
                 batch_size=task.batch_size,
             )
             groups.append((rows, [[word.value for word in words[0]] for words in explained.words]))
+        # Prompts differ in their number of words; a trial is one tensor.
         longest = max((len(row) for _, values in groups for row in values), default=0)
         padded = torch.full((len(self.batch), longest), torch.nan)
         for rows, values in groups:

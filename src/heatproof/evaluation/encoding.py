@@ -17,6 +17,7 @@ def encode_images(
     with each other, and rounding them to the model's own precision would make ties.
     """
     with torch.no_grad():
+        # The tower is on its own device, and user code may hand in pixels from another one.
         parts = [
             model.image.encode(part.to(model.device, model.dtype))
             for part in pixels.split(batch_size)

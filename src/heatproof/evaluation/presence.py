@@ -77,6 +77,7 @@ def share_outscored(
     named.
     """
     own = scores.gather(1, named.clamp(min=0)[:, None])
+    # A tie decides nothing: at its expected value, a constant model gets exactly a half.
     wins = (own > scores).double() + 0.5 * (own == scores).double()
     share = wins.masked_fill(present, 0).sum(1) / (~present).sum(1)
     return share.masked_fill(named < 0, torch.nan)

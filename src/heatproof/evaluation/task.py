@@ -92,6 +92,7 @@ class EvaluationTask:
         self, images: Float[Tensor, "image dim"], prompt: Int64[Tensor, " image"]
     ) -> Float[Tensor, " image"]:
         """Return the score of each embedding with its own prompt alone."""
+        # The diagonal alone: a table of all prompts would cost a row per variant and prompt.
         texts = self.embeddings[prompt.to(self.embeddings.device)]
         if not self.model.classes:
             images, texts = (torch.nn.functional.normalize(t, dim=-1) for t in (images, texts))
@@ -140,6 +141,7 @@ class EvaluationTask:
         return possible | present
 
     def _chance(self, index: int) -> Float[Tensor, " prompt"]:
+        # A prime far above any number of images: two seeds never share an image's draw.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
         return torch.rand(len(self.data.prompts), generator=generator)
 

@@ -64,6 +64,7 @@ def between(
     share: Float[Tensor, "3 height width"],
 ) -> Float[Tensor, "*image 3 height width"]:
     """Return colours between black (share 0) and white (share 1), as the model is shown these."""
+    # Preprocessing is affine in the colour: what lies between stays between.
     return black + (white - black) * share
 
 

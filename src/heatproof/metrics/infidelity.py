@@ -78,6 +78,7 @@ class Infidelity(Metric):
         if self.unit == "fitted":
             square = predicted.square().mean(1, keepdim=True)
             best = (predicted * change).mean(1, keepdim=True) / square.masked_fill(square == 0, 1)
+            # A negative factor would make a map of the wrong sign as good as the right one.
             predicted = predicted * best.clamp(min=0)
         return (predicted - change).square().mean(1).masked_fill(trial.broken, torch.nan)
 

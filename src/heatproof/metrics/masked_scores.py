@@ -62,6 +62,7 @@ def masked_scores(
     block: Tensor | None = None
     for start in range(0, count, size):
         stop = min(start + size, count)
+        # A batch may end within an item: variants are numbered through all items.
         index = torch.arange(start, stop, device=trial.place)
         rows = slice(start // points, (stop - 1) // points + 1)
         within, point = index // points - rows.start, index % points

@@ -103,6 +103,7 @@ class _PerturbationMasks:
         self.maps = trial.maps.to(device) * (1 if first == "most" else -1)
         self.items, self.seed = trial.items.cpu(), trial.seed
         cells = self.size[0] * self.size[1] if unit == "pixels" else self.maps[0].numel()
+        # Rounded per point, not accumulated: steps that do not divide the cells stay even.
         self.counts = torch.tensor([round(share * cells) for share in shares], device=device)
         self.places = None if unit == "pixels" else self._places(self.maps.flatten(1), slice(None))
 

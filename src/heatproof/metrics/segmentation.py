@@ -56,6 +56,7 @@ class _Thresholded(Metric):
 def _above(maps: Float[Tensor, "item row col"], threshold: Threshold, level: float) -> Tensor:
     if threshold == "mean":
         maps = maps.double()
+        # In float64: the mean of a constant float32 map may lie below its own values.
         return maps > maps.mean((1, 2), keepdim=True)
     if not 0 <= level <= 1:
         raise InputError(f"got level={level:g}, expected 0 to 1, of maps scaled so")

@@ -74,6 +74,7 @@ class TextDeletion(Curve):
         count = there.sum(1)
         ties = torch.arange(words.shape[1]).expand_as(words).clone()
         for n, (item, length) in enumerate(zip(trial.items, count.long().tolist(), strict=True)):
+            # Over the words alone: the order must not depend on the longest prompt of the batch.
             ties[n, :length] = shuffled(item[None], length, trial.seed)[0]
         place = places(ranked(words.masked_fill(~there, -torch.inf), ties))
         item, gone = torch.cartesian_prod(
