@@ -831,7 +831,7 @@ def test_an_incomplete_set_is_no_audits_however_it_is_handed_in():
     from heatproof.auditing.run import Auditor
 
     photos = Files([])
-    with pytest.raises(InputError, match="does not say all that its pictures show"):
+    with pytest.raises(InputError, match="does not say all that its images show"):
         Auditor(
             "scenes",
             LabelledImages(

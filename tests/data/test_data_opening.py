@@ -70,7 +70,7 @@ def test_every_kind_has_a_paragraph_and_a_reader():
         ("voc", r"got 'voc' and no path, expected voc:PATH"),
         ("voc:", r"got 'voc:' and no path, expected voc:PATH; PASCAL VOC 2012"),
         ("scene", r"neither a folder nor a kind of data; did you mean scenes\?"),
-        ("nowhere", "got no folder nowhere, expected A folder of pictures with masks"),
+        ("nowhere", "got no folder nowhere, expected A folder of images with masks"),
         ("/no/such/place", "there is no /no/such either"),
         ("coco:/no/such", r"got no folder /no/such, expected COCO instances"),
     ],
