@@ -33,7 +33,7 @@ from torch import Tensor
 import heatproof
 from heatproof import methods
 from heatproof.errors import HeatproofError
-from heatproof.models.specimens import SPECIMENS, ids_for  # the one line that knows where they are
+from heatproof.specimens import SPECIMENS, ids_for  # the one line that knows where they are
 
 SEED = 5
 WITH_OPTIONS = ("open_clip vit", "open_clip resnet", "open_clip siglip", "hf clip", "timm vit")
