@@ -50,7 +50,8 @@ def text_side(module: Any) -> TextSide:
 
 def check_pooled(module: Any) -> None:
     """Raise a `ModelError` where the image tower has no pooling head."""
-    if not module.config.vision_config.vision_use_head:
+    # Configurations of older transformers lack the field and always have the head.
+    if not getattr(module.config.vision_config, "vision_use_head", True):
         raise ModelError(
             "the SigLIP image tower has no pooling head (vision_use_head is false), and so no "
             "embedding to explain; expected a model for image-text similarity"
