@@ -4,15 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
+# constraints-oldest.txt holds the oldest versions that pyproject.toml allows: see .ci/oldest.
+CONSTRAINTS ?= constraints.txt
 
-.PHONY: setup demo test check format bench docs lock clean
+.PHONY: setup demo test quick check format bench docs lock clean
 
 setup: $(STAMP)
 
-$(STAMP): constraints.txt pyproject.toml
+$(STAMP): $(CONSTRAINTS) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "heatproof needs Python 3.11 or newer, got " + sys.version.split()[0] + "; try: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable ".[dev]"
 	touch $(STAMP)
 
 demo: setup
@@ -46,10 +48,12 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Names and versions only, no address of any index.
+# The newest versions and the oldest; names and versions only, no address of any index.
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --no-emit-index-url --no-header --no-annotate --python-version 3.11 --extra dev pyproject.toml
 lock:
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --upgrade --no-emit-index-url --no-header --no-annotate --python-version 3.11 --extra dev pyproject.toml --output-file constraints.txt
+	$(LOCK) --output-file constraints.txt
+	$(LOCK) --resolution lowest-direct --output-file constraints-oldest.txt
 
 clean:
 	rm -rf $(VENV) demo out site
