@@ -126,11 +126,15 @@ _HOMES = {
     "wrap": "heatproof.models",
 }
 
+_EXTRAS = {"Proof": "prove", "benchmark": "benchmark", "prove": "prove", "reproduce": "report"}
+
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that `import heatproof` alone imports no torch."""
     if name in _MODULES:
         return import_module(f"heatproof.{name}")
+    if name in _EXTRAS:
+        import_module("heatproof.extras").require(_EXTRAS[name])
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'heatproof' has no attribute {name!r}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heatproof import index, specs, user_code
+from heatproof import extras, index, specs, user_code
 from heatproof.cli import options, terminal
 from heatproof.data.opening import check as check_data
 from heatproof.errors import HeatproofError, InputError
@@ -73,6 +73,7 @@ def audit(
     given = terminal.parse_options(settings)
     own, named = _parse_methods(method, given)
     specs.check(model)
+    extras.require("report")
     if data is not None:
         check_data(data)
     check_folder(out)

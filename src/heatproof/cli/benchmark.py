@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heatproof import index, specs, user_code
+from heatproof import extras, index, specs, user_code
 from heatproof.cli import options, terminal
 from heatproof.data.opening import check as check_data
 from heatproof.errors import InputError
@@ -85,6 +85,7 @@ def benchmark(
     given = terminal.parse_options(settings)
     _check(methods, metrics, given, entry or [])
     specs.check(model)
+    extras.require("benchmark")
     if data is not None:
         check_data(data)
     check_folder(out)

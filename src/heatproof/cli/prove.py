@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from heatproof import index, specs
+from heatproof import extras, index, specs
 from heatproof.cli import options, terminal
 from heatproof.errors import InputError
 from heatproof.pages.folder import check_folder
@@ -82,6 +82,7 @@ def prove(
             specs.check(spec)
     if out is not None:
         check_folder(out)
+    extras.require("prove")
     arguments = {"options": given, "models": model or [], "seed": seed}
     raise typer.Exit(_prove(a, b, {**arguments, "cost": cost, "cost_model": cost_model}, out))
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from heatproof import index, specs
+from heatproof import extras, index, specs
 from heatproof.cli import options, terminal
 from heatproof.errors import InputError, UnknownName
 from heatproof.pages.folder import check_folder
@@ -66,6 +66,7 @@ def reproduce(
         if letter not in index.EXPERIMENTS:
             raise UnknownName("experiment", letter, index.EXPERIMENTS)
     specs.check(model)
+    extras.require("report")
     folders = {"ImageNet": imagenet, "ImageNet-S": imagenet_s, "COCO": coco}
     for name, folder in folders.items():
         if folder is not None and not folder.is_dir():

@@ -135,6 +135,10 @@ def card(
     import shutil
     import tempfile
 
+    from heatproof import extras
+
+    if docs is not None:
+        extras.require("report")
     from heatproof.models.scenes import CARD
     from heatproof.recipes.scenes.card import draw_curve, family_table, markdown, table, update
 
