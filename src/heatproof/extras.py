@@ -15,16 +15,20 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 
 
+class MissingExtra(InputError):
+    """A package of an extra is needed and not installed."""
+
+
 def require(extra: str) -> None:
     """Check that the packages of an extra can be imported. Call it before hours of work.
 
     Raises:
-        InputError: one is missing; the line says which and what to install.
+        MissingExtra: one is missing; the line says which and what to install.
     """
     missing = [package for package in EXTRAS[extra] if find_spec(package) is None]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        raise InputError(
+        raise MissingExtra(
             f"{' and '.join(missing)} {verb} needed here and not installed; "
             f'try: pip install "heatproof[{extra}]"'
         )

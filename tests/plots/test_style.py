@@ -5,22 +5,23 @@ import sys
 import pytest
 
 import heatproof
+from heatproof.extras import MissingExtra
 from heatproof.plots import chart
-from heatproof.plots.style import MissingCharts, chart_style
+from heatproof.plots.style import chart_style
 from heatproof.recipes.grad_eclip_paper.reproducing import ReproduceRequest, run
 
 
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingCharts, match=r"pip install 'heatproof\[report\]'"), chart_style():
+    with pytest.raises(MissingExtra, match=r'pip install "heatproof\[report\]"'), chart_style():
         pass
 
 
 def test_its_absence_is_told_before_anything_is_measured(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingCharts):
+    with pytest.raises(MissingExtra):
         heatproof.benchmark("gae", "no-such-model:x", out=tmp_path / "b")
-    with pytest.raises(MissingCharts):
+    with pytest.raises(MissingExtra):
         run(ReproduceRequest(model="no-such-model:x"), tmp_path / "r")
     assert list(tmp_path.iterdir()) == []
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from heatproof.auditing.base import AuditCheck, Finding, checks
 from heatproof.errors import HeatproofError
+from heatproof.extras import MissingExtra
 from heatproof.plots import chart
 from heatproof.plots.chart import IntervalPoint
-from heatproof.plots.style import MissingCharts, chart_style
+from heatproof.plots.style import chart_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +44,7 @@ def draw(finding: Finding) -> str:
         if figure is None:
             raise FigureError("nothing in its numbers can be drawn")
         return chart.svg(figure, finding.id, f"{finding.check}: {finding.verdict}")
-    except MissingCharts as error:
+    except MissingExtra as error:
         raise FigureError(str(error)) from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         layout = f"its numbers have another layout ({type(error).__name__}: {error})"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from heatproof import checking
+from heatproof import checking, extras
 from heatproof.benchmarking.files import write
 from heatproof.benchmarking.request import (
     MethodEntry,
@@ -46,7 +46,6 @@ from heatproof.metrics.base import Metric
 from heatproof.models import Model
 from heatproof.models import load as load_model
 from heatproof.pages.folder import check_folder
-from heatproof.plots.style import require_charts
 from heatproof.statistics import FEWEST
 from heatproof.user_code import method_of
 
@@ -143,7 +142,7 @@ def benchmark(
         check_data(data)
     if out is not None:
         check_folder(checking.path("out", out))
-        require_charts()
+        extras.require("benchmark")
     loaded = load_model(model, device=device) if isinstance(model, str) else inputs.model_of(model)
     chosen = [replace(each, method=method_of(each.method, loaded)) for each in chosen]
     pictures = _data(loaded, data, images, seed)

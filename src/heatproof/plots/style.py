@@ -4,7 +4,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from heatproof.errors import HeatproofError
+from heatproof import extras
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
@@ -32,16 +32,6 @@ STYLE: "dict[RcKeyType, Any]" = {
 }
 
 
-class MissingCharts(HeatproofError):
-    """A chart was asked for, and matplotlib is not installed."""
-
-
-def require_charts() -> None:
-    """Raise `MissingCharts` now where drawing would fail after hours of measuring."""
-    with chart_style():
-        pass
-
-
 @contextmanager
 def chart_style(**changes: Any) -> Generator[None]:
     """Draw and save charts inside; the user's own matplotlib settings come back afterwards.
@@ -50,14 +40,11 @@ def chart_style(**changes: Any) -> Generator[None]:
         changes: rc parameters that differ here, dots written as two underscores (`font__size=9`).
 
     Raises:
-        MissingCharts: matplotlib is not installed.
+        MissingExtra: matplotlib is not installed.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise MissingCharts(
-            "charts need matplotlib; try: pip install 'heatproof[report]'"
-        ) from error
+    extras.require("report")
+    import matplotlib as mpl
+
     own: dict[RcKeyType, Any] = {name.replace("__", "."): value for name, value in changes.items()}  # pyright: ignore[reportAssignmentType]
     with mpl.rc_context(STYLE | own):
         yield

@@ -7,13 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from heatproof import checking
+from heatproof import checking, extras
 from heatproof.code_hash import code_sha256
 from heatproof.engine import certify
 from heatproof.errors import InputError, UnknownName
 from heatproof.evaluation.store import Part, PartStore, plain
 from heatproof.models import Model, load
-from heatproof.plots.style import require_charts
 from heatproof.recipes.grad_eclip_paper import (
     alignment,
     causes,
@@ -135,9 +134,9 @@ def run(request: ReproduceRequest, out: Path, watch: Watch | None = None) -> Par
     """Run the parts that `out` does not hold yet; write reproduce.html, .json and figures/*.png.
 
     Raises `InputError` for a model without a text side, a folder of another layout, an unknown
-    experiment, and `MissingCharts` without matplotlib.
+    experiment, and `MissingExtra` without matplotlib.
     """
-    require_charts()
+    extras.require("report")
     # A wrong name is refused before the model is loaded.
     chosen = _chosen(request.only)
     model = load(request.model, device=request.device)
