@@ -7,7 +7,7 @@ WORKERS ?= 2
 # constraints-oldest.txt holds the oldest versions that pyproject.toml allows: see .ci/oldest.
 CONSTRAINTS ?= constraints.txt
 
-.PHONY: setup demo test quick check format bench docs lock clean
+.PHONY: setup demo test quick costs check format bench docs lock clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,14 @@ demo: setup
 # A thread a worker: more of them wait for each other.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+# While developing: one case of every test, none of the costly ones; under a minute on two cores.
+quick: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quick -q -n $(WORKERS) --dist worksteal
+
+# Which tests `make quick` leaves out (tests/costly.txt), from CPU time, so on a busy machine too.
+costs: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --costs -q
 
 check: setup
 	$(BIN)/ruff format --check .

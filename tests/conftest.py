@@ -5,12 +5,16 @@ anew whenever the function around them runs. That is most of the suite's time an
 that the strict type checker does not: here the hook is told to leave them as they are.
 """
 
+import resource
 import sys
 import typing
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
 import jaxtyping
+import pytest
 
 _every = jaxtyping.jaxtyped
 
@@ -42,3 +46,66 @@ def _jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
 
 
 jaxtyping.jaxtyped = _jaxtyped
+
+
+# --- make quick, make costs -------------------------------------------------------------------
+
+COSTLY = Path(__file__).with_name("costly.txt")
+LIMIT = 0.5
+"""CPU seconds of a test, without collection, from which on `--quick` leaves it out."""
+HEAD = """# What --quick leaves out, with CPU seconds of one case: `make costs` measures again.
+"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="one case of every test, none costly")
+    parser.addoption("--costs", action="store_true", help="one case of every test; find the costly")
+
+
+def _function(item: pytest.Item) -> str:
+    return item.nodeid.split("[")[0]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep one case of every test function that is neither marked slow nor known as costly.
+
+    Which case is decided by the function's name: neighbouring tests then run on different
+    families and methods, and the same ones every time.
+    """
+    quick, costs = config.getoption("--quick"), config.getoption("--costs")
+    if not quick and not costs:
+        return
+    lines = COSTLY.read_text("utf-8").splitlines() if quick else []
+    costly = {line.split()[-1] for line in lines if not line.startswith("#")}
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if not item.get_closest_marker("slow") and _function(item) not in costly:
+            cases.setdefault(_function(item), []).append(item)
+    chosen = {some[zlib.crc32(name.encode()) % len(some)] for name, some in cases.items()}
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = [item for item in items if item in chosen]
+
+
+def _processor() -> float:
+    """CPU seconds of this process and of those that it started and waited for."""
+    uses = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(use.ru_utime + use.ru_stime for use in uses)
+
+
+_costs = dict[str, float]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
+    before = _processor()
+    result = yield
+    _costs[_function(item)] = _processor() - before
+    return result
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Under `--costs` write the list that `--quick` reads."""
+    if session.config.getoption("--costs"):
+        costly = sorted(name for name, seconds in _costs.items() if seconds > LIMIT)
+        lines = [f"{_costs[name]:5.1f} {name}\n" for name in costly]
+        COSTLY.write_text("".join([HEAD, *lines]), "utf-8")
