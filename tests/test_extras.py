@@ -10,7 +10,6 @@ import heatproof
 from heatproof import extras
 from heatproof.cli import main
 from heatproof.errors import InputError
-from heatproof.plots import style
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = [
@@ -69,9 +68,3 @@ def test_a_public_function_says_the_same(
         getattr(heatproof, name)
     monkeypatch.undo()
     assert callable(getattr(heatproof, name))
-
-
-def test_a_chart_asks_for_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InputError, match="matplotlib is needed here"), style.chart_style():
-        pass
