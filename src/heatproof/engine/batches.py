@@ -1,6 +1,7 @@
 """The inputs of either tower in batches, with the function that scores their embeddings."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
@@ -15,8 +16,9 @@ from heatproof.engine.inputs import ImageInputs, Prompts
 from heatproof.errors import InputError, PromptError, ReadingError
 from heatproof.methods.pass_context import GRADIENTS_AT_ONCE, Batch, Side
 from heatproof.models.model import Model
-from heatproof.models.towers import Readout, Tokens
+from heatproof.models.towers import Readout, TextTower, Tokens
 
+Compare = Callable[[Tensor], Tensor]
 POOLS = ("pool probe", "mean query")
 # What is measured on one input (`memory`) is measured for this many targets at most.
 PROBE_TARGETS = 4
@@ -129,37 +131,27 @@ class ImageBatches(TowerBatches):
 
     def split(self, size: int, gradient_bytes: int = GRADIENTS_AT_ONCE) -> list[Batch]:
         """Return batches of at most `size` images."""
-        tower, layout = self.model.image, self.layout
-        start = len(layout.prefix)
-        batches: list[Batch] = []
-        for first in range(0, len(self.pixels), size):
-            pixels = self.pixels[first : first + size]
-            batches.append(
-                Batch(
-                    side="image",
-                    encode=partial(tower.encode, pixels),
-                    compare=self.compare,
-                    readout=_rows(tower.readout, len(pixels)),
-                    content=slice(start, start + layout.rows * layout.cols),
-                    pooled=tower.readout.name in POOLS,
-                    grid=(layout.rows, layout.cols),
-                    pixels=pixels,
-                    encode_pixels=tower.encode,
-                    labels=self.labels,
-                    photos=self.photos[first : first + size],
-                    asked=len(self.prompts.labels),
-                    project=tower.project,
-                    empty=self.empty,
-                    first=self.before + first,
-                    black=partial(_black, self.model, pixels),
-                    targets=len(self.labels),
-                    width=self.prompts.embeddings.shape[1],
-                    # Linear scores have a formula; the others are differentiated by autograd.
-                    closed_form=self.score_gradient,
-                    gradient_bytes=gradient_bytes,
-                )
-            )
-        return batches
+        return [
+            self._batch(first, size, gradient_bytes) for first in range(0, len(self.pixels), size)
+        ]
+
+    def _batch(self, first: int, size: int, gradient_bytes: int) -> Batch:
+        pixels = self.pixels[first : first + size]
+        return replace(
+            image_batch(self.model, pixels, self.compare),
+            labels=self.labels,
+            photos=self.photos[first : first + size],
+            asked=len(self.prompts.labels),
+            project=self.model.image.project,
+            empty=self.empty,
+            first=self.before + first,
+            black=partial(_black, self.model, pixels),
+            targets=len(self.labels),
+            width=self.prompts.embeddings.shape[1],
+            # Linear scores have a formula; the others are differentiated by autograd.
+            closed_form=self.score_gradient,
+            gradient_bytes=gradient_bytes,
+        )
 
     def _check_width(self, embedding: Float[Tensor, "item dim"]) -> None:
         own, given = embedding.shape[1], self.prompts.embeddings.shape[1]
@@ -229,26 +221,55 @@ class TextBatches(TowerBatches):
 
     def split(self, size: int, gradient_bytes: int = GRADIENTS_AT_ONCE) -> list[Batch]:
         """Return batches of at most `size` prompts."""
-        mean = self.tower.readout.name == "mean of tokens"
-        batches: list[Batch] = []
-        for start in range(0, len(self.tokens.texts), size):
-            part = inputs.select(self.tokens, start, start + size)
-            batches.append(
-                Batch(
-                    side="text",
-                    encode=partial(self.tower.encode, part),
-                    compare=partial(self.compare, start=start),
-                    readout=None if mean else part.readout,
-                    content=slice(0, self.tokens.ids.shape[1]),
-                    pooled=self.tower.readout.name in POOLS,
-                    asked=len(self.images),
-                    project=self.tower.project,
-                    first=start,
-                    words=_words(part),
-                    gradient_bytes=gradient_bytes,
-                )
-            )
-        return batches
+        return [
+            self._batch(start, size, gradient_bytes)
+            for start in range(0, len(self.tokens.texts), size)
+        ]
+
+    def _batch(self, start: int, size: int, gradient_bytes: int) -> Batch:
+        part = inputs.select(self.tokens, start, start + size)
+        return replace(
+            text_batch(self.tower, part, partial(self.compare, start=start)),
+            asked=len(self.images),
+            project=self.tower.project,
+            first=start,
+            words=_words(part),
+            gradient_bytes=gradient_bytes,
+        )
+
+
+def image_batch(
+    model: Model, pixels: Float[Tensor, "item 3 height width"], compare: Compare
+) -> Batch:
+    """Return images as one batch, scored by `compare`: (item, dim) to (item, target)."""
+    tower = model.image
+    # Models that give each image a grid of its own have another layout for each size.
+    layout = tower.layout(*pixels.shape[-2:])
+    start = len(layout.prefix)
+    return Batch(
+        side="image",
+        encode=partial(tower.encode, pixels),
+        compare=compare,
+        readout=_rows(tower.readout, len(pixels)),
+        content=slice(start, start + layout.rows * layout.cols),
+        pooled=tower.readout.name in POOLS,
+        grid=(layout.rows, layout.cols),
+        pixels=pixels,
+        encode_pixels=tower.encode,
+    )
+
+
+def text_batch(tower: TextTower, tokens: Tokens, compare: Compare) -> Batch:
+    """Return prompts as one batch, scored by `compare`: (item, dim) to (item, target)."""
+    mean = tower.readout.name == "mean of tokens"
+    return Batch(
+        side="text",
+        encode=partial(tower.encode, tokens),
+        compare=compare,
+        readout=None if mean else tokens.readout,
+        content=slice(0, tokens.ids.shape[1]),
+        pooled=tower.readout.name in POOLS,
+    )
 
 
 def _black(model: Model, like: Tensor) -> Float[Tensor, "3 1 1"]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof.engine import inputs
-from heatproof.engine.batches import POOLS
+from heatproof.engine.batches import image_batch, text_batch
 from heatproof.engine.forward import Reader
 from heatproof.evaluation.encoding import encode_images
 from heatproof.methods import Method
@@ -53,35 +53,21 @@ def image_maps(
 ) -> tuple[Float[Tensor, "item row col"], Float[Tensor, " item"]]:
     """Map each image's cosine with its own target; return signed maps and the cosines explained."""
     layout = model.image.layout(pixels.shape[-2], pixels.shape[-1])
-    start, cells = len(layout.prefix), layout.rows * layout.cols
-    tower = model.image
     sites = image_sites(model, pixels) if sites is None else sites
-    maps: list[Tensor] = []
-    scores: list[Tensor] = []
-    for number, (part, wanted) in enumerate(
-        zip(pixels.split(BATCH), targets.split(BATCH), strict=True)
-    ):
-        # None: the readout is not one fixed row.
-        row = tower.readout.row
-        batch = Batch(
-            side="image",
-            encode=partial(tower.encode, part.to(model.device, model.dtype)),
-            compare=partial(_own, wanted.to(model.device)),
-            readout=None if row is None else torch.full((len(part),), row),
-            content=slice(start, start + cells),
-            pooled=tower.readout.name in POOLS,
-            grid=(layout.rows, layout.cols),
-            pixels=part,
-            encode_pixels=tower.encode,
-        )
-        # A seed per part: a resumed run draws the same numbers as one that was never stopped.
-        reader = Reader(
-            model=model, method=method, layers=sites, seed=seed + number, evidence=False
-        )
-        found = reader.attribute(batch)
-        maps.append(layout.grid(found.values[:, 0]).cpu())
-        scores.append(found.scores[:, 0].cpu())
-    return torch.cat(maps), torch.cat(scores)
+    parts = zip(pixels.split(BATCH), targets.split(BATCH), strict=True)
+    values, scores = _attribute(
+        model,
+        method,
+        sites,
+        [
+            image_batch(
+                model, part.to(model.device, model.dtype), partial(_own, own.to(model.device))
+            )
+            for part, own in parts
+        ],
+        seed,
+    )
+    return layout.grid(values), scores
 
 
 def text_maps(
@@ -94,24 +80,34 @@ def text_maps(
 ) -> tuple[Float[Tensor, "item token"], Float[Tensor, " item"]]:
     """Map each caption's cosine with its own image: one signed value per token of the context."""
     assert model.text is not None
-    tower, context = model.text, tokens.ids.shape[1]
-    sites = text_sites(model, tokens)
-    values: list[Tensor] = []
-    scores: list[Tensor] = []
-    for start in range(0, len(tokens.texts), BATCH):
-        part = inputs.select(tokens, start, start + BATCH)
-        batch = Batch(
-            side="text",
-            encode=partial(tower.encode, part),
-            compare=partial(_own, targets[start : start + BATCH].to(model.device)),
-            readout=None if tower.readout.name == "mean of tokens" else part.readout,
-            content=slice(0, context),
+    batches = [
+        text_batch(
+            model.text,
+            inputs.select(tokens, start, start + BATCH),
+            partial(_own, targets[start : start + BATCH].to(model.device)),
         )
-        reader = Reader(model=model, method=method, layers=sites, seed=seed + start, evidence=False)
-        found = reader.attribute(batch)
-        values.append(found.values[:, 0].cpu())
-        scores.append(found.scores[:, 0].cpu())
-    return torch.cat(values), torch.cat(scores)
+        for start in range(0, len(tokens.texts), BATCH)
+    ]
+    return _attribute(model, method, text_sites(model, tokens), batches, seed)
+
+
+def _attribute(
+    model: Model,
+    method: Method,
+    layers: Sequence[AttentionLayer],
+    batches: Sequence[Batch],
+    seed: int,
+) -> tuple[Float[Tensor, "item token"], Float[Tensor, " item"]]:
+    """Attribute batches of one target each; return values and scores on the CPU."""
+    attributions = [
+        # A seed per batch: a resumed run draws the same numbers as one that was never stopped.
+        Reader(
+            model=model, method=method, layers=layers, seed=seed + number, evidence=False
+        ).attribute(batch)
+        for number, batch in enumerate(batches)
+    ]
+    values = torch.cat([attribution.values[:, 0].cpu() for attribution in attributions])
+    return values, torch.cat([attribution.scores[:, 0].cpu() for attribution in attributions])
 
 
 def _own(targets: Tensor, embedding: Tensor) -> Float[Tensor, "item 1"]:
