@@ -10,7 +10,7 @@ from torch import Tensor
 
 from heatproof import checking
 from heatproof.certificate import Certificate
-from heatproof.errors import UnknownName
+from heatproof.errors import InputError, UnknownName
 from heatproof.image_maps import ImageMaps, ImageWords, Record, Word
 from heatproof.images import Photo
 from heatproof.models.geometry import PhotoView
@@ -67,20 +67,26 @@ class Explanation:
         words: "WordExplanation | None" = None,
         controls: Sequence[Panel] = (),
     ) -> Path:
-        """Write every file of the contract into `folder`; returns the path of the report.
+        """Write all files into `folder`, and return the path of the report.
 
         Several images get a sub-folder each. `words` are shown on the same page. `controls` are
         maps that were not asked for, drawn beside those of a single image on their scale.
 
         Raises:
-            InputError: the folder cannot be written to; then nothing is left half written.
+            InputError: the folder cannot be written to; then nothing is left half written. Or
+                `words` or `controls` are something else.
         """
+        if words is not None and not isinstance(words, WordExplanation):  # pyright: ignore
+            raise InputError(f"got words={checking.shown(words)}, expected those of explain_words")
+        panels = checking.several("controls", controls, "a list of panels")
+        if not all(isinstance(panel, Panel) for panel in panels):
+            raise InputError(f"got controls={checking.shown(controls)}, expected a list of panels")
         numbers = range(len(self.maps))
         return bundle.save(
             [self.for_image(number) for number in numbers],
             None if words is None else [words.for_image(number) for number in numbers],
             checking.path("folder", folder),
-            controls,
+            panels,
         )
 
     def for_image(self, image: int = 0) -> ImageMaps:
