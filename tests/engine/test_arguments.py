@@ -256,7 +256,9 @@ DOORS = {
 }
 INSIDE = {
     "methods.register", "metrics.register",  # decorators of a contributor's class
-    "scores.score_gradient", "scores.pairs", "scores.default",  # what methods compute with
+    "scores.score_gradient", "scores.pairs", "scores.score_pairs",  # what methods compute with
+    "scores.default", "Model.attention_layers", "Explanation.for_image",
+    "WordExplanation.for_image",  # what plots and pages take
     "errors.shortened", "errors.nearest",
     "models.load", "models.wrap",  # the same functions as above
     "Certificate.check", "Certificate.of",  # compare names alone
