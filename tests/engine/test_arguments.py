@@ -30,6 +30,7 @@ from heatproof.auditing import run
 from heatproof.benchmarking import result as benchmarking
 from heatproof.methods import Foreign
 from heatproof.proofs import prove_methods
+from heatproof.proofs.models import ModelRun
 from heatproof.recipes.grad_eclip_paper import reproducing
 
 LONG = "x" * 10_000
@@ -183,6 +184,11 @@ def _listed(make: Callable[..., Any]) -> Callable[..., Any]:
 
 
 AUDIT = heatproof.Audit(method="gae", settings={}, model="scenes", findings=())
+PROOF = heatproof.Proof(
+    names=("a", "b"), verdict="open", levels=(), varied={}, steps=(), symbolic=None,
+    pairs=((heatproof.methods.create("gae"), heatproof.methods.create("rollout")),),
+    exact=None, models=ModelRun(settings=0), limits=(), cost=None, seed=0,
+)  # fmt: skip
 PAIRS = {"first": torch.eye(2).bool(), "first_weight": torch.ones(2), "second": torch.eye(2).bool(),
          "second_weight": torch.ones(2), "scores": torch.eye(2)}  # fmt: skip
 
@@ -253,6 +259,8 @@ DOORS = {
     ),
     "Jacobian.save": Door(JACOBIAN.save, lambda folder: {"path": folder / "j.safetensors"}),
     "Audit.save": Door(AUDIT.save, lambda folder: {"folder": folder}),
+    "Proof.save": Door(PROOF.save, lambda folder: {"folder": folder}),
+    "Model.describe": Door(MODEL.describe, lambda _: {"photo": PHOTO}),
 }
 INSIDE = {
     "methods.register", "metrics.register",  # decorators of a contributor's class
@@ -263,7 +271,7 @@ INSIDE = {
     "models.load", "models.wrap",  # the same functions as above
     "Certificate.check", "Certificate.of",  # compare names alone
     "Audit.verdict", "Audit.reason", "Audit.state_in_words",  # ask for a principle by its number
-    "Audit.as_json", "Proof.markdown", "Proof.json",  # nothing is handed in
+    "Audit.as_json", "Audit.html", "Proof.markdown", "Proof.json", "Proof.lines",  # nothing is handed in
     *(f"Method.{name}" for name in vars(heatproof.Method) if not name.startswith("_")),
 }  # fmt: skip
 """Public, but nothing that a user hands values to."""

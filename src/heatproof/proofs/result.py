@@ -10,8 +10,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from heatproof import checking
 from heatproof.methods import Method
 from heatproof.pages import render
+from heatproof.pages.folder import check_folder
 from heatproof.proofs import counterexample
 from heatproof.proofs.algebra.exact import ExactDifference, ExactRun
 from heatproof.proofs.algebra.limits import Limit
@@ -168,8 +170,10 @@ class Proof:
         # Options may be any object of a method handed in: what JSON lacks is written as text.
         return json.dumps(_finite(plain), indent=1, default=str)
 
-    def save(self, folder: Path) -> list[Path]:
-        """Write proof.json, proof.md and the counterexamples; returns their paths."""
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write proof.json, proof.md and the counterexamples; return their paths."""
+        folder = checking.path("folder", folder)
+        check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         # A counterexample of an earlier proof in the folder would pass for one of this.
         for earlier in (counterexample.EXACT, counterexample.MODEL):
