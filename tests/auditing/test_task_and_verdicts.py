@@ -18,8 +18,8 @@ from heatproof.auditing.checks.moved_model import possible_interventions
 from heatproof.auditing.run import Auditor, run_checks
 from heatproof.auditing.task import AuditTask
 from heatproof.auditing.verdicts import compare
-from heatproof.data import dataset as pictured
 from heatproof.data.dataset import Instance, LabelledImages
+from heatproof.data.layouts.folder import annotated
 from heatproof.data.scenes import HELD_OUT, UNSEEN, SceneDataset, write
 from heatproof.data.scenes.single_attribute import FIRST, Asked, asked, drawn
 from heatproof.errors import InputError
@@ -83,17 +83,21 @@ def test_masks_lie_on_what_is_drawn() -> None:
 # --- folders ----------------------------------------------------------------------------------
 
 
+def in_memory(folder: Path, *, template: str = "a {}", most: int | None = None) -> LabelledImages:
+    return annotated(folder, template=template).first(most).held()
+
+
 def test_a_rendered_folder_is_read_back(tmp_path: Path) -> None:
     dataset = SceneDataset(3)
     write(dataset, tmp_path)
-    data = pictured.load(tmp_path)
+    data = in_memory(tmp_path)
     assert data.prompts[0] == "a circle"
     for n in range(3):
         masks = [mask for mask in dataset[n]["masks"].numpy() if mask.any()]
         assert all((a.mask == b).all() for a, b in zip(data.things[n], masks, strict=True))
         shapes = [f"a {thing.shape}" for thing in dataset[n]["scene"].objects]
         assert [data.prompts[thing.label] for thing in data.things[n]] == shapes
-    assert len(pictured.load(tmp_path, most=2)) == 2
+    assert len(in_memory(tmp_path, most=2)) == 2
 
 
 def folder(path: Path, annotation: dict[str, object]) -> Path:
@@ -112,10 +116,10 @@ def folder(path: Path, annotation: dict[str, object]) -> Path:
 def test_masks_may_be_pictures_or_polygons(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    painted = pictured.load(folder(tmp_path / "a", {"mask_file": "mask.png"}))
+    painted = in_memory(folder(tmp_path / "a", {"mask_file": "mask.png"}))
     assert (painted.things[0][0].mask == np.eye(4, 6, dtype=bool)).all()
     polygon = {"segmentation": [[1, 1, 4, 1, 4, 2, 1, 2]]}
-    drawn_in = pictured.load(folder(tmp_path / "b", polygon), template="a photo of a {}")
+    drawn_in = in_memory(folder(tmp_path / "b", polygon), template="a photo of a {}")
     assert drawn_in.things[0][0].mask[1:2, 1:4].all()
     assert drawn_in.things[0][0].mask.sum() == 3
     assert drawn_in.prompts == ("a photo of a dog",)
@@ -135,13 +139,13 @@ def test_folders_at_fault_are_told_so_in_one_line(
     tmp_path: Path, annotation: dict[str, object], text: str
 ) -> None:
     with pytest.raises(InputError, match=text) as error:
-        pictured.load(folder(tmp_path, annotation))
+        in_memory(folder(tmp_path, annotation))
     assert "\n" not in str(error.value)
 
 
 def test_a_folder_without_instances_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no instances\.json"):
-        pictured.load(tmp_path)
+        in_memory(tmp_path)
 
 
 # --- the bench --------------------------------------------------------------------------------

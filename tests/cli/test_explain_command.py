@@ -3,6 +3,7 @@
 import json
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from by_hand_explanations import scene
 from command_line import one_line
 from heatproof.cli import main
+from heatproof.models.geometry import PhotoView, Preprocess
 
 ECLIP = ["photo.jpg", "a cat", "--method", "grad-eclip"]
 
@@ -167,11 +169,12 @@ def test_extreme_sizes_are_explained_with_a_notice(run, size):
 
 
 def test_what_the_crop_cut_off_is_said(run, monkeypatch):
-    from heatproof.models import geometry
+    old = Preprocess.view
 
-    old = geometry.Preprocess.view
-    view = lambda self, w, h: old(self, w, h).__class__(w, h, w / 4, 0.0, w / 2, float(h))  # noqa: E731
-    monkeypatch.setattr(geometry.Preprocess, "view", view)
+    def view(self: Preprocess, w: int, h: int) -> PhotoView:
+        return replace(old(self, w, h), left=w / 4, top=0.0, right=w / 2, bottom=float(h))
+
+    monkeypatch.setattr(Preprocess, "view", view)
     code, _, err = run("explain", "photo.jpg", "a cat")
     assert code == 0
     assert "cut off 75% of the image" in err

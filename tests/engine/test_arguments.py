@@ -271,7 +271,8 @@ INSIDE = {
     "models.load", "models.wrap",  # the same functions as above
     "Certificate.check", "Certificate.of",  # compare names alone
     "Audit.verdict", "Audit.reason", "Audit.state_in_words",  # ask for a principle by its number
-    "Audit.as_json", "Audit.html", "Proof.markdown", "Proof.json", "Proof.lines",  # nothing is handed in
+    # Nothing is handed in.
+    "Audit.as_json", "Audit.html", "Proof.markdown", "Proof.json", "Proof.lines",
     *(f"Method.{name}" for name in vars(heatproof.Method) if not name.startswith("_")),
 }  # fmt: skip
 """Public, but nothing that a user hands values to."""

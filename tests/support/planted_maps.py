@@ -21,7 +21,16 @@ class Planted(Method):
 
     def __init__(self, bench: AuditTask, told: Told, name: str = "planted") -> None:
         self.bench, self.told, self.calls = bench, told, 0
-        self.card = MethodCard(name, "", "planted", "masks", "everything", "", "", ("image",))
+        self.card = MethodCard(
+            name=name,
+            summary="",
+            source="planted",
+            reads="masks",
+            changes="everything",
+            values="",
+            cost="",
+            sides=("image",),
+        )
         self.rows = {_key(pixels): row for row, pixels in enumerate(bench.pixels)}
 
     def plan(self, sites: Sequence[AttentionLayer], side: Side) -> Plan:
