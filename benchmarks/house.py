@@ -371,48 +371,13 @@ def attributes(node: ast.ClassDef) -> Iterator[tuple[str, int]]:
 
 # --- one explain ------------------------------------------------------------------------------
 
-TRACED = """
-import json, sys, warnings
-from pathlib import Path
-warnings.simplefilter("ignore")
-import torch
-from PIL import Image
-import heatproof
-torch.set_num_threads(1)
-root = str(Path(heatproof.__file__).parent)
-model, image = heatproof.load("scenes"), Image.new("RGB", (224, 224), (90, 20, 30))
-files, functions, pairs, calls = set(), set(), set(), 0
-
-def explain():
-    heatproof.explain(model, image, ["a red circle"])
-
-def note(frame, event, argument):
-    global calls
-    file = frame.f_code.co_filename
-    if event != "call" or not file.startswith(root):
-        return
-    files.add(file[len(root) + 1:])
-    functions.add(frame.f_code)
-    caller = frame.f_back
-    while caller is not None and not caller.f_code.co_filename.startswith(root):
-        caller = caller.f_back
-    if caller is not None and caller.f_code.co_filename != file:
-        calls += 1
-        pairs.add((caller.f_code.co_filename, file))
-
-explain()
-sys.setprofile(note)
-explain()
-sys.setprofile(None)
-print(json.dumps({"root": root, "files": sorted(files), "functions": len(functions),
-                  "calls": calls, "pairs": len(pairs)}))
-"""
+TRACED = Path(__file__).with_name("one_explain.py")
 
 
 def traced(folder: Path) -> dict[str, Any]:
     """Trace one `explain` of that tree in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-c", TRACED]
+    command = [sys.executable, "-P", str(TRACED)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"explain does not run on {folder}:\n{done.stderr[-2000:]}")
