@@ -113,6 +113,7 @@ def chosen_methods(names: str, settings: Mapping[str, str]) -> dict[str, dict[st
         raise InputError(f"got no method; try attention-x-gradient, or {ALL}")
     for name in chosen:
         check("method", name, settings if len(chosen) == 1 else {})
+    # Each method takes the options that it has; an option that none has is an error.
     own = {n: {k: v for k, v in settings.items() if k in known[n].options} for n in chosen}
     for key in settings:
         if not any(key in taken for taken in own.values()):

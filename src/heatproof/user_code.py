@@ -80,6 +80,7 @@ def method_of(
     from heatproof.methods import Foreign, Method
 
     takes: Literal["photo", "pixels"] = "photo"
+    # A wrapped function may itself be one that makes a method for a model.
     if isinstance(entry, Foreign):
         if _needed(entry.call) == 2:
             return entry
@@ -93,6 +94,7 @@ def method_of(
     needed = _needed(entry)
     if needed > 2:
         raise InputError(f"{source} needs {needed} arguments; {CONTRACT}")
+    # A class is called with the model at most; its instance is what takes image and prompt.
     if needed == 2 and not inspect.isclass(entry):
         return Foreign(entry, takes=takes, name=name)
     result = _called(entry, needed, model, source)
@@ -125,8 +127,10 @@ def _needed(call: Any) -> int:
     """
     try:
         signature = inspect.signature(call)
+    # Functions written in C often have no signature.
     except (TypeError, ValueError):
         return 2
+    # Arguments with a default, *args and **kwargs need not be given.
     needed = [
         parameter
         for parameter in signature.parameters.values()
@@ -166,6 +170,7 @@ def _module(place: str) -> ModuleType:
     except HeatproofError:
         raise
     except ModuleNotFoundError as error:
+        # The named module itself is missing; else one that the user code imports is.
         if not place.endswith(".py") and error.name and f"{place}.".startswith(f"{error.name}."):
             raise InputError(f"cannot import {place!r} ({error}); expected FILE.py:NAME") from None
         raise UserCodeError(place, error) from error

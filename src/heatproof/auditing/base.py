@@ -110,6 +110,7 @@ class CheckContext:
     @cached_property
     def extra(self) -> int:
         """How many times the usual number of images this model affords: 2 for small ones."""
+        # Small models are cheap: more images make narrower intervals.
         return 2 if sum(tensor.numel() for tensor in self.model.module.parameters()) < SMALL else 1
 
     def first(self, images: int, prompts: int) -> "CheckContext":
@@ -198,5 +199,6 @@ register_check = _CHECKS.register
 
 def checks(principle: int | None = None) -> tuple[type[AuditCheck], ...]:
     """Return all checks, or those of one principle, in the order in which they run."""
+    # By place and not by file name: a finding may build on what came before it.
     listed = [check for _, check in _CHECKS if principle in (None, check.card.principle)]
     return tuple(sorted(listed, key=lambda check: (check.card.principle, check.card.place)))

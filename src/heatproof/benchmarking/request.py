@@ -98,6 +98,7 @@ def method_entries(
     if isinstance(given, Mapping):
         labelled = [(checking.text("a method's name", label), x) for label, x in given.items()]
     else:
+        # A Method may be callable, but it is one entry and no sequence.
         one = isinstance(given, str | Method) or callable(given)
         many: list[Any] = [given] if one else checking.several("methods", given, METHODS)
         labelled = [(None, each) for each in many for each in _split(each)]
@@ -107,8 +108,10 @@ def method_entries(
         if "image" not in method.card.sides:
             raise InputError(f"method {method.card.name} explains no pictures; the benchmark does")
         name = label or label_of(method.card.name, method.settings(), _defaults(method))
+        # The same name twice in a list is one method.
         if name in entries and label is None and isinstance(value, str):
             continue
+        # A user method under the name of a control would pass for chance in every table.
         if name in entries or (name in CONTROLS and not _is_control(method)):
             raise InputError(
                 f"two methods are called {name!r}; give them names: {{'mine': method}}"
@@ -119,7 +122,9 @@ def method_entries(
     if named:
         raise InputError(f"got --set {next(iter(named))}: that method is not in the benchmark")
     for control in CONTROLS:
+        # Controls stand in every table: without chance no value can be read.
         entries.setdefault(control, MethodEntry(control, methods_of.create(control)))
+    # Sorting is stable: methods keep the order in which they were named.
     return sorted(entries.values(), key=lambda entry: entry.control)
 
 
@@ -159,6 +164,7 @@ def identity(
 
     from heatproof import __version__
 
+    # A hash, since a data set may have thousands of prompts.
     prompts = hashlib.sha256("\0".join(data.prompts).encode()).hexdigest()[:16]
     return {
         "images": count,
@@ -206,6 +212,7 @@ def _split(value: MethodInput) -> list[MethodInput]:
 
 def _method(name: str, options: dict[str, str]) -> Method:
     """Return the method of that name; its own options are taken out of `options`."""
+    # Taken out, so that what is left over is known to be misspelt.
     own = [key for key in options if key.rpartition(".")[0] == name]
     return methods_of.create(name, **{key.rpartition(".")[2]: options.pop(key) for key in own})
 

@@ -226,6 +226,7 @@ def _meant(spec: object) -> str | tuple[Kind, Path]:
     name, colon, rest = text.partition(":")
     if isinstance(spec, str) and name == "scenes" and (not colon or rest in ATTRIBUTES):
         return rest or "shape"
+    # A path may hold a colon: what exists is a path, whatever it looks like.
     if isinstance(spec, Path) or not colon or checking.exists(Path(text)):
         return kinds()["folder"], _path(text)
     if name == "scenes":
@@ -239,6 +240,7 @@ def _meant(spec: object) -> str | tuple[Kind, Path]:
 
 def _expect_template(template: str) -> None:
     try:
+        # Formatted once here: a stray brace is refused now and not at the first prompt.
         fits = template.count("{}") == 1 and "name" in template.format("name")
     except (LookupError, ValueError):
         fits = False
@@ -271,6 +273,7 @@ def _path(text: str) -> Path:
 def _opened(
     kind: Kind, path: Path, most: int | None, seed: int, template: str | None
 ) -> LabelledImages:
+    # By name: a layout is imported only when its kind is opened.
     layout = import_module(f"heatproof.data.layouts.{kind.module}")
     reading = import_module("heatproof.data.layouts.reading")
     try:
@@ -297,6 +300,7 @@ def _expect(kind: Kind, path: Path) -> None:
     """Check that the path is there and has what the kind's folders have."""
     if not checking.exists(path):
         raise InputError(f"got no folder {path}, expected {_needs(kind)}; {_alike(path)}")
+    # One data set is a single file, whose name is its sign.
     if path.is_file() and path.name not in kind.signs:
         raise InputError(f"got the file {path}, expected a folder with {_needs(kind)}")
     if path.is_dir() and (missing := _missing(kind, path)):
@@ -308,6 +312,7 @@ def _elsewhere(kind: Kind, path: Path) -> str:
     """Return where such a set lies nearby, or what other kind lies here: the end of an error's
     line."""
     for near in _around(path):
+        # A kind without signs fits any folder, so it must show its own files.
         if not _missing(kind, near) and (kind.signs or any((near / one).exists() for one in OWN)):
             return f"; did you mean {kind.name}:{near}?"
     for other in _KINDS:
@@ -336,6 +341,7 @@ def _missing(kind: Kind, path: Path) -> str:
 
 def _around(path: Path) -> Iterator[Path]:
     """Return the folders one level below, then those above, nearest first."""
+    # Resolved, since "." has no parents by name.
     here = path.resolve()
     yield from sorted(each for each in here.iterdir() if each.is_dir())
     yield from list(here.parents)[:2]

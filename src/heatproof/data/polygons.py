@@ -41,6 +41,7 @@ def polygons_of(segmentation: Sequence[Any]) -> tuple[list[Points], int]:
     """
     parts = [segmentation] if _is_outline(segmentation) else list(segmentation)
     points = [_points(part) for part in parts]
+    # One or two points have no area; COCO has such parts, and its program gives them no pixel.
     polygons = [each for each in points if len(each) >= FEWEST]
     if not polygons:
         most = max((len(each) for each in points), default=0)
@@ -48,6 +49,7 @@ def polygons_of(segmentation: Sequence[Any]) -> tuple[list[Points], int]:
             f"got polygons of at most {most} points, expected three or more: [x1, y1, x2, y2, x3, "
             "y3, ...] in pixels"
         )
+    # Shares of the image look like a polygon of one pixel: refused, since they mean another thing.
     if min(float(each.min()) for each in polygons) >= 0 and _largest(polygons) <= 1:
         raise InputError(
             f"got a polygon with coordinates from 0 to {_largest(polygons):g}, expected pixels; "
@@ -81,6 +83,7 @@ def _points(part: Any) -> Points:
         raise InputError(
             f"got {_short(part)} in a polygon, expected numbers: [x1, y1, x2, y2, x3, y3, ...]"
         )
+    # `_is_outline` has checked that all are numbers or all are pairs.
     pairs = not _is_number(part[0])
     numbers = [float(x) for each in part for x in each] if pairs else [float(x) for x in part]
     if len(numbers) % 2:

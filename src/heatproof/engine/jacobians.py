@@ -67,6 +67,7 @@ class Jacobian:
         """
         chosen, texts, against = self._resolve(prompts, score)
         gradient = score_gradient(self.scale, chosen, self.explained, texts, against=against)
+        # Scores without a closed form are differentiated here: by the embedding, so without a pass.
         if gradient is None:
             gradient = by_autograd(
                 lambda image: chosen(pairs(self.scale, image, texts, against=against)),
@@ -133,6 +134,7 @@ class Jacobian:
             if not self.scale.classes:
                 checking.no_files(prompts)
         texts = self._embedded(prompts)
+        # A margin of one prompt has nothing to be compared with.
         if isinstance(chosen, Margin) and len(texts) < 2:
             raise InputError("score 'margin' compares prompts: got 1, expected at least 2")
         if self.model is not None:
@@ -157,6 +159,7 @@ class Jacobian:
             raise PromptError(
                 f"got embeddings of width {texts.shape[1]}, {self.record.model} has {width}"
             )
+        # In the precision that the maps were computed in.
         return texts.to(self.embeddings.dtype)
 
 

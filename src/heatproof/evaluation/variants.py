@@ -39,7 +39,8 @@ UNTOUCHED = Variant("as it is", nullcontext)
 
 
 def family(model: Model, sites: Sequence[AttentionLayer], *, seed: int = 0) -> tuple[Variant, ...]:
-    """From a model at chance to the model as it is: checkpoints where it has them, else made."""
+    """Return models from chance to the model as it is: its checkpoints, or made by noise."""
+    # Its checkpoints are real states of training, which no noise imitates.
     if model.spec == "scenes":
         return (*_checkpoints(model), UNTOUCHED)
     return (
@@ -53,7 +54,7 @@ def family(model: Model, sites: Sequence[AttentionLayer], *, seed: int = 0) -> t
 def interventions(
     model: Model, sites: Sequence[AttentionLayer], *, seed: int = 0
 ) -> tuple[Variant, ...]:
-    """Changes that may cost performance: heads merged, heads knocked out, noise in the weights."""
+    """Return changes that may cost performance: heads merged or knocked out, noise in weights."""
     return (
         *(one_headed(model, sites, n) for n in dict.fromkeys((1, *_depths(sites)))),
         knocked_out(model, sites, _depths(sites)[0]),
@@ -62,22 +63,22 @@ def interventions(
 
 
 def usable(variants: Sequence[Variant], run: Callable[[Variant], object]) -> Usable:
-    """The variants that this model's layers allow, and why each of the others is left out (one
-    head where a layer has a mask for each, say)."""
-    made: list[Variant] = []
+    """Return the variants that this model's layers allow, and why each other one is left out."""
+    allowed: list[Variant] = []
     left_out: dict[str, str] = {}
+    # A layer with a mask per head refuses one head: the variant is named, not silently dropped.
     for variant in variants:
         try:
             run(variant)
         except ReadingError as error:
             left_out[variant.name] = str(error)
         else:
-            made.append(variant)
-    return Usable(tuple(made), left_out)
+            allowed.append(variant)
+    return Usable(tuple(allowed), left_out)
 
 
 def _depths(sites: Sequence[AttentionLayer]) -> tuple[int, ...]:
-    """The last half of the layers, and all of them."""
+    """Return the depths that are tried: the last half of the layers, and all of them."""
     return tuple(dict.fromkeys((max(1, len(sites) // 2), len(sites))))
 
 
@@ -87,13 +88,14 @@ def _checkpoints(model: Model) -> tuple[Variant, ...]:
     def enter(name: str) -> Callable[[], AbstractContextManager[None]]:
         return lambda: temporary_weights(model.module, scenes.state_dict(name), restore="copy")
 
+    # The last checkpoint is the model itself, which stands at the end anyway.
     return tuple(Variant(name, enter(name)) for name in scenes.checkpoints()[:-1])
 
 
 def noised(model: Model, share: float, *, seed: int = 0) -> Variant:
-    """Weights of the image tower blended with their own values, shuffled within each tensor.
+    """Blend the image tower's weights with their own values, shuffled within each tensor.
 
-    1 keeps nothing but each tensor's distribution, so that activations keep their scale.
+    share: 1 keeps nothing but each tensor's distribution, so that activations keep their scale.
     """
     names = _names(model.module, [model.image.path])
     return Variant(
@@ -107,8 +109,10 @@ def noised(model: Model, share: float, *, seed: int = 0) -> Variant:
 def reinitialised(
     model: Model, sites: Sequence[AttentionLayer], last: int, *, seed: int = 0
 ) -> Variant:
-    """The blocks of the last `last` attention calls, their weights shuffled within each tensor
-    (the cascade of Adebayo et al., arXiv 1810.03292, with each tensor's distribution kept)."""
+    """Shuffle the weights of the last `last` blocks within each tensor.
+
+    This is the cascade of Adebayo et al., arXiv 1810.03292, with each tensor's distribution kept.
+    """
     names = _names(model.module, [_block(model.module, site.path) for site in sites[-last:]])
     return Variant(
         f"last {last} layer(s) re-initialised",
@@ -119,13 +123,13 @@ def reinitialised(
 
 
 def one_headed(model: Model, sites: Sequence[AttentionLayer], last: int) -> Variant:
-    """One head over the full width in the last `last` attention calls."""
+    """Use one head over the full width in the last `last` attention layers."""
     changes = {site.path: one_head() for site in sites[-last:]}
     return _intervened(model, f"one head in the last {last} layer(s)", changes)
 
 
 def knocked_out(model: Model, sites: Sequence[AttentionLayer], last: int) -> Variant:
-    """The first half of the heads knocked out in the last `last` attention calls."""
+    """Knock out the first half of the heads in the last `last` attention layers."""
     changes = {s.path: knock_out(range(max(1, s.heads // 2))) for s in sites[-last:]}
     return _intervened(model, f"half of the heads knocked out in the last {last} layer(s)", changes)
 
@@ -133,6 +137,7 @@ def knocked_out(model: Model, sites: Sequence[AttentionLayer], last: int) -> Var
 def _intervened(model: Model, name: str, changes: Mapping[str, Intervention]) -> Variant:
     @contextmanager
     def enter() -> Generator[None]:
+        # A reading of no layer: the intervention alone acts, also on readings inside it.
         with reading(model.module, (), interventions=changes):
             yield
 
@@ -140,7 +145,7 @@ def _intervened(model: Model, name: str, changes: Mapping[str, Intervention]) ->
 
 
 def _names(module: nn.Module, parts: Sequence[str]) -> tuple[str, ...]:
-    """Floating-point parameters under these paths ("" for all)."""
+    """Return the names of floating-point parameters under these paths ("" for all)."""
     return tuple(
         name
         for name, tensor in module.named_parameters()
@@ -158,7 +163,8 @@ def _blended(module: nn.Module, names: Sequence[str], share: float, seed: int) -
     own = dict(module.named_parameters())
     blended: dict[str, Tensor] = {}
     for name in names:
-        kept = own[name].detach()
-        order = torch.randperm(kept.numel(), generator=generator).to(kept.device)
-        blended[name] = (1 - share) * kept + share * kept.flatten()[order].view_as(kept)
+        weight = own[name].detach()
+        # On the CPU, so that the same seed shuffles alike on every device.
+        order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+        blended[name] = (1 - share) * weight + share * weight.flatten()[order].view_as(weight)
     return blended

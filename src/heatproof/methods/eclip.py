@@ -71,11 +71,13 @@ class Eclip(Method):
 
     def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
         paths = last_paths(layers, self.layers, DEFAULT_LAYERS[side])
+        # As published: the explained layers run with one head, so it is another forward pass.
         changes = {path: one_head() for path in paths} if self.heads == "one" else {}
         return Plan(paths=paths, weights=self.needs_weights, start=paths[0], interventions=changes)
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         layers = read.trace.layers
+        # The spatial weight depends on no target: it is computed once.
         weights = [self.spatial_weight(read, layer) for layer in layers]
         maps: list[Tensor] = []
         for sums in self.channel_sums(read, layers):
@@ -89,6 +91,7 @@ class Eclip(Method):
         sums: Float[Tensor, "item head row key"],
     ) -> Float[Tensor, "item key"]:
         by_head = (weight.unsqueeze(1) * sums).sum(2)
+        # Before the sum over heads: this breaks the identity of the two methods.
         if self.rectify == "head":
             by_head = by_head.clamp(min=0)
         total = by_head.sum(1)
@@ -98,6 +101,7 @@ class Eclip(Method):
         """Compute u: how much each key counts for each readout row."""
         if self.spatial == "attention":
             assert layer.weights is not None
+            # One weight for all heads, as in the published algorithm with one head.
             return read.rows(layer.weights.detach(), layer).mean(1)
         query = read.rows(layer.query, layer).detach()
         if self.spatial == "none":
@@ -136,9 +140,11 @@ class Eclip(Method):
             u = loosened(project, call.query, call.key, content)
             own = weights[..., content]
             u = u[..., content].clamp(min=0).unsqueeze(1) * (own > 0)  # a masked key gets nothing
+            # Where all u are zero, the share stays zero in place of 0 / 0.
             total = u.sum(-1, keepdim=True).clamp(min=torch.finfo(u.dtype).tiny)
             changed = weights.clone()
             changed[..., content] = (own.sum(-1, keepdim=True) * u / total).to(weights.dtype)
+            # Only the readout's row is explained: other rows keep their attention.
             if tower.readout is not None:
                 others = torch.arange(weights.shape[2], device=weights.device) != tower.readout
                 changed[:, :, others] = weights[:, :, others]

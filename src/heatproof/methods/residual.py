@@ -74,11 +74,13 @@ def _block(root: nn.Module, layer: Attention, states: Mapping[str, Activation]) 
     weight, bias = _output_map(root, layer)
     computed = linear(merge_heads(layer.output.detach()).squeeze(1), weight, bias)
     own, limit = at_least_float32(branch.detach()), LINEAR[branch.dtype]
+    # Checked on every run: a norm or a scale between the two would make the split wrong.
     if own.shape[:2] != (items, tokens) or (computed - own).abs().max() > limit * own.abs().max():
         raise ReadingError(
             f"attention at {layer.path!r} reaches the residual stream by more than a linear map "
             "(a norm inside, scaled heads): it cannot be split; try attention-x-gradient"
         )
+    # LayerScale belongs to the map from heads to stream: it is folded into weight and bias.
     scale = layer_scale(root, path, bias)
     return StreamBlock(
         layer,
@@ -156,6 +158,7 @@ def tail_of(project: EmbeddingHead, last: Float[Tensor, "item width"]) -> Tail:
         mean, factor = last.new_zeros(len(last)), last.new_ones(len(last), width)
     elif isinstance(norm, nn.LayerNorm):
         mean = last.mean(-1)
+        # LayerNorm divides by the biased standard deviation.
         deviation = torch.sqrt(last.var(-1, unbiased=False, keepdim=True) + norm.eps)
         factor = torch.ones_like(last) / deviation
         if norm.weight is not None:  # pyright: ignore[reportUnnecessaryComparison]

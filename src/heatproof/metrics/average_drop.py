@@ -37,6 +37,7 @@ class _WeighedImage(Metric):
     def both(self, trial: Trial) -> tuple[Float[Tensor, " item"], Float[Tensor, " item"]]:
         """Return the scores of the whole images and of the weighed ones, NaN where undefined."""
         maps = trial.maps.to(trial.place)
+        # A constant map has no scale: it would weigh by 0 / 0.
         constant = maps.amax((1, 2)) == maps.amin((1, 2))
         weights = min_max(maps)
         size = (trial.pixels.shape[2], trial.pixels.shape[3])
@@ -45,6 +46,7 @@ class _WeighedImage(Metric):
             rows: slice, within: Int[Tensor, " variant"], point: Int[Tensor, " variant"]
         ) -> Float[Tensor, "variant 1 height width"]:
             large = F.interpolate(weights[rows, None], size, mode="bilinear", align_corners=False)
+            # The first of the two points is the whole image: weights of 1.
             return large[within].masked_fill((point == 0)[:, None, None, None], 1)
 
         whole, weighed = masked_scores(trial, self.fill, 2, masks).unbind(1)
@@ -80,6 +82,7 @@ class Drop(_WeighedImage):
         """Return the value of each item, by the formula on the card."""
         whole, weighed = self.both(trial)
         drop = (whole - weighed).clamp(min=0)
+        # A share of a score that is not positive has no meaning.
         return drop if self.per == "nothing" else drop / whole.masked_fill(whole <= 0, torch.nan)
 
 

@@ -222,6 +222,7 @@ class Trial:
         """
         assert self.explain is not None
         parts: list[Tensor] = []
+        # In parts: each holds as many changed images as memory allows.
         for rows in torch.arange(len(self)).split(self.batch_size):
             pixels = None
             if change is not None:
@@ -236,13 +237,16 @@ class Trial:
 
     def take(self, rows: Int[Tensor, " chosen"]) -> "Trial":
         """Return the trial of these items alone, in this order."""
+        # Chance is drawn by the number in the data, so a part of the items gets the same draws.
         chosen: dict[str, Any] = {"item": self.items[rows.to(self.items.device)]}
         for name in (entry.name for entry in dataclasses.fields(self)):
             value = getattr(self, name)
+            # Functions number items from 0, so they are given the rows that were taken.
             if name in ("score", "hit", "tokens", "word_score"):
                 chosen[name] = None if value is None else _of_rows(value, rows, 1)
             elif name == "explain":
                 chosen[name] = None if value is None else _of_rows(value, rows, 0)
+            # Levels belong to the model and not to an item; item numbers were taken above.
             elif isinstance(value, Tensor) and name not in ("levels", "item"):
                 chosen[name] = value[rows.to(value.device)]
         return dataclasses.replace(self, **chosen)
@@ -264,6 +268,7 @@ def min_max(maps: Float[Tensor, "item row col"]) -> Float[Tensor, "item row col"
     """Return the maps scaled from 0 to 1 in float64; a constant map is a half everywhere."""
     maps = maps.double()
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    # A constant map has no scale; a half favours no patch.
     return torch.where(high > low, (maps - low) / (high - low), 0.5)
 
 
@@ -272,6 +277,7 @@ def area(
 ) -> Float[Tensor, "*item"]:
     """Return the mean height of a curve: the trapezoid rule, divided by the span of fractions."""
     at = torch.tensor(fractions, dtype=values.dtype, device=values.device)
+    # Divided by the span: a curve that ends before 1 is comparable with one that does not.
     return torch.trapezoid(values, at, dim=-1) / (at[-1] - at[0])
 
 

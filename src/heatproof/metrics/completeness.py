@@ -55,6 +55,7 @@ def _ends(trial: Trial, imputer: Imputer) -> tuple[Tensor, Tensor]:
         rows: slice, within: Int[Tensor, " variant"], point: Int[Tensor, " variant"]
     ) -> Bool[Tensor, "variant cell"]:
         del rows, within
+        # Two points of a curve: nothing is imputed, or everything.
         return (point == 0)[:, None].expand(-1, cells).to(trial.place)
 
     whole, nothing = masked_scores(trial, imputer, 2, masks).unbind(1)
@@ -116,5 +117,6 @@ class AttributionError(_SumOfMap):
     def values(self, trial: Trial) -> Float[Tensor, " item"]:
         """Return the value of each item, by the formula on the card."""
         sums, change = self.both(trial)
+        # Where sum and change are both zero, their share is undefined.
         larger = torch.maximum(sums.abs(), change.abs())
         return (sums - change).abs() / larger.masked_fill(larger == 0, torch.nan)

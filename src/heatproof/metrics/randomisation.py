@@ -60,6 +60,7 @@ class ModelRandomisation(Curve):
     def curves(self, trial: Trial) -> Float[Tensor, "item point"]:
         """Return the rank correlation at every step, NaN where a map holds no number."""
         assert trial.models is not None
+        # Before any block is random: all others are compared with these.
         own = self._compared(self.before(trial))
         found: list[Tensor] = []
         for n in range(1, trial.models.steps + 1):
@@ -116,11 +117,13 @@ class SmoothRandomisation(ModelRandomisation):
                 f"got samples={self.samples}, noise={self.noise:g} for smooth-randomisation, "
                 "expected 1 or more samples and noise above 0"
             )
+        # Averaging over noise would hide that the map itself held no number.
         finite = trial.flat_maps.isfinite().all(1, keepdim=True)
         return self.maps(trial).masked_fill(~finite, torch.nan)
 
     def maps(self, trial: Trial) -> Float[Tensor, "item cell"]:
         """Return the mean maps over noisy images, by the model as it now is."""
+        # Drawn anew for each model by the same seed: maps differ by the model alone.
         generator = torch.Generator().manual_seed(trial.seed)
         total = torch.zeros_like(trial.flat_maps)
         for _ in range(self.samples):
@@ -182,6 +185,7 @@ def _entropy(maps: Float[Tensor, "item cell"], bins: int) -> Float[Tensor, " ite
     """Return the entropy of each map's histogram in nats; NaN where a value is no number."""
     low, high = maps.amin(1, keepdim=True), maps.amax(1, keepdim=True)
     share = (maps - low) / (high - low).masked_fill(high == low, 1)
+    # The largest value belongs to the last bin.
     place = (share.nan_to_num() * bins).long().clamp(0, bins - 1)
     counts = torch.zeros(len(maps), bins, dtype=torch.float64)
     counts.scatter_add_(1, place, torch.ones_like(maps))

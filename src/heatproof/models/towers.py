@@ -29,6 +29,7 @@ class TokenLayout:
 
     def grid(self, values: Float[Tensor, "*batch token"]) -> Float[Tensor, "*batch row col"]:
         """Return the values of the patches, one per token, on the grid."""
+        # Named tokens, such as CLS, have no place on the grid.
         patches = values[..., len(self.prefix) : len(self.prefix) + self.rows * self.cols]
         return patches.unflatten(-1, (self.rows, self.cols))
 

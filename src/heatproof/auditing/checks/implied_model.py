@@ -58,6 +58,7 @@ class ImpliedModelCheck(AuditCheck):
     def measure(self, subject: Subject, context: CheckContext) -> Finding:
         """Measure the model and those in its place on a few images, and on `zero_shot`."""
         method = subject.method
+        # What user code does inside is unknown; another check watches its forward pass.
         if method.foreign:
             text = "What user code puts in the model's place is not known."
             return self.finding("not applicable", text)
@@ -77,6 +78,7 @@ class ImpliedModelCheck(AuditCheck):
         numbers = _measure(few, implied)
         # Ten roundings: an embedding is longer than one score, whose tolerance this is.
         limit = 10 * numbers["limit"]
+        # `not <=` in place of `>`: a NaN counts as moved.
         moved = any(not one["embedding change"] <= limit for one in numbers["models"].values())
         verdict = "violated" if moved else "holds"
         return self.finding(verdict, _in_words(numbers), numbers, code)
@@ -168,6 +170,7 @@ def _encode(model: Model, pixels: Tensor, changes: Changes | None) -> Float[Tens
             with context if changes else nullcontext():
                 parts.append(model.image.encode(some).cpu())
     embeddings = torch.cat(parts)
+    # Cosines of half-precision embeddings would round to a few steps.
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
 

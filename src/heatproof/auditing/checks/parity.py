@@ -53,6 +53,7 @@ class ParityCheck(AuditCheck):
 
     def measure(self, subject: Subject, context: CheckContext) -> Finding:
         """Compare both passes; the weights are cast in place and restored."""
+        # There is no pass of ours to compare.
         if subject.method.foreign:
             text = "User code makes its own passes; the forward monitor watches them."
             return self.finding("not applicable", text)
@@ -65,6 +66,7 @@ class ParityCheck(AuditCheck):
             cells: dict[str, Cell] = {}
             for dtype in DTYPES if side == "image" else (few.model.dtype,):
                 try:
+                    # Rounding differs by format, so each is compared with its own tolerance.
                     with in_dtype(few.model.module, dtype):
                         cells[str(dtype).removeprefix("torch.")] = _compare(subject, few, side)
                 except PromptError as error:
@@ -118,8 +120,10 @@ class _ScoreRecorder(MethodProxy):
 
     def attribute(self, read: ReadPass) -> Tensor:
         with torch.no_grad():
+            # The same batch, with nothing read and nothing changed.
             self.untouched_scores.append(read.rerun().cpu())
         items, keys = read.last.key.shape[0], read.last.key.shape[2]
+        # The map is not looked at: only the scores of the pass are.
         return torch.zeros(items, read.targets, keys)
 
     def total(self, read: ReadPass) -> None:

@@ -65,6 +65,7 @@ class RightAndWrongCheck(AuditCheck):
             f"model {name}": _cell_numbers(task, subject, known & side)
             for name, side in sides.items()
         }
+        # The unmatched difference is reported beside it: it shows what matching takes away.
         one_stratum = torch.zeros_like(strata(task))
         unmatched = _interval(quality, right, wrong, one_stratum, statistics.LEVEL)
         numbers: dict[str, Any] = {
@@ -122,6 +123,7 @@ def _cell_numbers(
 ) -> dict[str, Any]:
     """Count how often the map is on the object; questions count as if they were independent."""
     quality = _quality(task, subject)
+    # A map that chooses among the objects at random is right this often.
     chance = 1 / (task.labels >= 0).sum(1).clamp(min=1).double()
     chosen = quality + chance[:, None] > 0.5
     pointed = torch.stack([task.pointing(subject, kind) for kind in ASKED], 1) >= 0.5
@@ -140,6 +142,7 @@ def _share(hits: Tensor, among: Tensor) -> Interval:
 def _sides(task: AuditTask) -> tuple[Bool[Tensor, "image asked"], Bool[Tensor, "image asked"]]:
     """Return where the model is right, and where it is wrong."""
     outscored = torch.stack([task.outscored(kind=kind) for kind in ASKED], 1)
+    # Between the two lie near misses, which are neither.
     return outscored == 1, outscored <= 0.5
 
 
@@ -192,6 +195,7 @@ def difference(
     NaN where no stratum has both.
     """
     times = torch.zeros(len(rows), len(quality), dtype=torch.float64)
+    # Each draw leaves out or repeats images: their questions count that often.
     times.scatter_add_(1, rows, torch.ones_like(rows, dtype=torch.float64))
     member = torch.nn.functional.one_hot(stratum).double() * (~quality.isnan()).unsqueeze(-1)
     values = quality.double().nan_to_num().unsqueeze(-1)
@@ -200,6 +204,7 @@ def difference(
     sums = [times @ (side * values).sum(1) for side in sides]
     # clamp: an empty stratum has weight 0 below, and its mean must not be NaN
     means = [total / count.clamp(min=1) for total, count in zip(sums, counts, strict=True)]
+    # Weighed by wrong questions: they are the fewer and decide what can be said.
     weight = counts[1] * ((counts[0] > 0) & (counts[1] > 0))
     total = weight.sum(1)
     return ((means[0] - means[1]) * weight).sum(1) / total.masked_fill(total == 0, torch.nan)

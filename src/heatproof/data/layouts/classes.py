@@ -28,6 +28,7 @@ Role = Literal["object", "background", "void"]
 def role_of(name: str) -> Role:
     """Return whether a class of this name is objects, what is behind them, or what nobody
     judged."""
+    # Case, underscores and punctuation do not matter: `__Background__` is background.
     core = re.sub(r"[\W_]+", "", name.casefold())
     return "background" if core in BACKGROUND else "void" if core in VOID else "object"
 
@@ -55,6 +56,7 @@ class Classes(Generic[Key]):
             if not words:
                 raise LayoutError(f"got the class {key} without a name, expected one")
             if roles[key] == "object":
+                # Two classes of one name share a prompt: no text could tell them apart.
                 labels[key] = prompts.setdefault(template.format(words), len(prompts))
         others = [name for key, name in names.items() if roles[key] != "object"]
         if not labels and others:
@@ -74,6 +76,7 @@ def numbered_names(path: Path) -> dict[int, str]:
         LayoutError: it is not clear which number a name has; one line.
     """
     lines = [line.strip() for line in text_of(path).splitlines()]
+    # Empty lines at the end are an editor's, not classes.
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
@@ -85,6 +88,7 @@ def numbered_names(path: Path) -> dict[int, str]:
         )
     split = [NUMBERED.match(line) for line in lines]
     certain = [n for n, line in enumerate(lines) if SIGNED.match(line)]
+    # Every line begins with a number, so the numbers are meant.
     if all(split):
         return _said(path, [(int(each[1]), each[2]) for each in split if each])
     if certain:
@@ -112,6 +116,7 @@ def _said(path: Path, pairs: list[tuple[int, str]]) -> dict[int, str]:
 
 def _counted(path: Path, lines: list[str]) -> dict[int, str]:
     roles = [role_of(line) for line in lines]
+    # labelme's own order: its void is saved as 255.
     if roles[:2] == ["void", "background"]:
         return dict(enumerate(lines, -1))
     if roles[0] == "background":

@@ -65,6 +65,7 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
         one = _boxed(root / "Annotations" / f"{name}.xml")
         said = _phrases(root / "Sentences" / f"{name}.txt")
         found = [(entity, text) for entity, text in said if entity in one.boxes]
+        # A phrase without a box names what cannot be located, such as a mood.
         unboxed = [f"{name}: {text}" for entity, text in said if entity not in one.boxes]
         left_out.add("phrases left out, without a box", unboxed)
         if not found:
@@ -126,6 +127,7 @@ def _boxed(path: Path) -> Boxed:
         width, height = _number(tree, "size/width"), _number(tree, "size/height")
         for thing in tree.iter("object"):
             box = thing.find("bndbox")
+            # Objects without a box are scenes or things that are not visible.
             if box is None:
                 continue
             left, top, right, bottom = (_number(box, k) for k in ("xmin", "ymin", "xmax", "ymax"))
@@ -147,6 +149,7 @@ def _number(tree: ET.Element, place: str) -> int:
     text = tree.findtext(place)
     if text is None:
         raise ValueError(f"no {place}")
+    # Whole numbers with a decimal point are read, too.
     return int(float(text))
 
 

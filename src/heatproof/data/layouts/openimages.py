@@ -44,6 +44,7 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
     there, so the set is not complete."""
     file = _points_file(root)
     said, left_out = _said(file), LeftOut()
+    # Without a "yes" there is no object that a map could lie on.
     silent = [name for name, of in said.items() if not any(p.yes for p in of.values())]
     left_out.add("images left out, without a point that is on its class", silent)
     for name in silent:
@@ -85,12 +86,14 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
 
 def _thing(label: int, points: Points, frame: Frame) -> Instance:
     yes, no = (_marked(each, frame) for each in (points.yes, points.no))
+    # A pixel that was judged both ways is known to nobody: neither on the object nor judged.
     return Instance(label, yes & ~no, yes ^ no)
 
 
 def _marked(points: list[Point], frame: Frame) -> np.ndarray:
     mask = np.zeros((frame.height, frame.width), dtype=bool)
     for x, y in points:
+        # A share of exactly 1 would fall behind the last pixel.
         col, row = int(x * frame.width), int(y * frame.height)
         mask[min(row, frame.height - 1), min(col, frame.width - 1)] = True
     return np.ascontiguousarray(masks.turned(mask, frame.orientation))
@@ -104,6 +107,7 @@ def _said(file: Path) -> dict[str, dict[str, Points]]:
         try:
             point = (float(row["X"]), float(row["Y"]))
         except ValueError:
+            # No number: out of range, and so refused below with its line.
             point = (-1.0, -1.0)
         if answer not in ("yes", "no", "unsure") or not all(0 <= each <= 1 for each in point):
             raise LayoutError(
@@ -123,6 +127,7 @@ def _points_file(root: Path) -> Path:
         with path.open(encoding="utf-8", errors="replace") as file:
             if set(COLUMNS) <= set(file.readline().strip("\ufeff\r\n").split(",")):
                 found.append(path)
+    # The training set's points have the same columns; the images here are those of validation.
     some = [path for path in found if VALIDATION.search(path.name)] or found
     if len(some) != 1:
         names = ", ".join(path.name for path in some) or "no CSV file of points"

@@ -58,11 +58,13 @@ class _Reader:
         self.memo: dict[int, Any] = {}
 
     def read(self, content: bytes) -> Any:
+        # Decodes instructions without running any.
         for opcode, argument, _ in pickletools.genops(content):
             if opcode.name == "STOP":
                 break
             self.step(opcode.name, argument)
         (result,) = self.stack
+        # A truncated file may end inside a list.
         if result is _MARK:
             raise ValueError("it ends where a list begins")
         return result
@@ -97,6 +99,7 @@ class _Reader:
             items = stack[-TUPLES[name] :]
             del stack[-TUPLES[name] :]
             stack.append(tuple(items))
+        # These only describe the file; everything else could build objects.
         elif name not in ("PROTO", "FRAME"):
             raise _Refused(name)
 
@@ -109,6 +112,7 @@ class _Reader:
     def add(self, items: list[Any]) -> None:
         """Add to the list or the dictionary on top."""
         target = self.stack[-1]
+        # A mark among the items means that something was taken off the stack too often.
         if any(item is _MARK for item in items):
             raise ValueError("an item is missing")
         if isinstance(target, list):

@@ -35,6 +35,7 @@ class Sample:
         """Draw a seeded sample without replacement, in the items' own order."""
         if self.most is None or len(items) <= self.most:
             return list(items)
+        # In the items' own order, so that a larger sample reads files in the same sequence.
         rows = random.Random(self.seed).sample(range(len(items)), self.most)
         return [items[row] for row in sorted(rows)]
 
@@ -42,6 +43,7 @@ class Sample:
 def text_of(path: Path) -> str:
     """Return the text of a file; what cannot be read is a `LayoutError`."""
     try:
+        # Spreadsheets write a byte order mark, which would become part of the first name.
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LayoutError(f"{path} is no UTF-8 text (byte {error.start})") from None
@@ -58,6 +60,7 @@ def json_of(path: Path) -> Any:
     """Return the content of a JSON file; what cannot be read is a `LayoutError`."""
     try:
         return json.loads(text_of(path))
+    # Deep nesting makes the parser recurse until Python stops it.
     except (json.JSONDecodeError, RecursionError) as error:
         raise LayoutError(f"{path} is not readable as JSON ({error})") from None
 
@@ -75,6 +78,7 @@ def table_of(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str
                     f"{', '.join(head) or 'none'}"
                 )
             for row in rows:
+                # csv marks a surplus field by the key None and a missing one by the value None.
                 if None in row or None in row.values():
                     raise LayoutError(
                         f"{path}, line {rows.line_num}: the row does not have the first line's "

@@ -32,6 +32,7 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
     found = instances(annotations)
     by_id: dict[int, Annotation] = {}
     for each in (each for of in found.annotations.values() for each in of):
+        # References are numbers: none can point at such an annotation.
         if not str(each["id"]).isdigit():
             continue
         if int(each["id"]) in by_id:
@@ -41,6 +42,7 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
     if len(others) > 1:
         found.left_out.say(f"of {', '.join(others)} the file {path.name} is read")
     said = _expressions(path)
+    # Checked before anything is read: an expression of another image would be a wrong truth.
     for image, references in said.items():
         for annotation, _ in references:
             if annotation not in by_id or int(by_id[annotation]["image_id"]) != image:
@@ -56,6 +58,7 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
 
     def things(row: int) -> tuple[Instance, ...]:
         number, frame = chosen[row], frame_of(paths[row])
+        # Several expressions speak of one instance: its mask is drawn once.
         masks = {
             annotation: mask_in(by_id[annotation], found.pictures[number], frame)
             for annotation in dict.fromkeys(each for each, _ in said[number])
@@ -98,6 +101,7 @@ def _pictures(root: Path) -> Path:
 
 def _expressions(path: Path) -> dict[int, list[tuple[int, str]]]:
     """Return (annotation, expression) of each image of the split, each pair once."""
+    # The pickle is read as data, never run.
     content: Any = plain(path) if path.suffix == ".p" else json_of(path)
     said: dict[int, list[tuple[int, str]]] = {}
     splits: set[str] = set()

@@ -48,6 +48,7 @@ def _background(scenes: Scenes, pixels: int) -> Float32[Tensor, "scene 3 row col
     across = torch.cos(angle)[:, None] * axis
     down = torch.sin(angle)[:, None] * axis
     along = across[:, None, :] + down[:, :, None]
+    # Family 0 is even: its field stays zero.
     for family in range(1, 5):
         at = (scenes.families == family).nonzero()[:, 0]
         if not len(at):
@@ -61,8 +62,10 @@ def _background(scenes: Scenes, pixels: int) -> Float32[Tensor, "scene 3 row col
             side = (-down[at])[:, None, :] * 1.0 + across[at][:, :, None]
             first = torch.sin(along[at] * rate + phase[at, None, None])
             second = torch.sin(side * rate + s[at, 10, None, None] * math.pi)
+            # A product of two waves, sharpened: checks without aliasing.
             field[at] = torch.tanh(4 * first * second)
         else:
+            # Clouds: few random values, interpolated smoothly.
             coarse = (uniforms(scenes.seeds[at], 4, 36).float() * 2 - 1).view(-1, 1, 6, 6)
             field[at] = interpolate(
                 coarse, size=(pixels, pixels), mode="bicubic", align_corners=True
@@ -85,12 +88,14 @@ def _texture(
         u = u / period + grains[at, 1, None, None]
         u = u - torch.floor(u) - 0.5
         if kind == 1:
+            # Distance to the edge in periods: half of each period is dark.
             edge = 0.25 - u.abs()
         else:
             v = y[at] * cos[:, None, None] - x[at] * sin[:, None, None]
             v = v / period + grains[at, 2, None, None]
             v = v - torch.floor(v) - 0.5
             edge = 0.31 - torch.sqrt(u * u + v * v)
+        # Scaled to pixels, so that an edge is one pixel wide at any size.
         shade[at] = (edge * (period * pixels) + 0.5).clamp(0, 1)
     return shade
 
@@ -107,6 +112,7 @@ def _coverage(
         at = (shapes == index).nonzero()[:, 0]
         if len(at):
             cover[at] = DISTANCES[name](u[at], v[at])
+    # A signed distance in pixels becomes a share of the pixel: anti-aliasing over one pixel.
     return (0.5 - cover * (radii * pixels)[:, None, None]).clamp(0, 1)
 
 
@@ -121,6 +127,7 @@ def render(
     canvas = _background(scenes, pixels)
     owner = torch.full((len(scenes), pixels, pixels), -1, dtype=torch.int8, device=device)
     palette = PALETTE.to(device)
+    # Objects are at most half as wide as the image: only that window is drawn.
     window = min(pixels, math.ceil(pixels / 2) + 2)
     steps = torch.arange(window, device=device)
     for k in range(MOST_OBJECTS):
@@ -132,12 +139,14 @@ def render(
             scenes.centres[at, k],
             scenes.radii[at, k],
         )
+        # Kept inside the image; the coordinates below are of the centre all the same.
         corner = (centres * pixels - window / 2).round().long().clamp(0, pixels - window)
         cols, rows = corner[:, 0, None] + steps, corner[:, 1, None] + steps
         x = ((cols + 0.5) / pixels - centres[:, 0, None])[:, None, :].expand(-1, window, -1)
         y = ((rows + 0.5) / pixels - centres[:, 1, None])[:, :, None].expand(-1, -1, window)
         cover = _coverage(attributes[:, 3], x, y, radii, scenes.turns[at, k], pixels)
         shade = _texture(attributes[:, 1], scenes.grains[at, k], x, y, pixels)
+        # A tint per object, so that a colour word is a range and not one value.
         colour = palette[attributes[:, 2]] + scenes.tints[at, k]
         paint = colour[:, None, None, :] * (1 - (1 - SHADE) * shade)[..., None]
         where = (at[:, None, None], slice(None), rows[:, :, None], cols[:, None, :])
@@ -145,6 +154,7 @@ def render(
         canvas[where] = below + (paint - below) * cover[..., None]
         if masks:
             spot = (at[:, None, None], rows[:, :, None], cols[:, None, :])
+            # Later objects lie in front: a pixel belongs to the last one that covers half of it.
             owner[spot] = torch.where(cover >= 0.5, k, owner[spot])
     pictures = _lit(canvas, scenes, pixels)
     if not masks:
@@ -164,6 +174,7 @@ def _lit(canvas: Tensor, scenes: Scenes, pixels: int) -> UInt8[Tensor, "scene 3 
     )
     canvas = canvas * light[:, None]
     amount = NOISE * s[:, 16].abs()
+    # By the scene's seed: the same scene has the same noise wherever it is drawn.
     noise = grain(scenes.seeds, 5, pixels).float()
     canvas = canvas + noise * amount[:, None, None, None]
     return (canvas.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -46,6 +46,7 @@ def wrap(
         )
     side = architecture.image(module)
     processor = None if isinstance(preprocess, Preprocess) else preprocess
+    # A processor of both sides holds the one of images.
     processor = getattr(processor, "image_processor", processor)
     own = _library(module, architecture, side, processor or preprocess, tokenizer)
     processor = processor or architecture.usual_processor(side)
@@ -89,11 +90,13 @@ def _library(
             "wrap(..., preprocess=processor)"
         )
     if isinstance(given, Preprocess):
+        # The model takes patches and positions; a transform of pixels cannot make them.
         if side.cuts_patches:
             return library.NoLibrary(
                 "the given preprocess makes pixels, and the model's own call takes patches; pass "
                 "its image processor"
             )
+        # The library's check runs what the user gave, not our description of it.
         given = given.transform
     tokenizer = None if isinstance(tokenizer, tokenizers.Missing) else tokenizer
     return architecture.call(module, given, tokenizer)
@@ -121,6 +124,7 @@ def _model(
         classes=() if text else _classes(module.config),
         logit_scale=1.0 if scale is None else float(scale.detach().exp()),
         logit_bias=0.0 if bias is None else float(bias.detach()),
+        # SigLIP alone has a bias: its scores are independent probabilities.
         sigmoid=bias is not None,
         resized=partial(_resized, known) if side.any_size else None,
         weights=known.weights,
@@ -135,6 +139,7 @@ def _classes(config: Any) -> tuple[str, ...]:
 
 def _resized(known: _HuggingFaceParts, height: int, width: int) -> Model:
     """Return the same model at `height` x `width`, which the whole photo is squashed to."""
+    # The native size need not be a multiple of the patch: some models leave a rim out.
     if (height, width) != known.side.native:
         check_multiples((height, width), known.side.patch)
     preprocess = processors.squashed(known.processor, known.side, (height, width))

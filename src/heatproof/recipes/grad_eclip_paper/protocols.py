@@ -40,7 +40,7 @@ WHOLE = tuple(n / 10 for n in range(11))
 
 @dataclass(frozen=True)
 class Protocol:
-    """How pictures are perturbed. `fill` stands where nothing of the picture is shown.
+    """How images are perturbed. `fill` stands where nothing of the image is shown.
 
     `space` is what is perturbed: the `photograph`, which then goes through the model's own
     preprocessing, or the `view`, the pixels that the model really sees. `flaws` are named on the
@@ -78,8 +78,9 @@ CORRECTED: dict[Direction, Protocol] = {
 
 
 def worked_on(photo: Image.Image) -> Image.Image:
-    """The photograph as the authors perturb it: its shorter side 640 pixels at most."""
+    """Resize the photo as the authors perturb it: its shorter side 640 pixels at most."""
     shorter = min(photo.size)
+    # Small photos are not enlarged: that would invent pixels.
     if shorter <= LONGEST_WORK:
         return photo
     width, height = (round(side * LONGEST_WORK / shorter) for side in photo.size)
@@ -89,24 +90,27 @@ def worked_on(photo: Image.Image) -> Image.Image:
 def pixel_order(
     maps: Float[Tensor, "method row col"], photo: Image.Image, seed: int = 0
 ) -> Int[Tensor, "method cell"]:
-    """Pixels of the photograph by falling heat, the map stretched over all of it; equal ones in an
-    order that the seed draws, the same for all methods."""
+    """Rank the photo's pixels by falling heat, the map stretched over all of it.
+
+    Ties go in an order that the seed draws, the same for all methods.
+    """
     width, height = photo.size
     values = stretched(maps, (height, width)).flatten(1)
     return ranked(values, one_shuffle(values, seed))
 
 
 def one_shuffle(values: Float[Tensor, "method cell"], seed: int) -> Int[Tensor, "method cell"]:
-    """One order for ties of all methods on one picture, so that they can be paired."""
+    """Draw one order for ties of all methods on one image, so that they can be paired."""
     return shuffled(torch.tensor([0]), values.shape[1], seed).expand(len(values), -1)
 
 
 def shown(
     order: Int[Tensor, "item cell"], fraction: float, direction: Direction
 ) -> Bool[Tensor, "item cell"]:
-    """Which cells still show the picture once `fraction` of them, in `order`, were dealt with."""
-    dealt = places(order) < round(fraction * order.shape[1])
-    return dealt if direction == "insertion" else ~dealt
+    """Mark the cells that still show the image once `fraction` of them, in `order`, changed."""
+    # Rounded: at each fraction a whole number of cells has changed.
+    changed = places(order) < round(fraction * order.shape[1])
+    return changed if direction == "insertion" else ~changed
 
 
 def curves(
@@ -117,17 +121,18 @@ def curves(
     *,
     batch_size: int = 128,
 ) -> Float[Tensor, "method point kind"]:
-    """The curves of one picture, one for each ranking of its cells.
+    """Compute the curves of one image, one per ranking of its cells.
 
     Args:
-        score: of a batch of pictures, any number of kinds each (a cosine, a hit, ...).
-        picture: what the model is shown where these cells show the picture and the others do not.
+        score: of a batch of images, any number of kinds each (a cosine, a hit, ...).
+        picture: makes the images in which these cells show the original and the others do not.
 
-    Each distinct picture is scored once: rankings that agree share their passes, and all of them
+    Each distinct image is scored once: rankings that agree share their passes, and all of them
     share the points where everything or nothing is shown.
     """
     cells = torch.stack([shown(orders, f, protocol.direction) for f in protocol.fractions], dim=1)
     rows = cells.flatten(0, 1)
+    # Equal sets of cells make equal images: each is scored once.
     place: dict[bytes, int] = {}
     source = [place.setdefault(row.numpy().tobytes(), len(place)) for row in rows]
     first = torch.tensor([source.index(n) for n in range(len(place))])
@@ -136,23 +141,25 @@ def curves(
 
 
 class Photograph:
-    """ImageInputs made from a photograph pixel by pixel, then preprocessed as the model does it."""
+    """Images made from a photo pixel by pixel, then preprocessed as the model does it."""
 
     def __init__(self, photo: Image.Image, preprocess: Preprocess, protocol: Protocol, seed: int):
         self.pixels: UInt8[np.ndarray, "row col 3"] = np.asarray(photo.convert("RGB"))
         self.preprocess = preprocess
         self.fill = np.zeros_like(self.pixels)
         if protocol.fill == "noise":
+            # Unseeded in the authors' code; here every run draws the same colours.
             drawn = noise(self.pixels.shape, seed).numpy() * 256
             self.fill = np.clip(drawn, 0, 255).astype(np.uint8)
 
     def __call__(self, cells: Bool[Tensor, "variant cell"]) -> Float[Tensor, "variant 3 _ _"]:
-        made: list[Tensor] = []
+        images: list[Tensor] = []
         for row in cells.numpy():
             mask = row.reshape(*self.pixels.shape[:2], 1)
+            # Perturbed before the crop, as the authors do: pixels outside of it cost nothing.
             shown = Image.fromarray(np.where(mask, self.pixels, self.fill))
-            made.append(self.preprocess(shown))
-        return torch.stack(made)
+            images.append(self.preprocess(shown))
+        return torch.stack(images)
 
 
 class PatchedView:
@@ -168,6 +175,7 @@ class PatchedView:
     ):
         self.pixels, self.grid = pixels.cpu(), grid
         black, white = (preprocess.level(value).view(3, 1, 1) for value in (0, 255))
+        # Between preprocessed black and white: the noise stays in the range of images.
         share = noise(self.pixels.shape, seed) if protocol.fill == "noise" else torch.zeros(3, 1, 1)
         self.fill = between(black, white, share).expand_as(self.pixels)
 
