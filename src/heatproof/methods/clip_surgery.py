@@ -66,6 +66,7 @@ class CLIPSurgery(DenseMethod):
         blocks = read_blocks(read.root, read.trace.layers, read.states)
         second = blocks[0].before
         for block in blocks:
+            # No MLP: the authors leave it out of the second path.
             second = second + block.added(_value_attention(block.layer))
         assert read.batch.readout is not None
         row = read.batch.readout.to(second.device).view(-1, 1, 1).expand(-1, 1, second.shape[-1])
@@ -120,6 +121,7 @@ def _surgery(
     assert read.batch.readout is not None
     row = read.batch.readout.to(scores.device).view(-1, 1, 1)
     at_row = scores.take_along_dim(row, dim=2)
+    # Less its maximum: the ratio below is the same, and nothing overflows.
     powers = torch.exp(2 * (at_row - at_row.amax(1, keepdim=True)))
     weighted = scores * powers / powers[:, :own].mean(1, keepdim=True)
     return weighted - weighted[:, :own].mean(1, keepdim=True)

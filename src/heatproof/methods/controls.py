@@ -79,6 +79,7 @@ def _noise(read: ReadPass) -> Float[Tensor, "item target token"]:
     noise: list[Tensor] = []
     # By the item's number in the whole explanation: the batch size changes no map.
     for item in range(read.batch.first, read.batch.first + items):
+        # Each item its own: noise shared by all images would be one draw of chance.
         generator = torch.Generator().manual_seed(read.seed + item)
         noise.append(torch.randn(read.targets, keys, generator=generator))
     return torch.stack(noise)

@@ -73,6 +73,7 @@ class LeGrad(Method):
                 for grads in read.gradients(layers, ("weights",))
             ]
             return torch.stack(maps, dim=1)
+        # Each layer has a score of its own, so each costs a backward pass per prompt.
         parts = [_surrogate_layer(read, layer, number) for number, layer in enumerate(layers)]
         return torch.stack(parts).sum(0)
 
@@ -102,6 +103,7 @@ def _surrogate_layer(
 
 
 def _positive(grad: Float[Tensor, "item head query key"]) -> Float[Tensor, "item key"]:
+    # Rectified before heads and queries are averaged, as published.
     return grad.clamp(min=0).mean((1, 2))
 
 

@@ -103,6 +103,7 @@ class M2IB(BlockMethod):
         generator = torch.Generator().manual_seed(read.seed)
         with torch.enable_grad():
             alpha = torch.full_like(x, self.alpha).requires_grad_()
+            # A fresh one for every pair of image and prompt, as in the authors' code.
             adam = torch.optim.Adam([alpha], lr=self.rate)
             left = torch.zeros_like(x)
             for _ in range(self.steps):
@@ -110,12 +111,14 @@ class M2IB(BlockMethod):
                 noise = torch.randn(self.batch, *x.shape[1:], generator=generator)
                 share = torch.sigmoid(alpha)
                 mixed = share * x + (1 - share) * noise.to(x)[:, None]
+                # Padding behind the prompt stays as it is.
                 mixed = torch.where(covered, mixed, x).to(states.dtype)
                 score = _scores(read, path, mixed, items)[:, target]
                 left = torch.where(covered, _information(alpha, x), 0)
                 axes = tuple(range(1, x.dim()))
                 means = left.sum(axes) / covered.expand_as(left).sum(axes).clamp(min=1)
                 loss = (self.beta * means - score).sum()
+                # By hand: backward() would also fill the gradients of the model's weights.
                 (alpha.grad,) = torch.autograd.grad(loss, [alpha])
                 adam.step()
         return left.detach()
@@ -141,6 +144,7 @@ def _scores(
         pixels = None
         return torch.stack([scores_of(states) for states in mixed]).mean(0)
     assert read.batch.pixels is not None
+    # One image with as many noise samples: they are the batch.
     pixels = read.batch.pixels[items].expand(len(mixed), -1, -1, -1)
     return scores_of(mixed[:, 0]).mean(0, keepdim=True)
 

@@ -58,6 +58,7 @@ class RISE(Perturbing):
     )
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
+        # Words and removed tokens cannot be blended: they are kept or dropped.
         if not self.paints(read):
             return self._by_tokens(read)
         assert read.batch.pixels is not None
@@ -66,14 +67,17 @@ class RISE(Perturbing):
             seen = on_patches(read, mask[:, 0])
             for item in range(len(read.batch.pixels)):
                 scores = image_scores(read, item, [mask], fill_of(read, item, self.fill))
+                # Summed as masks come: all of them would not fit into memory.
                 sums[item] = sums[item] + seen.T @ scores
         return placed(read, [total / (self.masks * self.probability) for total in sums])
 
     def _pixel_masks(self, read: ReadPass) -> Iterator[Float[Tensor, "chunk 1 height width"]]:
         assert read.batch.pixels is not None
         size = read.batch.pixels.shape[-2:]
+        # Rounded up, so that the shifted grid always covers the image.
         cell = [-(-length // self.cells) for length in size]
         enlarging = [_enlarging(self.cells, (self.cells + 1) * length) for length in cell]
+        # The same masks for every image: a map does not depend on what else is explained.
         generator = torch.Generator().manual_seed(read.seed)
         for start in range(0, self.masks, BATCH):
             count = min(BATCH, self.masks - start)
@@ -100,6 +104,7 @@ class RISE(Perturbing):
 
     def _coalitions(self, count: int, seed: int) -> tuple[Coalitions, Float[Tensor, " coalition"]]:
         """Return coalitions with their weights, which add up to one."""
+        # All coalitions are no more than the masks asked for: the expectation is exact.
         if count <= math.log2(self.masks):
             keep = all_coalitions(count)
             sizes, p = keep.double().sum(1), self.probability

@@ -107,6 +107,7 @@ class TokenDecomposition(Method):
         values = parts.attention.sum((2, 3))
         # Of 2 n + 1 parts of the stream n are attentions'; the others stand at the readout token.
         share = parts.constant / (2 * layers + 1)
+        # Terms of no token are spread evenly, so that the values still add up to the score.
         values = values + (share * layers / tokens).unsqueeze(-1)
         assert read.batch.readout is not None
         row = read.batch.readout.to(values.device).view(-1, 1, 1).expand(-1, values.shape[1], -1)
@@ -118,6 +119,7 @@ class TokenDecomposition(Method):
         blocks = read_blocks(read.root, read.trace.layers, read.states)
         tail = tail_of(projection_of(read), at_readout(read, blocks[-1].after.detach()))
         direction, offset = _direction(read, tail)
+        # The direction is pulled back once through the tower's end, not once per token.
         back = torch.einsum("itd,idw->itw", direction, tail.matrix)
         constant = direction @ tail.constant - back.sum(-1) * tail.mean.unsqueeze(-1) + offset
         rest = [at_readout(read, blocks[0].before.detach())]
@@ -138,6 +140,7 @@ class TokenDecomposition(Method):
                 f"contrast=set takes off the mean over the prompts: got {read.batch.asked} prompt, "
                 "expected at least 2; try contrast=none"
             )
+        # The mean is over the user's own prompts: null prompts behind them must not change a map.
         return values - values[:, : read.batch.asked].mean(1, keepdim=True)
 
     def total(self, read: ReadPass) -> Float[Tensor, "item target"]:
@@ -158,6 +161,7 @@ def _by_head(
     weights = read.rows(layer.weights.detach(), layer).squeeze(2)
     pulled = torch.einsum("itw,hwc->ithc", back, block.by_head())
     found = torch.einsum("ihk,ihkc,ithc->ithk", weights, layer.value.detach(), pulled)
+    # A bias belongs to no token: every head and token gets the same share of it.
     share = (back @ block.bias) / (layer.heads * layer.key.shape[2])
     return found + share[..., None, None]
 
@@ -174,6 +178,7 @@ def _rest(read: ReadPass, block: StreamBlock) -> Float[Tensor, "item width"]:
     """Compute what a block adds to the readout beside attention: its MLP."""
     output = read.rows(block.layer.output.detach(), block.layer)
     change = at_readout(read, (block.after - block.before).detach())
+    # What is left of the block's change after its attention is its MLP.
     return change - block.added(output).squeeze(1)
 
 
@@ -191,6 +196,7 @@ def _direction(
     grads = [grad for (grad,) in read.gradients_of([embedding], scores)]
     across = torch.stack(grads, dim=1)
     f = embedding.detach().unsqueeze(1)
+    # A score may have a constant part (a bias, other prompts), which no token brings.
     offset = read.batch.compare(torch.zeros_like(tail.embedding))
     missing = scores.detach() - offset - (across * f).sum(-1)
     along = missing / (f * f).sum(-1)

@@ -81,12 +81,14 @@ class TransformerAttribution(Method):
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
         _refuse_adapters(read.root)
         layers = read.trace.layers
+        # Their product is over token by token matrices.
         check_same_tokens(layers)
         gradients = read.gradients(layers, ("weights",))
         relevances = _relevances(read, [layer.path for layer in layers])
         maps: list[Tensor] = []
         for grads, relevance in zip(gradients, relevances, strict=True):
             steps = [
+                # As published: what speaks against the score is dropped before heads are averaged.
                 (grad * r.to(grad)).clamp(min=0).mean(1)
                 for grad, r in zip(grads["weights"], relevance, strict=True)
             ]
@@ -111,6 +113,7 @@ def _relevances(read: ReadPass, paths: Sequence[str]) -> Iterator[tuple[Tensor, 
     changes = {path: _recording(weights, path) for path in paths}
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        # The rules change the backward pass only; the scores are the model's.
         stack.enter_context(RelevanceRules(len(read.scores)))
         stack.enter_context(_starting(read, paths[0]))
         scores = read.rerun(interventions=changes)
@@ -136,6 +139,7 @@ def _recording(weights: dict[str, Tensor], path: str) -> Intervention:
             names = ("query", "key", "value")
             call = call.change(**{n: getattr(call, n).detach().requires_grad_() for n in names})
         weights[path] = call.softmax()
+        # The call's own weights now, so that the backward pass goes through them.
         return call.change(weights=weights[path])
 
     return intervene

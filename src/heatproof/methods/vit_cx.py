@@ -67,13 +67,16 @@ class ViTCX(BlockMethod):
         grids = _mask_grids(features, axes, self.distance)
         cover = torch.zeros(height, width, dtype=torch.float64)
         for _, masks in _enlarged(grids, axes):
+            # First the sum of all masks at each pixel: they are divided by it below.
             cover += masks.sum(0)
         base = read.scores[item].detach().cpu().double()
         heat = torch.zeros(read.targets, height, width, dtype=torch.float64)
+        # The same noise for every image: what else is explained changes no map.
         generator = torch.Generator().manual_seed(read.seed)
         for count, masks in _enlarged(grids, axes):
             noise = self.noise * torch.randn(count, 3, height, width, generator=generator)
             gained = _gains(read, item, masks, noise.double()) + base
+            # In parts, since hundreds of masks at image size would not fit into memory.
             heat += torch.einsum("mt,mhw->thw", gained, masks / cover.masked_fill(cover == 0, 1))
         return on_patches(read, heat / max(len(grids), 1)).T
 
@@ -82,6 +85,7 @@ def _first_norm(read: ReadPass) -> str:
     """Return the path of the norm that the last block's input goes through first."""
     block = blocks_of(read.trace.layers)[-1]
     for name, part in read.root.get_submodule(block).named_children():
+        # Children come in the order of their definition: the first norm is the input's.
         if isinstance(part, nn.LayerNorm) or "Norm" in type(part).__name__:
             return f"{block}.{name}"
     raise ReadingError(f"vit-cx reads the first norm of a block, and {block!r} has none")
@@ -112,6 +116,7 @@ def _mask_grids(
     inner = flat @ gram @ flat.T - low[:, None] * sums - low * sums[:, None]
     inner = inner + low[:, None] * low * area  # of enlarged channels less their minima
     length = inner.diagonal().clamp(min=0).sqrt()
+    # 1 - cosine of enlarged channels, from their inner products on the grid.
     member = complete_linkage(1 - inner / (length[:, None] * length), distance)
     joint = torch.zeros(int(member.max()) + 1, *features.shape[1:], dtype=features.dtype)
     joint.index_add_(0, member, features / span[:, None, None])

@@ -26,6 +26,7 @@ def block_path(module: nn.Module, path: str) -> str | None:
     entry of a list of modules. None where the call stands in no list (an attention pool)."""
     parts = path.split("#")[0].split(".")
     for end in range(len(parts) - 1, 0, -1):
+        # From the inside out: blocks may stand in stages, which are lists, too.
         if _is_list(module.get_submodule(".".join(parts[: end - 1]))):
             return ".".join(parts[:end])
     return None
@@ -53,6 +54,7 @@ def blocks_of(layers: Iterable[_InBlock], at_least: int = 1) -> tuple[str, ...]:
     Raises:
         ReadingError: there are fewer than `at_least` (an attention-pooled ResNet has none).
     """
+    # Each once: a block may hold several attention calls.
     blocks = tuple(dict.fromkeys(layer.block for layer in layers if layer.block is not None))
     if len(blocks) < at_least:
         raise ReadingError(
@@ -110,6 +112,7 @@ def select_rows(
             or tuple(argument.shape[:2]) != size
         ):
             return argument
+        # Masks and position biases have other shapes and are left as they are.
         return argument.take_along_dim(rows.to(argument.device)[:, :, None], 1)
 
     return tuple(map(cut, args)), {name: cut(argument) for name, argument in kwargs.items()}

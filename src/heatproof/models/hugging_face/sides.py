@@ -126,4 +126,5 @@ def pooled(output: Any) -> Tensor:
     """Return the embedding in a tensor, in an output by name, or in a plain tuple of the same."""
     if isinstance(output, Tensor):
         return output
+    # `return_dict=False` gives a plain tuple of the same.
     return output[1] if isinstance(output, tuple) else output.pooler_output

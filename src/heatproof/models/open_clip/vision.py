@@ -49,6 +49,7 @@ def vision_of(module: Any) -> VisionFacts:
     visual = module.visual
     if isinstance(visual, VisionTransformer):
         return _vit(visual)
+    # Its attention pool starts from the mean of all patches.
     if isinstance(visual, ModifiedResNet):
         return VisionFacts("resnet", _resnet_layout, Readout("mean query", 0), (32, 32))
     trunk = visual.trunk if isinstance(visual, TimmModel) else visual
@@ -79,6 +80,7 @@ def _vit(visual: Any) -> VisionFacts:
         # CoCa: the first pooling query makes the embedding, the others feed its text decoder.
         readout = Readout("pool probe", 0)
     stride = pair(visual.patch_size)
+    # Only a class token goes through norm and projection alone; a pool mixes tokens before.
     project = EmbeddingHead(visual.ln_post, visual.proj) if readout.name == "class token" else None
     return VisionFacts("vit", partial(_strided_layout, stride), readout, stride, project)
 
@@ -106,6 +108,7 @@ def _timm_family(trunk: Any) -> str:
     if isinstance(trunk, timm_vit.Eva):
         return "eva"
     backbone = type(getattr(trunk.patch_embed, "backbone", None)).__name__
+    # ViTamin and MobileCLIP are timm ViTs behind a convolutional stem.
     by_backbone = {"MbConvStages": "vitamin", "ConvStem": "mobileclip"}
     return by_backbone.get(backbone, "vit" if trunk.attn_pool is None else "siglip")
 
@@ -113,6 +116,7 @@ def _timm_family(trunk: Any) -> str:
 def _fastvit(trunk: Any) -> VisionFacts:
     if not any(name.endswith("token_mixer.qkv") for name, _ in trunk.named_modules()):
         raise ModelError("the image tower is a FastViT without attention; try MobileCLIP-S1 or -B")
+    # Attention is in the last stage, on that stage's grid.
     stride: int = trunk.feature_info[-1]["reduction"]
 
     def layout(height: int, width: int) -> TokenLayout:
