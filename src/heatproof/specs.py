@@ -74,6 +74,7 @@ def open_clip_models() -> list[str]:
     library = sys.modules.get("open_clip")
     if library is not None:
         return list(library.list_models())  # the user may have added some
+    # Importing open_clip takes seconds; its files name the models as well.
     package = importlib.util.find_spec("open_clip")
     folders = (package and package.submodule_search_locations) or ()
     return [
@@ -93,6 +94,7 @@ def _check_scenes(name: str) -> None:
 
 
 def _check_open_clip(name: str) -> None:
+    # open_clip resolves these itself, from a folder or over the network.
     if name.startswith(("local-dir:", "hf-hub:")):
         return
     architecture, _, pretrained = name.partition("/")
@@ -141,6 +143,7 @@ def hugging_face_folder(name: str) -> Path | None:
         return path
     if checking.exists(path):
         raise ModelError(f"got the file {path}, expected the folder that holds config.json")
+    # Neither a folder nor the shape of an id: the hub would be asked in vain.
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name, re.ASCII):
         raise ModelError(
             f"there is no folder {checking.shown(path)}; expected a folder with config.json and "
@@ -158,6 +161,7 @@ def _guess(spec: str) -> str:
         return ""
     if checking.exists(Path(spec)) and Path(spec).is_dir():
         return f"; did you mean hf:{spec}?"
+    # Two names with a slash are how the hub writes its models.
     if re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", spec, re.ASCII):
         return f"; did you mean hf:{spec}?"
     if near := nearest(spec, ["scenes"]):

@@ -111,10 +111,12 @@ class Auditor:
         checking.whole("scenes", scenes, least=1)
         checking.seed(seed)
         checking.whole("budget", budget, least=1)
+        # Checked before the model is loaded: a wrong folder must not cost minutes.
         if data is not None and not isinstance(data, LabelledImages):
             checked(data)
         self.model = inputs.model_of(model)
         self.principles, self.scenes, self.seed = tuple(sorted(set(principles))), scenes, seed
+        # Its checkpoints, "scenes:step-00200", know rendered scenes as well.
         embedded_model = self.model.spec.split(":")[0] == "scenes"
         if data is None and embedded_model:
             data = "scenes"
@@ -136,6 +138,7 @@ class Auditor:
         All images, or a half, a quarter, an eighth of them; or 0 where the budget allows none.
         """
         assert self.data is not None
+        # One image and one prompt, as checks ask for them.
         photo, prompt = self.data.photos[:1], self.data.prompts[:1]
         make_map = partial(subject.maps, self.model, photo, prompt)
         # The first image stands for all: a method's passes per map do not depend on the image.
@@ -148,6 +151,7 @@ class Auditor:
         """Return how many images principle 2 can be measured on, most first."""
         assert self.data is not None
         count = min(self.scenes, len(self.data))
+        # Fewer than `FEWEST` images allow no verdict, except where there are no more.
         return [count // n for n in (1, 2, 4, 8) if count // n >= FEWEST or n == 1]
 
     @property
@@ -176,6 +180,7 @@ class Auditor:
         notices = [*self.model.notices, *(() if self.data is None else self.data.notices)]
         if 1 in self.principles:
             context, notice = self._context()
+            # A notice only where the prompts are not the data's own.
             notices += [notice] if notice else []
             findings += run_checks(subject, context, 1, progress=progress)
         unmeasured: dict[int, str] = {}
@@ -269,6 +274,7 @@ def _data(
         return None
     given = isinstance(source, LabelledImages)
     data = source if given else open_data(source, most=most, seed=seed)
+    # What a set does not name may still be there, so nothing is known to be absent.
     if not data.complete:
         raise InputError(
             f"{data.name} does not say all that its images show, and the audit asks for what is "
@@ -281,6 +287,7 @@ def _zero_shot(data: LabelledImages | None) -> ZeroShotTask | None:
     """Take the images all of whose objects have one name; None where there are none."""
     if data is None:
         return None
+    # An image of several kinds of objects has no single right class.
     names = [{instance.label for instance in instances} for instances in data.things]
     rows = [row for row, labels in enumerate(names) if len(labels) == 1]
     if not rows:

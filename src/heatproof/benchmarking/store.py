@@ -55,6 +55,7 @@ class ResultStore:
         path = folder / "manifest.json"
         if path.is_file():
             self.notes = self._same(path)
+        # Without its manifest nobody knows what the parts were measured with.
         elif self.done():
             raise InputError(f"{folder} holds parts without a manifest; try another -o")
 
@@ -64,6 +65,7 @@ class ResultStore:
             other, notes = dict(found["order"]), dict(found["notes"])
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{path} is no manifest of a benchmark; try another -o") from None
+        # All differences are named: one of them is what the user did not mean to change.
         keys = [k for k in {**other, **self.order} if other.get(k) != self.order.get(k)]
         if keys:
             theirs = "; ".join(f"{k} {_short(other.get(k))}" for k in keys[:3])
@@ -90,6 +92,7 @@ class ResultStore:
         if not path.is_file():
             return False
         try:
+            # The schema stands at the end of the file: a part that was cut off has none.
             return pq.read_schema(path).equals(SCHEMAS["values"])
         except (OSError, pa.ArrowException):
             return False  # a disk that was full or lost it: the chunk is measured again

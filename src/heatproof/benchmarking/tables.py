@@ -138,6 +138,7 @@ def _groups(table: Table) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
     columns = [table.column(name).combine_chunks() for name in ("metric", "method")]
     metrics, methods = (column.dictionary.to_pylist() for column in columns)
     metric, method = (column.indices.to_numpy() for column in columns)
+    # One number for each pair: numbers compare much faster than texts.
     joint = metric.astype(np.int64) * max(1, len(methods)) + method
     for code in dict.fromkeys(joint.tolist()):
         names = metrics[code // len(methods)], methods[code % len(methods)]
@@ -145,6 +146,7 @@ def _groups(table: Table) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
 
 
 def _answers(table: Table) -> np.ndarray:
+    # -1 where it is not known whether the model is right.
     return table.column("right").cast(pa.int8()).fill_null(-1).to_numpy()
 
 
@@ -224,9 +226,11 @@ class _Compared:
     def _with_controls(self, one: int, controls: Sequence[int]) -> PairedDifference:
         found = self._minus([(one, control) for control in controls])
         best = self._difference(controls[0], found[0], found[0].p)
+        # No claim can be made about any control either.
         if best.verdict in ("too few", "not ranked"):
             return best
         alone = [verdict(each, self.better, each.p) for each in found]
+        # Better than all of them needs no correction: every single test has to succeed.
         if all(each == "better" for each in alone):
             p = max(each.p for each in found)
             return PairedDifference(best.against, found[0], p, "better")
@@ -248,6 +252,7 @@ def verdict(difference: Interval, better: Better, p: float) -> Verdict:
     low, high = difference.low, difference.high
     if difference.count < FEWEST:
         return "too few"
+    # `not <=` in place of `>`: a p that is NaN allows no claim.
     if not p <= ERROR or not (low > 0 or high < 0):
         return "no difference"
     return "better" if (low > 0) == (better == "higher") else "worse"
@@ -267,6 +272,7 @@ def comparisons(tables: Iterable[Sequence[TableRow]]) -> dict[str, int]:
 def _order(means: Sequence[float], better: Better) -> list[int]:
     if better == "neither":
         return list(range(len(means)))
+    # Methods without a value come last, whichever direction is better.
     sign = -1 if better == "higher" else 1
     return sorted(
         range(len(means)),

@@ -52,6 +52,7 @@ class MapMaker:
     ) -> tuple[Float[Tensor, "item row col"], Float[Tensor, " item"] | None]:
         """Return the items' own maps, and what each promises to add up to (None: nothing)."""
         everything = torch.arange(len(self.batch))
+        # Most methods promise no sum: theirs need no recording.
         if self.method.foreign or type(self.method).total is Method.total:
             return self.maps(everything), None
         recorder = PromiseRecorder(self.method)
@@ -59,6 +60,7 @@ class MapMaker:
         if recorder.sums is None:
             return maps, None
         total = torch.full((len(self.batch),), torch.nan, dtype=torch.float64)
+        # Sums come in the order of the groups; this puts them back in the order of the items.
         rows = torch.cat([rows for _, rows in self._groups(everything, None)])
         total[rows] = torch.cat(recorder.sums)
         return maps, total
@@ -76,6 +78,7 @@ class MapMaker:
         subject, task = Subject(self.method), self.batch.task
         maps = torch.full((len(item), *task.grid), torch.nan)
         for label, rows in self._groups(item, prompt):
+            # A group's seed is by its first item in the data, whichever chunk it is in.
             first = int(self.batch.index[item[rows[0]]])
             maps[rows] = subject.maps(
                 task.model,
@@ -114,6 +117,7 @@ class MapMaker:
     ) -> Iterator[tuple[int, Int64[Tensor, " rows"]]]:
         labels = self.batch.named[item]
         if prompt is not None:
+            # A null prompt is the same for all items: one group.
             labels = torch.zeros_like(labels)
         for label in labels.unique().tolist():
             yield label, (labels == label).nonzero()[:, 0]
@@ -125,11 +129,13 @@ class MapMaker:
             return [text]
         if prompt is None:
             return task.embeddings[label, None]
+        # The empty prompt is refused as a user's prompt, and wanted here.
         if text:
             return inputs.prompts(task.model, [text]).embeddings
         return inputs.embed(task.model, [text]).embeddings
 
     def _pictures(self, item: Int64[Tensor, " variant"]) -> Tensor | list[Image.Image]:
+        # User code gets the photo as it was before preprocessing, unless it asks for pixels.
         if isinstance(self.method, Foreign) and self.method.takes == "photo":
             return [self.batch.photos[n] for n in item.tolist()]
         return self.batch.pixels[item.to(self.batch.pixels.device)]
@@ -158,6 +164,7 @@ class PromiseRecorder(MethodProxy):
             self.sums = None
         else:
             on_patches = values[:, :, read.batch.content].sum(-1)
+            # A promise is of all tokens, and a map has the patches alone.
             others = values.sum(-1) - on_patches
             self.sums.append((total.to(others) - others).detach()[:, 0].cpu().double())
         return values
@@ -178,6 +185,7 @@ class RandomisedModels:
         self, order: Literal["cascade", "independent"], n: int, /
     ) -> AbstractContextManager[object]:
         sites = self.task.attention_layers
+        # Alone: the n-th from the end is the last of the layers up to it.
         chosen = sites if order == "cascade" else sites[: len(sites) - n + 1]
         last = n if order == "cascade" else 1
         return reinitialised(self.task.model, chosen, last, seed=self.task.seed).enter()
@@ -203,6 +211,7 @@ class WordScores:
             without(self.words[n], left[: len(self.words[n])])
             for n, left in zip(rows.tolist(), keep.cpu(), strict=True)
         ]
+        # Shortened prompts repeat often: each text is encoded once.
         place = {text: n for n, text in enumerate(dict.fromkeys(texts))}
         embedded = inputs.embed(task.model, list(place)).embeddings
         chosen = embedded[torch.tensor([place[text] for text in texts])]

@@ -97,6 +97,7 @@ def noised(model: Model, share: float, *, seed: int = 0) -> Variant:
 
     share: 1 keeps nothing but each tensor's distribution, so that activations keep their scale.
     """
+    # The text tower stays: prompts keep their meaning while the images' side gets worse.
     names = _names(model.module, [model.image.path])
     return Variant(
         f"{share:.0%} noise in the weights",

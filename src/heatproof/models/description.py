@@ -76,6 +76,7 @@ class ModelDescription:
         return "\n".join(f"{name + ':':<{width}} {text}" for name, text in lines.items() if text)
 
     def _dtype(self) -> str:
+        # In mixed precision the coarsest part decides how exact scores are.
         if self.dtype == self.precision:
             return self.dtype
         return f"{self.dtype}; the coarsest part computes in {self.precision}"
@@ -126,6 +127,7 @@ class ModelDescription:
         view = self.view
         if view is None:
             return ""
+        # In pixels of the photo itself, so that a reader can look there.
         left, top, right, bottom = (round(side) for side in view.seen)
         cell = view.cell(0, 0, self.layout.rows, self.layout.cols)
         high, wide = cell[3] - cell[1], cell[2] - cell[0]

@@ -51,6 +51,7 @@ def imagenet_s_ids(folder: Path, synsets: Iterable[str]) -> dict[str, int]:
     """Return the mask id of each class: its place (from 1) among the sorted synsets of
     `ImageNetS_categories_im*.txt`, or of the folders where all of the 50, 300 or 919 are there."""
     listed = sorted(folder.glob("ImageNetS_categories_im*.txt"))
+    # The same number means another class in each of the three lists.
     if len(listed) > 1:
         names = ", ".join(each.name for each in listed)
         raise LayoutError(
@@ -62,6 +63,7 @@ def imagenet_s_ids(folder: Path, synsets: Iterable[str]) -> dict[str, int]:
             f"got {len(order)} class folders in {folder}, expected all 50, 300 or 919 of "
             "ImageNet-S; for a part of it add ImageNetS_categories_im919.txt"
         )
+    # Numbered by sorted synsets, as the authors do.
     ids = {synset: number for number, synset in enumerate(sorted(order), 1)}
     return ids | {old: ids[new] for old, new in MERGED.items() if new in ids and old not in ids}
 
@@ -78,6 +80,7 @@ def known_ids(folder: Path, classes: ClassFolder) -> dict[str, int]:
 def imagenet_s_pixels(path: Path) -> Int64[np.ndarray, "row col"]:
     """Return each pixel's id: its red plus 256 times its green."""
     image = open_stored(path)
+    # A palette or grey image would be read as colours and give wrong classes without a word.
     if image.mode not in ("RGB", "RGBA"):
         raise LayoutError(
             f"{path}: a mask of mode {image.mode}, expected colours (the class is red "
@@ -115,6 +118,7 @@ def read(root: Path, sample: Sample, template: str) -> LabelledImages:
                 f"{path}: a pixel of class {found[-1]}, expected 0 (background), 1 to {last}, or "
                 f"{IGNORED} (ignored)"
             )
+        # Undecided pixels count neither for nor against a map.
         judged = pixels != IGNORED
         own = ids[classes.synsets[item.label]]
         # Two synsets may share an id: the image's own class keeps its own name.

@@ -96,6 +96,7 @@ class Caption:
         if self.second is None:
             return self.first.spoken(self.style)
         between = str(self.relation)
+        # "to the above" is no English.
         if self.style % 2 and between in ("left of", "right of"):
             between = f"to the {between}"
         return f"{self.first.spoken()} {between} {self.second.spoken()}"
@@ -157,15 +158,18 @@ def truths(captions: Sequence[Caption], scenes: Scenes) -> Bool[Tensor, "scene c
     attributes, relations = (t.to(device) for t in coded(captions))
     things = scenes.attributes[:, None, :, None]
     said = attributes[None, :, None]
+    # What a phrase does not say fits every object.
     fits = ((said == things) | (said < 0)).all(-1) & scenes.present[:, None, :, None]
     first, second = fits[..., 0], fits[..., 1]
     x, y = scenes.centres[..., 0], scenes.centres[..., 1]
     left = x[:, :, None] + CLEARANCE <= x[:, None, :]
     above = y[:, :, None] + CLEARANCE <= y[:, None, :]
+    # A relation is between two different objects.
     other = ~torch.eye(x.shape[1], dtype=torch.bool, device=device)
     stands = torch.stack(
         [other.expand_as(left), left, left.transpose(1, 2), above, above.transpose(1, 2)], dim=1
     )
+    # By pairs of objects; captions without a relation are left out in the next line.
     both = first[..., :, None] & second[..., None, :] & stands[:, relations.clamp(min=0)]
     return torch.where(relations < 0, first.any(-1), both.flatten(2).any(-1))
 
@@ -202,6 +206,7 @@ def reversed_relation(caption: Caption) -> Caption:
 
 def absent(scene: Scene, attributes: Sequence[str] = ("colour", "shape")) -> list[Caption]:
     """Return every caption of one object, by these attributes, that is false of the scene."""
+    # All phrases of these attributes, word by word.
     every = [Phrase()]
     for name, words in zip(ATTRIBUTES, WORDS, strict=True):
         if name in attributes:
@@ -224,4 +229,5 @@ def captions_of(scene: Scene, chance: random.Random) -> list[Caption]:
         a, b = (phrase_of(t, ("colour", "shape")) for t in (one, other))
         pairs: list[Caption] = [Caption(a, relation, b) for relation in INVERSE]  # pyright: ignore[reportArgumentType]
         found += [c for c in pairs if truth(c, scene)]
+    # Objects of one look give the same caption: it is said once.
     return list(dict.fromkeys(found))

@@ -25,6 +25,7 @@ class FlooredCrop(Preprocess):
     def view(self, width: int, height: int) -> PhotoView:
         """Return what the model sees of a photo of `width` x `height` pixels."""
         view = super().view(width, height)
+        # Hugging Face floors the corner of the crop, where other libraries round it.
         resized_width, resized_height = self.resized(width, height)
         x = _excess(resized_width - self.width) * width / resized_width
         y = _excess(resized_height - self.height) * height / resized_height
@@ -82,6 +83,7 @@ def _claimed(processor: Any, transform: Any) -> Preprocess | None:
     size = _size(getattr(processor, "size", None))
     crop = _size(getattr(processor, "crop_size", None))
     cropped = crop if getattr(processor, "do_center_crop", None) else size
+    # Settings of another kind: the geometry is then measured alone.
     if cropped is None or size is None or set(cropped) != {"height", "width"}:
         return None
     height, width = cropped["height"], cropped["width"]
@@ -107,6 +109,7 @@ def _own_grid(processor: Any, side: ImageSide) -> Preprocess:
                 else "whole images: pass its own image processor"
             )
         )
+    # The square that has as many patches as the processor allows.
     length = math.isqrt(processor.max_num_patches) * processor.patch_size
     return OwnGrid(
         height=length,
@@ -142,6 +145,7 @@ def squashed(processor: Any, side: ImageSide, size: Size) -> Preprocess:
     asked = {"size": {"height": height, "width": width}, "do_resize": True}
     if _makes_patches(processor):
         processor = _unpatched(processor)
+    # A crop would cut off what the squash has just made room for.
     elif getattr(processor, "do_center_crop", None):
         asked["do_center_crop"] = False
     return Preprocess(
@@ -165,6 +169,7 @@ def _pixels(
 ) -> Float[Tensor, "3 height width"]:
     found = processor(images=image, return_tensors="pt", **asked)
     pixels = found.get("pixel_values", None)
+    # Several crops or frames of one photo have no single map.
     if isinstance(pixels, Tensor) and pixels.ndim == 4 and pixels.shape[:2] == (1, 3):
         return pixels[0]
     shape = getattr(pixels, "shape", ())
