@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from heatproof.engine import inputs
-from heatproof.engine.api import explain_words
+from heatproof.engine.api import explain_words, merge
 from heatproof.engine.following import NULL_PROMPTS
 from heatproof.errors import HeatproofError, InputError
 from heatproof.evaluation.subject import Subject
@@ -247,8 +247,6 @@ def shared(batch: TaskBatch, seed: int) -> Trial:
 
 def words_of(batch: TaskBatch, method: Method) -> dict[str, Any]:
     """Return `words` and `word_score`, if the model reads text and the method explains it."""
-    from heatproof.engine.api import merge
-
     text = batch.task.model.text
     if text is None or "text" not in method.card.sides:
         return {}

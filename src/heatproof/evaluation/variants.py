@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
-from heatproof.models import Model
+from heatproof.models import Model, scenes
 from heatproof.reading import AttentionLayer, Intervention, block_path, reading
 from heatproof.reading.interventions import knock_out, one_head
 from heatproof.reading.weight_edits import temporary_weights
@@ -83,8 +83,6 @@ def _depths(sites: Sequence[AttentionLayer]) -> tuple[int, ...]:
 
 
 def _checkpoints(model: Model) -> tuple[Variant, ...]:
-    from heatproof.models import scenes
-
     def enter(name: str) -> Callable[[], AbstractContextManager[None]]:
         return lambda: temporary_weights(model.module, scenes.state_dict(name), restore="copy")
 

@@ -201,10 +201,10 @@ def _pictured(
         ]
         void = [m.mask for kind, m in marked if classes.roles[kind] == "void"]
 
-        def thing(kind: str, each: Marked) -> Instance:
-            unjudged = void + ([] if each.judged is None else [~each.judged])
-            judged = each.mask | ~np.logical_or.reduce(unjudged) if unjudged else None
-            return Instance(classes.labels[kind], each.mask, judged)
+        def thing(kind: str, mark: Marked) -> Instance:
+            unjudged = void + ([] if mark.judged is None else [~mark.judged])
+            judged = mark.mask | ~np.logical_or.reduce(unjudged) if unjudged else None
+            return Instance(classes.labels[kind], mark.mask, judged)
 
         objects = (thing(k, m) for k, m in marked if classes.roles[k] == "object")
         return visible(objects, left_out, one.path.name)
