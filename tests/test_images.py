@@ -275,7 +275,7 @@ def test_flipped_bytes_are_read_or_refused_but_never_crash(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("empty.jpg", b"", "zero bytes; expected a picture; copy or download it again"),
+        ("empty.jpg", b"", "zero bytes; expected an image; copy or download it again"),
         ("notes.jpg", "grüße, not a picture\n".encode(), "a text file, whatever its name says"),
         ("paper.jpg", b"%PDF-1.7 \xff\xff", "a PDF, not a picture"),
         ("phone.jpg", b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),

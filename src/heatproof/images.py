@@ -328,11 +328,11 @@ def _expect_file(path: Path) -> None:
                 f"{path}: a folder; expected one picture file, such as {_inside(path)}"
             )
         if not path.exists():
-            raise ImageError(f"{path}: no such file; expected a picture; {_near(path)}")
+            raise ImageError(f"{path}: no such file; expected an image; {_near(path)}")
         if not path.is_file():
-            raise ImageError(f"{path}: not a regular file; expected a picture on disk")
+            raise ImageError(f"{path}: not a regular file; expected an image on disk")
         if not path.stat().st_size:
-            raise ImageError(f"{path}: zero bytes; expected a picture; copy or download it again")
+            raise ImageError(f"{path}: zero bytes; expected an image; copy or download it again")
     except (OSError, ValueError) as error:
         raise ImageError(
             f"{path}: cannot be looked at ({_line(str(error))})".replace("\0", "")

@@ -17,7 +17,7 @@ def load(name: str, *, allow_download: bool = True) -> Model:  # noqa: ARG001 (n
         weights=scenes.checkpoint_file(name),
         tokenizer=scenes.SceneTokenizer(config["text_cfg"]["context_length"]),
         notices=(
-            "scenes knows rendered scenes only; for photographs name another model, such as "
+            "scenes knows rendered scenes only; for photos name another model, such as "
             "--model open_clip:ViT-B-16/openai (a download of 0.6 GB)",
         ),
     )
