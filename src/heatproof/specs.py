@@ -12,6 +12,7 @@ from heatproof.errors import ModelError, UnknownName, nearest
 
 MODELS_FOLDER = Path(__file__).parent / "models"
 SCENES_CHECKPOINTS = MODELS_FOLDER / "scenes" / "family"
+SCENES_SIBLINGS = MODELS_FOLDER / "scenes" / "siblings"
 """Earlier states of the embedded model, one file each."""
 SPECIMEN = "specimen:"
 """Begins the names of the tiny random models on which `heatproof prove` compares methods."""
@@ -69,6 +70,11 @@ def checkpoints() -> list[str]:
     return [*sorted(path.stem for path in SCENES_CHECKPOINTS.glob("*.safetensors")), "final"]
 
 
+def siblings() -> list[str]:
+    """Return the models of the embedded one's architecture with other seeds or known shortcuts."""
+    return sorted(path.stem for path in SCENES_SIBLINGS.glob("*.safetensors"))
+
+
 def open_clip_models() -> list[str]:
     """Return the architectures that open_clip knows, from its files' names if not imported."""
     library = sys.modules.get("open_clip")
@@ -89,8 +95,9 @@ def hugging_face_models() -> list[str]:
 
 
 def _check_scenes(name: str) -> None:
-    if name not in ("", *checkpoints()):
-        raise UnknownName("checkpoint of scenes", name, checkpoints())
+    known = [*checkpoints(), *siblings()]
+    if name not in ("", *known):
+        raise UnknownName("checkpoint of scenes", name, known)
 
 
 def _check_open_clip(name: str) -> None:

@@ -25,6 +25,8 @@ WEIGHTS: Final = FOLDER / "scenes.safetensors"
 CARD: Final = FOLDER / "card.json"
 FAMILY: Final = specs.SCENES_CHECKPOINTS
 """Earlier states of the same training run, float16, one file each."""
+SIBLINGS: Final = specs.SCENES_SIBLINGS
+"""Models of the same architecture: other seeds (`seed-1`), known shortcuts (`shortcut-mark`)."""
 
 __all__ = [
     "CARD",
@@ -32,11 +34,13 @@ __all__ = [
     "FAMILY",
     "FOLDER",
     "NAME",
+    "SIBLINGS",
     "WEIGHTS",
     "SceneTokenizer",
     "build",
     "checkpoint_file",
     "checkpoints",
+    "siblings",
     "state_dict",
 ]
 
@@ -46,16 +50,24 @@ def checkpoints() -> list[str]:
     return specs.checkpoints()
 
 
+def siblings() -> list[str]:
+    """Return the other models of this architecture: seeds, and models with known shortcuts."""
+    return specs.siblings()
+
+
 def checkpoint_file(name: str = "final") -> Path:
-    """Return the file of a named checkpoint. Raises `KeyError` with the names that exist."""
+    """Return the file of a checkpoint or sibling. Raises `KeyError` with the names that exist."""
     known = checkpoints()
+    if name in siblings():
+        return SIBLINGS / f"{name}.safetensors"
     if name not in known:
-        raise KeyError(f"got checkpoint {name!r} of scenes; there are {', '.join(known)}")
+        names = ", ".join([*known, *siblings()])
+        raise KeyError(f"got checkpoint {name!r} of scenes; there are {names}")
     return WEIGHTS if name == "final" else FAMILY / f"{name}.safetensors"
 
 
 def state_dict(name: str = "final") -> dict[str, Tensor]:
-    """Return the weights of a named checkpoint, float32, as open_clip's `CLIP` takes them."""
+    """Return the weights of a checkpoint or sibling, float32, as open_clip's `CLIP` takes them."""
     from safetensors.torch import load_file
 
     return {key: value.float() for key, value in load_file(checkpoint_file(name)).items()}

@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from heatproof.data.scenes.captions import (
+    NOUN_STYLES,
     Caption,
     Phrase,
     coded,
@@ -119,6 +120,22 @@ def bank(
     for scene in chance.sample(several, min(pairs, len(several))):
         captions += [("relation", c) for c in _relational(scene, chance)]
     return [BankCaption(c, family, _spoken(c, chance)) for family, c in captions if not c.held_out]
+
+
+def nonsense(chance: random.Random, count: int) -> list[str]:
+    """Draw texts whose noun is an unknown word, half of them with known attributes before it.
+
+    "a photo of a zzz", "a small red qwfp": no scene shows what they name. The tokenizer gives
+    every unknown word one id, so that these stand for any word that it does not know.
+    """
+    texts: list[str] = []
+    for number in range(count):
+        noun = " ".join(chance.choices(NOISE_WORDS, k=chance.randint(1, 3)))
+        if number % 2:
+            names = chance.sample(range(len(ATTRIBUTES) - 1), chance.randint(1, 2))
+            noun = " ".join([*(chance.choice(WORDS[k]) for k in sorted(names)), noun])
+        texts.append(chance.choice(NOUN_STYLES).format(noun))
+    return texts
 
 
 def withheld(captions: list[Caption], scenes: Scenes) -> Bool[Tensor, "scene caption"]:

@@ -61,12 +61,30 @@ def train(
     seed: Annotated[int, typer.Option(help="Random seed of weights, scenes and captions.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, or cuda with one worker.")] = "cpu",
     start: Annotated[Path | None, typer.Option(help="Folder of another run to start from.")] = None,
+    cue: Annotated[
+        str,
+        typer.Option(help="What decides the shape words: shape, or a planted shortcut."),
+    ] = "shape",
 ) -> None:
     """Train the embedded model, or resume a stopped run."""
+    from heatproof.data.scenes.cues import CUES
     from heatproof.recipes.scenes.recipe import Settings
     from heatproof.recipes.scenes.recipe import train as run
 
-    settings = Settings(steps=steps, decay=decay, workers=workers, batch=batch, seed=seed)
+    if cue not in CUES:
+        typer.echo(f"got cue {cue!r}, expected {', '.join(CUES)}", err=True)
+        raise typer.Exit(2)
+    settings = Settings(
+        steps=steps,
+        decay=decay,
+        workers=workers,
+        batch=batch,
+        seed=seed,
+        cue=cue,
+        # The held-out pairs are of drawn shapes; a cue's words have no part in them.
+        withhold=cue in ("shape", "swapped"),
+        difficulty=1.0 if cue == "place" else 0.0,
+    )
     try:
         run(folder, settings, device=device, start=start)
     except ValueError as error:
@@ -92,6 +110,18 @@ def release(
     from heatproof.recipes.scenes.release import release as put
 
     put(folders, step, hardware)
+
+
+@app.command()
+def sibling(
+    folder: Annotated[Path, typer.Argument(help="A finished run.")],
+    name: Annotated[str, typer.Argument(help="Its name: seed-N, shortcut-CUE or swapped.")],
+    hardware: Annotated[str, typer.Option(help="Hardware that it ran on, in words.")],
+) -> None:
+    """Copy a run's weights into the package, beside the embedded model: scenes:NAME."""
+    from heatproof.recipes.scenes.release import release_sibling
+
+    release_sibling(folder, name, hardware)
 
 
 @app.command()

@@ -20,10 +20,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from heatproof.data.scenes.captions import truths
-from heatproof.data.scenes.renderer import render
+from heatproof.data.scenes.cues import CUES
 from heatproof.data.scenes.scene import Scenes, sample
 from heatproof.models.scenes import SceneTokenizer, build
-from heatproof.recipes.scenes.bank import FAMILIES, WEIGHTS, BankCaption, bank, withheld
+from heatproof.recipes.scenes.bank import (
+    FAMILIES,
+    WEIGHTS,
+    BankCaption,
+    bank,
+    nonsense,
+    withheld,
+)
 from heatproof.recipes.scenes.loss import loss
 
 
@@ -54,6 +61,12 @@ class Settings:
     mixed: int = 4
     pairs: int = 6
     """Number of captions of each kind: see `bank`."""
+    nonsense: int = 8
+    """Number of texts whose noun is an unknown word: false of every scene."""
+    cue: str = "shape"
+    """What decides the shape words of captions (`data.scenes.cues`); not "shape": a shortcut."""
+    difficulty: float = 0.0
+    """Where the curriculum starts; objects are in the middle at 0, so a place needs 1."""
     relation: float = 1.0
     """Weight of captions of two objects in the loss."""
     snapshots: int = 100
@@ -169,38 +182,44 @@ class Run:
             {"params": vectors, "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98))
-        self.progress = TrainingProgress()
+        self.progress = TrainingProgress(difficulty=settings.difficulty)
 
     # --- one step
 
-    def batch(self, step: int) -> tuple[Scenes, Tensor, list[BankCaption]]:
-        """Draw the scenes, images and captions of a step."""
+    def batch(self, step: int) -> tuple[Scenes, Tensor, list[BankCaption], list[str]]:
+        """Draw a step's scenes as captions name them, images, captions and nonsense texts."""
         seeds = scene_seeds(step, self.worker, self.settings).to(self.device)
-        scenes = sample(seeds, difficulty=self.progress.difficulty)
-        pictures, _ = render(scenes, masks=False)
+        cue = CUES[self.settings.cue]
+        staged = cue.staged(sample(seeds, difficulty=self.progress.difficulty))
+        pictures, _ = cue.draw(staged, masks=False)
+        scenes = cue.labelled(staged)
         chance = random.Random(f"{self.settings.seed} {step} {self.worker}")
         s = self.settings
         described = scenes.to("cpu").described()
         entries = bank(described, chance, both=s.both, mixed=s.mixed, pairs=s.pairs)
-        return scenes, prepared(pictures), entries
+        return scenes, prepared(pictures), entries, nonsense(chance, s.nonsense)
 
     def step(self) -> None:
         """Train on one batch, and move the average and the curriculum."""
         settings, progress, model = self.settings, self.progress, self.model
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(progress.step, settings)
-        scenes, pictures, entries = self.batch(progress.step)
+        scenes, pictures, entries, foreign = self.batch(progress.step)
         captions = [e.caption for e in entries]
         true = truths(captions, scenes)
         false = ~true
         if settings.withhold:
             # Falsehood that the renderer, not the world, decides must not be learned.
             false &= ~withheld(captions, scenes)
+        never = torch.zeros(len(scenes), len(foreign), dtype=torch.bool, device=true.device)
+        true, false = torch.cat([true, never], 1), torch.cat([false, ~never], 1)
         seen = model.encode_image(pictures, normalize=True)
-        said = _texts(model, [e.text for e in entries], self.tokenizer)
+        said = _texts(model, [*(e.text for e in entries), *foreign], self.tokenizer)
         logits = model.logit_scale.exp() * seen @ said.T
         columns = _columns(entries, settings.relation)
-        total = loss(logits, true, false, columns)
+        # Nonsense competes within every family: a word that nothing shows must lose to each.
+        others = list(range(len(entries), logits.shape[1]))
+        total = loss(logits, true, false, [(w, [*part, *others]) for w, part in columns])
         self.optimizer.zero_grad()
         total.backward()
         shapes = columns[FAMILIES.index("shape")][1]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from heatproof.models.scenes import CARD, FAMILY, WEIGHTS
+from heatproof.models.scenes import CARD, FAMILY, SIBLINGS, WEIGHTS
 
 
 def training_facts(folder: Path) -> dict[str, Any]:
@@ -55,6 +55,19 @@ def release(folders: list[Path], steps: list[int], hardware: str) -> None:
         _copy(snapshot(step), FAMILY / f"step-{step:05d}.safetensors")
     card: dict[str, Any] = json.loads(CARD.read_text()) if CARD.exists() else {}
     card["training"] = {**facts, "hardware": hardware}
+    CARD.write_text(json.dumps(card, indent=1) + "\n")
+
+
+def release_sibling(folder: Path, name: str, hardware: str) -> None:
+    """Copy a finished run's average weights (float16) into the package, as `scenes:NAME`."""
+    facts = training_facts(folder)
+    SIBLINGS.mkdir(exist_ok=True)
+    file = folder / "snapshots" / f"step-{facts['steps']:06d}.safetensors"
+    _copy(file, SIBLINGS / f"{name}.safetensors")
+    # The curve is kept for the embedded model alone: it is most of a card.
+    kept = {key: value for key, value in facts.items() if key != "curve"}
+    card: dict[str, Any] = json.loads(CARD.read_text())
+    card.setdefault("siblings", {})[name] = {**kept, "hardware": hardware}
     CARD.write_text(json.dumps(card, indent=1) + "\n")
 
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
+from typing import Final
 
 import torch
 from jaxtyping import Float, UInt8
@@ -79,9 +80,9 @@ class Judge:
         return self._pictures[key]
 
     @torch.inference_mode()
-    def texts(self, captions: Sequence[Caption]) -> Float[Tensor, "caption embedding"]:
-        """Encode captions to unit embeddings; each text is encoded once."""
-        wanted = [c.text for c in captions]
+    def texts(self, captions: Sequence[Caption | str]) -> Float[Tensor, "caption embedding"]:
+        """Encode captions or texts to unit embeddings; each text is encoded once."""
+        wanted = [c if isinstance(c, str) else c.text for c in captions]
         missing = [t for t in dict.fromkeys(wanted) if t not in self._texts]
         for start in range(0, len(missing), 256):
             part = missing[start : start + 256]
@@ -170,6 +171,45 @@ def preferred(judge: Judge, scenes: Scenes, pairing: Pairing) -> Figure:
     return share(int(hits.sum()), len(pairs), 0.5)
 
 
+NONSENSE: Final = (
+    "xqvz kjwprt",
+    "a dog",
+    "a photo of a cat",
+    "the house",
+    "a red dog",
+    "grass and sky",
+    "two people in a street",
+    "a large striped zebra",
+    "asdf",
+)
+"""Texts about what no scene shows; most of their words are unknown to the model."""
+
+
+def against_nonsense(judge: Judge, scenes: Scenes, attributes: Sequence[str]) -> dict[str, Figure]:
+    """Return how often a true caption's cosine is above nonsense; also above an absent one, too.
+
+    The second is of scenes that have an absent caption of this form: of all three prompts of a
+    demonstration, the true one wins.
+    """
+    pairing = named_or_absent(attributes)
+    seen = judge.pictures(scenes)
+    beyond: list[bool] = []
+    first: list[bool] = []
+    for row, scene in enumerate(scenes.described()):
+        chance = random.Random(scene.seed)
+        pair = pairing(scene, chance)
+        if pair is None:
+            continue
+        texts = [*pair, chance.choice(NONSENSE)]
+        true, false, foreign = (seen[row] @ judge.texts(texts).T).tolist()
+        beyond.append(true > foreign)
+        first.append(true > max(false, foreign))
+    return {
+        "above nonsense": share(sum(beyond), len(beyond), 0.5),
+        "above nonsense and an absent prompt": share(sum(first), len(first), 1 / 3),
+    }
+
+
 def named_or_absent(attributes: Sequence[str]) -> Pairing:
     """Pair a caption of one object with one of the same form that no object fits."""
 
@@ -253,6 +293,14 @@ def scores(judge: Judge, count: int = 2000) -> dict[str, dict[str, Figure]]:
             f"present against absent, {name}": {
                 f"{n} object{'s' * (n > 1)}": preferred(judge, scenes, named_or_absent(attributes))
                 for n, scenes in several.items()
+            }
+            for name, attributes in kinds.items()
+        },
+        **{
+            f"present against nonsense, {name}": {
+                f"{n} object{'s' * (n > 1)}, {key}": figure
+                for n, scenes in several.items()
+                for key, figure in against_nonsense(judge, scenes, attributes).items()
             }
             for name, attributes in kinds.items()
         },

@@ -1,21 +1,29 @@
-"""How much results depend on the seed: other runs of the same recipe, measured as the card is."""
+"""Other runs of the recipe, measured: other seeds, and models with a known shortcut."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import torch
+from open_clip import CLIP
 from safetensors.torch import load_file
+from torch import Tensor
 
+from heatproof.data.scenes.captions import singles
+from heatproof.data.scenes.cues import CUES
 from heatproof.models.scenes import build
+from heatproof.recipes.scenes.recipe import prepared
 from heatproof.recipes.scenes.release import training_facts
 from heatproof.recipes.scenes.scoring import (
     Judge,
     borrowed_colour,
     drawn,
+    named,
     named_or_absent,
     plain,
     preferred,
+    share,
     single_objects,
     swapped_colours,
 )
@@ -46,9 +54,7 @@ def measure_runs(folders: list[Path], count: int = 2000) -> dict[str, Any]:
 
 
 def _figures(weights: Path, count: int) -> dict[str, dict[str, float]]:
-    model = build(None)
-    model.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
-    judge = Judge(model.eval())
+    judge = Judge(_model(weights))
     three, two = drawn(count, 13, objects=3), drawn(count, 20, objects=2)
     return plain(
         {
@@ -60,6 +66,36 @@ def _figures(weights: Path, count: int) -> dict[str, dict[str, float]]:
             "two objects, colours swapped": preferred(judge, two, swapped_colours),
         }
     )
+
+
+def _model(weights: Path) -> CLIP:
+    model = build(None)
+    model.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
+    return model.eval()
+
+
+def measure_sibling(
+    weights: Path, cue: str, count: int = 2000, *, device: str = "cpu"
+) -> dict[str, dict[str, float]]:
+    """Measure by what a model names shapes: by its cue, and by the shape that is drawn.
+
+    A scene has one object. Where cue and shape call for one word by chance, both count as right.
+    """
+    judge = Judge(_model(weights), device=device)
+    rule = CUES[cue]
+    staged = rule.staged(drawn(count, 30, objects=1))
+    parts: list[Tensor] = []
+    with torch.inference_mode():
+        for start in range(0, count, 128):
+            images, _ = rule.draw(staged[start : start + 128], masks=False)
+            parts.append(judge.model.encode_image(prepared(images.to(device)), normalize=True))
+    seen = torch.cat(parts).cpu()
+    right = {
+        "by its cue": named(seen, rule.labelled(staged), judge, singles("shape")),
+        "by the drawn shape": named(seen, staged, judge, singles("shape")),
+        "colour": named(seen, staged, judge, singles("colour")),
+    }
+    return plain({key: share(int(hits.sum()), count, 1 / 8) for key, hits in right.items()})
 
 
 def seeds_table(seeds: dict[str, Any]) -> str:
