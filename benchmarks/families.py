@@ -22,6 +22,7 @@ import transformers
 import heatproof
 from heatproof.errors import HeatproofError
 from heatproof.models import Model
+from heatproof.models.hugging_face.families import ARCHITECTURES
 
 RESULTS = Path(__file__).parent / "results"
 TESTS = Path(__file__).parent.parent / "tests" / "support"
@@ -39,13 +40,6 @@ OPEN_CLIP = (
     "MobileCLIP-S1",
     "MobileCLIP-B",
 )
-HUGGING_FACE = {
-    "CLIPModel": transformers.CLIPConfig,
-    "SiglipModel": transformers.SiglipConfig,
-    "Siglip2Model": transformers.Siglip2Config,
-    "BlipForImageTextRetrieval": transformers.BlipConfig,
-    "ViTForImageClassification": transformers.ViTConfig,
-}
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 # Those whose certificate fails by their own account.
 UNCERTIFIED = {
@@ -67,8 +61,9 @@ def builders() -> dict[str, Callable[[], Model]]:
         f"open_clip:{name}": lambda name=name: heatproof.load(f"open_clip:{name}")
         for name in OPEN_CLIP
     }
-    for name, config in HUGGING_FACE.items():
-        made[f"hf:{name}"] = lambda name=name, config=config: hugging_face(name, config)
+    for known in ARCHITECTURES.values():
+        name = known.model_class
+        made[f"hf:{name}"] = lambda name=name: hugging_face(name)
     made["timm:vit_base_patch16_224"] = lambda: heatproof.load("timm:vit_base_patch16_224")
     made["torchvision vit_b_16"] = torchvision_vit
     return made
@@ -84,13 +79,14 @@ def tiny_builders() -> dict[str, Callable[[], Model]]:
     }
 
 
-def hugging_face(name: str, config: type) -> Model:
+def hugging_face(name: str) -> Model:
     torch.manual_seed(0)
-    settings = config()
+    kind = getattr(transformers, name)
+    settings = kind.config_class()
     for text in (getattr(settings, "text_config", None),):
         if text is not None and text.vocab_size < 49408:
             text.bos_token_id, text.eos_token_id, text.pad_token_id = 1, text.vocab_size - 1, 0
-    return heatproof.wrap(getattr(transformers, name)(settings).eval(), name=f"hf:{name}")
+    return heatproof.wrap(kind(settings).eval(), name=f"hf:{name}")
 
 
 def torchvision_vit() -> Model:

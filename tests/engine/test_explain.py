@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 import heatproof
-from families import FAMILIES, ids, ids_for, model_of, picture, prompts_for
+from families import FAMILIES, TEXT_FAMILIES, ids, ids_for, model_of, picture, prompts_for
 from heatproof import scores
 from heatproof.certificate import Certificate, Check
 from heatproof.engine.api import merge
@@ -25,7 +25,6 @@ from heatproof.scores import Contrast, Cosine, Logit, Margin, Pairs
 from heatproof.tolerances import TOLERANCE
 
 VIT = "open_clip vit"
-TEXT_FAMILIES = [name for name in FAMILIES if name not in ("hf vit", "hf deit")]
 
 
 def checks(certificate: Certificate) -> dict[str, Check]:

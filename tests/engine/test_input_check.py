@@ -86,7 +86,7 @@ def test_the_librarys_processor_and_call_give_the_scores(family: str) -> None:
         assert explanation.certificate.holds
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", "siglip 2", "blip"])
+@pytest.mark.parametrize("name", tiny_hf.WITH_TOKENIZER)
 def test_texts_go_through_the_librarys_tokenizer_too(name: str) -> None:
     model = tiny_hf.MODELS[name](tokenizer=tiny_hf.tokenizer(begin=name != "siglip"))
     texts = ["a dog", "white snow and a red cat on a ball"]  # one is longer than the context

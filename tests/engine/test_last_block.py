@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import heatproof
-from families import FAMILIES, model_of, picture, prompts_for
+from families import FAMILIES, POOLED, ROTARY, model_of, picture, prompts_for
 from heatproof import scores
 from heatproof.engine import forward as passes
 from heatproof.engine import last_block
@@ -34,10 +34,8 @@ from heatproof.specimens.open_clip import open_clip_vit
 from heatproof.tolerances import TOLERANCE
 
 VIT = "open_clip vit"
-TAKERS = ["open_clip vit", "open_clip quickgelu", "open_clip registers", "open_clip mobileclip-b",
-          "hf clip", "hf clip, legacy", "hf blip", "hf vit", "hf deit"]  # fmt: skip
-# Mean-pooled, attention-pooled, or with rotary positions that one row cannot take.
-YIELDERS = [family for family in FAMILIES if family not in TAKERS]
+YIELDERS = [family for family in FAMILIES if family in POOLED | ROTARY]
+TAKERS = [family for family in FAMILIES if family not in YIELDERS]
 METHODS = ["attention-x-gradient", "grad-eclip", "attention-eclip", "attention-grad-cam",
            "raw-attention"]  # fmt: skip
 SETTINGS: list[Method] = [

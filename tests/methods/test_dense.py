@@ -15,6 +15,8 @@ import heatproof
 import tiny
 from families import (
     FAMILIES,
+    POOLED,
+    ROTARY,
     ids_for,
     model_of,
     picture,
@@ -28,7 +30,7 @@ from heatproof.methods import residual
 from heatproof.models import EmbeddingHead, Model
 from heatproof.reading import AttentionLayer, find_attention_layers, reading, record_activations
 from heatproof.reading.interventions import one_head, self_attention
-from method_cases import POOLED, close, texts, token_values
+from method_cases import CLASSIFIERS, close, texts, token_values
 
 UNPOOLED = [family for family in FAMILIES if family not in POOLED]
 SECOND_NORMS = ("ln_2", "norm2", "layer_norm2", "layernorm_after")
@@ -103,7 +105,7 @@ def read_family(family: str) -> tuple[Model, Any, Any, Any]:
     return model, trace, states, second
 
 
-@pytest.mark.parametrize("family", [f for f in UNPOOLED if "eva" not in f])
+@pytest.mark.parametrize("family", [f for f in UNPOOLED if f not in ROTARY])
 def test_attention_s_share_is_what_the_second_norm_is_given_less_the_first_input(
     family: str,
 ) -> None:
@@ -244,8 +246,8 @@ def test_legrad_s_surrogate_shows_in_its_certificate(vit: Model) -> None:
 
 def decompositions() -> Iterator[Any]:
     for family in UNPOOLED:
-        if "eva" not in family:
-            kinds = ("class-logit", "margin") if family in ("hf vit", "hf deit") else ("cosine",)
+        if family not in ROTARY:
+            kinds = ("class-logit", "margin") if family in CLASSIFIERS else ("cosine",)
             yield from (pytest.param(family, kind, id=f"{family}-{kind}") for kind in kinds)
     yield from (("open_clip vit", kind) for kind in ("logit", "margin"))
     yield ("open_clip registers", "logit")

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 import transformers
 from torch import Tensor
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
 import tiny_hf
 from heatproof.errors import ModelError, PromptError
@@ -21,7 +22,6 @@ from heatproof.reading import reading
 from ramps import worst_place
 
 FAMILIES = sorted(tiny_hf.MODELS)
-WITH_TEXT = [name for name in FAMILIES if name not in ("vit", "deit")]
 SIZES = ((21, 21), (14, 35))
 PROMPTS = ("a red dog", "snowball", "cat cat cat cat")
 PHOTOS = ((150, 98), (61, 124), (97, 97))
@@ -30,6 +30,9 @@ PHOTOS = ((150, 98), (61, 124), (97, 97))
 @cache
 def tiny(name: str) -> Model:
     return tiny_hf.MODELS[name]()
+
+
+WITH_TEXT = [name for name in FAMILIES if tiny(name).text is not None]
 
 
 @cache
@@ -108,7 +111,7 @@ def test_a_patch_lies_where_the_layout_says(name: str) -> None:
     assert grid.nonzero().tolist() == [[row, col]]
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", "siglip 2", "vit", "deit"])
+@pytest.mark.parametrize("name", tiny_hf.WITH_ATTENTION)
 def test_attention_written_out_is_read_too(name: str) -> None:
     model, eager = tiny(name), tiny_hf.MODELS[name](attention="eager")
     with torch.no_grad(), reading(eager.module) as trace:
@@ -171,7 +174,7 @@ def test_towers_and_scale_give_the_models_own_score(name: str) -> None:
         }
     # CLIP's mask changes nothing: what follows the end of text is never attended to.
     mask = None if tokens.mask is None else tokens.mask.long()
-    assert (mask is None) == name.startswith("clip")
+    assert mask is None or not name.startswith("clip")
     own = model.module(input_ids=tokens.ids, attention_mask=mask, **inputs).logits_per_image
     torch.testing.assert_close(
         model.logit_scale * cosines(model, images) + model.logit_bias, own, rtol=1e-6, atol=1e-6
@@ -187,9 +190,11 @@ def test_a_classifier_gives_its_own_logits_and_names_its_classes() -> None:
     assert model.classes == tiny_hf.LABELS
 
 
-def test_sigmoid_and_bias_are_siglips_only() -> None:
-    assert {name for name in FAMILIES if tiny(name).sigmoid} == {"siglip", "siglip 2"}
-    assert {name for name in FAMILIES if tiny(name).logit_bias != 0} == {"siglip", "siglip 2"}
+def test_a_bias_of_the_logits_makes_a_sigmoid() -> None:
+    biased = {name for name in FAMILIES if hasattr(tiny(name).module, "logit_bias")}
+    assert {"siglip", "siglip 2"} <= biased
+    assert {name for name in FAMILIES if tiny(name).sigmoid} == biased
+    assert {name for name in FAMILIES if tiny(name).logit_bias != 0} == biased
 
 
 # The text side ---------------------------------------------------------------------------------
@@ -290,23 +295,20 @@ def test_another_size_is_the_librarys_own_interpolation(name: str) -> None:
     sized = model.resized(*size)
     images = pixels(model, size)
     assert (sized.image.preprocess.height, sized.image.preprocess.width) == size
-    if name in ("clip", "siglip"):
-        own = model.module.get_image_features(images, interpolate_pos_encoding=True).pooler_output
-        assert torch.equal(sized.image.encode(images), own)
-    if name in ("vit", "deit"):
+    if model.classes:
         own = model.module(images, interpolate_pos_encoding=True).logits
-        assert torch.equal(sized.image.encode(images), own)
-    if name == "siglip 2":
+    elif name == "siglip 2":
         own = model.module.get_image_features(
             patched(images, 7),
             pixel_attention_mask=torch.ones(2, 10).int(),
             spatial_shapes=torch.tensor([[2, 5], [2, 5]]),
         ).pooler_output
-        assert torch.equal(sized.image.encode(images), own)
-    if name == "blip":
+    elif name == "blip":
         inside = model.module.vision_model(images, interpolate_pos_encoding=True)
         own = model.module.vision_proj(inside.last_hidden_state[:, 0])
-        assert torch.equal(sized.image.encode(images), own)
+    else:
+        own = model.module.get_image_features(images, interpolate_pos_encoding=True).pooler_output
+    assert torch.equal(sized.image.encode(images), own)
     assert tiny_hf.MODELS[name]().weights_hash == before
     assert sized.module is model.module
 
@@ -328,6 +330,13 @@ def test_the_view_is_what_the_processor_shows(name: str, photo: tuple[int, int])
     assert model.resized is not None
     assert worst_place(model.image.preprocess, *photo) < 1
     assert worst_place(model.resized(14, 35).image.preprocess, *photo) < 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_usual_processor_is_the_one_that_transformers_names(name: str) -> None:
+    module = tiny(name).module
+    usual = type(tiny_hf.usual_processor(module)).__name__
+    assert usual in str(IMAGE_PROCESSOR_MAPPING_NAMES[module.config.model_type])
 
 
 def test_a_processor_that_resizes_larger_than_it_crops_is_described() -> None:
@@ -368,7 +377,7 @@ def _saved(name: str, folder: Path) -> Path:
     module = tiny_hf.MODELS[name](torch.float32).module
     module.save_pretrained(folder)
     module.config.image_processor = None
-    _processor(name).save_pretrained(folder)
+    tiny_hf.usual_processor(module).save_pretrained(folder)
     if name in WITH_TEXT:
         _tokenizer(name).save_pretrained(folder)
     return folder
@@ -391,17 +400,6 @@ def _tokenizer(name: str) -> transformers.PreTrainedTokenizerFast:
     ]
     merges = [("▁", "d"), ("▁d", "o")]
     return transformers.Siglip2Tokenizer({name: id for id, name in enumerate(names)}, merges)
-
-
-def _processor(name: str) -> transformers.BaseImageProcessor:
-    square = {"height": 21, "width": 21}
-    if name == "siglip 2":
-        return transformers.Siglip2ImageProcessor(patch_size=7, max_num_patches=9)
-    if name.startswith("clip"):
-        return transformers.CLIPImageProcessor(size={"shortest_edge": 21}, crop_size=square)
-    kind = {"siglip": "Siglip", "blip": "Blip", "vit": "ViT", "deit": "DeiT"}[name]
-    settings = {"crop_size": square} if name == "deit" else {}
-    return getattr(transformers, f"{kind}ImageProcessor")(size=square, **settings)
 
 
 @torch.no_grad()

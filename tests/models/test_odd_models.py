@@ -21,7 +21,7 @@ from transformers import CLIPImageProcessor, CLIPProcessor
 import heatproof
 import openai_twin
 import tiny_hf
-from families import FAMILIES, ids_for, picture, prompts_for, worded
+from families import FAMILIES, TEXT_FAMILIES, ids_for, picture, prompts_for, worded
 from heatproof import methods
 from heatproof.errors import HeatproofError, InputError, ModelError, ReadingError
 from heatproof.models import Model, wrap
@@ -370,7 +370,7 @@ def test_a_model_that_fails_by_itself_is_one_line() -> None:
 # Hugging Face's switches -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["hf clip", "hf siglip", "hf siglip 2", "hf blip"])
+@pytest.mark.parametrize("family", [f for f in TEXT_FAMILIES if f.startswith("hf ")])
 def test_outputs_as_tuples_change_no_map(family: str) -> None:
     model = described(family)
     module: Any = copy.deepcopy(model.module)

@@ -11,6 +11,9 @@ from heatproof.specimens import FAMILIES, ids, ids_for, model_of, picture, promp
 
 __all__ = [
     "FAMILIES",
+    "POOLED",
+    "ROTARY",
+    "TEXT_FAMILIES",
     "ids",
     "ids_for",
     "model_of",
@@ -19,6 +22,26 @@ __all__ = [
     "worded",
     "worded_model_of",
 ]
+
+
+# Open_clip's are named, Hugging Face's looked at: to build all of open_clip's takes a second.
+HF = {name: model_of(name) for name in FAMILIES if name.startswith("hf ")}
+TEXT_FAMILIES = [name for name in FAMILIES if name not in HF or HF[name].text is not None]
+POOLED = {
+    "open_clip coca",
+    "open_clip mean pool",
+    "open_clip mobileclip-s",
+    "open_clip resnet",
+    "open_clip siglip",
+    "open_clip vitamin",
+    *(name for name, model in HF.items() if model.image.readout.name != "class token"),
+}
+"""Families whose readout is no class token."""
+ROTARY = {
+    "open_clip eva",
+    *(name for name, model in HF.items() if "Rotary" in str(model.module)),
+}
+"""Families with rotary positions, which one token alone cannot take."""
 
 
 def ids_of(texts: Sequence[str], vocabulary: int = 26) -> torch.Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import heatproof
 import tiny
+from families import FAMILIES, POOLED, ROTARY, TEXT_FAMILIES
 from heatproof import methods
 from heatproof.methods import Factors, Method, Plan, ReadPass, Side
 from heatproof.models import Model
@@ -15,31 +16,20 @@ from heatproof.reading import AttentionLayer
 
 NAMES = list(methods.catalogue())
 
-
-POOLED = {
-    "open_clip coca",
-    "open_clip mean pool",
-    "open_clip mobileclip-s",
-    "open_clip resnet",
-    "open_clip siglip",
-    "open_clip vitamin",
-    "hf siglip",
-    "hf siglip 2",
-}
-
+CLASSIFIERS = {*FAMILIES} - {*TEXT_FAMILIES}
 
 # Families that a method refuses, because its mathematics does not apply ("words": its text side).
 REFUSES: dict[str, set[str]] = {
     "attcat": {"open_clip resnet"},
     "clearclip": POOLED,
-    "clip-surgery": {*POOLED, "open_clip eva", "hf vit", "hf deit"},
+    "clip-surgery": {*POOLED, *ROTARY, *CLASSIFIERS},
     "legrad": POOLED,
     "libragrad": {"open_clip resnet"},
     "m2ib": {"open_clip resnet"},
     "maskclip": POOLED,
     "sclip": POOLED,
     "second-order": {"open_clip resnet"},
-    "token-decomposition": {*POOLED, "open_clip eva", "hf blip words"},
+    "token-decomposition": {*POOLED, *ROTARY, "hf blip words"},
     "vit-cx": {"open_clip resnet"},
 }
 

@@ -1,5 +1,6 @@
 """The tiny Hugging Face models of `heatproof.specimens`, and a tokenizer for them."""
 
+import inspect
 import string
 
 import transformers
@@ -7,7 +8,17 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
 from heatproof.specimens.hugging_face import *  # noqa: F403 (names of the specimens)
-from heatproof.specimens.hugging_face import CONTEXT, VOCABULARY
+from heatproof.specimens.hugging_face import CONTEXT, MODELS, VOCABULARY
+
+
+def _taking(parameter: str) -> list[str]:
+    """Specimens that can be built with it."""
+    return [
+        name for name, build in MODELS.items() if parameter in inspect.signature(build).parameters
+    ]
+
+
+WITH_TOKENIZER, WITH_ATTENTION = _taking("tokenizer"), _taking("attention")
 
 
 def tokenizer(begin: bool = True) -> transformers.PreTrainedTokenizerFast:
