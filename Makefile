@@ -9,7 +9,11 @@ CONSTRAINTS ?= constraints.txt
 
 .PHONY: setup demo test quick costs check format bench docs lock clean
 
-setup: $(STAMP)
+# In another worktree too, what runs is this tree's code.
+export PYTHONPATH := $(CURDIR)/src
+
+# A linked .venv belongs to another checkout, which its installation points to: it is left as it is.
+setup: $(if $(shell test -L $(VENV) && echo linked),,$(STAMP))
 
 $(STAMP): $(CONSTRAINTS) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "heatproof needs Python 3.11 or newer, got " + sys.version.split()[0] + "; try: make PYTHON=python3.11")'

@@ -14,8 +14,6 @@ MODELS_FOLDER = Path(__file__).parent / "models"
 SCENES_CHECKPOINTS = MODELS_FOLDER / "scenes" / "family"
 SCENES_SIBLINGS = MODELS_FOLDER / "scenes" / "siblings"
 """Earlier states of the embedded model, one file each."""
-SPECIMEN = "specimen:"
-"""Begins the names of the tiny random models on which `heatproof prove` compares methods."""
 WEIGHTS_ENDINGS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 
 
@@ -23,7 +21,7 @@ WEIGHTS_ENDINGS = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 class Family:
     """A library whose models can be loaded by name, wrapped as objects, or both.
 
-    `package` lies in `heatproof.models`. Where models have names, its module `loading` has
+    `package` lies in `heatproof`. Where models have names, its module `loading` has
     `load(name, allow_download=...)`, `prefix` stands before the colon of a name, `pattern` is the
     whole name, `forms` says what each form of it means, and `check` raises where nothing has the
     name; `bare` says that the prefix alone is a name, too. Where objects can be wrapped, the
@@ -187,7 +185,7 @@ def _object(spec: object) -> str:
 
 FAMILIES = (
     Family(
-        package="scenes",
+        package="models.scenes",
         prefix="scenes",
         pattern="scenes[:CHECKPOINT]",
         forms={
@@ -197,7 +195,7 @@ FAMILIES = (
         bare=True,
     ),
     Family(
-        package="open_clip",
+        package="models.open_clip",
         prefix="open_clip",
         pattern="open_clip:NAME[/PRETRAINED]",
         forms={
@@ -207,9 +205,9 @@ FAMILIES = (
         check=_check_open_clip,
         objects="open_clip's CLIP, CustomTextCLIP or CoCa",
     ),
-    Family(package="openai_clip", objects="OpenAI's CLIP"),
+    Family(package="models.openai_clip", objects="OpenAI's CLIP"),
     Family(
-        package="hugging_face",
+        package="models.hugging_face",
         prefix="hf",
         pattern="hf:ID_OR_FOLDER",
         forms={"hf:ID": f"Hugging Face id or local folder: {', '.join(hugging_face_models())}"},
@@ -217,12 +215,18 @@ FAMILIES = (
         objects=f"Hugging Face's {', '.join(hugging_face_models())}",
     ),
     Family(
-        package="classifiers",
+        package="models.classifiers",
         prefix="timm",
         pattern="timm:NAME",
         forms={"timm:NAME": "a timm classifier: prompts are class names or indices"},
         check=_check_timm,
         objects="timm's or torchvision's ViT",
+    ),
+    Family(
+        package="specimens",
+        prefix="specimen",
+        pattern="specimen:NAME",
+        forms={"specimen:NAME": "a tiny random model of one family, to test with"},
     ),
 )
 """Every library whose models are known. `load`, `wrap`, the listing of `heatproof models` and the

@@ -101,6 +101,11 @@ def test_level_is_that_of_the_middle_where_the_border_is_padded() -> None:
     assert process.level(255).tolist() == [1, 1, 1]
 
 
+def test_a_specimen_is_described_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "specimen:hf clip"]) == 0
+    assert capsys.readouterr().out.strip() == str(load("specimen:hf clip").describe())
+
+
 def test_the_command_line_describes_a_model(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["models", "scenes", photo]) == 0
     out, err = capsys.readouterr()
@@ -110,6 +115,7 @@ def test_the_command_line_describes_a_model(photo: str, capsys: pytest.CaptureFi
         (["scenes", "nothing.png"], "no such file"),
         (["scen", photo], "did you mean scenes?"),
         (["scenes:earlier"], "no model name contains 'scenes:earlier'"),
+        (["specimen:hf clop"], "did you mean hf clip"),
     ):
         assert run(["models", *arguments]) == 2
         out, err = capsys.readouterr()

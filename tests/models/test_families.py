@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from heatproof import specs
+from heatproof.models import load
 from heatproof.models.hugging_face.families import ARCHITECTURES
 from heatproof.specimens import SPECIMENS, model_of
 
@@ -27,7 +28,7 @@ def test_no_model_library_is_imported_before_a_model_is_loaded(module: str) -> N
 
 @pytest.mark.parametrize("family", specs.FAMILIES, ids=lambda family: family.package)
 def test_a_family_of_the_table_has_what_the_table_promises(family: specs.Family) -> None:
-    package = f"heatproof.models.{family.package}"
+    package = f"heatproof.{family.package}"
     assert family.prefix or family.objects
     if family.prefix:
         assert callable(import_module(f"{package}.loading").load)
@@ -37,6 +38,14 @@ def test_a_family_of_the_table_has_what_the_table_promises(family: specs.Family)
     if family.objects:
         assert callable(import_module(package).recognises)
         assert callable(import_module(package).wrap)
+
+
+@pytest.mark.parametrize("name", SPECIMENS)
+def test_a_specimen_is_loaded_by_its_name(name: str) -> None:
+    model = load(f"specimen:{name}", dtype="float64")
+    assert model.spec == f"specimen:{name}"
+    assert model.module is not model_of(name).module
+    assert model.weights_hash == model_of(name).weights_hash
 
 
 def test_each_architecture_of_transformers_has_a_specimen() -> None:

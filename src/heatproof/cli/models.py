@@ -72,6 +72,8 @@ def _specs() -> Iterator[str]:
     import open_clip
     import timm
 
+    from heatproof.specimens import SPECIMENS
+
     yield "scenes"
     for name in open_clip.list_models():
         yield f"open_clip:{name}"
@@ -79,3 +81,5 @@ def _specs() -> Iterator[str]:
             yield f"open_clip:{name}/{tag}"
     for name in timm.list_models("vit_*", pretrained=True):
         yield f"timm:{name}"
+    for name in SPECIMENS:
+        yield f"specimen:{name}"

@@ -39,11 +39,11 @@ def load(
     """Load a model by its name, in evaluation mode.
 
     `spec` is `open_clip:NAME[/PRETRAINED]` (PRETRAINED: a tag or a local file), `hf:ID_OR_FOLDER`,
-    `timm:NAME` or `scenes[:CHECKPOINT]`. Where it names no weights they are random, from a fixed
-    seed, and `Model.notices` says so. Only weights that `spec` names are ever downloaded, and none
-    with `allow_download=False`. `image_size` (a side, or height and width) has the position
-    embeddings interpolated. `compile` has torch compile the image tower's blocks, which takes half
-    a minute and pays where many images follow (`compiling.compile_blocks`).
+    `timm:NAME`, `scenes[:CHECKPOINT]` or `specimen:NAME`. Where it names no weights they are
+    random, from a fixed seed, and `Model.notices` says so. Only weights that `spec` names are ever
+    downloaded, and none with `allow_download=False`. `image_size` (a side, or height and width) has
+    the position embeddings interpolated. `compile` has torch compile the image tower's blocks,
+    which takes half a minute and pays where many images follow (`compiling.compile_blocks`).
 
     Raises `UnknownName`, `ModelError` and, for a device or dtype that cannot be had, `InputError`.
     """
@@ -55,7 +55,7 @@ def load(
     if size == "keep":
         raise InputError("got image size 'keep', which depends on the image; pass it to explain")
     target, precision = _device(device), _dtype(dtype)
-    loading = import_module(f"heatproof.models.{family.package}.loading")
+    loading = import_module(f"heatproof.{family.package}.loading")
     model: Model = loading.load(name, allow_download=allow_download)
     model.module.to(device=target, dtype=precision)
     model = _at_size(model, size) if isinstance(size, tuple) else model
@@ -163,7 +163,7 @@ def _at_size(model: Model, image_size: tuple[int, int]) -> Model:
 def _adapters() -> tuple[Any, ...]:
     """Import the packages that describe objects, in the order in which they are asked."""
     packages = (family.package for family in specs.FAMILIES if family.objects)
-    return tuple(import_module(f"heatproof.models.{package}") for package in packages)
+    return tuple(import_module(f"heatproof.{package}") for package in packages)
 
 
 def _for_adapter(adapter: Any, preprocess: Any) -> Any:

@@ -20,7 +20,6 @@ from heatproof.methods.proxy import MethodProxy
 from heatproof.models import load
 from heatproof.models.model import Model
 from heatproof.specimens import SPECIMENS, embeddings, ids_for, model_of, picture
-from heatproof.specs import SPECIMEN
 
 Settings = dict[str, Any]
 TOLERANCE = 1e-9
@@ -132,17 +131,17 @@ def specimens() -> Iterator[ModelCase]:
 
 def specimen(name: str) -> ModelCase:
     """Return the tiny random model of a family with noise images and random prompts."""
-    model = model_of(name)
+    model, spec = model_of(name), f"specimen:{name}"
     if model.classes:
-        return ModelCase(SPECIMEN + name, model, picture(model, ITEMS), list(model.classes[:ITEMS]))
+        return ModelCase(spec, model, picture(model, ITEMS), list(model.classes[:ITEMS]))
     words = None if model.text is None else ids_for(name, ITEMS)
-    return ModelCase(SPECIMEN + name, model, picture(model, ITEMS), embeddings(model, ITEMS), words)
+    return ModelCase(spec, model, picture(model, ITEMS), embeddings(model, ITEMS), words)
 
 
 def loaded(spec: str, *, allow_download: bool = True) -> ModelCase:
     """Load a model in float64, with noise images and two prompts of its own tokenizer."""
-    if spec.startswith(SPECIMEN) and spec.removeprefix(SPECIMEN) in SPECIMENS:
-        return specimen(spec.removeprefix(SPECIMEN))
+    if spec.startswith("specimen:") and spec.removeprefix("specimen:") in SPECIMENS:
+        return specimen(spec.removeprefix("specimen:"))
     model = load(spec, dtype="float64", allow_download=allow_download)
     pixels = picture(model, ITEMS)
     if model.text is None:

@@ -1,4 +1,4 @@
-"""Models of transformers: CLIP, SigLIP, SigLIP 2, BLIP for retrieval, ViT and DeiT classifiers."""
+"""Models of transformers; `families` holds one file per architecture that is described."""
 
 from dataclasses import dataclass
 from functools import partial
