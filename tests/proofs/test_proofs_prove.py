@@ -188,7 +188,7 @@ def test_an_unchecked_step_keeps_a_proof_open(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(symbolic, "derivation", lambda: (wrong,))
     proof = prove("grad-eclip", "attention-eclip", options=ONE_SETTING, cost=False)
     assert proof.verdict == "open"
-    assert "(NOT CHECKED)" in proof.markdown()
+    assert "(NOT CHECKED: " in proof.markdown()
 
 
 # --- files -----------------------------------------------------------------------------------

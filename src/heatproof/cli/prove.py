@@ -89,7 +89,14 @@ def _prove(a: str, b: str, arguments: dict[str, Any], out: Path | None) -> int:
     with terminal.working() as say:
         from heatproof.proofs import prove_methods
 
-        proof = prove_methods.prove(a, b, progress=say, **arguments)
+        def report(text: str) -> None:
+            # A level that has ended stays on the screen; what runs now is the spinner's.
+            if text.startswith(prove_methods.LEVEL_ENDS):
+                typer.echo(text, err=True)
+            else:
+                say(text)
+
+        proof = prove_methods.prove(a, b, progress=report, **arguments)
         files = [] if out is None else proof.save(out)
     for line in proof.lines():
         typer.echo(line)

@@ -10,10 +10,12 @@ from heatproof.errors import InputError, UnknownName
 from heatproof.index import parse
 from heatproof.methods import Method
 from heatproof.proofs import models as on_models
-from heatproof.proofs.algebra import exact, limits, symbolic
+from heatproof.proofs.algebra import all_sizes, exact, formulas, limits, symbolic
+from heatproof.proofs.algebra.all_sizes import Step
 from heatproof.proofs.algebra.exact import ExactRun
 from heatproof.proofs.algebra.forms import Form, form_of
-from heatproof.proofs.algebra.symbolic import Step, SymbolicRun
+from heatproof.proofs.algebra.formulas import AllSizes
+from heatproof.proofs.algebra.symbolic import SymbolicRun
 from heatproof.proofs.cost import Cost, measure
 from heatproof.proofs.models import ModelCase, ModelRun, text_of
 from heatproof.proofs.result import Level, Pair, Proof, Verdict
@@ -21,6 +23,9 @@ from heatproof.registry import Option
 
 CALLS: dict[str, tuple[int | None, ...]] = {"layers": (None, 1, 2)}
 """Values that an option without a list of values is run over; others stay at their default."""
+
+LEVEL_ENDS = "level "
+"""Progress texts that begin so report the verdict of a level."""
 
 
 def prove(
@@ -61,34 +66,35 @@ def prove(
     _check_used(given, pairs[0])
     further = [on_models.loaded(spec) for spec in specifications]
     forms = _forms(pairs)
-    derived = exactly = None
+    derived = exactly = settled = None
     steps: tuple[Step, ...] = ()
     if forms is not None:
         say("deriving")
         # The derivation is the same for all pairs: it explains why the two maps are equal.
-        steps = symbolic.derivation()
+        steps = (*all_sizes.theorems(), *symbolic.derivation())
         asked = [form.layers for pair in forms for form in pair if isinstance(form.layers, int)]
+        settled = formulas.settled(forms, max([2, *asked]))
         derived = symbolic.compare(forms, max([2, *asked]))
+    same = text_of(pairs[0][0]) == text_of(pairs[0][1]) and type(pairs[0][0]) is type(pairs[0][1])
+    levels = [_ended(_symbolic_level(derived, settled, steps, same), say)]
+    if forms is not None:
         say("calculating with fractions")
         exactly = exact.compare(pairs, seed)
+    levels.append(_ended(_exact_level(exactly), say))
     run = on_models.compare(pairs, _cases(further), say)
+    levels.append(_ended(_models_level(run, derived), say))
     measured = None
     if cost:
         say(f"measuring on {cost_model}")
         measured = _measured(pairs[0], cost_model)
-    same = text_of(pairs[0][0]) == text_of(pairs[0][1]) and type(pairs[0][0]) is type(pairs[0][1])
-    levels = (
-        _symbolic_level(derived, steps, same),
-        _exact_level(exactly),
-        _models_level(run, derived),
-    )
     return Proof(
         names=(_name(a), _name(b)),
         verdict=_verdict(levels),
-        levels=levels,
+        levels=tuple(levels),
         varied=varied,
         pairs=pairs,
         steps=steps,
+        all_sizes=settled,
         symbolic=derived,
         exact=exactly,
         models=run,
@@ -100,6 +106,12 @@ def prove(
 
 def _silent(text: str) -> None:
     del text
+
+
+def _ended(level: Level, say: Callable[[str], None]) -> Level:
+    """Report a level's verdict as soon as it is known."""
+    say(f"{LEVEL_ENDS}{level.name}: {level.verdict}; {level.evidence}")
+    return level
 
 
 # --- which settings --------------------------------------------------------------------------
@@ -206,26 +218,32 @@ def _verdict(levels: Sequence[Level]) -> Verdict:
     return "open"
 
 
-def _symbolic_level(run: SymbolicRun | None, steps: Sequence[Step], same: bool) -> Level:
+def _symbolic_level(
+    run: SymbolicRun | None, settled: AllSizes | None, steps: Sequence[Step], same: bool
+) -> Level:
     if run is None and same:
         return Level("symbolic", "proved", "one and the same method with the same settings")
-    if run is None:
+    if run is None or settled is None:
         return Level("symbolic", "not applicable", "no symbolic form of both methods is known")
     unchecked = [step.name for step in steps if not step.checked]
     if unchecked:
         return Level("symbolic", "open", f"a step did not check: {unchecked[0]}")
-    if run.equal:
-        sizes = f"{len(symbolic.SIZES)} sizes of layer"
+    if run.equal and settled.equal:
         return Level(
             "symbolic",
             "proved",
-            f"the difference of the two maps expands to 0 for any differentiable score, for "
-            f"{run.settings} setting(s) at {sizes}",
+            f"for any number of heads, tokens, channels and readout rows and any differentiable "
+            f"score, {run.settings} setting(s); SymPy finds the same at {len(symbolic.SIZES)} "
+            f"sizes of layer",
         )
-    assert run.size is not None
+    if run.equal or run.size is None:
+        return Level("symbolic", "open", "equal at a few sizes, not shown for all sizes")
     where = "{} head(s), {} token(s), {} channel(s) a head".format(*run.size)
     if run.refuted:
-        return Level("symbolic", "refuted", f"the difference does not vanish, from {where} on")
+        witness = "" if settled.unequal is None else settled.unequal.witness_words
+        return Level(
+            "symbolic", "refuted", f"the difference does not vanish, from {where} on{witness}"
+        )
     return Level("symbolic", "open", f"the difference was not shown to vanish, from {where} on")
 
 

@@ -15,9 +15,11 @@ from heatproof.methods import Method
 from heatproof.pages import render
 from heatproof.pages.folder import check_folder
 from heatproof.proofs import counterexample
+from heatproof.proofs.algebra.all_sizes import Step
 from heatproof.proofs.algebra.exact import ExactDifference, ExactRun
+from heatproof.proofs.algebra.formulas import AllSizes
 from heatproof.proofs.algebra.limits import Limit
-from heatproof.proofs.algebra.symbolic import Step, SymbolicRun
+from heatproof.proofs.algebra.symbolic import SymbolicRun
 from heatproof.proofs.cost import Cost
 from heatproof.proofs.models import TOLERANCE, ModelRun, text_of
 
@@ -54,7 +56,8 @@ class Level:
 class Proof:
     """The verdict and its evidence.
 
-    `varied` are the options that were varied together on both sides; `pairs` one pair of methods
+    `steps` are statements with the sizes they were checked for. `varied` are the options that were
+    varied together on both sides; `pairs` one pair of methods
     per setting. Runs are None where a level does not apply, `cost` where it was not asked for.
     """
 
@@ -70,6 +73,7 @@ class Proof:
     limits: tuple[Limit, ...]
     cost: Cost | None
     seed: int
+    all_sizes: AllSizes | None = None
 
     @property
     def carried_by(self) -> tuple[str, ...]:
@@ -151,6 +155,7 @@ class Proof:
             "varied": self.varied,
             "settings": len(self.pairs),
             "steps": [vars(step) for step in self.steps],
+            "all_sizes": None if self.all_sizes is None else self.all_sizes.plain,
             "symbolic": None if self.symbolic is None else vars(self.symbolic),
             "exact": None if self.exact is None else _exact_values(self.exact),
             "models": {

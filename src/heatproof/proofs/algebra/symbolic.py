@@ -1,8 +1,9 @@
-"""The derivation in SymPy: each statement is printed and checked from one and the same object.
+"""The derivation once more, in SymPy, at a few sizes: a second machine beside `all_sizes`.
 
-A statement holds a general left and right side, sums with symbolic ends. Its check writes the right
-side out for concrete numbers of heads, tokens and channels, and compares it with what SymPy derives
-from an undefined, arbitrarily differentiable score S(o): the difference must expand to zero.
+Each statement is printed and checked from one and the same object. It holds a general left and
+right side, sums with symbolic ends. Its check writes the right side out for concrete numbers of
+heads, tokens and channels, and compares it with what SymPy derives from an undefined, arbitrarily
+differentiable score S(o): the difference must expand to zero.
 """
 
 import itertools
@@ -15,6 +16,7 @@ from typing import Any
 import sympy
 
 from heatproof.methods.base import Side
+from heatproof.proofs.algebra.all_sizes import Step
 from heatproof.proofs.algebra.forms import Facts, Form, evaluate
 
 sp: Any = sympy  # typed in part only, and partly wrong
@@ -28,15 +30,6 @@ HEADS, TOKENS, CHANNELS = sp.symbols("H N d", integer=True, positive=True)
 A, V, G, OUT, U = (sp.IndexedBase(name) for name in ("A", "v", "g", "o", "u"))
 LOGIT, NABLA, BY_LOGIT = (sp.IndexedBase(name) for name in ("s", "dSdA", "dSds"))
 RELU = sp.Function(r"\operatorname{ReLU}")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One statement, as it stands on the page, and whether the machine found it to hold."""
-
-    name: str
-    latex: str
-    checked: bool
 
 
 def _plain(head: int, key: int, channel: int) -> Expr:
@@ -119,7 +112,8 @@ def step(name: str, left: Expr, right: Expr, check: Check) -> Step:
     """A statement `left = right`; `check` yields what must agree, at every size."""
     pairs = [pair for size in SIZES for pair in check(Layer(size))]
     checked = bool(pairs) and all(_zero(one - other) for one, other in pairs)
-    return Step(name, readable(sp.Eq(left, right, evaluate=False)), checked)
+    sizes = f"{len(SIZES)} sizes, by SymPy"
+    return Step(name, readable(sp.Eq(left, right, evaluate=False)), checked, sizes)
 
 
 def readable(expression: Expr) -> str:
