@@ -1,7 +1,8 @@
 """The certificate of a map, as plain data: is this an explanation of that very model?"""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil, comb
 from typing import Any, Literal
 
 Verdict = Literal["holds", "violated", "not established", "not applicable"]
@@ -34,14 +35,43 @@ INSTEAD: dict[Replaced, str] = {
 
 
 @dataclass(frozen=True)
+class Sample:
+    """Images that a check was made on (`compared`), of all `images` of the call."""
+
+    compared: int
+    images: int
+
+    def miss(self, share: float) -> float:
+        """Return the probability that a fault in this share of the images (rounded up) is in none
+        of those that were compared, which are drawn without replacement."""
+        faulty = min(self.images, ceil(share * self.images))
+        sound = self.images - faulty
+        return comb(sound, self.compared) / comb(self.images, self.compared)
+
+    @property
+    def risk(self) -> str:
+        """The sample and its risk in words."""
+        half, tenth = (f"{self.miss(share):.2g}" for share in (0.5, 0.1))
+        return (
+            f"measured on {self.compared} of {self.images} images, drawn at random: a fault in "
+            f"half of the images would be missed with probability {half}, in a tenth with {tenth}"
+        )
+
+
+@dataclass(frozen=True)
 class Check:
-    """One question about an explanation, with the `value` measured and its `limit`."""
+    """One question about an explanation, with the `value` measured and its `limit`.
+
+    `sample`, if set, says that the check was made on some images only, and that this certificate
+    covers others as well.
+    """
 
     name: str
     verdict: Verdict
     evidence: str
     value: float | None = None
     limit: float | None = None
+    sample: Sample | None = None
 
 
 @dataclass(frozen=True)
@@ -135,19 +165,34 @@ class Certificate:
         if self.says_nothing:
             why = "; ".join(self.says_nothing.values())
             # What was measured is about the other prompts only.
-            some = follows.state in ("yes", "limited")
-            follows = Light(
-                follows.name,
-                "limited" if some else "no",
-                f"{why}; other prompts: {follows.evidence}" if some else why,
-            )
+            others = follows.state in ("yes", "limited")
+            text = f"{why}; other prompts: {follows.evidence}" if others else why
+            follows = Light(follows.name, "no", text)
         return self._same_model(), self._same_derivatives(), follows, self._input()
 
-    def of(self, *prompts: str) -> "Certificate":
-        """Return the certificate of some of the prompts, without what is known of the others."""
-        silent = {text: why for text, why in self.says_nothing.items() if text in prompts}
-        follows = None if prompts and set(prompts) <= set(silent) else self.follows
-        return replace(self, says_nothing=silent, follows=follows)
+    @property
+    def figures(self) -> dict[str, str | float | bool | None]:
+        """The verdict, the four lights and their figures as one flat row, for a table or a store.
+
+        `holds` and `verdict`; a state per light, by its name; `parity gap`, `parity limit` and
+        `parity measured` (False where the check rests on other images of the same call);
+        `change under ...`, one per kind of null prompt; `common share`. None where something was
+        not measured.
+        """
+        parity = self.check("parity")
+        return {
+            "holds": self.holds,
+            "verdict": self.kind,
+            **{light.name: light.state for light in self.lights},
+            "parity gap": None if parity is None else parity.value,
+            "parity limit": None if parity is None else parity.limit,
+            "parity measured": None if parity is None else parity.sample is None,
+            **{
+                f"change under {kind}": self.null_prompts.get(kind)
+                for kind in ("empty", "gibberish", "unrelated")
+            },
+            "common share": self.common_share,
+        }
 
     def check(self, name: str) -> Check | None:
         """Return the check of that name, if it was made."""
@@ -229,12 +274,53 @@ class Certificate:
 def certificate_from(about: Mapping[str, Any]) -> Certificate:
     """Return the certificate that `dataclasses.asdict` wrote, read back from JSON."""
     plain: dict[str, Any] = dict(about)  # in JSON, tuples are lists and classes are objects
-    plain["checks"] = tuple(Check(**check) for check in about["checks"])
+    plain["checks"] = tuple(_check_from(check) for check in about["checks"])
     for name in ("native", "substituted", "warnings"):
         plain[name] = tuple(about[name])
     if about.get("follows") is not None:
         plain["follows"] = Light(**about["follows"])
     return Certificate(**plain)
+
+
+def _check_from(about: Mapping[str, Any]) -> Check:
+    plain: dict[str, Any] = dict(about)
+    if plain.get("sample") is not None:
+        plain["sample"] = Sample(**plain["sample"])
+    return Check(**plain)
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A certificate for each image and prompt, made when it is asked for.
+
+    Attributes:
+        certify: makes the certificate of some images and prompts, given their numbers: that of the
+            worst of them, check by check and light by light.
+        images: how many images there are.
+        prompts: how many prompts there are.
+    """
+
+    certify: Callable[[Sequence[int], Sequence[int]], Certificate]
+    images: int
+    prompts: int
+
+    def __getitem__(self, row: tuple[int, int]) -> Certificate:
+        """Return the certificate of one image and one prompt, by their numbers."""
+        image, prompt = row
+        return self.certify([image], [prompt])
+
+    def rows(self, image: int) -> tuple[Certificate, ...]:
+        """Return one image's certificates, prompt by prompt."""
+        return tuple(self[image, prompt] for prompt in range(self.prompts))
+
+    def for_image(self, image: int) -> Certificate:
+        """Return the worst of one image's certificates."""
+        return self.certify([image], range(self.prompts))
+
+    @property
+    def worst(self) -> Certificate:
+        """The worst of all."""
+        return self.certify(range(self.images), range(self.prompts))
 
 
 def worst(verdicts: list[bool | None]) -> bool | None:

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from heatproof import checking
-from heatproof.certificate import Certificate
+from heatproof.certificate import Certificate, Certificates
 from heatproof.errors import InputError, UnknownName
 from heatproof.image_maps import ImageMaps, ImageWords, Record, Word
 from heatproof.images import Photo
@@ -32,6 +32,8 @@ class Explanation:
             the method changes the model.
         photos: the images as they came in; empty where preprocessed tensors did.
         views: what of each photo the model sees.
+        certificate: the worst of all images and prompts, check by check and light by light.
+        certificates: one for each image and prompt, made when it is asked for (`certificate_of`).
     """
 
     maps: Float[Tensor, "image prompt row col"]
@@ -41,11 +43,22 @@ class Explanation:
     record: Record
     photos: tuple[Photo, ...] = ()
     views: tuple[PhotoView, ...] = ()
+    certificates: Certificates | None = None
 
     def overlay(self, image: int = 0, prompt: int | str = 0) -> Image.Image:
         """Draw the map on the original photo, on the scale shared by all prompts of the image."""
         image = checking.index("image", image, len(self.maps))
         return overlay(self.for_image(image), self.index(prompt))
+
+    def certificate_of(self, image: int = 0, prompt: int | str = 0) -> Certificate:
+        """Return the certificate of one image and one prompt; `.figures` has it as a flat row.
+
+        Raises:
+            UnknownName: no prompt reads so; InputError: no image or prompt has this number.
+        """
+        image = checking.index("image", image, len(self.maps))
+        number = self.index(prompt)
+        return self.certificate if self.certificates is None else self.certificates[image, number]
 
     def index(self, prompt: int | str) -> int:
         """Return the number of a prompt, from its text or its number.
@@ -108,8 +121,9 @@ class Explanation:
             maps=self.maps[image],
             scores=self.scores[image],
             explained_scores=self.explained_scores[image],
-            certificate=self.certificate,
+            certificate=_for_image(self, image),
             record=self.record,
+            certificates=self.certificates.rows(image) if self.certificates else (),
         )
 
 
@@ -120,7 +134,7 @@ class WordExplanation:
     Attributes:
         maps: `maps[image][prompt]` holds one value per token.
         words: the same, summed per word.
-        scores, explained_scores, photos: as in `Explanation`.
+        scores, explained_scores, photos, certificate, certificates: as in `Explanation`.
     """
 
     maps: list[list[Float[Tensor, " _token"]]]
@@ -131,6 +145,7 @@ class WordExplanation:
     certificate: Certificate
     record: Record
     photos: tuple[Photo, ...] = field(default=())
+    certificates: Certificates | None = None
 
     def for_image(self, image: int = 0) -> ImageWords:
         """Return one image's part: what plots and pages take."""
@@ -140,6 +155,11 @@ class WordExplanation:
             tokens=self.tokens,
             scores=self.scores[image],
             explained_scores=self.explained_scores[image],
-            certificate=self.certificate,
+            certificate=_for_image(self, image),
             record=self.record,
         )
+
+
+def _for_image(explanation: Explanation | WordExplanation, image: int) -> Certificate:
+    certificates = explanation.certificates
+    return explanation.certificate if certificates is None else certificates.for_image(image)

@@ -49,7 +49,11 @@ class Word:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageMaps:
-    """The maps of one image; fields as in `Explanation`, without its image axis."""
+    """The maps of one image; fields as in `Explanation`, without its image axis.
+
+    `certificate` is the worst of its `certificates`, of which there is one per prompt; there are
+    none where one certificate is all that is known.
+    """
 
     photo: Photo
     view: PhotoView
@@ -58,6 +62,7 @@ class ImageMaps:
     explained_scores: Float[Tensor, " prompt"]
     certificate: Certificate
     record: Record
+    certificates: tuple[Certificate, ...] = ()
 
     @property
     def scale(self) -> float:
@@ -80,6 +85,10 @@ class ImageMaps:
             "cropped before the model saw it; --image-size keep shows more where the model allows "
             "it",
         )
+
+    def certificate_of(self, prompt: int) -> Certificate:
+        """Return one prompt's certificate."""
+        return self.certificates[prompt] if self.certificates else self.certificate
 
     def values(self, prompt: int) -> Float[np.ndarray, "row col"]:
         """Return one prompt's map as an array."""

@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof import scores
-from heatproof.certificate import Check
+from heatproof.certificate import Certificates
 from heatproof.engine import following, inputs
 from heatproof.engine.batches import NO_PROMPTS, CoordinateBatches, TextBatches
 from heatproof.engine.forward import is_linear
-from heatproof.engine.input_check import InputCheck, check_coordinates
+from heatproof.engine.input_check import InputCheck, InputComparison, check_coordinates
 from heatproof.engine.inputs import Images, ImageSize, ModelInput, PromptInput, Prompts
 from heatproof.engine.jacobians import Jacobian, Scale
 from heatproof.engine.memory import largest_batch
@@ -121,23 +121,20 @@ def jacobian(
     results = run.attribute(batches, progress)
     maps = batches.layout.grid(results.values)
 
-    def check_input(batch_size: int) -> Check:
+    def check_input(batch_size: int) -> InputComparison:
         return check_coordinates(shown, results.untouched, batch_size)
 
-    certificate = run.certificate(
-        shown.model,
-        (names_of(shown), [f"coordinate {n}" for n in range(maps.shape[1])]),
-        results,
-        following.declared(NO_PROMPTS, run.factors, "image"),
-        check_input,
-    )
+    names = names_of(shown), [f"coordinate {n}" for n in range(maps.shape[1])]
+    coordinates = Prompts(tuple(names[1]), torch.zeros(0, 0))
+    tracking = following.declared(coordinates, run.factors, "image")
+    findings = run.findings(shown.model, names, results, tracking, check_input)
     return Jacobian(
         by_coordinate=maps.float(),
         embeddings=results.untouched.float(),
         explained=results.explained.float(),
         scale=Scale(model.classes, model.logit_scale, model.logit_bias),
         record=run.record(NO_PROMPTS, shown),
-        certificate=certificate,
+        certificate=findings.certify(range(len(maps)), range(maps.shape[1])),
         model=model,
     )
 
@@ -184,20 +181,23 @@ def explain_words(
     together = largest_batch(shown.model, lambda: encode(pixels[:1]), memory, run.batch_size)
     results = run.attribute(TextBatches(model, shown, embedded, run.score, together), progress)
 
-    def check_input(_: int) -> Check:  # the plan is one of prompts
+    def check_input(_: int) -> InputComparison:  # the plan is one of prompts
         check = InputCheck(prompts, embedded, run.score)
         return check(shown, results.untouched.T, run.batch_size)
 
     tracking = following.declared(embedded, run.factors, "text")
     names = embedded.labels, names_of(shown)
     maps, words = _by_word(results, embedded)
+    findings = run.findings(model, names, results, tracking, check_input)
+    certificates = Certificates(findings.certify, len(maps), len(embedded.labels))
     return WordExplanation(
         maps=maps,
         words=words,
         tokens=[tuple(piece.text for piece in pieces) for pieces in embedded.tokens.pieces],
         scores=results.untouched.T.float(),
         explained_scores=results.explained.T.float(),
-        certificate=run.certificate(model, names, results, tracking, check_input),
+        certificate=certificates.worst,
+        certificates=certificates,
         record=run.record(embedded, shown),
         photos=shown.photos,
     )

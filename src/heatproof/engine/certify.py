@@ -2,16 +2,17 @@
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
-from heatproof.certificate import HANDED_IN, NO_CHECK, Certificate, Check
-from heatproof.engine.following import Following
+from heatproof.certificate import NO_CHECK, Certificate, Check, Sample, Weights
+from heatproof.engine.following import Tracking
+from heatproof.engine.input_check import InputComparison
 from heatproof.methods.base import Factors, Method
 from heatproof.methods.pass_context import Side
 from heatproof.models.model import Model
@@ -21,84 +22,139 @@ from heatproof.tolerances import TOLERANCE
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What all batches of one explanation showed, put together.
+    """What the passes of one explanation showed of its items and targets.
 
     Attributes:
         names: what the items and the targets are called.
         untouched: scores of the model's own encoder.
         explained: scores of the pass that was explained.
+        compared: the items of which the untouched model was run by itself. Of the others
+            `untouched` is what the pass that was read gave before a method took part.
         sums: the values' sums over tokens.
         total: what they promise to add up to; None where nothing is promised.
         live_rows: the query rows of the last attention call that feed the score.
-        readout: the described readout row of each item; None where all of `content` is read out.
+        described_rows: those that are described as the readout.
         has_gradient: whether the score's gradient arrived, by path.
         finite: whether all values are finite numbers.
+        largest_score: the largest |score| of the whole explanation, at least 1.
+        largest_total: the largest |total|, at least 1.
+        sample: how many items were compared, of how many in all.
     """
 
     side: Side
     names: tuple[Sequence[str], Sequence[str]]
-    untouched: Float[Tensor, "item target"]
-    explained: Float[Tensor, "item target"]
-    sums: Float[Tensor, "item target"]
-    total: Float[Tensor, "item target"] | None
-    live_rows: Bool[Tensor, "item query"]
-    readout: list[int | None]
-    content: slice
-    has_gradient: dict[str, bool]
-    finite: bool
+    untouched: Float[np.ndarray, "item target"]
+    explained: Float[np.ndarray, "item target"]
+    compared: Bool[np.ndarray, " item"]
+    sums: Float[np.ndarray, "item target"]
+    total: Float[np.ndarray, "item target"] | None
+    live_rows: Bool[np.ndarray, "item query"]
+    described_rows: Bool[np.ndarray, "item query"]
+    has_gradient: dict[str, Bool[np.ndarray, "item target"]]
+    finite: Bool[np.ndarray, "item target"]
+    largest_score: float
+    largest_total: float
+    sample: Sample
+
+    def select(self, images: Sequence[int], prompts: Sequence[int]) -> "Evidence":
+        """Return the evidence of some images and prompts."""
+        items, targets = (images, prompts) if self.side == "image" else (prompts, images)
+        items, targets = list(items), list(targets)
+        rows = np.ix_(items, targets)
+        return replace(
+            self,
+            names=(_some(self.names[0], items), _some(self.names[1], targets)),
+            untouched=self.untouched[rows],
+            explained=self.explained[rows],
+            compared=self.compared[items],
+            sums=self.sums[rows],
+            total=None if self.total is None else self.total[rows],
+            live_rows=self.live_rows[items],
+            described_rows=self.described_rows[items],
+            has_gradient={path: arrived[rows] for path, arrived in self.has_gradient.items()},
+            finite=self.finite[rows],
+        )
 
 
-def certify(
-    model: Model,
-    method: Method,
-    factors: Factors,
-    evidence: Evidence,
-    following: Following,
-    *,
-    input_check: Check,
-    warnings: Sequence[str],
-    seed: int,
-) -> Certificate:
-    """Return the certificate: each check compares the evidence with its tolerance."""
-    tower = model.text if evidence.side == "text" else None
-    readout = (tower or model.image).readout
-    checks = (
-        _parity(model, factors, evidence),
-        _native(factors),
-        _readout(readout, evidence),
-        _reach(evidence),
-        _complete(model, method, evidence),
-        _finite(evidence),
-        input_check,
-    )
-    return Certificate(
-        checks=checks,
-        native=factors.native,
-        substituted=factors.substituted,
-        replaced=factors.replaced,
-        null_prompts=following.changes,
-        common_share=following.common_share,
-        follows=following.light,
-        says_nothing=following.says_nothing,
-        warnings=(*warnings, *following.warnings),
-        environment=environment(model, seed),
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What a certificate says of the model, beside what was measured."""
+
+    readout: Readout
+    precision: torch.dtype
+    dtype: torch.dtype
+    weights: Weights
+    environment: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """All that is known of an explanation: its certificates are made from it.
+
+    Attributes:
+        promise: what the method says its values add up to.
+        evidence: None where nothing was checked, for the given `reason`.
+        input_check: compares with the library's own call.
+        warnings: of the whole explanation.
+    """
+
+    factors: Factors
+    tracking: Tracking
+    model: ModelFacts
+    promise: str = ""
+    evidence: Evidence | None = None
+    input_check: InputComparison | None = None
+    warnings: tuple[str, ...] = ()
+    reason: str = NO_CHECK
+
+    def certify(self, images: Sequence[int], prompts: Sequence[int]) -> Certificate:
+        """Return the certificate of some images and prompts: each check is that of the worst."""
+        following, factors = self.tracking.select(images, prompts), self.factors
+        return Certificate(
+            checks=self._checks(images, prompts),
+            native=factors.native,
+            substituted=factors.substituted,
+            replaced=factors.replaced,
+            null_prompts=following.changes,
+            common_share=following.common_share,
+            follows=following.light,
+            says_nothing=following.says_nothing,
+            warnings=(*self.warnings, *following.warnings),
+            environment=self.model.environment,
+            weights=self.model.weights,
+            reason=self.reason,
+        )
+
+    def _checks(self, images: Sequence[int], prompts: Sequence[int]) -> tuple[Check, ...]:
+        if self.evidence is None or self.input_check is None:
+            return ()
+        evidence = self.evidence.select(images, prompts)
+        return (
+            _parity(self.model, self.factors, evidence),
+            _native(self.factors),
+            _readout(self.model.readout, evidence),
+            _reach(evidence),
+            _complete(self.model, self.promise, evidence),
+            _finite(evidence),
+            self.input_check.select(images, prompts),
+        )
+
+
+def facts(model: Model, side: Side, seed: int | None) -> ModelFacts:
+    """Return what a certificate says of the model; without a seed, not where it was made."""
+    tower = model.text if side == "text" else None
+    return ModelFacts(
+        readout=(tower or model.image).readout,
+        precision=model.precision,
+        dtype=model.dtype,
         weights=model.weights,
+        environment={} if seed is None else environment(model, seed),
     )
 
 
-def unchecked(model: Model, method: Method, factors: Factors, following: Following) -> Certificate:
-    """Return a certificate without checks: what the method says of itself."""
-    return Certificate(
-        checks=(),
-        native=factors.native,
-        substituted=factors.substituted,
-        replaced=factors.replaced,
-        follows=following.light,
-        says_nothing=following.says_nothing,
-        warnings=following.warnings,
-        weights=model.weights,
-        reason=HANDED_IN if method.foreign else NO_CHECK,
-    )
+def promise_of(method: Method) -> str:
+    """Return what the method's card says that its values add up to."""
+    return method.card.values.split("; ", 1)[-1].replace("all key tokens ", "of all key tokens ")
 
 
 def environment(model: Model, seed: int) -> dict[str, Any]:
@@ -118,22 +174,32 @@ def environment(model: Model, seed: int) -> dict[str, Any]:
 # --- the checks -------------------------------------------------------------------------------
 
 
-def _parity(model: Model, factors: Factors, ev: Evidence) -> Check:
-    gaps = (ev.explained - ev.untouched).abs()
+def _parity(model: ModelFacts, factors: Factors, ev: Evidence) -> Check:
+    gaps = np.abs(ev.explained - ev.untouched)
     # Relative to the largest score. Scores near 0 (cosines) are compared absolutely: what is left
     # of them after cancellation is no measure of rounding.
-    limit = TOLERANCE[model.precision] * max(1.0, float(ev.untouched.abs().max()))
+    limit = TOLERANCE[model.precision] * ev.largest_score
     gap = float(gaps.max())
     if gap <= limit:
-        text = f"the explained pass scores as the untouched model does, to {gap:.2g}"
-        return Check("parity", "holds", text, gap, limit)
+        return _parity_holds(ev, gap, limit)
     item, target = divmod(int(gaps.argmax()), gaps.shape[1])
     pair = f"{ev.names[0][item]!r} with {ev.names[1][target]!r}"
-    theirs, yours = (float(t[item, target]) for t in (ev.explained, ev.untouched))
+    theirs, yours = (float(scores[item, target]) for scores in (ev.explained, ev.untouched))
     scores = f"{theirs:.4g} where yours scores {yours:.4g}"
     why = f": {'; '.join(factors.substituted)}" if factors.substituted else ""
     text = f"This map explains another model than yours{why}. That model scores {pair} {scores}."
     return Check("parity", "violated", text + _flips(ev), gap, limit)
+
+
+def _parity_holds(ev: Evidence, gap: float, limit: float) -> Check:
+    if ev.compared.all():
+        text = f"the explained pass scores as the untouched model does, to {gap:.2g}"
+        return Check("parity", "holds", text, gap, limit)
+    # What was never compared has no gap: the figure is of the others, if there are any here.
+    known = np.abs(ev.explained - ev.untouched)[ev.compared]
+    most = float(known.max()) if known.size else None
+    text = f"the explained pass scores as the untouched model does, {ev.sample.risk}"
+    return Check("parity", "holds", text, most, limit, ev.sample)
 
 
 def _flips(ev: Evidence) -> str:
@@ -157,10 +223,7 @@ def _native(factors: Factors) -> Check:
 
 
 def _readout(readout: Readout, ev: Evidence) -> Check:
-    described = torch.zeros_like(ev.live_rows)
-    for item, row in enumerate(ev.readout):
-        described[item, ev.content if row is None else row] = True
-    if torch.equal(described, ev.live_rows):
+    if np.array_equal(ev.described_rows, ev.live_rows):
         text = f"the score depends on the {readout.name} alone, as described"
         if readout.row is None and readout.name == "mean of tokens":
             text = "the score depends on every patch's row, as described (mean of tokens)"
@@ -175,7 +238,7 @@ def _reach(ev: Evidence) -> Check:
         return Check(
             "gradient reach", "not applicable", "no gradient with respect to attention is read"
         )
-    dead = [path for path, arrived in ev.has_gradient.items() if not arrived]
+    dead = [(path, arrived) for path, arrived in ev.has_gradient.items() if not arrived.all()]
     if not dead:
         count = len(ev.has_gradient)
         calls = (
@@ -185,30 +248,32 @@ def _reach(ev: Evidence) -> Check:
         )
         text = f"the score's gradient reaches {calls} read"
         return Check("gradient reach", "holds", text)
-    text = f"No gradient of the score reaches {dead[0]}: the map says nothing about that layer."
+    path, arrived = dead[0]
+    which = "" if not arrived.any() else f" in {int((~arrived).sum())} of {arrived.size} maps"
+    text = f"No gradient of the score reaches {path}{which}: the map says nothing about that layer."
     return Check("gradient reach", "violated", text)
 
 
-def _complete(model: Model, method: Method, ev: Evidence) -> Check:
+def _complete(model: ModelFacts, promise: str, ev: Evidence) -> Check:
     if ev.total is None:
         return Check("completeness", "not applicable", "the method promises no sum")
-    gap = float((ev.sums - ev.total).abs().max())
+    gap = float(np.abs(ev.sums - ev.total).max())
     # Both sides are computed from the same pass, and never in less than float32.
     limit = TOLERANCE[torch.float64 if model.dtype == torch.float64 else torch.float32]
-    limit *= max(1.0, float(ev.total.abs().max()))
+    limit *= ev.largest_total
     if gap <= limit:
-        return Check("completeness", "holds", f"the values {_promise(method)}", gap, limit)
+        return Check("completeness", "holds", f"the values {promise}", gap, limit)
     text = f"This map breaks its promise: its values miss their sum by {gap:.3g}."
     return Check("completeness", "violated", text, gap, limit)
 
 
-def _promise(method: Method) -> str:
-    return method.card.values.split("; ", 1)[-1].replace("all key tokens ", "of all key tokens ")
-
-
 def _finite(ev: Evidence) -> Check:
-    if ev.finite:
+    if ev.finite.all():
         return Check("finite", "holds", "every value is a finite number")
     return Check(
         "finite", "violated", "This map holds values that are no numbers (NaN or infinite)."
     )
+
+
+def _some(names: Sequence[str], numbers: Sequence[int]) -> list[str]:
+    return [names[number] for number in numbers]

@@ -10,7 +10,9 @@ their opposite. With c that part, its share of a map m is |c|^2 / (|c|^2 + |m - 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -35,6 +37,8 @@ COMMON = 1 / 3
 # The mean change under null prompts below which a map is much like theirs.
 SMALL = 1 / 3
 
+STATES: tuple[State, ...] = ("no", "limited", "yes")
+
 # Words that name nothing that could be seen in one image and not in another.
 EMPTY_WORDS = {
     *("a", "an", "the", "of", "and", "or", "to", "is", "are", "there", "this", "that", "with"),
@@ -45,12 +49,12 @@ EMPTY_WORDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Following:
-    """How maps follow their prompts.
+    """How some maps follow their prompts.
 
     Attributes:
+        light: the worst of these maps, as one light of the certificate.
         changes: the mean change under each kind of null prompt.
         common_share: the mean share of a map that is the same for every prompt.
-        light: both, as one light of the certificate.
         warnings: what a user must know.
         says_nothing: prompts that the model cannot read, with the reason.
     """
@@ -62,7 +66,71 @@ class Following:
     says_nothing: dict[str, str] = field(default_factory=dict[str, str])
 
 
-def declared(prompts: Prompts, factors: Factors, side: Side) -> Following:
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """How each map follows its prompt.
+
+    Attributes:
+        light: what is known before anything is measured.
+        labels: the prompts.
+        says_nothing: prompts that the model cannot read, with the reason.
+        partly_unknown: prompts of which it does not know some words, with these.
+        changes: the change under each kind of null prompt; empty where there are none.
+        shares: the share of each map that is the same for every prompt; None if not measured.
+        differences: the largest change from an image's first map to its others, where there are no
+            null prompts; None with a single prompt.
+        reason: why there are no null prompts.
+    """
+
+    light: Light
+    labels: tuple[str, ...] = ()
+    says_nothing: dict[str, str] = field(default_factory=dict[str, str])
+    partly_unknown: dict[str, str] = field(default_factory=dict[str, str])
+    changes: dict[str, Float[np.ndarray, "image prompt"]] = field(default_factory=dict[str, Any])
+    shares: Float[np.ndarray, "image prompt"] | None = None
+    differences: Float[np.ndarray, " image"] | None = None
+    reason: str = ""
+
+    def select(self, images: Sequence[int], prompts: Sequence[int]) -> Following:
+        """Return how the maps of these images and prompts follow: the worst of them."""
+        texts = [self.labels[number] for number in prompts]
+        silent = {text: self.says_nothing[text] for text in texts if text in self.says_nothing}
+        # Prompts that say nothing to the model are no evidence for or against the method.
+        telling = [number for number in prompts if self.labels[number] not in silent]
+        light, warnings = self.light, tuple[str, ...]()
+        changes, share = dict[str, float](), None
+        measures = light.state == "not established"
+        if self.changes and telling:
+            maps = _Maps(self.changes, self.shares, images, telling)
+            changes, share, warnings = maps.mean_changes, maps.mean_share, maps.warnings
+            light = maps.light if measures else light
+        elif measures and telling and self.reason:
+            light = self._compared_light(images, telling)
+        partly = [self.partly_unknown[text] for text in texts if text in self.partly_unknown]
+        if partly and light.state == "yes":
+            light = _light("limited", f"{'; '.join(partly)}; {light.evidence}")
+        return Following(
+            light=light,
+            changes=changes,
+            common_share=share,
+            warnings=warnings,
+            says_nothing=silent,
+        )
+
+    def _compared_light(self, images: Sequence[int], prompts: Sequence[int]) -> Light:
+        """Return the light without null prompts: the user's own prompts' maps are compared."""
+        if self.differences is None:
+            return _light("not established", self.reason)
+        differences = self.differences[list(images)]
+        same = int((differences < UNCHANGED).sum())
+        if same:
+            which = "" if same == len(images) else f"{same} of {len(images)} images: "
+            return _light("no", f"{which}the maps of {len(prompts)} prompts are the same")
+        most = f"the maps asked for differ by up to {differences.max():.2f}"
+        return _light("not established", f"{self.reason}; {most}")
+
+
+def declared(prompts: Prompts, factors: Factors, side: Side) -> Tracking:
     """Return what is known before anything is measured."""
     silent = {
         text: f"{text!r} says nothing to this model: it does not know {_listed(words)}"
@@ -75,49 +143,40 @@ def declared(prompts: Prompts, factors: Factors, side: Side) -> Following:
         light = _light("not applicable", "the values are of the prompt's own words")
     else:
         light = _light("not established", "not measured")
-    return Following(light=light, says_nothing=silent)
+    return Tracking(light=light, labels=prompts.labels, says_nothing=silent)
 
 
 def measured(
-    known: Following,
+    known: Tracking,
     values: Float[Tensor, "image target token"],
     prompts: Prompts,
     nulls: Prompts | None,
     score: Score,
     why_no_nulls: str,
-) -> Following:
+) -> Tracking:
     """Return how maps follow their prompts, beyond what is `known` without measuring.
 
     Args:
         values: maps of the prompts, then of the null prompts and of the `references` that stand
             beside the last of these, if there are any.
     """
-    # Prompts that say nothing to the model are no evidence for or against the method.
-    telling = [n for n, text in enumerate(prompts.labels) if text not in known.says_nothing]
-    maps, null = values[:, telling], values[:, len(prompts.labels) :]
-    changes: dict[str, float] = {}
-    share = None
-    if nulls is not None and telling:
-        changes = {
-            kind: float(change(maps, null[:, n]).mean()) for n, kind in enumerate(NULL_PROMPTS)
-        }
-        # A score that compares prompts (a margin, a contrast) puts the same other prompts into
-        # every map, because that was asked for.
-        if not (isinstance(score, Margin) or score.against):
-            share = float(common_share(maps, null[:, len(NULL_PROMPTS) - 1 :]).mean())
-    light = known.light
-    if light.state == "not established" and telling:
-        light = _measured_light(changes, share) if changes else _compared_light(maps, why_no_nulls)
-    partly = _partly_unknown(prompts, known.says_nothing)
-    if partly and light.state == "yes":
-        light = _light("limited", f"{'; '.join(partly)}; {light.evidence}")
-    return replace(
-        known,
-        changes=changes,
-        common_share=share,
-        light=light,
-        warnings=_warnings(changes, share),
-    )
+    count = len(prompts.labels)
+    maps, null = values[:, :count], values[:, count:]
+    known = replace(known, partly_unknown=_partly_unknown(prompts, known.says_nothing))
+    if nulls is None:
+        # Of prompts without known words the maps may well be the same.
+        telling = [n for n, text in enumerate(prompts.labels) if text not in known.says_nothing]
+        some, differences = maps[:, telling], None
+        if len(telling) > 1:
+            differences = change(some[:, 1:], some[:, 0]).amax(1).cpu().numpy()
+        return replace(known, differences=differences, reason=why_no_nulls)
+    shares = None
+    # A score that compares prompts (a margin, a contrast) puts the same other prompts into
+    # every map, because that was asked for.
+    if not (isinstance(score, Margin) or score.against):
+        shares = common_share(maps, null[:, len(NULL_PROMPTS) - 1 :]).cpu().numpy()
+    changes = {kind: change(maps, null[:, n]).cpu().numpy() for n, kind in enumerate(NULL_PROMPTS)}
+    return replace(known, changes=changes, shares=shares)
 
 
 def references(unrelated: Float[Tensor, " dim"]) -> Float[Tensor, "reference dim"]:
@@ -159,38 +218,71 @@ def says_nothing(text: str, unknown: Sequence[str]) -> bool:
     return bool(unknown) and all(word in dark for word in words if any(map(str.isalnum, word)))
 
 
-def _measured_light(changes: Mapping[str, float], share: float | None) -> Light:
-    low, high = min(changes.values()), max(changes.values())
-    if high < UNCHANGED:
-        return _light("no", "the map is the same for every prompt")
-    text = f"changes by {low:.2f} to {high:.2f} under null prompts"
-    if share is None:
-        return _light("limited" if low < UNCHANGED else "yes", text)
-    alike = low < UNCHANGED or sum(changes.values()) < SMALL * len(changes)
-    state: State = "limited" if alike or share > COMMON else "yes"
-    return _light(state, f"{text}; {share:.0%} of it is the same for every prompt")
+class _Maps:
+    """The measures of some maps, and the state of the worst of them."""
 
+    def __init__(
+        self,
+        changes: Mapping[str, Float[np.ndarray, "image prompt"]],
+        shares: Float[np.ndarray, "image prompt"] | None,
+        images: Sequence[int],
+        prompts: Sequence[int],
+    ) -> None:
+        rows = np.ix_(list(images), list(prompts))
+        self.kinds = tuple(changes)
+        self.changes = np.stack([table[rows].ravel() for table in changes.values()])
+        self.shares = None if shares is None else shares[rows].ravel()
+        low, high, mean = self.changes.min(0), self.changes.max(0), self.changes.mean(0)
+        limited = low < UNCHANGED
+        if self.shares is not None:
+            limited |= (mean < SMALL) | (self.shares > COMMON)
+        states = np.where(high < UNCHANGED, 0, np.where(limited, 1, 2))
+        self.state: State = STATES[int(states.min())]
+        # The maps in that state, and among them the one that changes least.
+        self.rows = np.flatnonzero(states == states.min())
+        self.worst = self.rows[mean[self.rows].argmin()]
+        whole = len(self.rows) == len(states) or self.state == "yes"
+        self.which = "" if whole else f"{len(self.rows)} of {len(states)} maps: "
 
-def _compared_light(maps: Float[Tensor, "image prompt token"], reason: str) -> Light:
-    """Return the light without null prompts: the user's own prompts' maps are compared."""
-    if maps.shape[1] < 2:
-        return _light("not established", reason)
-    most = float(change(maps[:, 1:], maps[:, 0]).max())
-    if most < UNCHANGED:
-        return _light("no", f"the maps of {maps.shape[1]} prompts are the same")
-    return _light("not established", f"{reason}; the maps asked for differ by up to {most:.2f}")
+    @property
+    def mean_changes(self) -> dict[str, float]:
+        """The mean change over all maps, by kind of null prompt."""
+        means = self.changes.mean(1).tolist()
+        return dict(zip(self.kinds, means, strict=True))
+
+    @property
+    def mean_share(self) -> float | None:
+        return None if self.shares is None else float(self.shares.mean())
+
+    @property
+    def light(self) -> Light:
+        if self.state == "no":
+            return _light("no", f"{self.which}the map is the same for every prompt")
+        changes = self.changes[:, self.rows]
+        text = f"changes by {changes.min():.2f} to {changes.max():.2f} under null prompts"
+        if self.shares is not None:
+            share = float(self.shares[self.rows].max())
+            text = f"{text}; {share:.0%} of it is the same for every prompt"
+        return _light(self.state, f"{self.which}{text}")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user must know of the worst map."""
+        changes = dict(zip(self.kinds, self.changes[:, self.worst].tolist(), strict=True))
+        share = None if self.shares is None else float(self.shares[self.worst])
+        return tuple(f"{self.which}{text}" for text in _warnings(changes, share))
 
 
 def _light(state: State, evidence: str) -> Light:
     return Light("follows the prompt", state, evidence)
 
 
-def _partly_unknown(prompts: Prompts, silent: Mapping[str, str]) -> list[str]:
-    return [
-        f"unknown words in {text!r}: {_listed(words)}"
+def _partly_unknown(prompts: Prompts, silent: Mapping[str, str]) -> dict[str, str]:
+    return {
+        text: f"unknown words in {text!r}: {_listed(words)}"
         for text, words in zip(prompts.labels, prompts.unknown, strict=False)
         if words and text not in silent
-    ]
+    }
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -54,7 +54,7 @@ class Attribution:
         total: what the values promise to add up to; None where nothing is promised.
         live_rows: the query rows of the last call that feed the score; None where no gradient was
             taken.
-        has_gradient: whether a gradient arrived, by path.
+        has_gradient: whether a gradient arrived, by path; noted for a certificate alone.
         untouched: the model's own scores; None where the pass that was read was changed.
         row_alone: whether the last block was run on the readout row alone (`last_block`).
     """
@@ -63,7 +63,7 @@ class Attribution:
     scores: Float[Tensor, "item target"]
     total: Float[Tensor, "item target"] | None
     live_rows: Bool[Tensor, "item query"] | None
-    has_gradient: dict[str, bool]
+    has_gradient: dict[str, Bool[Tensor, "item target"]]
     untouched: Float[Tensor, "item target"] | None
     row_alone: bool = False
 
@@ -115,6 +115,11 @@ class Reader:
                 scores=batch.compare(embedding),
                 untouched=None if own is None else batch.compare(own),
                 total=None if total is None else (gradient @ total.unsqueeze(-1)).squeeze(-1),
+                # What a prompt's gradient is made of; a prompt's own may vanish only with the sum.
+                has_gradient={
+                    path: arrived.any(1, keepdim=True) & (gradient != 0).any(2)
+                    for path, arrived in by_coordinate.has_gradient.items()
+                },
             )
 
     def _attribute(self, batch: Batch) -> Attribution:
@@ -164,7 +169,9 @@ class Reader:
         assert readout_method is not None  # see `last_block.fits`
         contributions = readout_method.contributions(read)
         if contributions is None:
-            values, total = method.attribute(read), method.total(read) if self.evidence else None
+            values = method.attribute(read)
+            read.watched = False  # further gradients would count as the method's
+            total = method.total(read) if self.evidence else None
         else:
             gradient = batch.score_gradient(row.embedding.detach())
             values, total = _contract(read, gradient, contributions)
@@ -175,7 +182,7 @@ class Reader:
             scores=scores,
             total=None if total is None else total.detach(),
             live_rows=row.live_rows,
-            has_gradient=dict(read.has_gradient),
+            has_gradient=read.has_gradient,
             untouched=scores if _leaves_untouched(plan) else None,
             row_alone=True,
         )
@@ -187,8 +194,8 @@ class Reader:
             scores = batch.compare(embedding)
         read = self._read_pass(batch, trace, embedding, scores, states=states, rules=rules)
         values = self.method.attribute(read)
-        # Before further gradients are taken: they would count as the method's.
-        has_gradient = dict(read.has_gradient)
+        # Further gradients would count as the method's.
+        read.watched = False
         total = self.method.total(read) if self.evidence else None
         explained = self.method.explained(read)
         live = _live_rows(read, explained) if self.evidence else None
@@ -197,7 +204,7 @@ class Reader:
             scores=explained.detach(),
             total=None if total is None else total.detach(),
             live_rows=live,
-            has_gradient=has_gradient,
+            has_gradient=read.has_gradient,
             untouched=scores.detach() if _leaves_untouched(plan) else None,
         )
 
@@ -234,6 +241,7 @@ class Reader:
             scores=scores,
             rerun=_rerun(module, batch),
             seed=self.seed,
+            watched=self.evidence,
             **more,
         )
 
@@ -306,14 +314,14 @@ def _contract(
     # The total is one more column of the same product.
     per_key = torch.cat([contributions.flatten(1, 2), output.to(contributions.dtype)], dim=-1)
     parts: list[Tensor] = []
-    has_gradient = False
+    target = 0
     step = _targets_at_once(layer, read.batch.gradient_bytes)
     for some in score_gradient.transpose(0, 1).split(step):
         (grads,) = gradients_at_once(embedding, [layer.output], some)
-        has_gradient = has_gradient or bool(grads.count_nonzero())
+        read.note_gradients(layer.path, grads, target)
+        target += len(grads)
         parts.append(grads.flatten(2).transpose(0, 1) @ per_key)
     values = torch.cat(parts, dim=1)
-    read.has_gradient[layer.path] = has_gradient
     return values[..., :-1], values[..., -1]
 
 

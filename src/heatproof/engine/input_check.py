@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from heatproof import scores
-from heatproof.certificate import Check
+from heatproof.certificate import Check, Verdict
 from heatproof.engine.inputs import ImageInputs, Prompts
 from heatproof.models.geometry import MOST_PIXELS, Preprocess
 from heatproof.models.library import Inputs, Library, NoCall, NoLibrary
@@ -27,6 +28,53 @@ TENSOR = "the input was a preprocessed tensor: its photo and its processor are u
 
 # What a library's own call raises on inputs or settings that it does not take.
 REFUSALS = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputComparison:
+    """What the library's own processor and call gave, beside what an explanation reports.
+
+    Attributes:
+        unknown: the check itself, where nothing could be compared.
+        labels: the prompts.
+        differences: of each image how its pixels differ, and by how much; empty where they do not.
+        limit: the largest gap of scores that is rounding.
+    """
+
+    unknown: Check | None = None
+    library: str = ""
+    labels: tuple[str, ...] = ()
+    reported: Float[np.ndarray, "image prompt"] = field(default_factory=lambda: np.zeros((0, 0)))
+    theirs: Float[np.ndarray, "image prompt"] = field(default_factory=lambda: np.zeros((0, 0)))
+    differences: tuple[str, ...] = ()
+    limit: float = 0.0
+
+    def select(self, images: Sequence[int], prompts: Sequence[int]) -> Check:
+        """Return the check of some images and prompts: that of the worst of them."""
+        if self.unknown is not None:
+            return self.unknown
+        rows = np.ix_(list(images), list(prompts))
+        gaps = np.abs(self.reported[rows] - self.theirs[rows])
+        gap = float(gaps.max())
+        differing = [n for n, image in enumerate(images) if self.differences[image]]
+        if not differing and gap <= self.limit:
+            text = f"{self.library} and the model's own call give the reported score, to {gap:.2g}"
+            return Check(NAME, "holds", text, gap, self.limit)
+        # Where pixels differ, what the scores lose by it is the evidence.
+        at = np.full(len(images), not differing)
+        at[differing] = True
+        number, prompt = divmod(int(np.where(at[:, None], gaps, -1).argmax()), gaps.shape[1])
+        gap, image, prompt = float(gaps[number, prompt]), images[number], prompts[prompt]
+        what = f"The pixels are those that {self.library} makes, but the model's own call differs"
+        if differing:
+            how = self.differences[image]
+            what = f"These are not the pixels that {self.library} makes: {how}"
+        mine, other = float(self.reported[image, prompt]), float(self.theirs[image, prompt])
+        text = (
+            f"{what}; the reported score with {self.labels[prompt]!r} is {mine:.4g} where the "
+            f"library gives {other:.4g} (gap {gap:.2g})."
+        )
+        return Check(NAME, "violated", text, gap, self.limit)
 
 
 @dataclass
@@ -45,28 +93,28 @@ class InputCheck:
 
     def __call__(
         self, shown: ImageInputs, reported: Float[Tensor, "image prompt"], batch_size: int
-    ) -> Check:
-        """Return the check for these images, whose untouched scores are `reported`."""
+    ) -> InputComparison:
+        """Compare these images, whose untouched scores are `reported`."""
         if not shown.photos:
-            return Check(NAME, "not applicable", TENSOR)
+            return _unknown("not applicable", TENSOR)
         library = shown.model.library
         if isinstance(library, NoLibrary):
-            return Check(NAME, library.verdict, library.reason)
+            return _unknown(library.verdict, library.reason)
         prepare = library_inputs(shown.model)
         assert prepare is not None
         prepared = shown.own or tuple(prepare(photo.image) for photo in shown.photos)
         own = [inputs for inputs in prepared if inputs is not None]
         if len(own) < len(prepared):
             text = f"{library.name} would enlarge a photo to over {MOST_PIXELS // 10**6} megapixels"
-            return Check(NAME, "not established", text)
+            return _unknown("not established", text)
         try:
             theirs = self._scores(library, shown, own, batch_size)
         except NoCall as reason:
-            return Check(NAME, "not established", str(reason))
+            return _unknown("not established", str(reason))
         except REFUSALS as error:
             line = " ".join(str(error).split())[:160]
             text = f"the model's own call ended in {type(error).__name__}: {line}"
-            return Check(NAME, "not established", text)
+            return _unknown("not established", text)
         return _compared(library, shown, own, reported, theirs, self.prompts.labels)
 
     def _scores(
@@ -104,8 +152,8 @@ class InputCheck:
 
 def check_coordinates(
     shown: ImageInputs, embeddings: Float[Tensor, "image dim"], batch_size: int
-) -> Check:
-    """Return the check for embeddings (or logits), whose coordinates are explained (`jacobian`)."""
+) -> InputComparison:
+    """Compare embeddings (or logits), whose coordinates are explained (`jacobian`)."""
     count = embeddings.shape[1]
     units = torch.eye(count, dtype=embeddings.dtype, device=shown.pixels.device)
     coordinates = Prompts(tuple(f"coordinate {n}" for n in range(count)), units)
@@ -156,6 +204,10 @@ def _join(own: Sequence[Inputs], like: Tensor) -> dict[str, Tensor]:
 # --- the verdict ------------------------------------------------------------------------------
 
 
+def _unknown(verdict: Verdict, reason: str) -> InputComparison:
+    return InputComparison(unknown=Check(NAME, verdict, reason))
+
+
 def _compared(
     library: Library,
     shown: ImageInputs,
@@ -163,37 +215,31 @@ def _compared(
     reported: Float[Tensor, "image prompt"],
     theirs: Float[Tensor, "image prompt"],
     labels: Sequence[str],
-) -> Check:
-    reported, theirs = reported.double().cpu(), theirs.double().cpu()
+) -> InputComparison:
+    theirs = theirs.double().cpu()
     tolerance = TOLERANCE[shown.model.precision]
-    limit = tolerance * max(1.0, float(theirs.abs().max()))
-    gaps = (reported - theirs).abs()
-    gap = float(gaps.max())
-    ours = shown.pixels.detach().cpu()
-    pairs = [
-        (pixels, library.pixels(inputs).to(pixels))
-        for pixels, inputs in zip(ours, own, strict=True)
-    ]
-    worst = max(range(len(pairs)), key=lambda n: _pixel_gap(*pairs[n]))
-    pixel_gap = _pixel_gap(*pairs[worst])
-    # Relative to the largest pixel: normalised pixels are of the order of 1.
-    same_pixels = pixel_gap <= tolerance * max(1.0, float(pairs[worst][1].abs().max()))
-    if same_pixels and gap <= limit:
-        text = f"{library.name} and the model's own call give the reported score, to {gap:.2g}"
-        return Check(NAME, "holds", text, gap, limit)
-    image, prompt = divmod(int(gaps.argmax()), gaps.shape[1])
-    if same_pixels:
-        what = f"The pixels are those that {library.name} makes, but the model's own call differs"
-    else:
-        by = "" if pixel_gap == float("inf") else f" by up to {pixel_gap:.2g}"
-        what = f"These are not the pixels that {library.name} makes: {difference(*pairs[worst])}"
-        what = f"{what}; pixels differ{by}"
-    mine, other = float(reported[image, prompt]), float(theirs[image, prompt])
-    text = (
-        f"{what}; the reported score with {labels[prompt]!r} is {mine:.4g} where the library gives "
-        f"{other:.4g} (gap {gap:.2g})."
+    differences = tuple(
+        _pixel_difference(pixels, library.pixels(inputs).to(pixels), tolerance)
+        for pixels, inputs in zip(shown.pixels.detach().cpu(), own, strict=True)
     )
-    return Check(NAME, "violated", text, gap, limit)
+    return InputComparison(
+        library=library.name,
+        labels=tuple(labels),
+        reported=reported.double().cpu().numpy(),
+        theirs=theirs.numpy(),
+        differences=differences,
+        limit=tolerance * max(1.0, float(theirs.abs().max())),
+    )
+
+
+def _pixel_difference(ours: Tensor, theirs: Tensor, tolerance: float) -> str:
+    """Return in words how two images differ, empty where they do not."""
+    gap = _pixel_gap(ours, theirs)
+    # Relative to the largest pixel: normalised pixels are of the order of 1.
+    if gap <= tolerance * max(1.0, float(theirs.abs().max())):
+        return ""
+    by = "" if gap == float("inf") else f" by up to {gap:.2g}"
+    return f"{difference(ours, theirs)}; pixels differ{by}"
 
 
 def _pixel_gap(ours: Tensor, theirs: Tensor) -> float:

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from heatproof import checking, methods, scores, user_code
-from heatproof.certificate import Certificate, Check
+from heatproof.certificate import HANDED_IN, NO_CHECK, Certificates, Sample
 from heatproof.engine import following, inputs
 from heatproof.engine.batches import ImageBatches, TowerBatches
-from heatproof.engine.certify import Evidence, certify, unchecked
-from heatproof.engine.following import NULL_PROMPTS, Following
+from heatproof.engine.certify import Evidence, Findings, facts, promise_of
+from heatproof.engine.following import NULL_PROMPTS, Tracking
 from heatproof.engine.forward import Attribution, Reader, untouched_scores
-from heatproof.engine.input_check import InputCheck
+from heatproof.engine.input_check import InputCheck, InputComparison
 from heatproof.engine.inputs import ImageInputs, ImageSize, PromptInput, Prompts
 from heatproof.engine.memory import BatchPlan, plan_batches
 from heatproof.errors import InputError, PromptError
@@ -138,34 +139,39 @@ class Pipeline:
             return BatchPlan(most)
         return plan_batches(batches.model, batches.probe(), reader.attribute, memory, most)
 
-    def certificate(
+    def findings(
         self,
         model: Model,
         names: tuple[Sequence[str], Sequence[str]],
         results: "BatchResults",
-        tracking: Following,
-        check_input: Callable[[int], Check],
+        tracking: Tracking,
+        check_input: Callable[[int], InputComparison],
         warnings: Sequence[str] = (),
-    ) -> Certificate:
-        """Certify the results, or say why nothing was checked.
+    ) -> Findings:
+        """Return what the certificates of the results are made from.
 
         Args:
             model: the one that was run, at the size of the inputs.
             names: what items and targets are called; null prompts, which come last, are not named.
             tracking: how the maps follow their prompts.
             check_input: compares the results with the library's own call on batches of a size.
+            warnings: of the whole explanation.
         """
         if not self.certifies or self.plan is None:
-            return unchecked(model, self.method, self.factors, tracking)
-        return certify(
-            model,
-            self.method,
-            self.factors,
-            results.evidence(self.side, names),
-            tracking,
-            warnings=warnings,
-            seed=self.options.seed,
+            return Findings(
+                factors=self.factors,
+                tracking=tracking,
+                model=facts(model, self.side, None),
+                reason=HANDED_IN if self.method.foreign else NO_CHECK,
+            )
+        return Findings(
+            factors=self.factors,
+            tracking=tracking,
+            model=facts(model, self.side, self.options.seed),
+            promise=promise_of(self.method),
+            evidence=results.evidence(self.side, names),
             input_check=check_input(self.plan.items),
+            warnings=tuple(warnings),
         )
 
     def record(self, prompts: Prompts, shown: ImageInputs) -> Record:
@@ -212,19 +218,22 @@ class ExplainRun(Pipeline):
         count = len(self.prompts.labels)
         # Of the user's prompts and of the null prompts behind them, which the certificate needs.
         maps = batches.layout.grid(results.values)
+        findings = self._findings(shown, batches, results, maps)
+        certificates = Certificates(findings.certify, len(maps), count)
         return Explanation(
             maps=maps[:, :count].float(),
             scores=results.untouched[:, :count].float(),
             explained_scores=results.explained[:, :count].float(),
-            certificate=self._certificate(shown, batches, results, maps),
+            certificate=certificates.worst,
+            certificates=certificates,
             record=self.record(self.prompts, shown),
             photos=shown.photos,
             views=shown.views,
         )
 
-    def _certificate(
+    def _findings(
         self, shown: ImageInputs, batches: ImageBatches, results: "BatchResults", maps: Tensor
-    ) -> Certificate:
+    ) -> Findings:
         prompts, names = self.prompts, (names_of(shown), self.prompts.labels)
         tracking, drift = following.declared(prompts, self.factors, "image"), ()
         if self.certifies:
@@ -233,11 +242,11 @@ class ExplainRun(Pipeline):
             )
             drift = _drift(self.model, shown, batches, self.batch_size)
 
-        def check_input(batch_size: int) -> Check:
+        def check_input(batch_size: int) -> InputComparison:
             reported = results.untouched[:, : len(prompts.labels)]
             return self.input_check(shown, reported, batch_size)
 
-        return self.certificate(shown.model, names, results, tracking, check_input, drift)
+        return self.findings(shown.model, names, results, tracking, check_input, drift)
 
 
 class BatchResults:
@@ -284,23 +293,38 @@ class BatchResults:
         targets, parts = len(names[1]), self.attributions
         values = self.values[:, :targets]
         totals = [part.total.cpu() for part in parts if part.total is not None]
+        total = torch.cat(totals)[:, :targets] if totals else None
         rows = [part.live_rows.cpu() for part in parts if part.live_rows is not None]
+        live = torch.cat(rows)
+        untouched = self.untouched[:, :targets]
+        paths = parts[0].has_gradient
         return Evidence(
             side=side,
             names=names,
-            untouched=self.untouched[:, :targets],
-            explained=self.explained[:, :targets],
-            sums=values.sum(-1),
-            total=torch.cat(totals)[:, :targets] if totals else None,
-            live_rows=torch.cat(rows),
-            readout=self.readout,
-            content=self.content,
+            untouched=untouched.double().numpy(),
+            explained=self.explained[:, :targets].double().numpy(),
+            compared=np.ones(len(live), dtype=bool),
+            sums=values.sum(-1).numpy(),
+            total=None if total is None else total.numpy(),
+            live_rows=live.numpy(),
+            described_rows=self._described_rows(live.shape),
             has_gradient={
-                path: any(part.has_gradient.get(path, False) for part in parts)
-                for path in parts[0].has_gradient
+                path: torch.cat([part.has_gradient[path][:, :targets] for part in parts])
+                .cpu()
+                .numpy()
+                for path in paths
             },
-            finite=bool(values.isfinite().all()),
+            finite=values.isfinite().all(-1).numpy(),
+            largest_score=max(1.0, float(untouched.abs().max())),
+            largest_total=1.0 if total is None else max(1.0, float(total.abs().max())),
+            sample=Sample(len(live), len(live)),
         )
+
+    def _described_rows(self, size: Sequence[int]) -> Bool[np.ndarray, "item query"]:
+        rows = np.zeros(tuple(size), dtype=bool)
+        for item, row in enumerate(self.readout):
+            rows[item, self.content if row is None else row] = True
+        return rows
 
 
 def names_of(shown: ImageInputs) -> list[str]:

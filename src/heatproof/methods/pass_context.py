@@ -125,7 +125,8 @@ class ReadPass:
         seed: the explanation's.
         states: the activations that `Plan.states` asked for.
         rules: what the plan's rules returned on entering.
-        has_gradient: by path, whether any gradient arrived there; `gradients` fills it in.
+        watched: whether `note_gradients` takes notes, which a certificate needs.
+        has_gradient: by path, of which items and targets any gradient arrived there.
     """
 
     batch: Batch
@@ -137,7 +138,8 @@ class ReadPass:
     seed: int = 0
     states: Mapping[str, Activation] = field(default_factory=dict[str, Activation])
     rules: object = None
-    has_gradient: dict[str, bool] = field(default_factory=dict[str, bool])
+    watched: bool = True
+    has_gradient: dict[str, Bool[Tensor, "item target"]] = field(default_factory=dict[str, Tensor])
 
     @property
     def targets(self) -> int:
@@ -161,15 +163,32 @@ class ReadPass:
         `scores`: others than the pass's own.
         """
         wanted: list[Tensor] = [getattr(layer, kind) for kind in of for layer in layers]
-        for grads in self.gradients_of(wanted, scores):
+        for target, grads in enumerate(self.gradients_of(wanted, scores)):
             split = {
                 kind: list(grads[n * len(layers) : (n + 1) * len(layers)])
                 for n, kind in enumerate(of)
             }
             for layer, grad in zip(layers, split[of[0]], strict=True):
-                if not self.has_gradient.get(layer.path):
-                    self.has_gradient[layer.path] = bool(grad.count_nonzero())
+                self.note_gradients(layer.path, grad[None], target)
             yield split
+
+    def note_gradients(
+        self, path: str, gradients: Float[Tensor, "some item ..."], target: int, item: int = 0
+    ) -> None:
+        """Note in which items the gradients of some targets at a call are not zero everywhere.
+
+        target, item: the numbers of the first ones.
+        """
+        if not self.watched:
+            return
+        if path not in self.has_gradient:
+            size = len(self.embedding), self.targets
+            self.has_gradient[path] = gradients.new_zeros(size, dtype=torch.bool)
+        # The largest, for this is several times faster than to count them.
+        arrived = (gradients.flatten(2).abs().amax(2) != 0).T
+        items, targets = arrived.shape
+        noted = self.has_gradient[path][item : item + items, target : target + targets]
+        noted |= arrived
 
     def gradients_of(
         self, wanted: Sequence[Tensor], scores: Float[Tensor, "item target"] | None = None

@@ -82,9 +82,7 @@ class SecondOrder(BlockMethod):
             one = torch.zeros_like(scores)
             one[:, target] = 1
             (grad,) = torch.autograd.grad(scores, [points], one, retain_graph=True)
-            read.has_gradient[path] = read.has_gradient.get(path, False) or bool(
-                grad.count_nonzero()
-            )
+            read.note_gradients(path, grad.flatten()[None, None], target, item)
             share = way * at_least_float32(grad).mean(0)
             maps.append(by_token(share[None]).sum(2)[0])
         return torch.stack(maps)

@@ -97,6 +97,10 @@ def as_json(maps: ImageMaps, words: ImageWords | None) -> dict[str, Any]:
         },
         "view": {**asdict(view), "unseen": view.unseen},
         "certificate": _certificate(maps.certificate),
+        "certificates": [
+            {"prompt": prompt, **_certificate(maps.certificate_of(number))}
+            for number, prompt in enumerate(record.prompts)
+        ],
         "environment": maps.certificate.environment,
         "notices": list(maps.notices),
         "words": _words(words) if words else None,

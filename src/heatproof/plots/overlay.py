@@ -88,7 +88,7 @@ def overlay(maps: ImageMaps, prompt: int = 0) -> Image.Image:
             [maps.score_text(prompt), maps.record.method, *viewport.remarks(maps.photo)]
         ),
         scale=maps.scale,
-        certificate=maps.certificate.of(text),
+        certificate=maps.certificate_of(prompt),
         signs=maps.record.signs,
     )
 
