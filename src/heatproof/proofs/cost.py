@@ -126,7 +126,7 @@ class _Run:
         passes = self.passes
         # Parameters and the input exist with or without a gradient: no method pays for them.
         own = [*self.model.module.parameters(), *self.model.module.buffers(), self.pixels]
-        with _saved(own) as saved:
+        with saved_for_backward(own) as saved:
             self()
         peak = _peak(self, self.model.device, own)
         name = self.method.card.name
@@ -144,7 +144,7 @@ class _Run:
 
 
 @contextmanager
-def _saved(own: Iterable[Tensor]) -> Generator[dict[int, Any]]:
+def saved_for_backward(own: Iterable[Tensor]) -> Generator[dict[int, Any]]:
     """Collect the storages that autograd saves for a backward pass, without those of `own`."""
     known = {tensor.untyped_storage().data_ptr() for tensor in own}
     saved: dict[int, Any] = {}
