@@ -7,12 +7,19 @@ from typing import Any
 from heatproof.evaluation.store import Part
 from heatproof.pages import render
 from heatproof.pages.render import Cell
+from heatproof.recipes.grad_eclip_paper import simplicity
 from heatproof.recipes.grad_eclip_paper.conclusions import percent, told
 from heatproof.recipes.grad_eclip_paper.figures import setting_label
 from heatproof.recipes.grad_eclip_paper.localisation import QUALITIES
 
 VERDICTS = ("shown", "contradicted", "not shown", "not measured")
-SECTIONS = {"a": ("a",), "b": ("b",), "c": ("c",), "d": ("d",), "e": ("e pictures", "e captions")}
+SECTIONS = {
+    "a": ("a", "a simpler"),
+    "b": ("b",),
+    "c": ("c",),
+    "d": ("d",),
+    "e": ("e pictures", "e captions"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +107,22 @@ def _equivalence(data: Part) -> Iterator[Subsection]:
         numbers=(1, 2, 3),
     )
     yield Subsection(note=f"Times on {cost['threads']} thread(s), {cost['device']}.")
+
+
+def _simpler(data: Part) -> Iterator[Subsection]:
+    size = "{tokens} tokens, width {width}, {heads} heads".format(**data["sizes"])
+    yield Subsection(
+        title="Simpler? One last attention layer, counted",
+        note=f"{size}, float64, {data['threads']} thread(s); graphs begin at queries, keys and "
+        f"values. All maps are equal (largest difference {data['largest difference']:.0e}). "
+        "Columns of two: the readout's row alone, and all rows.",
+        head=[
+            "way", "quantities taken", "statements", "multiply-adds, M", "all rows",
+            "saved, KiB", "all rows", "peak, KiB", "all rows", "time, ms",
+        ],
+        rows=simplicity.rows_of(data),
+        numbers=range(1, 10),
+    )  # fmt: skip
 
 
 def _worst(rows: Sequence[Part], dtype: str) -> str:
@@ -282,6 +305,7 @@ def _captions(data: Part) -> Iterator[Subsection]:
 
 _SUBSECTIONS: dict[str, Callable[[Part], Iterator[Subsection]]] = {
     "a": _equivalence,
+    "a simpler": _simpler,
     "b": _another,
     "c": _causes,
     "d": _alignment,

@@ -19,6 +19,7 @@ from heatproof.recipes.grad_eclip_paper import (
     equivalence,
     implied_model,
     perturbing,
+    simplicity,
     text_deletion,
 )
 from heatproof.recipes.grad_eclip_paper.conclusions import conclude
@@ -30,7 +31,7 @@ from heatproof.recipes.grad_eclip_paper.page import page
 from heatproof.recipes.grad_eclip_paper.scenes_material import scenes_material
 
 EXPERIMENTS: dict[str, tuple[tuple[str, Callable[[Study], Part | None]], ...]] = {
-    "a": (("a", equivalence.measure),),
+    "a": (("a", equivalence.measure), ("a simpler", simplicity.measure)),
     "b": (("b", implied_model.measure),),
     "c": (("c", causes.measure),),
     "d": (("d", alignment.measure),),

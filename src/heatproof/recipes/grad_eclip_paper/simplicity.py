@@ -4,9 +4,9 @@ The layer stands alone: the entering tokens are projected to q, k, v; the readou
 through W_O, is added to the residual and scored by a cosine. All ways return one map. In each,
 `rows` is how much of the layer is computed: every query row, or the readout's alone.
 
-Counted are: the quantities that a way takes out of the pass; its statements; multiply-adds, by
-PyTorch's own counter and by formula; bytes that autograd saves, and beside it what the way itself
-holds; the peak; the time.
+Counted are: the quantities that a way takes out of the pass; the statements of its map;
+multiply-adds, by PyTorch's own counter and by formula; bytes that autograd saves; the peak of all
+that is alive at once; the time. Graphs begin at q, k and v.
 
 Three verdicts in place of one, with rules that were written before the numbers were looked at.
 Each method stands in its cheapest form, over the readout's row, in float64 on the processor:
@@ -14,10 +14,10 @@ Each method stands in its cheapest form, over the readout's row, in float64 on t
 - *quantities and code*: Attention-ECLIP as published takes fewer quantities out of the pass than
   Grad-ECLIP as published, and its map takes no more statements: shown. More quantities:
   contradicted. Else not shown.
-- *arithmetic*: multiply-adds lower by more than 1 % are shown, higher by more than 1 % contradicted;
-  within 1 % they are equal, which is not shown.
-- *time and memory*: peak bytes count as equal within 1 %, time where the 95 % interval of the paired
-  ratio holds 1. One of them lower and none higher is shown; one higher and none lower is
+- *arithmetic*: multiply-adds lower by more than 1 % are shown, higher by more than 1 %
+  contradicted; within 1 % they are equal, which is not shown.
+- *time and memory*: peak bytes count as equal within 1 %, time where the 95 % interval of the
+  paired ratio holds 1. One of them lower and none higher is shown; one higher and none lower is
   contradicted; else not shown.
 """
 
@@ -27,7 +27,7 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -153,8 +153,11 @@ def attention_eclip_zero_leaf(layer: LastLayer, rows: Rows) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """One way to the map. captured: what it takes out of the pass; held: those of them that it
-    keeps beside the graph until the map is there, by number of tokens x width."""
+    """One way to the map.
+
+    captured: what it takes out of the pass.
+    statements_of_pass: those of its function that are the forward pass itself.
+    """
 
     name: str
     compute: Callable[[LastLayer, Rows], Tensor]
@@ -218,14 +221,15 @@ def statements(way: Way) -> int:
 def multiply_adds(name: str, sizes: tuple[int, int, int], rows: Rows) -> int:
     """Count multiply-adds by formula: products of matrices, forward and backward, and u.
 
-    n tokens, width w, m query rows, H heads; a backward pass is counted where a gradient goes.
+    n tokens, width w, m query rows; a backward pass is counted where a gradient goes.
     """
-    n, w, heads = sizes
+    n, w, _ = sizes
     m = n if rows == "all" else 1
     project = (m + 2 * n) * w * w
     attend = 2 * m * n * w
-    score = w * w + w
-    back = w * w  # through W_O, to the readout's output; the cosine's own is element by element
+    # Through W_O. The cosine's own product is one of vectors, which the counter leaves out.
+    score = w * w
+    back = w * w
     spatial = n * w
     forward = project + attend + score + back + spatial
     extra = {
@@ -237,7 +241,6 @@ def multiply_adds(name: str, sizes: tuple[int, int, int], rows: Rows) -> int:
         # The leaf's product with v, and back.
         "Attention-ECLIP, zero leaf": 2 * n * w,
     }
-    del heads
     return forward + extra[name]
 
 
@@ -347,17 +350,14 @@ def _verdict(signs: Sequence[int]) -> str:
     return "contradicted" if 1 in signs and -1 not in signs else "not shown"
 
 
-def rows_of(data: Part) -> list[list[Any]]:
+def rows_of(data: Part) -> list[list[str]]:
     """Return a table's rows: one per way, counts over the readout's row and over all rows."""
     return [
         [
             name,
             str(len(way["captured"])),
             str(way["statements"]),
-            *(
-                f"{way[scope]['multiply-adds, counted'] / 1e6:,.1f}"
-                for scope in ("readout", "all")
-            ),
+            *(f"{way[scope]['multiply-adds, counted'] / 1e6:,.1f}" for scope in ("readout", "all")),
             *(f"{way[scope]['saved bytes'] / 1024:,.0f}" for scope in ("readout", "all")),
             *(f"{way[scope]['peak bytes'] / 1024:,.0f}" for scope in ("readout", "all")),
             f"{1000 * way['seconds']:.2f}",
