@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int64, UInt8
 from open_clip import CLIP, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from heatproof.data.scenes.captions import truths
@@ -88,9 +88,9 @@ class TrainingProgress:
     """Settings of the runs that this one started from, each with the step at which it ended."""
 
 
-def rate_at(step: int, settings: Settings) -> float:
-    """Return the learning rate: linear warm-up, constant, linear decay."""
-    rise = min(1.0, (step + 1) / settings.warmup)
+def rate_at(step: int, settings: Settings, first: int = 0) -> float:
+    """Return the learning rate: linear warm-up from step `first`, constant, linear decay."""
+    rise = min(1.0, (step - first + 1) / settings.warmup)
     fall = min(1.0, (settings.steps - step) / max(settings.decay, 1))
     return settings.rate * rise * max(fall, 0.0)
 
@@ -183,6 +183,8 @@ class Run:
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98))
         self.progress = TrainingProgress(difficulty=settings.difficulty)
+        self.first = 0
+        """Step at which this run's optimizer began, with nothing in its averages."""
 
     # --- one step
 
@@ -203,7 +205,7 @@ class Run:
         """Train on one batch, and move the average and the curriculum."""
         settings, progress, model = self.settings, self.progress, self.model
         for group in self.optimizer.param_groups:
-            group["lr"] = rate_at(progress.step, settings)
+            group["lr"] = rate_at(progress.step, settings, self.first)
         scenes, pictures, entries, foreign = self.batch(progress.step)
         captions = [e.caption for e in entries]
         true = truths(captions, scenes)
@@ -312,6 +314,17 @@ class Run:
         state = self._read(folder / "state.pt")
         self._take(state)
         self.progress.stages.append({**state["settings"], "until": self.progress.step})
+
+    def begin_from_weights(self, file: Path, stages: list[dict[str, Any]]) -> None:
+        """Start from released weights, at full difficulty and with a new optimizer.
+
+        stages: how the weights were trained (`training_facts`); the last step is the first here.
+        """
+        weights = {k: v.float().to(self.device) for k, v in load_file(file).items()}
+        self.model.load_state_dict(weights)
+        self.average = {k: v.clone() for k, v in weights.items()}
+        self.first = int(stages[-1]["until"])
+        self.progress = TrainingProgress(step=self.first, difficulty=1.0, stages=stages)
 
     def _read(self, path: Path) -> dict[str, Any]:
         return torch.load(path, weights_only=True, map_location=self.device)
