@@ -1,6 +1,7 @@
 """The recipe: the loss falls, a killed run goes on to the same weights, nothing leaks."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from typer.testing import CliRunner
 from heatproof.data.scenes import HELD_OUT, Caption, Phrase, sample, singles, truths
 from heatproof.data.scenes.dataset import UNSEEN
 from heatproof.data.scenes.vocabulary import COLOURS, SHAPES
-from heatproof.recipes.scenes.bank import bank, withheld
+from heatproof.models.scenes import SceneTokenizer
+from heatproof.recipes.scenes.bank import bank, nonsense, withheld
 from heatproof.recipes.scenes.commands import app
 from heatproof.recipes.scenes.loss import against_false
 from heatproof.recipes.scenes.recipe import Run, Settings, rate_at, scene_seeds, train
@@ -56,6 +58,45 @@ def test_the_bank_never_speaks_of_held_out_combinations():
         words = [set(e.text.split()) for e in entries if e.caption.second is None]
         for shape, colour in HELD_OUT:
             assert not any({COLOURS[colour], SHAPES[shape]} <= found for found in words)
+
+
+def test_nonsense_has_an_unknown_noun_and_no_known_shape():
+    import random
+
+    tokens = SceneTokenizer()
+    texts = nonsense(random.Random(0), 200)
+    assert len(texts) == 200
+    for text in texts:
+        assert tokens.encode(text)[-1] == tokens.unknown_token_id
+        assert not set(text.split()) & set(SHAPES)
+    # Half of them say something true of some scenes before the noun: the noun alone decides.
+    assert sum(bool(set(text.split()) & set(COLOURS)) for text in texts) > 20
+
+
+def test_nonsense_is_pushed_below_every_caption(tmp_path):
+    # The loss sees nonsense as false in every family, so its gradient lowers those logits.
+    run = Run(tmp_path, TINY)
+    _, _, entries, texts = run.batch(0)
+    assert len(texts) == TINY.nonsense
+    logits = torch.zeros(3, len(entries) + len(texts), requires_grad=True)
+    true = torch.zeros(logits.shape, dtype=torch.bool)
+    true[:, 0] = True
+    against_false(logits, true, ~true).backward()
+    assert (logits.grad[:, len(entries) :] > 0).all()
+
+
+def test_a_run_from_released_weights_starts_there_with_a_new_warm_up(tmp_path):
+    first = Run(tmp_path / "first", TINY)
+    first.folder.mkdir()
+    first.go()
+    facts = [{"until": 4, "batch": 8, "workers": 1}]
+    more = Run(tmp_path / "second", replace(TINY, steps=8))
+    more.begin_from_weights(tmp_path / "first" / "snapshots" / "step-000004.safetensors", facts)
+    assert more.progress.step == 4
+    assert more.progress.stages == facts
+    for name, value in more.model.state_dict().items():
+        assert torch.allclose(value, first.average[name], atol=1e-3)
+    assert rate_at(4, more.settings, more.first) == pytest.approx(TINY.rate / 2)
 
 
 def test_what_is_held_out_teaches_no_exclusion():
