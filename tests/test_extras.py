@@ -1,5 +1,6 @@
 """A package that is optional and missing is one line, before any work."""
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -17,6 +18,8 @@ COMMANDS = [
     ("benchmark --methods gae", "pyarrow", "benchmark"),
     ("benchmark --methods gae", "matplotlib", "benchmark"),
     ("audit gae", "matplotlib", "report"),
+    ("run . -p dog", "pyarrow", "run"),
+    ("run . -p dog --engine ray", "ray", "ray"),
     ("reproduce --quick", "matplotlib", "report"),
     ("scenes card --docs docs", "matplotlib", "report"),
 ]
@@ -26,7 +29,7 @@ def test_the_extras_are_those_that_pyproject_declares() -> None:
     """Break: take pyarrow out of `EXTRAS`, or rename an extra on one side."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     declared = {
-        name: tuple(line.split(">")[0] for line in lines)
+        name: tuple(re.split(r"[\[>]", line)[0].replace("-", "_") for line in lines)
         for name, lines in project["optional-dependencies"].items()
         if name not in ("all", "dev")
     }

@@ -12,6 +12,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "prove": ("sympy",),
     "benchmark": ("pyarrow", "matplotlib"),
     "report": ("matplotlib",),
+    "run": ("pyarrow", "fsspec", "prometheus_client"),
+    "ray": ("ray",),
 }
 
 

@@ -1,6 +1,7 @@
 """ImageInputs as users have them, as the RGB photo that a viewer would show."""
 
 import difflib
+import io
 import os
 import struct
 import sys
@@ -82,6 +83,35 @@ def open_image(picture: object) -> Photo:
     formats = [name for name in FORMATS if _registered(name)]
     with _decoded_strictly(str(path)) as caught, Image.open(path, formats=formats) as image:
         return _photo(image, str(path), caught)
+
+
+def open_encoded(data: bytes, source: str) -> Photo:
+    """Return the photo that an image file's bytes hold, as `open_image` does for a path.
+
+    source: what errors and notices call it.
+    """
+    if not data:
+        raise ImageError(f"{source}: zero bytes; expected an image; copy or download it again")
+    formats = [name for name in FORMATS if _registered(name)]
+    with (
+        _decoded_strictly(source) as caught,
+        Image.open(io.BytesIO(data), formats=formats) as image,
+    ):
+        return _photo(image, source, caught)
+
+
+def read_file(path: str | Path) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises `ImageError`, in one line, where there is no such file or it cannot be read.
+    """
+    path = Path(path)
+    _expect_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ImageError(f"{path}: cannot be read ({reason})") from error
 
 
 @dataclass(frozen=True)

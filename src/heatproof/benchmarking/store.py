@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heatproof.errors import InputError
-from heatproof.evaluation.store import write_whole
+from heatproof.whole_files import write_whole
 
 Kind = Literal["values", "curves"]
 KINDS: tuple[Kind, ...] = ("values", "curves")

@@ -18,6 +18,7 @@ from heatproof.cli.methods import methods
 from heatproof.cli.models import models
 from heatproof.cli.prove import prove
 from heatproof.cli.reproduce import reproduce
+from heatproof.cli.run import run as run_many
 from heatproof.cli.terminal import BAD_INPUT, DONE, INTERRUPTED, one_line
 from heatproof.errors import HeatproofError, Interrupted
 
@@ -33,6 +34,7 @@ app = typer.Typer(
 # In this order they stand in the help: first what a newcomer needs.
 for command in (explain, methods, models, audit, prove, benchmark, reproduce):
     app.command()(command)
+app.command("run")(run_many)
 
 # The package may come without its recipes: then this command is missing, and nothing else.
 if importlib.util.find_spec("heatproof.recipes.scenes") is not None:

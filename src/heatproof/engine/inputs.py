@@ -6,6 +6,7 @@ Images are files, arrays or tensors; prompts are texts, token ids or embeddings.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -346,6 +347,31 @@ def select(tokens: Tokens, start: int, stop: int) -> Tokens:
         unknown=tokens.unknown[part],
         mask=None if tokens.mask is None else tokens.mask[part],
     )
+
+
+def pick(prompts: Prompts, chosen: Sequence[int]) -> Prompts:
+    """Return some of the prompts, by their numbers, without embedding them again."""
+    rows = torch.tensor(list(chosen), device=prompts.embeddings.device)
+    tokens = prompts.tokens
+    if tokens is not None:
+
+        def picked(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(values[number] for number in chosen) if values else ()
+
+        at = rows.to(tokens.ids.device)
+        tokens = Tokens(
+            ids=tokens.ids[at],
+            readout=tokens.readout[at.to(tokens.readout.device)],
+            texts=picked(tokens.texts),
+            pieces=picked(tokens.pieces),
+            cut=picked(tokens.cut),
+            mask=None if tokens.mask is None else tokens.mask[at.to(tokens.mask.device)],
+            control=picked(tokens.control),
+            unread=picked(tokens.unread),
+            unknown=picked(tokens.unknown),
+        )
+    labels = tuple(prompts.labels[number] for number in chosen)
+    return Prompts(labels, prompts.embeddings[rows], tokens, prompts.remarks)
 
 
 def _classes(model: Model, names: Sequence[str]) -> Prompts:

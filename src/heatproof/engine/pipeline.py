@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -208,6 +209,19 @@ class ExplainRun(Pipeline):
         self.score.check(model, len(self.prompts.labels))
         self.nulls, self.why_no_nulls = _null_prompts(model) if self.certifies else (None, "")
         self.done = 0
+
+    def asking(self, prompts: Prompts, *, first: int) -> "ExplainRun":
+        """Return this run with other prompts, which are embedded already.
+
+        first: the number of the next image in the whole run, on which chance depends.
+        """
+        self.score.check(self.model, len(prompts.labels))
+        run = copy(self)
+        run.done = first
+        if prompts is not self.prompts:
+            run.prompts = prompts
+            run.input_check = InputCheck(list(prompts.labels), prompts, self.score)
+        return run
 
     @torch.inference_mode(False)
     def explain(self, shown: ImageInputs, progress: Progress | None) -> Explanation:

@@ -1,5 +1,6 @@
 """`explain_each`: any number of images, a batch at a time, the next ones decoded meanwhile."""
 
+import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from heatproof.models.model import Model
 
 Picture = str | Path | Image.Image
 Faulty = Callable[[ImageError], None]
+Prepare = Callable[[Image.Image], Inputs | None]
 
 
 @torch.inference_mode(False)
@@ -93,9 +95,7 @@ def explain_each(
 def _explanations(
     run: ExplainRun, sized: Model, loader: "ImageLoader", workers: int, faulty: Faulty | None
 ) -> Generator[Explanation]:
-    pinned = sized.device.type == "cuda"
-    batches = _by_processes(loader, workers, pinned) if workers else _by_thread(loader, pinned)
-    with closing(batches):
+    with closing(load_batches(loader, sized, workers)) as batches:
         for number, batch in enumerate(batches, 1):
             if faulty is not None:
                 for error in batch.errors:
@@ -111,23 +111,33 @@ def _explanations(
 # --- loading -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _LoadedBatch:
+@dataclass(frozen=True, kw_only=True)
+class LoadedBatch:
     """Images that were read, and what is wrong with the others.
 
-    `pixels` are stacked by runs of one size. `own` is what the library's processor makes of each.
+    Attributes:
+        number: the batch's number.
+        pixels: stacked by runs of one size.
+        places: where in the batch the images stood that were read.
+        own: what the library's processor makes of each.
+        errors: what is wrong with the others, which stood at `faulty`.
     """
 
+    number: int
     pixels: tuple[Float[Tensor, "_image 3 _height _width"], ...]
+    places: tuple[int, ...]
     photos: tuple[Photo, ...]
     views: tuple[PhotoView, ...]
     own: tuple[Inputs | None, ...]
     errors: tuple[ImageError, ...]
+    faulty: tuple[int, ...]
 
-    def pin_memory(self) -> "_LoadedBatch":
+    def pin_memory(self) -> "LoadedBatch":
+        """Return the batch with pixels that a device can fetch by itself; torch calls this."""
         return replace(self, pixels=tuple(stack.pin_memory() for stack in self.pixels))
 
     def inputs(self, model: Model) -> Iterator[ImageInputs]:
+        """Yield the images on the model's device, one run of one size at a time."""
         start = 0
         for stack in self.pixels:
             part = slice(start, start + len(stack))
@@ -136,68 +146,104 @@ class _LoadedBatch:
             yield ImageInputs(model, pixels, self.photos[part], self.views[part], self.own[part])
 
 
-class ImageLoader(Dataset[_LoadedBatch]):
+class ImageLoader(Dataset[LoadedBatch]):
     """Batches of images, read and preprocessed when they are asked for."""
 
     def __init__(
         self,
         model: Model,
-        images: Sequence[Picture],
+        images: Sequence[Any],
         size: int,
         *,
         strict: bool,
-        compared: bool = True,
+        compared: int = 1,
+        opener: Callable[[Any], Photo] | None = None,
     ) -> None:
         """Prepare to load batches of `size`.
 
         strict: a batch ends at the first image that cannot be read.
-        compared: the library's own processor makes its pixels too (for the input check).
+        compared: of every so many batches, the library's own processor makes its pixels too (for
+            the input check); 0 means of none.
+        opener: opens one of `images`, if they are no files and no images in memory.
         """
-        self.images, self.size, self.strict = images, size, strict
+        self.images, self.size, self.strict, self.opener = images, size, strict, opener
         self.process, self.dtype = model.image.preprocess, model.dtype
-        self.prepare = library_inputs(model) if compared else None
+        self.compared, self.prepare = compared, library_inputs(model) if compared else None
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.size)
 
-    def __getitem__(self, number: int) -> _LoadedBatch:
+    def __getitem__(self, number: int) -> LoadedBatch:
         return self.load(number, threading.Event())
 
-    def load(self, number: int, stopped: threading.Event) -> _LoadedBatch:
+    def load(self, number: int, stopped: threading.Event) -> LoadedBatch:
         """Load one batch; break off between two images when `stopped`."""
         loaded: list[tuple[Tensor, Photo, PhotoView, Inputs | None]] = []
+        places, faulty = list[int](), list[int]()
+        prepare = self.prepare if self.compared and number % self.compared == 0 else None
         errors: list[ImageError] = []
-        for image in self.images[number * self.size : (number + 1) * self.size]:
+        chosen = self.images[number * self.size : (number + 1) * self.size]
+        for place, image in enumerate(chosen):
             if stopped.is_set() or (errors and self.strict):
                 break
             try:
-                loaded.append(self._read(image))
+                loaded.append(self._read(image, prepare))
+                places.append(place)
             except ImageError as error:
                 errors.append(error)
+                faulty.append(place)
         runs = groupby((pixels for pixels, *_ in loaded), key=lambda pixels: pixels.shape)
-        return _LoadedBatch(
-            tuple(torch.stack(list(run)) for _, run in runs),
-            tuple(photo for _, photo, _, _ in loaded),
-            tuple(view for _, _, view, _ in loaded),
-            () if self.prepare is None else tuple(own for *_, own in loaded),
-            tuple(errors),
+        return LoadedBatch(
+            number=number,
+            pixels=tuple(torch.stack(list(run)) for _, run in runs),
+            places=tuple(places),
+            photos=tuple(photo for _, photo, _, _ in loaded),
+            views=tuple(view for _, _, view, _ in loaded),
+            own=() if prepare is None else tuple(own for *_, own in loaded),
+            errors=tuple(errors),
+            faulty=tuple(faulty),
         )
 
-    def _read(self, image: Picture) -> tuple[Tensor, Photo, PhotoView, Inputs | None]:
-        photo = open_image(image)
+    def _read(
+        self, image: Any, prepare: Prepare | None
+    ) -> tuple[Tensor, Photo, PhotoView, Inputs | None]:
+        photo = open_image(image) if self.opener is None else self.opener(image)
         pixels, view = self.process(photo.image), self.process.view(*photo.image.size)
-        own = None if self.prepare is None else self.prepare(photo.image)
+        own = None if prepare is None else prepare(photo.image)
         if not isinstance(image, Image.Image):  # its file keeps it
             photo = replace(photo, held=None)
         return pixels.to(self.dtype), photo, view, own
 
 
-def _by_processes(loader: ImageLoader, workers: int, pinned: bool) -> Generator[_LoadedBatch]:
+def load_batches(
+    loader: ImageLoader, model: Model, workers: int, numbers: Sequence[int] | None = None
+) -> Generator[LoadedBatch]:
+    """Yield batches, the next ones read meanwhile by `workers` processes, or by a thread if 0.
+
+    numbers: which batches, in this order; by default all.
+    """
+    numbers = range(len(loader)) if numbers is None else numbers
+    pinned = model.device.type == "cuda"
+    if not workers:
+        return _by_thread(loader, numbers, pinned)
+    return _by_processes(loader, numbers, min(workers, len(numbers)), pinned)
+
+
+def _ignore_interrupts(_: int) -> None:
+    # Ctrl-C reaches the whole group of processes; the one that started these ends them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _by_processes(
+    loader: ImageLoader, numbers: Sequence[int], workers: int, pinned: bool
+) -> Generator[LoadedBatch]:
     processes = DataLoader(
         loader,
+        sampler=numbers,
         batch_size=None,
-        num_workers=min(workers, len(loader)),
+        num_workers=workers,
         pin_memory=pinned,
+        worker_init_fn=_ignore_interrupts,
         generator=torch.Generator(),  # else the workers' seed is drawn from the user's
     )
     batches: Any = iter(processes)
@@ -207,22 +253,22 @@ def _by_processes(loader: ImageLoader, workers: int, pinned: bool) -> Generator[
         batches._shutdown_workers()
 
 
-def _by_thread(loader: ImageLoader, pinned: bool) -> Generator[_LoadedBatch]:
+def _by_thread(loader: ImageLoader, numbers: Sequence[int], pinned: bool) -> Generator[LoadedBatch]:
     """Read the next batch while this one is used."""
     # By one thread: `heatproof.images` decodes one file at a time.
     stopped = threading.Event()
 
-    def load(number: int) -> _LoadedBatch | None:
-        if number == len(loader):
+    def load(place: int) -> LoadedBatch | None:
+        if place == len(numbers):
             return None
-        batch = loader.load(number, stopped)
+        batch = loader.load(numbers[place], stopped)
         return batch.pin_memory() if pinned else batch
 
     with ThreadPoolExecutor(1, "heatproof-loading") as thread:
         try:
             coming = thread.submit(load, 0)
-            for number in range(1, len(loader) + 1):
-                batch, coming = coming.result(), thread.submit(load, number)
+            for place in range(1, len(numbers) + 1):
+                batch, coming = coming.result(), thread.submit(load, place)
                 assert batch is not None
                 yield batch
         finally:

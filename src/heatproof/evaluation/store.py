@@ -3,23 +3,13 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from heatproof.whole_files import write_whole
+
 Part = dict[str, Any]
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, and rename it when it is complete.
-
-    Ctrl-C or a killed machine leave the old file, or none, but never half of one. The process's
-    number is in the name: two runs may write into one folder.
-    """
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    write(unfinished)
-    unfinished.replace(path)
 
 
 class PartStore:
