@@ -18,7 +18,7 @@ from heatproof import errors
 
 SOURCES = Path(heatproof.__file__).parents[1]
 ROOT = SOURCES.parent
-OPTIONAL = {"h5py"}
+OPTIONAL = {"datasets", "h5py"}
 """Imported where a file needs it, with a line that says how to install it."""
 
 

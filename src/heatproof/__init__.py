@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from heatproof.proofs.prove_methods import prove
     from heatproof.proofs.result import Proof
     from heatproof.recipes.grad_eclip_paper.reproducing import reproduce
+    from heatproof.store.store import Store, open_store
 
 __version__ = "0.1.0"
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "PromptError",
     "Proof",
     "ReadingError",
+    "Store",
     "UnknownName",
     "UserCodeError",
     "WordExplanation",
@@ -78,6 +80,7 @@ __all__ = [
     "methods",
     "metrics",
     "models",
+    "open_store",
     "prove",
     "reproduce",
     "scores",
@@ -110,6 +113,7 @@ _HOMES = {
     "PromptError": "heatproof.errors",
     "Proof": "heatproof.proofs.result",
     "ReadingError": "heatproof.errors",
+    "Store": "heatproof.store.store",
     "UnknownName": "heatproof.errors",
     "UserCodeError": "heatproof.errors",
     "WordExplanation": "heatproof.explanation",
@@ -121,12 +125,20 @@ _HOMES = {
     "jacobian": "heatproof.engine.api",
     "load": "heatproof.models",
     "load_jacobian": "heatproof.engine.jacobians",
+    "open_store": "heatproof.store.store",
     "prove": "heatproof.proofs.prove_methods",
     "reproduce": "heatproof.recipes.grad_eclip_paper.reproducing",
     "wrap": "heatproof.models",
 }
 
-_EXTRAS = {"Proof": "prove", "benchmark": "benchmark", "prove": "prove", "reproduce": "report"}
+_EXTRAS = {
+    "Proof": "prove",
+    "Store": "run",
+    "benchmark": "benchmark",
+    "open_store": "run",
+    "prove": "prove",
+    "reproduce": "report",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -241,7 +241,7 @@ def _engine(
         from heatproof.runs.local import LocalEngine
 
         return LocalEngine(devices=devices, loaders=workers, model=model, items=items)
-    from heatproof.runs.ray import RayEngine
+    from heatproof.runs.cluster import RayEngine
 
     return RayEngine.from_options(address=address, actors=actors, device=devices[0])
 

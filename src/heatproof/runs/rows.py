@@ -120,7 +120,7 @@ def _lists(values: Sequence[np.ndarray | None], kind: Any) -> Any:
     """Return arrays as one column of lists, row by row."""
     value: Any = kind.value_type
     flat = [None if own is None else own.reshape(-1) for own in values]
-    if any(own is None for own in flat):
+    if not flat or any(own is None for own in flat):
         return pa.array([None if own is None else own.tolist() for own in flat], kind)
     joined = pa.array(np.concatenate([own for own in flat if own is not None]), value)
     if pa.types.is_fixed_size_list(kind):
