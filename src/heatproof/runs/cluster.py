@@ -50,6 +50,7 @@ class RayEngine:
     def run(self, job: Job, ranges: Sequence[Range], stopped: Stopped) -> Iterator[PartWritten]:
         """Yield each part once it is in the store (see `Engine`)."""
         import ray
+        from ray.exceptions import RayError
 
         own = not ray.is_initialized()
         if own:
@@ -59,7 +60,7 @@ class RayEngine:
                 yield row["written"]
                 if stopped.is_set():
                     return
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             raise _reason(error) from error
         finally:
             if own:

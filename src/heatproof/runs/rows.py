@@ -12,7 +12,7 @@ from heatproof.certificate import Certificate
 from heatproof.explanation import Explanation
 from heatproof.runs.prompts import Group
 from heatproof.store.items import Item, ItemPhoto, Items
-from heatproof.store.schema import FAILURES, LIGHTS, MapType, Table, table_of
+from heatproof.store.schema import FAILURES, MapType, Table, table_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,20 +35,8 @@ def certificate_columns(certificate: Certificate) -> dict[str, Any]:
     """Return the columns that say what was established for a row."""
     about = asdict(certificate)
     del about["environment"]  # in the manifest and in each part, not in each row
-    lights = {light.name.replace(" the ", " ").replace(" ", "_"): light.state
-              for light in certificate.lights}  # fmt: skip
-    return {
-        "verdict": certificate.kind,
-        "holds": certificate.holds,
-        **{name: lights[name] for name in LIGHTS},
-        "certificate": json.dumps(about, ensure_ascii=False),
-    }
-
-
-def row_certificate(explanation: Explanation, image: int, prompt: int) -> Certificate:
-    """Return the certificate of one image and prompt."""
-    del image  # an explanation has one for all of its images
-    return explanation.certificate.of(explanation.record.prompts[prompt])
+    figures = {name.replace(" ", "_"): value for name, value in certificate.figures.items()}
+    return {**figures, "certificate": json.dumps(about, ensure_ascii=False)}
 
 
 def table_of_rows(
@@ -109,7 +97,7 @@ def _rows(source: RowSource) -> Iterator[dict[str, Any]]:
                 "errors": None if errors is None else errors[key].cpu().numpy(),
                 "grid_rows": rows,
                 "grid_cols": cols,
-                **certificate_columns(row_certificate(explanation, *key)),
+                **certificate_columns(explanation.certificate_of(*key)),
                 **asdict(view),
                 "notices": "; ".join(photo.notices) or None,
                 "seconds": source.seconds,

@@ -17,7 +17,16 @@ Table = Any
 """A pyarrow table: pyarrow has no types."""
 MapType = Literal["float16", "float32"]
 MAP_TYPES: tuple[MapType, ...] = ("float16", "float32")
-LIGHTS = ("same_model", "same_derivatives", "follows_prompt", "input")
+LIGHTS = ("same_model", "same_derivatives", "follows_the_prompt", "input")
+FIGURES = (
+    "parity_gap",
+    "parity_limit",
+    "change_under_empty",
+    "change_under_gibberish",
+    "change_under_unrelated",
+    "common_share",
+)
+"""Names in `Certificate.figures`, with underscores for spaces."""
 IMAGE: list[tuple[str, Any]] = [
     ("index", pa.int64()),
     ("id", pa.string()),
@@ -58,6 +67,8 @@ def maps_schema(grid: tuple[int, int] | None, map_type: MapType, extras: Sequenc
         ("verdict", pa.string()),
         ("holds", pa.bool_()),
         *((name, pa.string()) for name in LIGHTS),
+        *((name, pa.float32()) for name in FIGURES),
+        ("parity_measured", pa.bool_()),
         ("certificate", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
