@@ -186,6 +186,25 @@ def _causes(data: Part) -> Iterator[Conclusion]:
             yield from _follows(moved)
 
 
+def _gap(data: Part) -> Iterator[Conclusion]:
+    """Yield one claim per cause: does it explain some of the lost quality, whatever the order?"""
+    lead = next(iter(data.get("gaps", {})), None)
+    if lead is None:
+        return
+    gap, distance = data["gaps"][lead], data["gaps"]["distance"]
+    side = "image" if "pictures" in data else "text"
+    for cause, meaning in data["causes"].items():
+        share = gap["shares"][cause]
+        yield Conclusion(
+            "c",
+            f"Of the published map's gap, {cause} explains a part ({side} side, {lead}).",
+            side_of_zero(share, "above"),
+            f"{meaning[0].upper()}{meaning[1:]}. Its share: {told(share)} of "
+            f"{told(gap['published'])} in {lead}, {told(distance['shares'][cause])} of "
+            f"{told(distance['published'])} in distance from the model's own map.",
+        )
+
+
 def _follows(moved: Part) -> Iterator[Conclusion]:
     """Did the map move where the model did? A model that did not move is no test."""
     published = moved["weight"].startswith("loosened")
@@ -341,6 +360,8 @@ _CLAIMS: tuple[tuple[str, Callable[[Any], Iterator[Conclusion]]], ...] = (
     ("a simpler", _simpler),
     ("b", _another_model),
     ("c", _causes),
+    ("c gap", _gap),
+    ("c gap text", _gap),
     ("d", _alignment),
     ("e pictures", _pictures),
     ("e captions", _captions),

@@ -11,6 +11,7 @@ from PIL import Image
 from heatproof.evaluation.store import Part
 from heatproof.plots.style import INK, chart_style
 from heatproof.recipes.grad_eclip_paper.catalogue import compared
+from heatproof.recipes.grad_eclip_paper.gap_figure import gap_figures
 from heatproof.recipes.grad_eclip_paper.inputs import Material
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def figures(
         yield "b-accuracy", _B, _accuracy(b)
     if c is not None:
         yield "c-causes", _C, _causes(c)
+    yield from gap_figures(sections)
     if d is not None:
         if d["family"] is not None:
             yield "d-family", _D.format(family=d["family is"]), _family(d)

@@ -16,7 +16,7 @@ VERDICTS = ("shown", "contradicted", "not shown", "not measured")
 SECTIONS = {
     "a": ("a", "a simpler"),
     "b": ("b",),
-    "c": ("c",),
+    "c": ("c", "c gap", "c gap text"),
     "d": ("d",),
     "e": ("e pictures", "e captions"),
 }
@@ -204,6 +204,49 @@ def _causes(data: Part) -> Iterator[Subsection]:
     )
 
 
+def _gap(data: Part) -> Iterator[Subsection]:
+    if data.get("gaps"):
+        images = "pictures" in data
+        count = f"{data['pictures']} images" if images else f"{data['captions']} captions"
+        yield Subsection(
+            title=f"Each cause's share of the gap, {'image' if images else 'text'} side",
+            note=f"{count}. Shapley values over all {2 ** len(data['causes'])} sets of causes: "
+            "they depend on no order and add up to the gap of the published map. Gap in quality: "
+            "the model's own map less the published one; in distance: 1 less their rank "
+            "correlation.",
+            head=["cause", "what it is", *data["gaps"]],
+            rows=[
+                *(
+                    [cause, what, *(told(g["shares"][cause]) for g in data["gaps"].values())]
+                    for cause, what in data["causes"].items()
+                ),
+                ["all, as published", "", *(told(g["published"]) for g in data["gaps"].values())],
+            ],
+        )
+    if "lines" in data:
+        yield Subsection(title="Causes beside the game", facts=_lines(data["lines"]))
+
+
+def _lines(lines: Part) -> dict[str, str]:
+    """Return the causes that are no switch, in one line each."""
+    order = lines["ReLU in each layer, not of the sum"]
+    share = lines["share of the score through the last attention"]
+    return {
+        "values before W_O, weight after it": "gradient times value is the same number on either "
+        "side of W_O, but for its bias "
+        + ("(proved for all sizes)" if lines["values before W_O"]["proved"] else "(NOT PROVED)"),
+        "ReLU in each layer, not of the sum": "not measured"
+        if order is None
+        else f"moves the published text map by {told(order)} (1 - rank correlation)",
+        "residual stream": f"{percent(share)} of the score passes the last attention call; no map "
+        "of that call shows the rest"
+        if share["value"] is not None
+        else f"not measured: {share['why']}",
+        "the evaluation": "half of the pixels, pixels outside the crop, maps that are stretched: "
+        "see (e), which measures the authors' protocol beside a corrected one",
+    }
+
+
 def _alignment(data: Part) -> Iterator[Subsection]:
     yield Subsection(
         note=f"{data['pictures']} images; the model is right on "
@@ -308,6 +351,8 @@ _SUBSECTIONS: dict[str, Callable[[Part], Iterator[Subsection]]] = {
     "a simpler": _simpler,
     "b": _another,
     "c": _causes,
+    "c gap": _gap,
+    "c gap text": _gap,
     "d": _alignment,
     "e pictures": _images,
     "e captions": _captions,

@@ -17,6 +17,8 @@ from heatproof.recipes.grad_eclip_paper import (
     alignment,
     causes,
     equivalence,
+    gap,
+    gap_text,
     implied_model,
     perturbing,
     simplicity,
@@ -33,13 +35,16 @@ from heatproof.recipes.grad_eclip_paper.scenes_material import scenes_material
 EXPERIMENTS: dict[str, tuple[tuple[str, Callable[[Study], Part | None]], ...]] = {
     "a": (("a", equivalence.measure), ("a simpler", simplicity.measure)),
     "b": (("b", implied_model.measure),),
-    "c": (("c", causes.measure),),
+    "c": (("c", causes.measure), ("c gap", gap.measure), ("c gap text", gap_text.measure)),
     "d": (("d", alignment.measure),),
     "e": (("e captions", text_deletion.measure), ("e pictures", perturbing.measure)),
 }
 UNUSED = (
     *("benchmarking", "recipes/scenes"),
-    *(f"recipes/grad_eclip_paper/{name}.py" for name in ("conclusions", "figures", "page")),
+    *(
+        f"recipes/grad_eclip_paper/{name}.py"
+        for name in ("conclusions", "figures", "gap_figure", "page")
+    ),
 )
 """Code that changes no number of a part."""
 IMAGES, QUICK_IMAGES = 1000, 24

@@ -91,7 +91,7 @@ def _measured(study: Study, captioned: Captioned, start: int, stop: int) -> Part
     return {
         "areas": {
             "words": _areas(words, _by_words(model, spoken, pictures), first),
-            "masked keys": _areas(pieces, _by_keys(model, tokens, pictures), first),
+            "masked keys": _areas(pieces, by_keys(model, tokens, pictures), first),
         }
     }
 
@@ -134,7 +134,8 @@ def _by_words(model: Model, words: Sequence[Sequence[str]], pictures: Tensor) ->
     return score
 
 
-def _by_keys(model: Model, tokens: Tokens, pictures: Tensor) -> Scorer:
+def by_keys(model: Model, tokens: Tokens, pictures: Tensor) -> Scorer:
+    """Return the scorer of captions some of whose tokens no other token may attend to."""
     positions = [[piece.position for piece in each] for each in tokens.pieces]
     sites = text_sites(model, tokens)
 
