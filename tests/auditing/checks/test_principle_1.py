@@ -313,7 +313,7 @@ def test_principle_one(vit: Model, name: str) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in vit.module.modules())
     for each in found:
         assert each.evidence
-        assert each.code
+        assert each.code or each.id not in VERDICTS[name]
         json.dumps(each.numbers, allow_nan=False)
 
 
