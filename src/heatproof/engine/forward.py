@@ -125,7 +125,7 @@ class Reader:
     def _attribute(self, batch: Batch) -> Attribution:
         try:
             return self._read_and_attribute(batch)
-        except CheckpointError as error:  # with a switch it is off (`reading.checkpointing`)
+        except CheckpointError as error:  # with a switch it is off (`reading.compiled`)
             raise ReadingError(
                 f"{self.model.spec} runs blocks again in the backward pass "
                 "(torch.utils.checkpoint), when nothing is read any more; take that out of its "

@@ -175,9 +175,9 @@ def _run_row(
         reading(
             module, (layer.path,), weights=plan.weights, start=plan.start, interventions=changes
         ) as trace,
-        _DerivativeOnce(),
     ):
-        token = _first(block(*args, **kwargs))[:, 0]
+        with _DerivativeOnce():
+            token = _first(block(*args, **kwargs))[:, 0]
         return project(token), trace
 
 

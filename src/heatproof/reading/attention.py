@@ -403,11 +403,7 @@ def _serve(call: AttentionCall, own_weights: Tensor | None = None) -> Tensor:
         if leaf:
             torch.set_grad_enabled(True)  # `reading` restores the caller's mode at its end
         native = call.query.dtype
-        call = call.change(
-            query=at_least_float32(call.query),
-            key=at_least_float32(call.key),
-            value=at_least_float32(call.value),
-        )
+        call = call.at_least_float32()
         if any(session.wants_weights() for session in sessions):
             weights, output = _from_weights(call, leaf)
         else:

@@ -34,6 +34,14 @@ class AttentionCall:
         """Return the same call with some fields changed."""
         return replace(self, **fields)  # pyright: ignore[reportArgumentType]
 
+    def at_least_float32(self) -> "AttentionCall":
+        """Return the same call with queries, keys and values in float64 or float32."""
+        return self.change(
+            query=at_least_float32(self.query),
+            key=at_least_float32(self.key),
+            value=at_least_float32(self.value),
+        )
+
     def softmax(self) -> Float[Tensor, "batch head query key"]:
         """Compute the weights that the model's own kernel forms inside, at least in float32."""
         query, key = at_least_float32(self.query), at_least_float32(self.key)

@@ -1,4 +1,4 @@
-"""Modules compiled in place (`nn.Module.compile`), run as Python where they are read."""
+"""Run a model as plain Python while it is read: neither compiled in place nor checkpointed."""
 
 import threading
 from collections import Counter
@@ -9,13 +9,16 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from heatproof.reading.checkpointing import without_checkpoints
-
 # Where torch keeps a module's compiled call; it has no public switch.
 CALL = "_compiled_call_impl"
+# The attributes by which open_clip and timm, and Hugging Face's models, turn checkpointing on.
+CHECKPOINTING = ("grad_checkpointing", "gradient_checkpointing", "activation_checkpointing")
 
 _lock = threading.Lock()
 _replaced: WeakKeyDictionary[nn.Module, "_ByThread"] = WeakKeyDictionary()
+# Which attributes are held off, and by how many contexts: two threads may read one model, and the
+# one that ends first must not turn checkpointing on again for the other.
+_held_off: WeakKeyDictionary[nn.Module, Counter[str]] = WeakKeyDictionary()
 
 
 class _ByThread:
@@ -56,7 +59,7 @@ def as_python(
         ]
     parts = [part for _, part in named if _replace_call(part)]
     try:
-        with without_checkpoints(module):
+        with _without_checkpoints(module):
             yield
     finally:
         for part in parts:
@@ -87,3 +90,31 @@ def _restore_call(part: nn.Module) -> None:
         if not any(call.readers.values()):
             setattr(part, CALL, call.compiled)
             del _replaced[part]
+
+
+@contextmanager
+def _without_checkpoints(module: nn.Module) -> Generator[None]:
+    """Switch gradient checkpointing off in all parts of `module`; restore it at the end.
+
+    What the model computes is the same.
+    """
+    # Checkpointing runs blocks a second time in the backward pass, when no reading is open any
+    # more: what was read would be of another pass than what gradients go through.
+    with _lock:
+        held = [
+            (part, name)
+            for part in module.modules()
+            for name in CHECKPOINTING
+            if vars(part).get(name) is True or _held_off.get(part, Counter())[name]
+        ]
+        for part, name in held:
+            _held_off.setdefault(part, Counter())[name] += 1
+            setattr(part, name, False)
+    try:
+        yield
+    finally:
+        with _lock:
+            for part, name in held:
+                _held_off[part][name] -= 1
+                if not _held_off[part][name]:
+                    setattr(part, name, True)
