@@ -10,6 +10,8 @@ combined | Zou and Donner, Stat. Med. 27 (2008) |
 | `jackknife` | a smooth statistic: `mean` of its pseudo-values | Tukey (1958) |
 | `bootstrap` | a statistic that is not smooth, such as a rank correlation: percentiles | Efron, \
 Ann. Stat. 7 (1979) |
+| `combined` | one figure of several models: random effects, modified Knapp-Hartung interval | \
+Röver et al., BMC Med. Res. Methodol. 15 (2015) |
 | `spearman`, `kendall` | rank correlation, ties at their mean rank; tau-b | Kendall (1945) |
 | `sign_test` | exact; of paired 0/1 values it is McNemar's | McNemar (1947) |
 | `holm` | several tests at once | Holm (1979) |
@@ -342,6 +344,34 @@ def bootstrap(
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.quantile(drawn[~drawn.isnan()], ends).tolist()
     return Interval(value, low, high, units)
+
+
+def combined(estimates: Sequence[Interval], level: float = LEVEL) -> Interval:
+    """Return the mean of one figure over several models (say), with its interval over both the
+    units of each and the models.
+
+    Random effects: the variance between models (DerSimonian and Laird 1986) is added to each one's
+    own, and the interval is t's of one degree of freedom less than models, never narrower than
+    the weights say (the modified Knapp-Hartung interval). `estimates` are 95 % intervals of
+    `LEVEL`; those without a finite interval are left out, and one alone is returned as it is.
+    `count` is the number of models.
+    """
+    known = [one for one in estimates if math.isfinite(one.low) and math.isfinite(one.high)]
+    if len(known) < 2:
+        return known[0] if known else NOTHING
+    values = torch.tensor([one.value for one in known], dtype=torch.float64)
+    widths = torch.tensor([one.high - one.low for one in known], dtype=torch.float64)
+    own = (widths / (2 * _z(LEVEL))).square().clamp(min=torch.finfo(torch.float64).tiny)
+    weight = 1 / own
+    center = (weight * values).sum() / weight.sum()
+    excess = (weight * (values - center).square()).sum() - (len(known) - 1)
+    scale = weight.sum() - weight.square().sum() / weight.sum()
+    weight = 1 / (own + (excess / scale).clamp(min=0))
+    value = (weight * values).sum() / weight.sum()
+    spread = (weight * (values - value).square()).sum() / (len(known) - 1)
+    error = float((spread.clamp(min=1) / weight.sum()).sqrt())
+    reach = float(special.stdtrit(len(known) - 1, (1 + level) / 2)) * error
+    return Interval(float(value), float(value) - reach, float(value) + reach, len(known))
 
 
 # --- ranks ----------------------------------------------------------------------------------------

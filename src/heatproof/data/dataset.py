@@ -17,8 +17,9 @@ from heatproof.errors import InputError
 if TYPE_CHECKING:
     Photos = Sequence[Image.Image]
     Things = Sequence[tuple["Instance", ...]]
+    Removed = Sequence[tuple[Image.Image, ...]]
 else:  # a checked item is an image opened, at random: the check of types is of the sequence alone
-    Photos = Things = Sequence
+    Photos = Things = Removed = Sequence
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class LabelledImages:
     absent: for a set that is not complete, the labels that are known to name nothing in each
         image. None: nothing is known to be absent.
     left_out: what the set has and these sequences do not; it grows as masks are opened.
+    without: per image, the same image without each of its things, in their order, where the set
+        can make it exactly (rendered scenes can). None: it would have to be inpainted.
     """
 
     name: str
@@ -92,6 +95,7 @@ class LabelledImages:
     complete: bool = True
     absent: Sequence[frozenset[int]] | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
+    without: Removed | None = None
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -110,11 +114,13 @@ class LabelledImages:
     def chosen(self, indices: Sequence[int]) -> LabelledImages:
         """Return the images at these indices; prompts and labels stay as they are."""
         absent = None if self.absent is None else chosen(self.absent, indices)
+        without = None if self.without is None else chosen(self.without, indices)
         return replace(
             self,
             photos=chosen(self.photos, indices),
             things=chosen(self.things, indices),
             absent=absent,
+            without=without,
         )
 
     def held(self) -> LabelledImages:

@@ -104,15 +104,45 @@ def choice(
     named object is to be seen or the map holds a value that is no number. `chance_of_choice` is
     what a map gets that knows nothing.
     """
-    area = objects.sum((2, 3))
-    there = (area > 0).unsqueeze(1)
-    inside = torch.einsum("iprc,iorc->ipo", maps.double(), objects.double())
-    heat = inside / area.double().masked_fill(area == 0, 1).unsqueeze(1)
-    heat = heat.masked_fill(~there, -torch.inf)
+    there = (objects.sum((2, 3)) > 0).unsqueeze(1)
+    heat = mean_heat(maps, objects).masked_fill(~there, -torch.inf)
     hottest = (heat == heat.amax(-1, keepdim=True)) & there
     hits = (hottest & named).sum(-1) / hottest.sum(-1).clamp(min=1)
     broken = ~maps.isfinite().all(-1).all(-1) | ~(named & there).any(-1)
     return hits.float().masked_fill(broken, torch.nan)
+
+
+def mean_heat(
+    maps: Maps, objects: Float[Tensor, "image object row col"]
+) -> Float[Tensor, "image prompt object"]:
+    """Return the mean of the map over each object, patches weighed by how much of them it covers.
+
+    0 where there is no object.
+    """
+    area = objects.sum((2, 3)).double()
+    inside = torch.einsum("iprc,iorc->ipo", maps.double(), objects.double())
+    return inside / area.masked_fill(area == 0, 1).unsqueeze(1)
+
+
+def share_beaten(
+    values: Float[Tensor, "image object"],
+    named: Bool[Tensor, "image object"],
+    there: Bool[Tensor, "image object"],
+    equal: Float[Tensor, " image"],
+) -> Float[Tensor, " image"]:
+    """Return the share of pairs (named object, other object) in which the named one's value is
+    higher.
+
+    Values that differ by no more than the image's `equal` are a tie, which counts a half: rounding
+    decides nothing. Chance is a half, for any number of objects. NaN without such a pair, or where
+    a value is no number.
+    """
+    gap = (values.unsqueeze(2) - values.unsqueeze(1)).double()
+    pairs = (named & there).unsqueeze(2) & (~named & there).unsqueeze(1)
+    wins = torch.where(gap.abs() <= equal[:, None, None], 0.5, (gap > 0).double())
+    share = wins.masked_fill(~pairs, 0).sum((1, 2)) / pairs.sum((1, 2))
+    broken = (values.isnan() & there).any(1) | ~pairs.any(2).any(1)
+    return share.masked_fill(broken, torch.nan)
 
 
 def chance_of_choice(

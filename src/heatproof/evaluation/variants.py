@@ -124,20 +124,63 @@ def reinitialised(
 def one_headed(model: Model, sites: Sequence[AttentionLayer], last: int) -> Variant:
     """Use one head over the full width in the last `last` attention layers."""
     changes = {site.path: one_head() for site in sites[-last:]}
-    return _intervened(model, f"one head in the last {last} layer(s)", changes)
+    return intervened(model, f"one head in the last {last} layer(s)", changes)
 
 
 def knocked_out(model: Model, sites: Sequence[AttentionLayer], last: int) -> Variant:
     """Knock out the first half of the heads in the last `last` attention layers."""
     changes = {s.path: knock_out(range(max(1, s.heads // 2))) for s in sites[-last:]}
-    return _intervened(model, f"half of the heads knocked out in the last {last} layer(s)", changes)
+    return intervened(model, f"half of the heads knocked out in the last {last} layer(s)", changes)
 
 
-def _intervened(model: Model, name: str, changes: Mapping[str, Intervention]) -> Variant:
+def quantised(model: Model, bits: int) -> Variant:
+    """Round the image tower's matrices to `bits` bits, to nearest, symmetric, a scale per output.
+
+    This is the rounding of post-training quantisation without calibration; activations stay.
+    """
+    steps = 2 ** (bits - 1) - 1
+
+    def rounded(weight: Tensor) -> Tensor:
+        scale = weight.flatten(1).abs().amax(1).clamp(min=torch.finfo(weight.dtype).tiny) / steps
+        scale = scale.view(-1, *[1] * (weight.ndim - 1))
+        return (weight / scale).round() * scale
+
+    return _rewritten(model, f"weights of {bits} bits", rounded)
+
+
+def pruned(model: Model, share: float) -> Variant:
+    """Set the smallest entries of each of the image tower's matrices to zero: `share` of them."""
+
+    def cut(weight: Tensor) -> Tensor:
+        count = round(share * weight.numel())
+        order = weight.flatten().abs().argsort(stable=True)
+        return weight.flatten().index_fill(0, order[:count], 0).view_as(weight)
+
+    return _rewritten(model, f"{share:.0%} of the weights pruned", cut)
+
+
+def _rewritten(model: Model, name: str, change: Callable[[Tensor], Tensor]) -> Variant:
+    names = _names(model.module, [model.image.path])
+
+    def enter() -> AbstractContextManager[None]:
+        own = dict(model.module.named_parameters())
+        # Biases and norms, which are vectors, stay: nobody quantises or prunes them.
+        matrices = {name: own[name].detach() for name in names if own[name].ndim > 1}
+        changed = {name: change(matrix) for name, matrix in matrices.items()}
+        return temporary_weights(model.module, changed, restore="copy")
+
+    return Variant(name, enter)
+
+
+def intervened(
+    model: Model, name: str, changes: Mapping[str, Intervention], *, last: bool = False
+) -> Variant:
+    """Return the model with these interventions, by path; `last`: after those of every method."""
+
     @contextmanager
     def enter() -> Generator[None]:
         # A reading of no layer: the intervention alone acts, also on readings inside it.
-        with reading(model.module, (), interventions=changes):
+        with reading(model.module, (), interventions=changes, last=last):
             yield
 
     return Variant(name, enter)

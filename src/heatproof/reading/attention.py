@@ -48,6 +48,7 @@ def reading(
     weights: bool = False,
     start: str | None = None,
     interventions: Mapping[str, Intervention] | None = None,
+    last: bool = False,
 ) -> Generator[Trace]:
     """Read the attention calls of `module`'s own forward pass, run once inside this context.
 
@@ -61,6 +62,7 @@ def reading(
         caller's grad mode stands.
     interventions: what is done to the calls at a path (`path#1`: to its second one). Readings may
         be nested: the outer one's interventions are part of the model that the inner one reads.
+    last: intervene after all other readings, inner ones too, so that none can undo it.
 
     Raises:
         ReadingError: wrapped by torch.compile, scripted or training modules; a path that no
@@ -72,7 +74,7 @@ def reading(
             "gradients are asked for inside torch.inference_mode, which forbids them; "
             "leave it (torch.no_grad may stay)"
         )
-    session = _Session(module, paths, weights, start, interventions or {})
+    session = _Session(module, paths, weights, start, interventions or {}, last)
     with ExitStack() as stack:
         # Compiled code would call the function that stood there when it was compiled.
         stack.enter_context(as_python(module, None if paths is None else session.modules()))
@@ -117,8 +119,9 @@ class _Session:
         weights: bool,
         start: str | None,
         interventions: Mapping[str, Intervention],
+        last: bool,
     ) -> None:
-        self.module = module
+        self.module, self.last = module, last
         self.paths = None if paths is None else set(paths)
         self.weights = weights
         self.start = start
@@ -394,7 +397,8 @@ def _serve(call: AttentionCall, own_weights: Tensor | None = None) -> Tensor:
     dtype = _returned_dtype(call)
     with _modes_paused(sessions):
         untouched = call
-        for session in sessions:  # the outer reading's interventions come first
+        # The outer reading's interventions come first, but for those that must be last.
+        for session in sorted(sessions, key=lambda one: one.last):
             call = session.intervene(call)
         if own_weights is not None and _same_weights(call, untouched):
             # Taken as they are: the model may have rounded or masked in a way of its own.

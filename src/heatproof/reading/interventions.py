@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from heatproof.reading.attention_call import AttentionCall, at_least_float32, merge_heads
@@ -100,21 +100,48 @@ def masked_keys(keep: Bool[Tensor, "#batch key"]) -> Intervention:
     def intervene(call: AttentionCall) -> AttentionCall:
         if keep.shape[-1] != call.key.shape[2]:
             raise ValueError(f"got a mask of {keep.shape[-1]} keys for {call.key.shape[2]} keys")
-        allowed = keep.to(call.key.device)[:, None, None, :]
-        if call.weights is not None:
-            # Another intervention has set the weights: no softmax follows that could rescale
-            # them, so what the removed keys had goes to the others in proportion.
-            left = call.weights.masked_fill(~allowed, 0)
-            total = left.sum(-1, keepdim=True)
-            share = call.weights.sum(-1, keepdim=True) / total.masked_fill(total == 0, 1)
-            return call.change(weights=left * share)
-        if call.mask is None:
-            return call.change(mask=allowed)
-        if call.mask.dtype == torch.bool:
-            return call.change(mask=call.mask & allowed)
-        return call.change(mask=call.mask.masked_fill(~allowed, -torch.inf))
+        return _restricted(call, keep.to(call.key.device)[:, None, None, :])
 
     return intervene
+
+
+def hidden_keys(
+    hidden: Bool[Tensor, " key"], rows: Int[Tensor, " row"] | None = None
+) -> Intervention:
+    """Let some query rows (all without `rows`) attend to no key where `hidden` is True.
+
+    A row from which all keys are hidden gives zeros.
+    """
+
+    def intervene(call: AttentionCall) -> AttentionCall:
+        queries, keys = call.query.shape[2], call.key.shape[2]
+        last = -1 if rows is None else int(rows.max())
+        if hidden.shape[-1] != keys or last >= queries:
+            raise ValueError(
+                f"got {queries} queries and {keys} keys, expected {hidden.shape[-1]} keys and a "
+                f"query row {last}"
+            )
+        allowed = torch.ones(queries, keys, dtype=torch.bool)
+        allowed[slice(None) if rows is None else rows] = ~hidden
+        return _restricted(call, allowed.to(call.key.device)[None, None])
+
+    return intervene
+
+
+def _restricted(call: AttentionCall, allowed: Tensor) -> AttentionCall:
+    """Return the call with no weight where `allowed` is False."""
+    if call.weights is not None:
+        # Another intervention has set the weights: no softmax follows that could rescale
+        # them, so what the removed keys had goes to the others in proportion.
+        left = call.weights.masked_fill(~allowed, 0)
+        total = left.sum(-1, keepdim=True)
+        share = call.weights.sum(-1, keepdim=True) / total.masked_fill(total == 0, 1)
+        return call.change(weights=left * share)
+    if call.mask is None:
+        return call.change(mask=allowed)
+    if call.mask.dtype == torch.bool:
+        return call.change(mask=call.mask & allowed)
+    return call.change(mask=call.mask.masked_fill(~allowed, -torch.inf))
 
 
 def chain(*interventions: Intervention) -> Intervention:

@@ -17,8 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from heatproof.data.dataset import Instance, LabelledImages
+from heatproof.data.lazy import Lazy
 from heatproof.data.scenes.captions import singles
 from heatproof.data.scenes.chance import uniforms
+from heatproof.data.scenes.counterfactual import images_without
 from heatproof.data.scenes.dataset import UNSEEN
 from heatproof.data.scenes.renderer import PIXELS, render
 from heatproof.data.scenes.scene import MOST_OBJECTS, Scenes, sample
@@ -39,18 +41,21 @@ def asked(
     scenes = drawn(count, attribute, seed)
     pictures, masks = _rendered(scenes, pixels)
     labels = scenes.attributes[..., ATTRIBUTES.index(attribute)]
+    seen = scenes.present & masks.flatten(2).any(2)
+    slots = [[k for k in range(MOST_OBJECTS) if seen[i, k]] for i in range(count)]
     things = tuple(
-        tuple(
-            Instance(int(labels[i, k]), masks[i, k].numpy())
-            for k in range(MOST_OBJECTS)
-            if scenes.present[i, k] and masks[i, k].any()
-        )
+        tuple(Instance(int(labels[i, k]), masks[i, k].numpy()) for k in slots[i])
         for i in range(count)
     )
     photos = tuple(Image.fromarray(p.permute(1, 2, 0).numpy()) for p in pictures)
     prompts = tuple(caption.text for caption in singles(attribute))
     return LabelledImages(
-        name=f"scenes, {attribute}", photos=photos, things=things, prompts=prompts, seed=seed
+        name=f"scenes, {attribute}",
+        photos=photos,
+        things=things,
+        prompts=prompts,
+        seed=seed,
+        without=Lazy(lambda i: images_without(scenes, i, slots[i], pixels=pixels), range(count)),
     )
 
 
