@@ -129,6 +129,8 @@ class CheckContext:
 
     def attention_layers(self) -> tuple[AttentionLayer, ...]:
         """Find the image tower's attention layers, first to last."""
+        if self.labelled is not None:
+            return self.labelled.attention_layers
         return self.model.attention_layers("image", self.pixels().shape[-2:])
 
     def maps(self, subject: Subject) -> Float[Tensor, "image prompt row col"]:
@@ -144,6 +146,7 @@ class CheckCard:
     place: the order among the checks of its principle.
     answers: the deciding question that the check answers where it holds; a check without one can
         violate its principle and never establish it.
+    labels: whether it needs labelled images (a check of principle 2 without them runs on any).
     options: the sizes of its measurement, read off the class's fields where it is registered.
     """
 
@@ -153,6 +156,7 @@ class CheckCard:
     place: int
     question: str
     answers: QuestionId | None = None
+    labels: bool = True
     options: Mapping[str, Option] = field(default_factory=dict[str, Option])
 
 

@@ -86,7 +86,8 @@ class Audit:
         findings = self._findings(principle)
         if any(finding.verdict == "violated" for finding in findings):
             return "violated"
-        if not findings:
+        # Checks that need no labels can violate a principle that was not measured otherwise.
+        if not findings or principle in self.unmeasured:
             return "not measured"
         return "not established" if self._open(principle) else "holds"
 

@@ -6,6 +6,7 @@ second method costs that method alone.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
@@ -17,6 +18,7 @@ from heatproof.data.dataset import LabelledImages
 from heatproof.engine import inputs
 from heatproof.engine.following import NULL_PROMPTS
 from heatproof.evaluation import localisation
+from heatproof.evaluation.counterfactual import Removals, removal_costs, removals
 from heatproof.evaluation.encoding import score_pairs
 from heatproof.evaluation.presence import (
     draw_prompt,
@@ -39,6 +41,9 @@ PROMPT_KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
 T = TypeVar("T")
 QUALITY: Bounds = (-1.0, 1.0)
 """The bounds of `AuditTask.quality`, which is a share less a share."""
+
+# Differences below these shares of a map's largest value, and of a score, are rounding.
+EQUAL_HEAT, EQUAL_SCORE = 1e-5, 2.0**-20
 
 # Negative controls, which must pass no check: noise, a map of no image, a map of no prompt.
 CONTROLS = ("random", "center", "raw-attention")
@@ -241,6 +246,45 @@ class AuditTask(EvaluationTask):
         chance = localisation.chance_of_choice(self.objects, named)
         quality = localisation.choice(maps, self.objects, named) - chance
         return quality.masked_fill(chance == 1, torch.nan)[:, 0].double()
+
+    def beaten(self, subject: MapSource, variant: Variant = UNTOUCHED) -> Float[Tensor, " image"]:
+        """Return the share of other objects that are less hot than the named one (chance: a half).
+
+        NaN where there is no other object.
+        """
+        maps = self.maps(subject, variant)
+        heat = localisation.mean_heat(maps.unsqueeze(1), self.objects)[:, 0]
+        equal = EQUAL_HEAT * maps.flatten(1).abs().amax(1).double()
+        return self._share_beaten(heat, equal)
+
+    def cause(self, variant: Variant = UNTOUCHED) -> Float[Tensor, " image"]:
+        """Return the share of other objects whose removal costs the prompt less than the named
+        one's (chance: a half): how far the model itself goes by the named object.
+
+        NaN where there is no other object.
+        """
+        return self.cached(("cause", variant.name), lambda: self._cause(variant))
+
+    def _cause(self, variant: Variant) -> Tensor:
+        before = self.scores(variant).gather(1, self.named.clamp(min=0)[:, None])[:, 0]
+        shown, pixels = self._removed
+        with variant.enter(), torch.no_grad():
+            texts = inputs.prompts(self.model, self.data.prompts).embeddings
+            scores = self.compare(self.encode(pixels), texts)
+        prompts = self.named[torch.tensor(shown.image, dtype=torch.long)].clamp(min=0)
+        after = scores.gather(1, prompts[:, None])[:, 0]
+        costs = removal_costs(before, after, shown, self.labels.shape[1])
+        return self._share_beaten(costs, EQUAL_SCORE * before.abs())
+
+    @cached_property
+    def _removed(self) -> tuple[Removals, Tensor]:
+        """Every image of several objects without each of them, rendered or inpainted once."""
+        shown = removals(self.data)
+        return shown, self.preprocessed(shown.photos)
+
+    def _share_beaten(self, values: Tensor, equal: Tensor) -> Float[Tensor, " image"]:
+        named = of_label(self.labels, self.named)
+        return localisation.share_beaten(values, named, self.labels >= 0, equal)
 
     def cover(self, labels: Int64[Tensor, " image"]) -> Float[Tensor, "image row col"]:
         """Return how much of each patch objects of this label cover."""

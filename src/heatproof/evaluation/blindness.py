@@ -108,9 +108,7 @@ def _readout_calls(
     return [(layer, rows) for layer in _own_calls(layers, pooled=pooled)]
 
 
-def _own_calls(
-    layers: Sequence[AttentionLayer], *, pooled: bool
-) -> tuple[AttentionLayer, ...]:
+def _own_calls(layers: Sequence[AttentionLayer], *, pooled: bool) -> tuple[AttentionLayer, ...]:
     # Before a pool there is no readout: its probe comes in with the last call.
     return tuple(layers[-1:]) if pooled else tuple(layers)
 

@@ -1,12 +1,12 @@
 """Ladders: one model made worse step by step, in one way, from as it is to chance.
 
-| ladder | rungs | what is lost |
-|---|---|---|
-| one head | one head over the full width in the last 1, a third, two thirds, all layers | how attention is divided |
-| blindness | half, 3/4, 9/10, all of the patches hidden from the readout | the view of the image |
-| noise | 15, 30, 40, 50, 100 % of the weights' values shuffled in | the weights |
-| quantisation | weights of 8, 4, 3 bits | their precision |
-| pruning | the smallest 30, 50, 70, 90 % of the weights set to zero | the small ones |
+| ladder | rungs |
+|---|---|
+| one head | one head over the full width in the last 1, a third, two thirds, all layers |
+| blindness | half, 3/4, 9/10, all of the patches hidden from the readout |
+| noise | 15, 30, 40, 50, 100 % of the image tower's values shuffled in |
+| quantisation | the image tower's matrices in 8, 4, 3 bits |
+| pruning | the smallest 30, 50, 70, 90 % of the image tower's weights set to zero |
 
 The first rung of each is the model as it is. They were fixed before any figure was looked at.
 """
@@ -43,9 +43,7 @@ class Ladder:
     why_not: str = ""
 
 
-def ladder(
-    name: str, model: Model, layers: Sequence[AttentionLayer], *, seed: int = 0
-) -> Ladder:
+def ladder(name: str, model: Model, layers: Sequence[AttentionLayer], *, seed: int = 0) -> Ladder:
     """Return the ladder of this name (one of `LADDERS`) on the image tower's attention calls."""
     try:
         rungs = _rungs(name, model, layers, seed)

@@ -136,7 +136,9 @@ def _why_not(cause: Interval, quality: Interval, kept: Float[Tensor, " rung"]) -
     if not cause.count:
         return "no image has two objects or more whose cost and heat are known"
     if not cause.low > 0.5:
-        return f"the model itself does not go by the named object: its removal costs most of {cause}"
+        return (
+            f"the model itself does not go by the named object: its removal costs most of {cause}"
+        )
     if not quality.low > 0.5:
         return f"the map does not find the object on the model as it is: hotter than {quality}"
     least = float(kept.min())
@@ -155,9 +157,7 @@ def _kept(
     return values / first.masked_fill(first <= 0, torch.nan)
 
 
-def _slope(
-    x: Float[Tensor, "draw rung"], y: Float[Tensor, "draw rung"]
-) -> Float[Tensor, " draw"]:
+def _slope(x: Float[Tensor, "draw rung"], y: Float[Tensor, "draw rung"]) -> Float[Tensor, " draw"]:
     """Return least squares with an intercept; NaN where x does not vary."""
     x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
     spread = x.square().sum(1)
