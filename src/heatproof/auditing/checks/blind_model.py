@@ -105,7 +105,7 @@ class BlindModelCheck(AuditCheck):
         return numbers
 
     def figure(self, numbers: Numbers) -> "Figure | None":
-        """Draw the spread that is left, as a share of the intact map's, and phantom localisation."""
+        """Draw the spread that is left, as a share of the intact one, and phantom localisation."""
         parts: dict[str, Any] = numbers["blind in"]
         phantoms = {name: part for name, part in parts.items() if part.get("phantom localisation")}
         figure, axes = chart.new_chart(len(parts) * 1.5, 2 if phantoms else 1)
@@ -160,7 +160,8 @@ def _seen(name: str, part: Numbers) -> str:
     phantom = part.get("phantom localisation")
     if phantom:
         value, before = (chart.point(phantom[key]) for key in ("value", "before"))
-        assert value is not None and before is not None
+        assert value is not None
+        assert before is not None
         text += (
             f"; choice above chance {value.value:+.3f} [{value.low:+.3f}, {value.high:+.3f}], "
             f"intact {before.value:+.3f}"
