@@ -19,7 +19,7 @@ from heatproof.engine.batches import POOLS
 from heatproof.errors import ReadingError
 from heatproof.evaluation.variants import Variant, intervened
 from heatproof.models import Model, Tokens
-from heatproof.reading import AttentionLayer, Intervention
+from heatproof.reading import AttentionCall, AttentionLayer, Intervention
 from heatproof.reading.interventions import hidden_keys
 
 NO_BLINDNESS = (
@@ -87,12 +87,16 @@ def blind_reader(model: Model, tokens: Tokens, layers: Sequence[AttentionLayer])
     if model.text.readout.name == "mean of tokens":
         raise ReadingError(NO_BLINDNESS.replace("patch", "word").replace("wordes", "words"))
     row = int(tokens.readout[0])
-    changes: dict[str, Intervention] = {}
-    for layer in _own_calls(layers, pooled=model.text.readout.name in POOLS):
-        hidden = torch.ones(layer.keys, dtype=torch.bool)
-        if layer.queries == layer.keys and row < layer.keys:
+
+    def see_nothing(call: AttentionCall) -> AttentionCall:
+        # By the call's own length: some towers cut a prompt to its words.
+        hidden = torch.ones(call.key.shape[2], dtype=torch.bool)
+        if call.query.shape[2] == len(hidden):
             hidden[row] = False
-        changes[layer.path] = hidden_keys(hidden, torch.tensor([row]))
+        return hidden_keys(hidden, torch.tensor([row]))(call)
+
+    calls = _own_calls(layers, pooled=model.text.readout.name in POOLS)
+    changes = {layer.path: see_nothing for layer in calls}
     return intervened(model, f"text readout {row} blind in every layer", changes, last=True)
 
 

@@ -19,10 +19,8 @@ from heatproof.auditing.base import (
 )
 from heatproof.auditing.drawing import reference
 from heatproof.auditing.task import QUALITY
-from heatproof.engine import inputs
 from heatproof.errors import ReadingError
 from heatproof.evaluation.blindness import blind
-from heatproof.evaluation.encoding import score_pairs
 from heatproof.evaluation.subject import Subject
 from heatproof.evaluation.variants import UNTOUCHED, Variant
 from heatproof.methods.readout import as_readout_method
@@ -36,7 +34,7 @@ ROUNDINGS = 2**10
 NOISE = 0.5
 """Two draws of a map whose correlation is below this hold more chance than anything else."""
 CHECKED = 16
-"""How many images are scored one by one, to compare them to the bit."""
+"""How many images are encoded one by one, to compare them to the bit."""
 
 
 @register_check
@@ -44,15 +42,15 @@ CHECKED = 16
 class BlindModelCheck(AuditCheck):
     """Keep the readout from all patches, by an intervention that no method's changes can undo.
 
-    The model then gives every image the same score, to the bit, which is verified first: it sees
-    nothing, and nothing is there to be explained. Rules, written down before the run:
+    The model then gives every image the same embedding, to the bit, which is verified first: all
+    scores are equal, and nothing is there to be explained. Rules, written down before the run:
 
     - violated: a map is not constant over its patches. Constant is a spread (largest less smallest
       value) of at most `ROUNDINGS` = 1024 roundings of the spread on the intact model;
     - a method of the last layer alone is also asked with the readout blind in that layer only:
       earlier layers still see, and no patch of the layer that it reads moves the score;
-    - cannot tell: the readout is a mean over patches (no intervention makes it blind), the scores
-      are not equal (the image reaches them another way), the method's code does not pass the
+    - cannot tell: the readout is a mean over patches (no intervention makes it blind), the
+      embeddings are not equal (the image reaches them another way), the method's code does not pass the
       model's attention calls, or two draws of a sampled map agree less than `NOISE` = 0.5, so that
       what is left may be its own sampling.
 
@@ -89,7 +87,7 @@ class BlindModelCheck(AuditCheck):
         limit = ROUNDINGS * torch.finfo(context.model.precision).eps
         moved = spread > limit * intact
         numbers: dict[str, Any] = {
-            "scores differ by": _score_spread(context, variant) if last is None else None,
+            "embeddings differ by": _embeddings_differ(context, variant) if last is None else None,
             "spread": float(spread.max()),
             "spread, intact": float(intact.max()),
             "share of the intact spread": float((spread / intact.clamp(min=1e-300)).median()),
@@ -101,7 +99,9 @@ class BlindModelCheck(AuditCheck):
             again = _maps(subject, context, variant, draw=1)
             numbers["agreement of two draws"] = _agreement(after[moved], again[moved])
         if context.labelled is not None:
-            numbers["phantom localisation"] = _phantom(subject, context, variant, moved)
+            numbers["phantom localisation"] = (
+                _phantom(subject, context, variant, moved) if moved.any() else None
+            )
         return numbers
 
     def figure(self, numbers: Numbers) -> "Figure | None":
@@ -132,11 +132,11 @@ class BlindModelCheck(AuditCheck):
 
 def _verdict(parts: Numbers) -> tuple[Verdict, str]:
     whole = parts["every layer"]
-    if whole["scores differ by"]:
+    if whole["embeddings differ by"]:
         return (
             "cannot tell",
-            "With the readout kept from all patches the scores of different images still differ by "
-            f"{whole['scores differ by']:.2g}: the image reaches them another way.",
+            "With the readout kept from all patches the embeddings of different images still differ "
+            f"by {whole['embeddings differ by']:.2g}: the image reaches them another way.",
         )
     if not any(part["spread, intact"] > 0 for part in parts.values()):
         return "cannot tell", "The map is constant on the model as it is."
@@ -151,7 +151,8 @@ def _verdict(parts: Numbers) -> tuple[Verdict, str]:
 
 
 def _seen(name: str, part: Numbers) -> str:
-    scores = "all images score the same to the bit, " if part["scores differ by"] == 0 else ""
+    same = "all images have one embedding to the bit, "
+    scores = same if part["embeddings differ by"] == 0 else ""
     text = (
         f"readout blind in {name}: {scores}{part['maps that are not constant']} of "
         f"{part['maps']} maps are not constant, spread {part['spread']:.2g} (intact "
@@ -192,19 +193,13 @@ def _agreement(one: Tensor, other: Tensor) -> float:
     return float(((sides[0] * sides[1]).sum(1) / scale.clamp(min=1e-300)).mean())
 
 
-def _score_spread(context: CheckContext, variant: Variant) -> float:
-    """Return the largest difference of two images' scores with one prompt."""
+def _embeddings_differ(context: CheckContext, variant: Variant) -> float:
+    """Return the largest difference between two images' embeddings; 0 where none differs."""
     # One by one: batched products may round the rows of one batch differently.
     pixels = context.pixels() if context.labelled is None else context.labelled.pixels
     with variant.enter(), torch.no_grad():
         images = torch.cat([context.model.image.encode(one) for one in pixels[:CHECKED].split(1)])
-        texts = (
-            context.embeddings()
-            if context.labelled is None
-            else inputs.prompts(context.model, context.labelled.data.prompts).embeddings
-        )
-        scores = score_pairs(context.model, images, texts).double()
-    return float((scores.amax(0) - scores.amin(0)).max())
+    return float((images.amax(0) - images.amin(0)).max())
 
 
 def _phantom(
