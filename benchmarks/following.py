@@ -2,11 +2,11 @@
 
     python benchmarks/following.py --out FILE [--workers 16] [--models scenes ...] [--images 500]
 
-Parts (--parts): "ladders", F of every method on every ladder and model; "blind", the blind model with
-phantom localisation on the same models; "families", the blind model on random weights of every
-family, image and text side; "text", blind and F on the words of prompts. What is done is kept in the
-folder --work, so that a run that was stopped goes on. Each model has images of its own, so that the
-models' figures are independent. `python docs/generate.py` makes docs/following.md of the result.
+Parts (--parts): "ladders", F of every method on every ladder and model; "blind", the blind model
+with phantom localisation on the same models; "families", the blind model on random weights of every
+family, image and text side; "text", both on the words of prompts. What is done is kept in the
+folder --work, so that a run that was stopped goes on. Each model has images of its own, so that
+the models' figures are independent. `python docs/generate.py` makes docs/following.md of it.
 """
 
 import argparse
@@ -29,19 +29,22 @@ import heatproof
 import heatproof.auditing.checks
 from heatproof import methods, specimens, statistics
 from heatproof.auditing.base import CheckContext
+from heatproof.auditing.blind_reader import blind_words
 from heatproof.auditing.checks.blind_model import BlindModelCheck
 from heatproof.auditing.checks.following_the_cause import track_ladder, usable_ladder
 from heatproof.auditing.cost import forward_passes
-from heatproof.auditing.task import AuditTask
+from heatproof.auditing.task import EQUAL_HEAT, AuditTask
 from heatproof.data.scenes.single_attribute import asked
+from heatproof.engine import inputs
 from heatproof.errors import HeatproofError
 from heatproof.evaluation.ladders import LADDERS
 from heatproof.evaluation.subject import Subject
 from heatproof.evaluation.tracking import track
+from heatproof.evaluation.variants import UNTOUCHED, Variant, noised, one_headed
 from heatproof.models import Model
 from heatproof.statistics import Interval
 
-PARTS = ("ladders", "blind", "families")
+PARTS = ("ladders", "blind", "families", "text")
 SEED = 2400
 """Of the first model's images; further models take the next ones, fresh images 50 further on."""
 # Settings beside the catalogue's defaults: which part of Grad-ECLIP does what.
@@ -52,8 +55,10 @@ MORE = (
     ("grad-eclip", {"heads": "model", "spatial": "attention"}),
 )
 FEWER = {"rise": {"masks": 200}, "integrated-gradients": {"steps": 20}}
+WORDS = (("red", "circle", "square"), ("blue", "star", "cross"))
 # Passes per map above which a method is asked about fewer images, ladders and models.
 DEAR, VERY_DEAR = 4, 30
+DEAR_TEXT = ("rise", "m2ib", "integrated-gradients", "occlusion", "second-order")
 SHORT = ("one head", "blindness", "noise")
 
 
@@ -129,7 +134,7 @@ def followed(
 
 
 def accuracy_slope(outscored: torch.Tensor, quality: torch.Tensor) -> Interval:
-    """Return the slope of choice above chance on accuracy: a description, no verdict hangs on it."""
+    """Return the slope of choice above chance on accuracy: a description without a verdict."""
     known = ~(outscored.isnan() | quality.isnan()).any(0)
     x, y = outscored[:, known].double(), quality[:, known].double()
 
@@ -167,6 +172,117 @@ def family(name: str) -> dict[str, Any]:
     return {"readout": model.image.readout.name, "methods": rows}
 
 
+def family_text(name: str) -> dict[str, Any]:
+    """Return what every method makes of words, the readout blind, on random weights."""
+    model = specimens.model_of(name)
+    return words_of(model, specimens.picture(model), specimens.ids_for(name)[1:])
+
+
+def scenes_text(spec: str, device: str) -> dict[str, Any]:
+    """Return what every method makes of words, the readout blind, on a model of scenes."""
+    task = task_of(spec, 4, SEED, device)
+    assert task.model.text is not None
+    texts = [f"a {one} {two} and a {three}" for one, two, three in WORDS]
+    return words_of(task.model, task.pixels, task.model.text.tokenize(texts).ids)
+
+
+def words_of(model: Model, pixels: torch.Tensor, ids: torch.Tensor) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for name, settings in entries(side="text"):
+        try:
+            found = blind_words(methods.create(name, **settings), model, pixels, ids)
+            rows[label(name, settings)] = found.plain
+        except HeatproofError as error:
+            rows[label(name, settings)] = {"verdict": "refused", "why not": str(error)}
+    return {"methods": rows}
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def text_followed(
+    spec: str, images: int, seed: int, device: str, name: str, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a method's course on words: which of two is the higher, the present one?
+
+    Prompts are "a X and a Y": one shape is in the image and one is not, in drawn order. The cause
+    is the score that deleting either word costs.
+    """
+    task = task_of(spec, images, seed, device)
+    asked_of = [n for n in range(images) if min(task.named[n], task.absent[n]) >= 0]
+    pairs = [pair_of(task, n) for n in asked_of]
+    ladders: dict[str, Any] = {}
+    for ladder, rungs in text_ladders(task.model).items():
+        cause = torch.stack([text_cause(task, asked_of, pairs, rung) for rung in rungs])
+        method = methods.create(name, **settings)
+        quality = torch.stack([text_quality(task, asked_of, pairs, method, r) for r in rungs])
+        course = track(cause, quality)
+        ladders[ladder] = {"rungs": [rung.name for rung in rungs], **course.plain}
+    return {"images": len(pairs), "ladders": ladders}
+
+
+def pair_of(task: AuditTask, row: int) -> tuple[str, str, bool]:
+    """Return the present shape, an absent one, and whether the present one stands first."""
+    present, absent = (
+        task.data.prompts[int(t[row])].split()[-1] for t in (task.named, task.absent)
+    )
+    return present, absent, bool(torch.rand(1, generator=torch.Generator().manual_seed(row)) < 0.5)
+
+
+def text_ladders(model: Model) -> dict[str, list[Variant]]:
+    assert model.text is not None
+    layers = model.attention_layers("text")
+    depths = [one_headed(model, layers, n) for n in range(1, len(layers) + 1)]
+    shares = [noised(model, share, path=model.text.path) for share in (0.3, 0.5, 0.7, 1.0)]
+    return {"one head": [UNTOUCHED, *depths], "noise": [UNTOUCHED, *shares]}
+
+
+def text_cause(
+    task: AuditTask, rows: list[int], pairs: list[tuple[str, str, bool]], rung: Variant
+) -> torch.Tensor:
+    """Return 1 where deleting the present word costs more than deleting the absent one."""
+    with rung.enter(), torch.no_grad():
+        images = task.encode(task.pixels[rows])
+
+        def scores(texts: list[str]) -> torch.Tensor:
+            embeddings = inputs.prompts(task.model, texts).embeddings
+            pairs = torch.nn.functional.normalize(images, dim=-1) * embeddings
+            return pairs.sum(-1).double().cpu()
+
+        without_present = scores([f"a {b} and a" if not f else f"a and a {b}" for a, b, f in pairs])
+        without_absent = scores([f"a {a} and a" if f else f"a and a {a}" for a, b, f in pairs])
+    # Both costs are of one score: the lower score is of the dearer deletion.
+    gap = without_absent - without_present
+    return torch.where(gap == 0, 0.5, (gap > 0).double())
+
+
+def text_quality(
+    task: AuditTask,
+    rows: list[int],
+    pairs: list[tuple[str, str, bool]],
+    method: methods.Method,
+    rung: Variant,
+) -> torch.Tensor:
+    """Return 1 where the present word's value is the higher, a half where both are equal."""
+    values: list[float] = []
+    with rung.enter():
+        for row, (present, absent, first) in zip(rows, pairs, strict=True):
+            texts = (present, absent) if first else (absent, present)
+            found = heatproof.explain_words(
+                task.model,
+                task.pixels[row : row + 1],
+                [f"a {texts[0]} and a {texts[1]}"],
+                method=method,
+                certify=False,
+                seed=row,
+            )
+            by_word = {word.text: word.value for word in found.words[0][0]}
+            gap = by_word[present] - by_word[absent]
+            scale = EQUAL_HEAT * max(abs(value) for value in by_word.values())
+            values.append(0.5 if abs(gap) <= scale else float(gap > 0))
+    return torch.tensor(values, dtype=torch.float64)
+
+
 def plain(found: Any) -> dict[str, Any]:
     return {"verdict": found.verdict, "evidence": found.evidence, **found.numbers}
 
@@ -185,11 +301,13 @@ def _numbers(values: list[float | None]) -> torch.Tensor:
 # --- the plan -------------------------------------------------------------------------------------
 
 
-def entries(names: str = "all") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield methods of the image side with their settings."""
+def entries(
+    names: str = "all", side: methods.Side = "image"
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield methods of one side with their settings."""
     wanted = None if names == "all" else [name.strip() for name in names.split(",")]
     for name, card in methods.catalogue().items():
-        if "image" in card.sides and (wanted is None or name in wanted):
+        if side in card.sides and (wanted is None or name in wanted):
             yield name, FEWER.get(name, {})
     for name, settings in MORE:
         if wanted is None or name in wanted:
@@ -243,11 +361,26 @@ def method_jobs(options: argparse.Namespace) -> Iterator[Job]:
                 )
 
 
+def text_jobs(options: argparse.Namespace) -> Iterator[Job]:
+    for spec in options.models:
+        given = {"spec": spec, "device": options.device}
+        yield Job("scenes text", f"scenes text {spec}", 1e8, given)
+    first = {"spec": options.models[0], "seed": SEED, "device": options.device}
+    for name, settings in entries(options.methods, "text"):
+        dear = name in DEAR_TEXT
+        given = {"images": min(options.few if dear else options.some, options.images)}
+        given |= {"name": name, "settings": settings}
+        yield Job("text", f"text {label(name, settings)}", 1e7 if dear else 1e5, first | given)
+
+
 RUN: dict[str, Callable[..., dict[str, Any]]] = {
     "cause": cause,
     "followed": followed,
     "blind": blinded,
     "family": family,
+    "family text": family_text,
+    "scenes text": scenes_text,
+    "text": text_followed,
 }
 
 
@@ -292,7 +425,7 @@ def run_all(jobs: list[Job], options: argparse.Namespace) -> dict[str, dict[str,
             job = futures[future]
             try:
                 results[job.key] = future.result()
-            except Exception as error:  # one job must not cost the others
+            except Exception as error:  # noqa: BLE001  one job must not cost the others
                 print(f"FAILED {job.key}: {type(error).__name__}: {error}", flush=True)
                 continue
             if number % 20 == 0 or number == len(jobs):
@@ -396,10 +529,18 @@ def main() -> None:
         "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), torch {torch.__version__}",
         "cause": causes_of(results, options),
         "methods": table(results, options),
-        "families": {
-            key.removeprefix("family "): one
-            for key, one in sorted(results.items())
-            if key.startswith("family ")
+        **{
+            title: {
+                key.removeprefix(kind): one
+                for key, one in sorted(results.items())
+                if key.startswith(kind) and (kind != "family " or "family text " not in key)
+            }
+            for title, kind in (
+                ("families", "family "),
+                ("families, text", "family text "),
+                ("blind text", "scenes text "),
+                ("text", "text "),
+            )
         },
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)

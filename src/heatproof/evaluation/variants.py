@@ -90,13 +90,14 @@ def _checkpoints(model: Model) -> tuple[Variant, ...]:
     return tuple(Variant(name, enter(name)) for name in scenes.checkpoints()[:-1])
 
 
-def noised(model: Model, share: float, *, seed: int = 0) -> Variant:
-    """Blend the image tower's weights with their own values, shuffled within each tensor.
+def noised(model: Model, share: float, *, seed: int = 0, path: str | None = None) -> Variant:
+    """Blend the weights of the image tower (or below `path`) with their own values, shuffled
+    within each tensor.
 
     share: 1 keeps nothing but each tensor's distribution, so that activations keep their scale.
     """
     # The text tower stays: prompts keep their meaning while the images' side gets worse.
-    names = _names(model.module, [model.image.path])
+    names = _names(model.module, [model.image.path if path is None else path])
     return Variant(
         f"{share:.0%} noise in the weights",
         lambda: temporary_weights(

@@ -50,9 +50,9 @@ class BlindModelCheck(AuditCheck):
     - a method of the last layer alone is also asked with the readout blind in that layer only:
       earlier layers still see, and no patch of the layer that it reads moves the score;
     - cannot tell: the readout is a mean over patches (no intervention makes it blind), the
-      embeddings are not equal (the image reaches them another way), the method's code does not pass the
-      model's attention calls, or two draws of a sampled map agree less than `NOISE` = 0.5, so that
-      what is left may be its own sampling.
+      embeddings are not equal (the image reaches them another way), the method's code does not
+      pass the model's attention calls, or two draws of a sampled map agree less than
+      `NOISE` = 0.5, so that what is left may be its own sampling.
 
     Where objects are known, the choice above chance of these maps is *phantom localisation*: an
     object-shaped map of a model that sees no object.
@@ -135,8 +135,8 @@ def _verdict(parts: Numbers) -> tuple[Verdict, str]:
     if whole["embeddings differ by"]:
         return (
             "cannot tell",
-            "With the readout kept from all patches the embeddings of different images still differ "
-            f"by {whole['embeddings differ by']:.2g}: the image reaches them another way.",
+            "With the readout kept from all patches the embeddings of two images still differ by "
+            f"{whole['embeddings differ by']:.2g}: the image reaches them another way.",
         )
     if not any(part["spread, intact"] > 0 for part in parts.values()):
         return "cannot tell", "The map is constant on the model as it is."
