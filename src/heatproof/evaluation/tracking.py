@@ -128,6 +128,31 @@ def track(
     )
 
 
+def not_asked(
+    cause: Float[Tensor, "rung image"], first: Float[Tensor, " image"]
+) -> Tracking | None:
+    """Return why F is not given, from the map on the first rung alone; None where it is asked for.
+
+    The other rungs then need not be measured.
+    """
+    known = ~(cause.isnan().any(0) | first.isnan())
+    cause, quality = cause[:, known].double(), first[None, known].double()
+    shares = [tuple(statistics.mean(row, bounds=SHARE) for row in s) for s in (cause, quality)]
+    kept = _kept(cause, torch.arange(cause.shape[1])[None])[0]
+    why_not = _why_not(shares[0][0], shares[1][0], kept)
+    if not why_not:
+        return None
+    return Tracking(
+        cause=shares[0],
+        quality=shares[1],
+        cause_kept=tuple(kept.tolist()),
+        quality_kept=(1.0,),
+        following=NOTHING,
+        without_first=NOTHING,
+        why_not=why_not,
+    )
+
+
 def _bootstrapped(statistic: Any, units: int, level: float, seed: int) -> Interval:
     return statistics.bootstrap(statistic, units, seed=seed, level=level)
 

@@ -19,7 +19,7 @@ from heatproof.auditing.task import AuditTask
 from heatproof.auditing.verdicts import LEVEL
 from heatproof.evaluation.ladders import Ladder, ladder
 from heatproof.evaluation.subject import Subject
-from heatproof.evaluation.tracking import Step, Tracking, track
+from heatproof.evaluation.tracking import Step, Tracking, not_asked, track
 from heatproof.evaluation.variants import usable
 from heatproof.plots import chart
 
@@ -112,6 +112,8 @@ def track_ladder(
 ) -> Tracking:
     """Return a method's course down a ladder."""
     cause = torch.stack([task.cause(rung) for rung in rungs.rungs])
+    if (unasked := not_asked(cause, task.beaten(subject, rungs.rungs[0]))) is not None:
+        return unasked
     quality = torch.stack([task.beaten(subject, rung) for rung in rungs.rungs])
     return track(cause, quality, level=level, seed=task.seed)
 
