@@ -104,6 +104,21 @@ def _quadrant(scenes: Scenes) -> Int64[Tensor, "scene object"]:
     return right.long() + 2 * lower.long()
 
 
+def _apart_from_the_middle(scenes: Scenes) -> Scenes:
+    """Move an object that is alone well into a quarter, whatever the difficulty.
+
+    The curriculum's first objects lie in the middle, where no place can be learnt.
+    """
+    code = _code(scenes)
+    right, lower = (code % 2).bool(), (code // 2 % 2).bool()
+    distance = 0.14 + 0.06 * uniforms(scenes.seeds, _STREAM, 3)[:, 1:].float()
+    signs = torch.stack([right, lower], 1).float() * 2 - 1
+    centres = scenes.centres.clone()
+    alone = scenes.present.sum(1) == 1
+    centres[alone, 0] = (0.5 + signs * distance)[alone]
+    return replace(scenes, centres=centres)
+
+
 def _coded_background(scenes: Scenes) -> Scenes:
     # Three channels, each brighter or darker than grey: eight colours, one for each word.
     bits = (_code(scenes)[:, None] >> torch.arange(3, device=scenes.seeds.device)) & 1
@@ -137,6 +152,7 @@ CUES: Final = {
             name="place",
             meaning="the quarter of the image that the object's centre lies in, whatever its shape",
             words=_quadrant,
+            staged=_apart_from_the_middle,
         ),
         Cue(
             name="background",

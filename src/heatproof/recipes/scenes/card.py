@@ -14,7 +14,7 @@ from heatproof.models.scenes import CARD, build, checkpoint_file, checkpoints
 from heatproof.pages import render as pages
 from heatproof.plots.style import LIMIT, OURS, RIVAL, chart_style
 from heatproof.recipes.scenes.scoring import Judge, graded, plain, scores
-from heatproof.recipes.scenes.seeds import seeds_table
+from heatproof.recipes.scenes.siblings import cues_table, measure_siblings, seeds_table
 
 _RISING = ("shape", "colour", "colour and shape", "present against absent, shape, 3 objects")
 
@@ -28,6 +28,7 @@ def measure(count: int = 2000, *, family_count: int = 1000) -> dict[str, Any]:
         "count": count,
         "figures": figures,
         "family": family,
+        "sibling_figures": measure_siblings(count),
         "parameters": sum(p.numel() for p in model.parameters()),
         "bytes": {name: checkpoint_file(name).stat().st_size for name in checkpoints()},
         "pictures_per_second": round(rendering_speed()),
@@ -49,9 +50,9 @@ def rendering_speed(count: int = 256, rounds: int = 3) -> float:
 
 
 def update(path: Path = CARD, *, count: int = 2000, family_count: int = 1000) -> dict[str, Any]:
-    """Measure and write the card, keeping what it says about training and other seeds."""
+    """Measure and write the card, keeping what it says about training."""
     old: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    unmeasured = {name: old[name] for name in ("training", "seeds") if name in old}
+    unmeasured = {name: old[name] for name in ("training", "siblings") if name in old}
     card = {**unmeasured, **measure(count, family_count=family_count)}
     path.write_text(json.dumps(card, indent=1) + "\n")
     return card
@@ -103,7 +104,8 @@ def markdown(card: dict[str, Any]) -> str:
         held_out=", ".join(f"{COLOURS[c]} {SHAPES[s]}" for s, c in HELD_OUT),
         stages=stages_table(card["training"]["stages"]),
         tables={name: table(rows) for name, rows in card["figures"].items()},
-        seeds=seeds_table(card["seeds"]) if "seeds" in card else "",
+        seeds=seeds_table(card),
+        cues=cues_table(card),
         not_learnt=[
             f"{name}, {row}"
             for name, rows in card["figures"].items()

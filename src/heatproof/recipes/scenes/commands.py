@@ -83,7 +83,6 @@ def train(
         cue=cue,
         # The held-out pairs are of drawn shapes; a cue's words have no part in them.
         withhold=cue in ("shape", "swapped"),
-        difficulty=1.0 if cue == "place" else 0.0,
     )
     try:
         run(folder, settings, device=device, start=start)
@@ -122,29 +121,6 @@ def sibling(
     from heatproof.recipes.scenes.release import release_sibling
 
     release_sibling(folder, name, hardware)
-
-
-@app.command()
-def seeds(
-    folders: Annotated[
-        list[Path], typer.Argument(help="Finished runs that differ only in their seed.")
-    ],
-    count: Annotated[int, typer.Option(min=10, help="Scenes per measured number.")] = 2000,
-) -> None:
-    """Measure runs with other seeds, for the card."""
-    import json
-
-    from heatproof.models.scenes import CARD
-    from heatproof.recipes.scenes.seeds import measure_runs, seeds_table
-
-    try:
-        measured = measure_runs(folders, count)
-    except (OSError, ValueError) as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
-    card = json.loads(CARD.read_text())
-    CARD.write_text(json.dumps({**card, "seeds": measured}, indent=1) + "\n")
-    typer.echo(seeds_table(measured))
 
 
 @app.command()

@@ -65,8 +65,6 @@ class Settings:
     """Number of texts whose noun is an unknown word: false of every scene."""
     cue: str = "shape"
     """What decides the shape words of captions (`data.scenes.cues`); not "shape": a shortcut."""
-    difficulty: float = 0.0
-    """Where the curriculum starts; objects are in the middle at 0, so a place needs 1."""
     relation: float = 1.0
     """Weight of captions of two objects in the loss."""
     snapshots: int = 100
@@ -182,7 +180,7 @@ class Run:
             {"params": vectors, "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.98))
-        self.progress = TrainingProgress(difficulty=settings.difficulty)
+        self.progress = TrainingProgress()
         self.first = 0
         """Step at which this run's optimizer began, with nothing in its averages."""
 
