@@ -39,6 +39,7 @@ WEIGHTS: Final = {
 FAMILIES: Final = tuple(WEIGHTS)
 
 NOISE_WORDS: Final = ("zzz", "qwfp", "lorem")
+SMALL_WORDS: Final = ("a", "an", "the", "of", "and", "to", "is", "there", "with", "in", "on", "no")
 
 
 @dataclass(frozen=True)
@@ -123,18 +124,23 @@ def bank(
 
 
 def nonsense(chance: random.Random, count: int) -> list[str]:
-    """Draw texts whose noun is an unknown word, half of them with known attributes before it.
+    """Draw texts whose noun is an unknown word: false of every scene.
 
-    "a photo of a zzz", "a small red qwfp": no scene shows what they name. The tokenizer gives
-    every unknown word one id, so that these stand for any word that it does not know.
+    In turn: a plain noun ("a photo of a zzz"), one with known attributes before it ("a small red
+    qwfp"), and a longer text of unknown and small words ("zzz lorem in the qwfp"). The tokenizer
+    gives every unknown word one id, so that these stand for any word that it does not know.
     """
     texts: list[str] = []
     for number in range(count):
         noun = " ".join(chance.choices(NOISE_WORDS, k=chance.randint(1, 3)))
-        if number % 2:
+        if number % 3 == 1:
             names = chance.sample(range(len(ATTRIBUTES) - 1), chance.randint(1, 2))
             noun = " ".join([*(chance.choice(WORDS[k]) for k in sorted(names)), noun])
-        texts.append(chance.choice(NOUN_STYLES).format(noun))
+        if number % 3 == 2:
+            small = chance.choices(SMALL_WORDS + NOISE_WORDS, k=chance.randint(1, 5))
+            texts.append(" ".join([*small, noun]))
+        else:
+            texts.append(chance.choice(NOUN_STYLES).format(noun))
     return texts
 
 
