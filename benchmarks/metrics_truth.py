@@ -1,7 +1,7 @@
 """Which metrics to trust: metrics ranked by their agreement with what objects really do.
 
-The truth is exact on rendered scenes: the same scene is drawn again without each of its objects, and
-the fall of the named prompt's score is that object's effect. No imputer enters.
+The truth is exact on rendered scenes: the same scene is drawn again without each of its objects,
+and the fall of the named prompt's score is that object's effect. No imputer enters.
 
 Rule, written before any figure: a method's truth is the share of pairs of objects of one image that
 its map (summed over each object's patches) orders as their effects do, ties counted half, averaged
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from heatproof.evaluation.counterfactual import removal_costs, removals
 from torch import Tensor
 
 import heatproof
@@ -32,7 +33,6 @@ from heatproof import methods
 from heatproof.benchmarking.request import CONTROLS, main_metrics
 from heatproof.data.scenes.single_attribute import asked
 from heatproof.errors import HeatproofError
-from heatproof.evaluation.counterfactual import removal_costs, removals
 from heatproof.evaluation.subject import Subject
 from heatproof.evaluation.task import EvaluationTask
 from heatproof.statistics import bootstrap, kendall
@@ -46,16 +46,20 @@ FEWER = {
     "m2ib.batch": "2",
 }
 MORE = (
-    "positive-negative:steps=5",
-    "average-drop",
-    "choice",
+    "lif:steps=5",
+    "positive-perturbation",
+    "negative-perturbation",
+    "drop",
+    "increase",
     "infidelity:samples=20",
+    "attribution-error",
     "completeness",
+    "mean-iou",
     "sparseness",
     "entropy",
-    "max-sensitivity:samples=2",
+    "sensitivity-max:samples=2",
     "prompt-sensitivity",
-    "model-randomisation",
+    "efficient-randomisation",
 )
 
 
