@@ -33,6 +33,7 @@ from heatproof.evaluation.shortcuts import (
     reason_images,
     shortcut_contrasts,
     shows_shortcut,
+    sibling_of,
 )
 from heatproof.evaluation.subject import Subject
 from heatproof.statistics import wilson
@@ -48,7 +49,7 @@ def measured(method: str, count: int, device: str) -> dict[str, object]:
     started = time.monotonic()
     for cue in SHORTCUTS:
         images = reason_images(cue, count)
-        sibling = heatproof.load(f"scenes:shortcut-{cue}", device=device)
+        sibling = heatproof.load(sibling_of(cue), device=device)
         try:
             values = shortcut_contrasts(Subject.of(method), [sibling, intact], images)
         except HeatproofError as error:
@@ -69,7 +70,7 @@ def naming(cue: str, count: int = 2000) -> dict[str, dict[str, dict[str, float |
     texts = [caption.text for caption in singles("shape")]
     words = {"cue": rule.labelled(scenes), "shape": scenes}
     found: dict[str, dict[str, dict[str, float | int | None]]] = {}
-    for name in (f"scenes:shortcut-{cue}", "scenes"):
+    for name in (sibling_of(cue), "scenes"):
         # Scores come with any map; this method costs nothing beside them.
         scored = heatproof.explain(heatproof.load(name), photos, texts, method="random")
         best = scored.scores.argmax(1)

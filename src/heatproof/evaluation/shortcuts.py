@@ -35,14 +35,19 @@ from heatproof.evaluation.subject import Subject
 from heatproof.models import Model
 from heatproof.statistics import Interval, bootstrap
 
-SHORTCUTS: Final = ("colour", "background", "mark")
-"""The cues of which a sibling is shipped, as `scenes:shortcut-CUE`."""
+SHORTCUTS: Final = ("colour", "background", "mark", "swapped")
+"""The cues of which a sibling is shipped: `sibling_of`."""
 
 # Further off than the seeds of any card, audit or benchmark.
 _FIRST = UNSEEN + (3000 << 32)
 _OBJECTS = 3
 # About one scene in ten has a word whose two reasons lie apart.
 _DRAWN = 25
+
+
+def sibling_of(cue: str) -> str:
+    """Return the name of the model that goes by this cue, as `heatproof.load` takes it."""
+    return "scenes:swapped" if cue == "swapped" else f"scenes:shortcut-{cue}"
 
 
 @dataclass(frozen=True, kw_only=True)
