@@ -19,6 +19,7 @@ from heatproof.cli.models import models
 from heatproof.cli.prove import prove
 from heatproof.cli.reproduce import reproduce
 from heatproof.cli.run import run as run_many
+from heatproof.cli.store import app as store
 from heatproof.cli.terminal import BAD_INPUT, DONE, INTERRUPTED, one_line
 from heatproof.errors import HeatproofError, Interrupted
 
@@ -35,6 +36,7 @@ app = typer.Typer(
 for command in (explain, methods, models, audit, prove, benchmark, reproduce):
     app.command()(command)
 app.command("run")(run_many)
+app.add_typer(store)
 
 # The package may come without its recipes: then this command is missing, and nothing else.
 if importlib.util.find_spec("heatproof.recipes.scenes") is not None:

@@ -47,7 +47,7 @@ def save(
         _save_image(images[0], words[0] if words else None, folder, controls)
         return folder / "report.html"
     # Numbered, for photos of different folders may share a name.
-    names = [f"{n:04d}-{_stem(maps.photo.source)}" for n, maps in enumerate(images)]
+    names = [f"{n:04d}-{stem(maps.photo.source)}" for n, maps in enumerate(images)]
     for number, (name, maps) in enumerate(zip(names, images, strict=True)):
         _save_image(maps, words[number] if words else None, folder / name)
     rows = [
@@ -217,7 +217,8 @@ def _earlier_images(earlier: Path) -> list[str]:
         return []
 
 
-def _stem(source: str) -> str:
+def stem(source: str) -> str:
+    """Return a name for files from an image's path or id."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).strip("-.")[:60] or "picture"
 
 

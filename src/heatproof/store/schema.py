@@ -5,7 +5,9 @@ Parquet takes that. Its shape is in `grid_rows` and `grid_cols`.
 """
 
 import io
+import json
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -99,6 +101,18 @@ def _array(values: Any, kind: Any) -> Any:
     return pa.array(values, kind)
 
 
+def digest_of(table: Table) -> str:
+    """Return the SHA-256 of all values, however the file is cut and compressed."""
+    digest = sha256()
+    for name in table.column_names:
+        column = table.column(name).combine_chunks()
+        if name == "map":
+            digest.update(column.flatten().to_numpy(zero_copy_only=False).tobytes())
+        else:
+            digest.update(json.dumps(column.to_pylist(), default=str).encode())
+    return digest.hexdigest()
+
+
 def as_bytes(table: Table, metadata: Mapping[str, str]) -> bytes:
     """Return a Parquet file."""
     table = table.replace_schema_metadata(dict(metadata) or None)
@@ -109,5 +123,5 @@ def as_bytes(table: Table, metadata: Mapping[str, str]) -> bytes:
     if "map" in table.column_names:
         options = {"use_dictionary": names, "column_encoding": floats}
     file = io.BytesIO()
-    pq.write_table(table, file, compression="zstd", **options)
+    pq.write_table(table, file, compression="zstd", write_page_checksum=True, **options)
     return file.getvalue()

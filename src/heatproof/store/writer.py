@@ -12,7 +12,7 @@ from heatproof.store import manifest as manifests
 from heatproof.store.files import StoreFiles
 from heatproof.store.items import Items
 from heatproof.store.ranges import Range, overlapping, range_of
-from heatproof.store.schema import Table, as_bytes
+from heatproof.store.schema import Table, as_bytes, digest_of
 from heatproof.store.store import FAILED, MAPS, Store
 
 
@@ -87,6 +87,7 @@ def write_part(
         data = as_bytes(failures, {})
         files.write(f"{FAILED}/{part.name}", data)
         written += len(data)
-    data = as_bytes(rows, {"heatproof": json.dumps(facts)})
+    about = {**facts, "rows_sha256": digest_of(rows)}
+    data = as_bytes(rows, {"heatproof": json.dumps(about)})
     files.write(f"{MAPS}/{part.name}", data)
     return written + len(data)
