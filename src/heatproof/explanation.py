@@ -34,6 +34,7 @@ class Explanation:
         views: what of each photo the model sees.
         certificate: the worst of all images and prompts, check by check and light by light.
         certificates: one for each image and prompt, made when it is asked for (`certificate_of`).
+        errors: the maps' standard errors; None where the method has none.
     """
 
     maps: Float[Tensor, "image prompt row col"]
@@ -44,6 +45,7 @@ class Explanation:
     photos: tuple[Photo, ...] = ()
     views: tuple[PhotoView, ...] = ()
     certificates: Certificates | None = None
+    errors: Float[Tensor, "image prompt row col"] | None = None
 
     def overlay(self, image: int = 0, prompt: int | str = 0) -> Image.Image:
         """Draw the map on the original photo, on the scale shared by all prompts of the image."""
@@ -124,6 +126,7 @@ class Explanation:
             certificate=_for_image(self, image),
             record=self.record,
             certificates=self.certificates.rows(image) if self.certificates else (),
+            errors=None if self.errors is None else self.errors[image],
         )
 
 
@@ -135,6 +138,7 @@ class WordExplanation:
         maps: `maps[image][prompt]` holds one value per token.
         words: the same, summed per word.
         scores, explained_scores, photos, certificate, certificates: as in `Explanation`.
+        errors: standard errors of `maps`; None where the method has none.
     """
 
     maps: list[list[Float[Tensor, " _token"]]]
@@ -146,6 +150,7 @@ class WordExplanation:
     record: Record
     photos: tuple[Photo, ...] = field(default=())
     certificates: Certificates | None = None
+    errors: list[list[Float[Tensor, " _token"]]] | None = None
 
     def for_image(self, image: int = 0) -> ImageWords:
         """Return one image's part: what plots and pages take."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from heatproof.certificate import Certificate
@@ -17,6 +17,7 @@ from heatproof.models.geometry import PhotoView
 
 NOTICED = 0.005  # of the image: less than this cropped away is not worth a notice
 NO_PROMPT = "(empty prompt)"
+ESTABLISHED = 1.96  # standard errors away from zero: a value's sign is established, at 95 %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +40,21 @@ class Record:
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a prompt, its characters, and the sum of its tokens' values."""
+    """A word of a prompt, its characters, the sum of its tokens' values, and its standard error.
+
+    The error is None where the method has none.
+    """
 
     text: str
     start: int
     end: int
     value: float
+    error: float | None = None
+
+    @property
+    def unsure(self) -> bool:
+        """Whether the value's sign is not established, at 95 %."""
+        return self.error is not None and abs(self.value) < ESTABLISHED * self.error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +73,7 @@ class ImageMaps:
     certificate: Certificate
     record: Record
     certificates: tuple[Certificate, ...] = ()
+    errors: Float[Tensor, "prompt row col"] | None = None
 
     @property
     def scale(self) -> float:
@@ -93,6 +104,13 @@ class ImageMaps:
     def values(self, prompt: int) -> Float[np.ndarray, "row col"]:
         """Return one prompt's map as an array."""
         return np.asarray(self.maps[prompt].cpu(), np.float32)
+
+    def unsure(self, prompt: int) -> Bool[np.ndarray, "row col"] | None:
+        """Return where one map's sign is not established, at 95 %; None without errors."""
+        if self.errors is None:
+            return None
+        error = np.asarray(self.errors[prompt].cpu(), np.float32)
+        return np.abs(self.values(prompt)) < ESTABLISHED * error
 
     def score_text(self, prompt: int) -> str:
         """Return what was explained and its value in the untouched model: "cosine +0.2512"."""

@@ -187,11 +187,12 @@ def explain_words(
 
     tracking = following.declared(embedded, run.factors, "text")
     names = embedded.labels, names_of(shown)
-    maps, words = _by_word(results, embedded)
+    maps, errors, words = _by_word(results, embedded)
     findings = run.findings(model, names, results, tracking, check_input)
     certificates = Certificates(findings.certify, len(maps), len(embedded.labels))
     return WordExplanation(
         maps=maps,
+        errors=errors,
         words=words,
         tokens=[tuple(piece.text for piece in pieces) for pieces in embedded.tokens.pieces],
         scores=results.untouched.T.float(),
@@ -208,28 +209,40 @@ def explain_words(
 
 def _by_word(
     results: BatchResults, prompts: Prompts
-) -> tuple[list[list[Tensor]], list[list[tuple[Word, ...]]]]:
-    """Return the values of each image's and prompt's tokens, and their sums per word."""
+) -> tuple[list[list[Tensor]], list[list[Tensor]] | None, list[list[tuple[Word, ...]]]]:
+    """Return the values and the errors of each image's and prompt's tokens, and both per word."""
     assert prompts.tokens is not None
-    values = results.values.float()
     # Pieces leave out BOS, end of text and padding.
     pieces, texts = prompts.tokens.pieces, prompts.tokens.texts
     positions = [torch.tensor([p.position for p in row], dtype=torch.long) for row in pieces]
-    maps = [
-        [values[prompt, image, positions[prompt]] for prompt in range(len(texts))]
-        for image in range(values.shape[1])
-    ]
+
+    def by_image(tokens: Float[Tensor, "item target token"]) -> list[list[Tensor]]:
+        tokens = tokens.float()
+        return [
+            [tokens[prompt, image, positions[prompt]] for prompt in range(len(texts))]
+            for image in range(tokens.shape[1])
+        ]
+
+    maps = by_image(results.values)
+    errors = None if results.errors is None else by_image(results.errors)
     words = [
         [
-            tuple(merge(text, row, of_text))
-            for text, row, of_text in zip(texts, pieces, of_image, strict=True)
+            tuple(merge(text, row, own, None if errors is None else errors[image][prompt]))
+            for prompt, (text, row, own) in enumerate(zip(texts, pieces, of_image, strict=True))
         ]
-        for of_image in maps
+        for image, of_image in enumerate(maps)
     ]
-    return maps, words
+    return maps, errors, words
 
 
-def merge(text: str, pieces: Sequence[Piece], values: Float[Tensor, " token"]) -> Iterator[Word]:
-    """Yield the words of `text`, each with the sum over its tokens."""
+def merge(
+    text: str,
+    pieces: Sequence[Piece],
+    values: Float[Tensor, " token"],
+    errors: Float[Tensor, " token"] | None = None,
+) -> Iterator[Word]:
+    """Yield the words of `text`, each with the sum over its tokens, and its error."""
     for start, end, tokens in word_tokens(text, pieces):
-        yield Word(text[start:end], start, end, float(values[tokens].sum()))
+        # As if the tokens' errors were independent: a word's covariances are not kept.
+        error = None if errors is None else float(errors[tokens].square().sum().sqrt())
+        yield Word(text[start:end], start, end, float(values[tokens].sum()), error)

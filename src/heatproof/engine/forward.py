@@ -56,6 +56,7 @@ class Attribution:
             taken.
         has_gradient: whether a gradient arrived, by path; noted for a certificate alone.
         untouched: the model's own scores; None where the pass that was read was changed.
+        errors: standard errors of the values; None where the method has none.
         row_alone: whether the last block was run on the readout row alone (`last_block`).
     """
 
@@ -65,6 +66,7 @@ class Attribution:
     live_rows: Bool[Tensor, "item query"] | None
     has_gradient: dict[str, Bool[Tensor, "item target"]]
     untouched: Float[Tensor, "item target"] | None
+    errors: Float[Tensor, "item target token"] | None = None
     row_alone: bool = False
 
 
@@ -206,6 +208,7 @@ class Reader:
             live_rows=live,
             has_gradient=read.has_gradient,
             untouched=scores.detach() if _leaves_untouched(plan) else None,
+            errors=None if read.errors is None else read.errors.detach(),
         )
 
     def _read(self, plan: Plan, batch: Batch) -> tuple[Tensor, Trace, Mapping[str, Activation]]:

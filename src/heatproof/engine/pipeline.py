@@ -231,11 +231,12 @@ class ExplainRun(Pipeline):
         self.done += len(shown.pixels)
         count = len(self.prompts.labels)
         # Of the user's prompts and of the null prompts behind them, which the certificate needs.
-        maps = batches.layout.grid(results.values)
+        maps, errors = batches.layout.grid(results.values), results.errors
         findings = self._findings(shown, batches, results, maps)
         certificates = Certificates(findings.certify, len(maps), count)
         return Explanation(
             maps=maps[:, :count].float(),
+            errors=None if errors is None else batches.layout.grid(errors)[:, :count].float(),
             scores=results.untouched[:, :count].float(),
             explained_scores=results.explained[:, :count].float(),
             certificate=certificates.worst,
@@ -291,6 +292,13 @@ class BatchResults:
     def values(self) -> Float[Tensor, "item target token"]:
         """The method's values."""
         return torch.cat([attribution.values.cpu() for attribution in self.attributions])
+
+    @cached_property
+    def errors(self) -> Float[Tensor, "item target token"] | None:
+        """Standard errors of the values; None where the method has none."""
+        parts = [part.errors for part in self.attributions]
+        known = [part.cpu() for part in parts if part is not None]
+        return torch.cat(known) if len(known) == len(parts) else None
 
     @cached_property
     def untouched(self) -> Float[Tensor, "item target"]:

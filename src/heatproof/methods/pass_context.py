@@ -127,6 +127,7 @@ class ReadPass:
         rules: what the plan's rules returned on entering.
         watched: whether `note_gradients` takes notes, which a certificate needs.
         has_gradient: by path, of which items and targets any gradient arrived there.
+        errors: standard errors of the values; a method that knows them sets it.
     """
 
     batch: Batch
@@ -140,6 +141,7 @@ class ReadPass:
     rules: object = None
     watched: bool = True
     has_gradient: dict[str, Bool[Tensor, "item target"]] = field(default_factory=dict[str, Tensor])
+    errors: Float[Tensor, "item target token"] | None = None
 
     @property
     def targets(self) -> int:

@@ -170,6 +170,8 @@ def _write(path: Path, text: str) -> None:
 
 def _tensors(maps: ImageMaps, words: ImageWords | None) -> dict[str, torch.Tensor]:
     tensors = {"maps": maps.maps}
+    if maps.errors is not None:
+        tensors["errors"] = maps.errors
     if words is not None:
         tensors |= {f"words.{number}": own for number, own in enumerate(words.maps)}
     return {name: own.detach().cpu().float().contiguous() for name, own in tensors.items()}
