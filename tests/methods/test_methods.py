@@ -13,6 +13,7 @@ from torch import Tensor
 
 import by_hand
 import by_hand_backward  # noqa: F401  its twins register themselves
+import by_hand_banzhaf  # noqa: F401  (its twin registers itself)
 import by_hand_dense  # noqa: F401  (its twins register themselves)
 import by_hand_perturb  # noqa: F401 (its twins)
 import heatproof
@@ -44,6 +45,7 @@ HOLDS = {
     "attention-grad-cam": True,
     "attention-x-gradient": True,
     "attnlrp": False,
+    "banzhaf": True,
     "blurred-random": False,
     "center": False,
     "clearclip": False,
@@ -84,7 +86,9 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "distance": (0.1,),
     "layer": (None, 1),
     "masks": (7,),
+    "most": (16,),
     "noise": (0.1,),
+    "precision": (None,),
     "probability": (0.5,),
     "rate": (1.0,),
     "samples": (9,),

@@ -146,7 +146,7 @@ def _smoothing(length: int, sigma: int) -> Tensor:
     return matrix / matrix.sum(1, keepdim=True)
 
 
-def _on(told: Told, values: Sequence[float]) -> Tensor:
+def on_tokens(told: Told, values: Sequence[float]) -> Tensor:
     tokens = torch.zeros(len(told.layers[-1].keys[0]), dtype=torch.float64)
     tokens[told.content] = torch.tensor(list(values), dtype=torch.float64)
     return tokens
@@ -168,7 +168,7 @@ def occlusion(told: Told, remove: str, fill: str, window: int, stride: int) -> T
             lost = own_score(told) - without(told, under, remove, fill)
             for player in under:
                 losses.setdefault(player, []).append(lost)
-    return _on(told, [sum(losses[n]) / len(losses[n]) for n in range(rows * cols)])
+    return on_tokens(told, [sum(losses[n]) / len(losses[n]) for n in range(rows * cols)])
 
 
 @replicates("kernel-shap")
@@ -189,7 +189,7 @@ def kernel_shap(told: Told, remove: str, fill: str, samples: int) -> Tensor:
     ones = torch.ones(count, 1, dtype=torch.float64)
     left = torch.cat([torch.cat([design.T @ design, ones], 1), torch.cat([ones, ones[:1] * 0]).T])
     right = torch.cat([design.T @ y, torch.tensor([total], dtype=torch.float64)])
-    return _on(told, (torch.linalg.pinv(left, rtol=1e-12) @ right)[:count].tolist())
+    return on_tokens(told, (torch.linalg.pinv(left, rtol=1e-12) @ right)[:count].tolist())
 
 
 def shapley(told: Told, remove: str, fill: str) -> Tensor:
@@ -205,7 +205,7 @@ def shapley(told: Told, remove: str, fill: str) -> Tensor:
         for n, player in enumerate(order):
             before, after = sorted(order[:n]), sorted(order[: n + 1])
             values[player] += worth[tuple(after)] - worth[tuple(before)]
-    return _on(told, [value / math.factorial(count) for value in values])
+    return on_tokens(told, [value / math.factorial(count) for value in values])
 
 
 @replicates("rise")
@@ -219,7 +219,7 @@ def rise(told: Told, remove: str, fill: str, masks: int, cells: int, probability
         for n in range(masks):
             found = without(told, [i for i in range(count) if not stay[n, i]], remove, fill)
             total = [t + found * bool(stay[n, i]) for i, t in enumerate(total)]
-        return _on(told, [t / (masks * probability) for t in total])
+        return on_tokens(told, [t / (masks * probability) for t in total])
     assert told.pixels is not None
     height, width = told.pixels.shape[1:]
     grids = torch.rand(masks, 1, cells, cells, generator=generator)
@@ -237,7 +237,7 @@ def rise(told: Told, remove: str, fill: str, masks: int, cells: int, probability
             row, col = divmod(n, told.grid[1])
             patch = mask[row * size : row * size + size, col * size : col * size + size]
             total[n] += found * float(patch.mean())
-    return _on(told, [t / (masks * probability) for t in total])
+    return on_tokens(told, [t / (masks * probability) for t in total])
 
 
 def _enlarge(size: int, length: int) -> Tensor:
@@ -335,7 +335,7 @@ def vit_cx(told: Told, distance: float, noise: float) -> Tensor:
     for row, col in itertools.product(range(told.grid[0]), range(told.grid[1])):
         patch = heat[row * size : row * size + size, col * size : col * size + size]
         cells.append(float(patch.mean()))
-    return _on(told, cells)
+    return on_tokens(told, cells)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ CLASSIFIERS = {*FAMILIES} - {*TEXT_FAMILIES}
 # Families that a method refuses, because its mathematics does not apply ("words": its text side).
 REFUSES: dict[str, set[str]] = {
     "attcat": {"open_clip resnet"},
+    "banzhaf": POOLED,
     "clearclip": POOLED,
     "clip-surgery": {*POOLED, *ROTARY, *CLASSIFIERS},
     "legrad": POOLED,
@@ -36,6 +37,7 @@ REFUSES: dict[str, set[str]] = {
 
 # Settings that make a method quick enough for the tests that run it by its bare name.
 QUICK: dict[str, dict[str, Any]] = {
+    "banzhaf": {"samples": 12},
     "integrated-gradients": {"steps": 6},
     "kernel-shap": {"samples": 12},
     "m2ib": {"steps": 3, "batch": 2},

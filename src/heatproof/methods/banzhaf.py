@@ -59,7 +59,7 @@ class Banzhaf(Perturbing):
     precision: float | None = number(None, above=0)
     most: int = number(4096, least=8)
     value: Literal["banzhaf", "shapley"] = "banzhaf"
-    gradient: Literal["attnlrp", "libragrad", "none"] = "attnlrp"
+    gradient: Literal["libragrad", "none"] = "libragrad"
 
     card: ClassVar[MethodCard] = MethodCard(
         name="banzhaf",
@@ -73,7 +73,7 @@ class Banzhaf(Perturbing):
         "away)",
         signs=CONTRIBUTES,
         cost="64 forward passes per image by default (`samples`), each with half of the tokens "
-        "dropped, and attnlrp's map; any number of prompts",
+        "dropped, and libragrad's map; any number of prompts",
         notes="Every value has a standard error (`Explanation.errors`). The gradient map only "
         "decides where few samples leave a value: its factor is fitted to the scores, more "
         "samples weigh it less, and in the limit it drops out. The errors state how far the "
@@ -154,7 +154,8 @@ class _Game:
         self.drawn = drawn_pairs(players, method.value, seed)
         self.signs = torch.zeros(0, players, dtype=torch.float64)
         self.differences: Tensor | None = None
-        self.estimate = Estimate(torch.zeros(0), torch.zeros(0))
+        nothing = torch.zeros(players, 1, dtype=torch.float64)
+        self.estimate = Estimate(nothing, nothing)
 
     @property
     def done(self) -> bool:

@@ -28,7 +28,7 @@ Signs = Float[Tensor, "pair player"]
 Values = Float[Tensor, "player target"]
 
 # Shares of noise in the variance of a difference, from almost none to almost all.
-NOISE = (0.01, 0.03, 0.08, 0.2, 0.4, 0.6, 0.8, 0.95)
+NOISE = (0.001, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95)
 # q: how far the guess's own size tells how wrong it may be.
 LIKENESS = (0.0, 0.5, 0.9)
 TOGETHER = 64  # targets at once
