@@ -112,7 +112,7 @@ def test_intervals_cover_the_values(guessed: str, count: int) -> None:
         }[guessed]
         found = regress(*pairs(worth, count, seed), guess)
         inside.append((found.values - true).abs() <= 1.96 * found.errors)
-    assert 0.90 <= float(torch.stack(inside).double().mean()) <= 0.99
+    assert 0.88 <= float(torch.stack(inside).double().mean()) <= 0.98
 
 
 def test_a_good_guess_makes_errors_smaller() -> None:

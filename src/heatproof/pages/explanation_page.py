@@ -13,7 +13,7 @@ from heatproof.image_maps import NO_PROMPT, NOTICED, ImageMaps, ImageWords, Reco
 from heatproof.pages import render
 from heatproof.plots import colour
 from heatproof.plots.contact_sheet import INPUT, Panel, sheet_row
-from heatproof.plots.overlay import Signs, Viewport, draw, draw_photo, legend, viewport_of
+from heatproof.plots.overlay import UNSURE, Signs, Viewport, draw, draw_photo, legend, viewport_of
 from heatproof.plots.text import format_value
 from heatproof.plots.words import split_prompt
 
@@ -92,7 +92,7 @@ def _drawings(maps: ImageMaps, panels: Sequence[Panel], scale: float) -> list[Dr
     remark = "; ".join(_photo_remarks(maps, viewport))
     drawings = [Drawing(draw_photo(photo, view, viewport), INPUT, remark)]
     for number, panel in enumerate(panels):
-        image = draw(photo, view, panel.values, scale, viewport)
+        image = draw(photo, view, panel.values, scale, viewport, panel.unsure)
         certified = number < len(maps.record.prompts)
         drawings.append(Drawing(image, panel.title, panel.remark, certified))
     return drawings
@@ -101,6 +101,7 @@ def _drawings(maps: ImageMaps, panels: Sequence[Panel], scale: float) -> list[Dr
 def _photo_remarks(maps: ImageMaps, viewport: Viewport) -> list[str]:
     unseen = maps.view.unseen
     remarks = [f"{unseen:.0%} of it unseen (hatched)" if unseen >= NOTICED else "nothing cropped"]
+    remarks += [] if maps.errors is None else [UNSURE]
     whole = (viewport.right - viewport.left, viewport.bottom - viewport.top)
     # How much larger it is drawn is no news: the page scales every drawing.
     return remarks if whole == maps.photo.image.size else remarks + viewport.remarks(maps.photo)[:1]

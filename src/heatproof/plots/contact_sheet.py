@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image
 
 from heatproof.certificate import Certificate
@@ -30,15 +30,20 @@ LINE = 22  # pixels from a line of a title to the next
 GAP = 18
 INPUT = "input"  # the title of the image itself: it may be a photo, a rendering, a drawing
 UNKNOWN = " · unknown words"
+UNSURE = " · hatched: sign unsure"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One map, what was asked, and a remark beneath it (its score)."""
+    """One map, what was asked, and a remark beneath it (its score).
+
+    unsure: patches whose sign is not established, where that is known.
+    """
 
     title: str
     remark: str
     values: Float[np.ndarray, "row col"]
+    unsure: Bool[np.ndarray, "row col"] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,13 @@ def sheet_row(maps: ImageMaps, controls: Sequence[Panel] = ()) -> SheetRow:
     """Return the maps of one image, prompt by prompt, and controls, on one scale for all."""
     record = maps.record
     silent = maps.certificate.says_nothing
+    unsure = "" if maps.errors is None else UNSURE
     panels = tuple(
         Panel(
             prompt or NO_PROMPT,
-            maps.score_text(number) + (UNKNOWN if prompt in silent else ""),
+            maps.score_text(number) + (UNKNOWN if prompt in silent else "") + unsure,
             maps.values(number),
+            maps.unsure(number),
         )
         for number, prompt in enumerate(record.prompts)
     )
@@ -107,7 +114,9 @@ def _draw_row(
     under = footer + 2 * SIZE + GAP
     image = Image.new("RGB", (width, under + lights.height + GAP + band_height), PAPER)
     drawings = [draw_photo(photo, view, viewport)]
-    drawings += [draw(photo, view, panel.values, row.scale, viewport) for panel in row.panels]
+    drawings += [
+        draw(photo, view, panel.values, row.scale, viewport, panel.unsure) for panel in row.panels
+    ]
     cropped = f"{view.unseen:.0%} unseen (hatched)" if view.unseen >= NOTICED else "nothing cropped"
     remarks = [cropped, *(panel.remark for panel in row.panels)]
     for number, (drawing, title, remark) in enumerate(zip(drawings, titles, remarks, strict=True)):

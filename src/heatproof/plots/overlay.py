@@ -33,6 +33,8 @@ LONGEST = 4096  # pixels; larger photos are drawn scaled down to this
 SHORTEST = 448  # pixels; smaller ones are drawn larger
 WIDEST_ASPECT = 6  # of what is shown: of a panorama, the view and its surroundings
 
+UNSURE = "hatched: sign not established (95 %)"
+
 Values = Float[np.ndarray, "row col"]
 Signs = tuple[str, str] | None
 
@@ -82,10 +84,15 @@ def overlay(maps: ImageMaps, prompt: int = 0) -> Image.Image:
     viewport = viewport_of(maps.photo, maps.view)
     text = maps.record.prompts[prompt]
     return add_caption(
-        draw(maps.photo, maps.view, maps.values(prompt), maps.scale, viewport),
+        draw(maps.photo, maps.view, maps.values(prompt), maps.scale, viewport, maps.unsure(prompt)),
         prompt=text,
         score=" · ".join(
-            [maps.score_text(prompt), maps.record.method, *viewport.remarks(maps.photo)]
+            [
+                maps.score_text(prompt),
+                maps.record.method,
+                *([] if maps.errors is None else [UNSURE]),
+                *viewport.remarks(maps.photo),
+            ]
         ),
         scale=maps.scale,
         certificate=maps.certificate_of(prompt),
@@ -132,14 +139,24 @@ def _extent(length: int, other: int, start: float, end: float) -> tuple[int, int
 
 
 def draw(
-    photo: Photo, view: PhotoView, values: Values, scale: float, viewport: Viewport
+    photo: Photo,
+    view: PhotoView,
+    values: Values,
+    scale: float,
+    viewport: Viewport,
+    unsure: Bool[np.ndarray, "row col"] | None = None,
 ) -> Image.Image:
-    """Draw the photo in grey and the map in colour; hatched where the model did not see it."""
+    """Draw the photo in grey and the map in colour; hatched where the model did not see it.
+
+    unsure: patches whose sign is not established, which get thin lines.
+    """
     part = photo.image.crop(viewport.box)
     # Smoothing an image of a few pixels would hide that it has only a few.
     filter = Image.Resampling.NEAREST if viewport.zoom >= 4 else Image.Resampling.LANCZOS
     part = part.resize((viewport.width, viewport.height), filter)
     painted = colour.paint(part, interpolate(view, values, viewport), scale)
+    if unsure is not None:
+        painted = hatch_unsure(painted, view, unsure, viewport)
     return hatch_unseen(painted, part, seen_mask(view, viewport))
 
 
@@ -186,6 +203,26 @@ def _weights(at: Float[np.ndarray, " pixel"], cells: int) -> Float[np.ndarray, "
     """Weigh cells (cell 0 spans 0..1) linearly between centres, flat beyond the outer ones."""
     at = np.clip(at - 0.5, 0.0, cells - 1.0)
     return np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(cells))).astype(np.float32)
+
+
+def hatch_unsure(
+    painted: Image.Image,
+    view: PhotoView,
+    unsure: Bool[np.ndarray, "row col"],
+    viewport: Viewport,
+) -> Image.Image:
+    """Draw thin falling lines over some patches: the map shows through them, unchanged."""
+    rows, cols = unsure.shape
+    x, y = _pixel_centres(viewport)
+    # A pixel belongs to one patch: an interpolated border would hatch parts of others.
+    row = np.clip((y - view.top) / (view.bottom - view.top) * rows, 0, rows - 1).astype(int)
+    col = np.clip((x - view.left) / (view.right - view.left) * cols, 0, cols - 1).astype(int)
+    thick = max(1, min(painted.size) // 300)
+    step = max(5 * thick, min(painted.height // rows, painted.width // cols) // 4)
+    down, across = np.ogrid[: painted.height, : painted.width]
+    lines = unsure[row][:, col] & ((across - down) % step < thick)
+    lined = Image.blend(painted, Image.new("RGB", painted.size, INK), 0.4)
+    return Image.composite(lined, painted, Image.fromarray(lines))
 
 
 def hatch_unseen(

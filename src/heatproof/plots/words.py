@@ -30,6 +30,7 @@ class PromptPart:
     text: str
     value: float | None = None
     cut: bool = False
+    error: float | None = None
 
 
 def split_prompt(prompt: str, words: Sequence[Word]) -> list[PromptPart]:
@@ -39,7 +40,8 @@ def split_prompt(prompt: str, words: Sequence[Word]) -> list[PromptPart]:
     for word in words:
         if word.start > end:
             parts.append(PromptPart(prompt[end : word.start]))
-        parts.append(PromptPart(prompt[word.start : word.end], word.value))
+        text = prompt[word.start : word.end]
+        parts.append(PromptPart(text, word.value, error=word.error))
         end = word.end
     if end < len(prompt):
         parts.append(PromptPart(prompt[end:], cut=bool(words) and bool(prompt[end:].strip())))
@@ -98,7 +100,7 @@ def _draw_prompt(words: ImageWords, prompt: int) -> Image.Image:
 def _pieces(part: PromptPart) -> list[PromptPart]:
     """Return a word as it is; other text cut at its spaces, so that lines can break there."""
     if part.value is not None:
-        return [PromptPart(one_line(part.text), part.value)]
+        return [PromptPart(one_line(part.text), part.value, error=part.error)]
     pieces: list[PromptPart] = []
     for letter in part.text:
         if pieces and letter.isspace() == pieces[-1].text.isspace() and not letter.isspace():
@@ -113,7 +115,15 @@ def _piece_width(piece: PromptPart, scale: float) -> float:
     width = text_width(piece.text, SIZE)
     if piece.value is None:
         return width
-    return max(width, text_width(format_value(piece.value, scale), SMALL)) + 12
+    return max(width, text_width(_value_text(piece, scale), SMALL)) + 12
+
+
+def _value_text(piece: PromptPart, scale: float) -> str:
+    """Return a word's value; with its standard error, where it has one that is not zero."""
+    assert piece.value is not None
+    value = format_value(piece.value, scale)
+    error = format_value(piece.error, scale).lstrip("+") if piece.error else ""
+    return f"{value} ± {error}" if error else value
 
 
 def _draw_piece(sheet: Image.Image, x: Number, y: Number, piece: PromptPart, scale: float) -> None:
@@ -133,4 +143,4 @@ def _draw_piece(sheet: Image.Image, x: Number, y: Number, piece: PromptPart, sca
     ImageDraw.Draw(sheet).rounded_rectangle(box, 5, fill=fill, outline="#d9d9de")
     write(sheet, (x + width / 2, y + 5), text, SIZE, INK, "ma")
     place = (x + width / 2, y + SIZE + 17)
-    write(sheet, place, format_value(piece.value, scale), SMALL, FAINT, "ma")
+    write(sheet, place, _value_text(piece, scale), SMALL, FAINT, "ma")
