@@ -366,12 +366,17 @@ def report(kind: str, result: dict[str, Any]) -> None:
         print(json.dumps(result, indent=1))
         return
     for name, row in result["rows"].items():
-        cells = [
-            f"{label} {own['mean']['value']:.3f} ({own['banzhaf less this']['value']:+.3f} "
-            f"[{own['banzhaf less this']['low']:+.3f}, {own['banzhaf less this']['high']:+.3f}])"
-            for label, own in row.items()
-        ]
+        cells = [f"{label} {shown(own['mean'])} ({shown(own['banzhaf less this'])})"
+                 for label, own in row.items()]  # fmt: skip
         print(f"{name:24} {' | '.join(cells)}")
+
+
+def shown(interval: dict[str, Any]) -> str:
+    """Return a figure with its interval; of too few scenes it has none."""
+    value, low, high = (interval[key] for key in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return "no interval"
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 if __name__ == "__main__":
