@@ -9,6 +9,7 @@ These interventions come after whatever a method does to a call (`reading(last=T
 scores, and where a method has set the weights themselves they take the row's share away from them.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -28,12 +29,19 @@ NO_BLINDNESS = (
 )
 
 
-def blind(model: Model, layers: Sequence[AttentionLayer], *, last: int | None = None) -> Variant:
+def blind(
+    model: Model,
+    layers: Sequence[AttentionLayer],
+    *,
+    last: int | None = None,
+    calls: Counter[str] | None = None,
+) -> Variant:
     """Return the model whose readout sees nothing of an image.
 
     Args:
         layers: the image tower's attention calls, first to last.
         last: in how many of the last layers; in all of them without it.
+        calls: counts, by path, the images whose call was intervened on.
 
     Raises:
         ReadingError: the readout is a mean over patches.
@@ -41,10 +49,19 @@ def blind(model: Model, layers: Sequence[AttentionLayer], *, last: int | None = 
     chosen = layers if last is None else layers[-last:]
     where = "every layer" if last is None else f"the last {last} layer(s)"
     changes = {
-        layer.path: hidden_keys(_content(model, layer), rows)
+        layer.path: _counted(hidden_keys(_content(model, layer), rows), layer.path, calls)
         for layer, rows in _readout_calls(model, chosen)
     }
     return intervened(model, f"readout blind in {where}", changes, last=True)
+
+
+def _counted(change: Intervention, path: str, calls: Counter[str] | None) -> Intervention:
+    def intervene(call: AttentionCall) -> AttentionCall:
+        if calls is not None:
+            calls[path] += len(call.query)
+        return change(call)
+
+    return intervene
 
 
 def partly_blind(

@@ -1,5 +1,6 @@
 """Check that a map is constant where the model's readout sees nothing of the image."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from heatproof.errors import ReadingError
 from heatproof.evaluation.blindness import blind
 from heatproof.evaluation.subject import Subject
 from heatproof.evaluation.variants import UNTOUCHED, Variant
+from heatproof.methods import Foreign
 from heatproof.methods.readout import as_readout_method
 from heatproof.plots import chart
 
@@ -74,6 +76,7 @@ class BlindModelCheck(AuditCheck):
         try:
             if len(layers) > 1 and _only_last(subject, context):
                 asked.append(("the last layer", 1))
+            _check_reached(subject, context)
             parts = {name: self._part(subject, context, last) for name, last in asked}
         except ReadingError as error:
             return self.finding("cannot tell", f"{error}.")
@@ -223,6 +226,42 @@ def _phantom(
 
 def _estimated(quality: Float[Tensor, " image"]) -> dict[str, Any]:
     return statistics.mean(quality, bounds=QUALITY).plain
+
+
+def _check_reached(subject: Subject, context: CheckContext) -> None:
+    """Raise a `ReadingError` where user code passes by an attention call that is made blind."""
+    if not isinstance(subject.method, Foreign):
+        return
+    # The engine encodes the image for its score as well: what code that does nothing adds to.
+    idle = Foreign(_idle, takes=subject.method.takes, name="idle")
+    counts: list[Counter[str]] = []
+    for one in (Subject(idle), subject):
+        calls: Counter[str] = Counter()
+        variant = blind(context.model, context.attention_layers(), calls=calls)
+        with variant.enter():
+            _one_map(one, context)
+        counts.append(calls)
+    missed = [path for path in counts[0] if counts[1][path] <= counts[0][path]]
+    if missed:
+        raise ReadingError(
+            f"the code does not pass the model's attention at {missed[0]!r}: it runs a copy, or "
+            "attention of its own, which this check cannot make blind"
+        )
+
+
+def _idle(image: object, prompt: str) -> Tensor:
+    del image, prompt
+    return torch.zeros(2, 2)
+
+
+def _one_map(subject: Subject, context: CheckContext) -> None:
+    labelled = context.labelled
+    if labelled is None:
+        context.first(1, 1).maps(subject)
+        return
+    rows = torch.tensor([0])
+    prompts = labelled.data.prompts[:1]
+    subject.maps(labelled.model, labelled.images_for(subject, rows), prompts, seed=labelled.seed)
 
 
 def _only_last(subject: Subject, context: CheckContext) -> bool:

@@ -232,23 +232,91 @@ def _follows(moved: Part) -> Iterator[Conclusion]:
         )
 
 
+def _following(data: Part) -> Iterator[Conclusion]:
+    """The claim itself first, then what it rests on: the blind model, then ladder by ladder."""
+    published = data["methods"]["grad-eclip"]
+    phantom, steps = _phantom(published["blind"]), _steps(published)
+    unmoved, follows = (
+        [name for name, step in steps.items() if step == kind] for kind in ("unmoved", "follows")
+    )
+    where = [*(["the blind model"] if phantom == "shown" else []), *unmoved]
+    verdict: Verdict = "shown" if where else "contradicted" if follows else "not shown"
+    if phantom == "not measured" and not (unmoved or follows):
+        verdict = "not measured"
+    partly = " (on some of the ladders)" if where and follows else ""
+    yield Conclusion(
+        "d",
+        f"Grad-ECLIP's maps are misaligned with the model's performance{partly}.",
+        verdict,
+        f"Misaligned on: {', '.join(where) or 'nothing'}. In step with the model on: "
+        f"{', '.join(follows) or 'nothing'}. Not decided: "
+        f"{', '.join(n for n in steps if n not in (*unmoved, *follows)) or 'nothing'}. "
+        "The reason: the score's gradient times the values, g . v_i, is what the score would gain "
+        "if the readout attended to patch i, whether or not it does.",
+    )
+    yield Conclusion(
+        "d",
+        "Grad-ECLIP finds the named object in a model that sees nothing (blind model).",
+        phantom,
+        published["blind"]["evidence"],
+    )
+    for name in ("attention-x-gradient", "gae"):
+        blind = data["methods"][name]["blind"]
+        yield Conclusion(
+            "d",
+            f"{name}: the map of a model that sees nothing is constant (blind model).",
+            _CONSTANT.get(blind["verdict"], "not measured"),
+            blind["evidence"],
+        )
+    for name in ("grad-eclip", "attention-x-gradient"):
+        yield from _by_ladder(data, name)
+
+
+_CONSTANT: dict[str, Verdict] = {"holds": "shown", "violated": "contradicted"}
+_UNMOVED: dict[str, Verdict] = {
+    "unmoved": "shown",
+    "follows": "contradicted",
+    "cannot tell": "not shown",
+    "not asked": "not measured",
+}
+
+
+def _phantom(blind: Part) -> Verdict:
+    """Judge the choice above chance of maps of the blind model; a constant map chooses nothing."""
+    whole = blind.get("blind in", {}).get("every layer")
+    if whole is None or whole["embeddings differ by"]:
+        return "not measured"
+    found = whole.get("phantom localisation")
+    return "contradicted" if found is None else side_of_zero(found["value"], "above")
+
+
+def _steps(method: Part) -> dict[str, str]:
+    return {name: one["step"] for name, one in method["ladders"].items()}
+
+
+def _by_ladder(data: Part, name: str) -> Iterator[Conclusion]:
+    for ladder, one in data["methods"][name]["ladders"].items():
+        kept = one["cause kept"]
+        left = [share for share in kept if share is not None]
+        yield Conclusion(
+            "d",
+            f"{name}: the map loses less than half of what the model loses (ladder: {ladder}).",
+            _UNMOVED[one["step"]],
+            one["why not"][:1].upper() + one["why not"][1:] + "."
+            if one["why not"]
+            else f"F {told(one['following'])} (0 unmoved, 1 in step), without the first rung "
+            f"{told(one['without the first rung'])}; on the rungs the cause keeps "
+            f"{_shares(kept)} of its d', the map {_shares(one['quality kept'])}, over "
+            f"{len(left)} models.",
+        )
+
+
+def _shares(kept: list[float | None]) -> str:
+    return ", ".join("no value" if share is None else f"{share:.0%}" for share in kept)
+
+
 def _alignment(data: Part) -> Iterator[Conclusion]:
-    family = data["family"]
-    if family is not None:
-        accuracy = [each["value"] for each in family["accuracy"]]
-        for name in ("grad-eclip", ON_UNTOUCHED[0]):
-            found = family["methods"][name]["choice"]
-            phantom = found["phantom"]["over chance"]
-            over_center = found["phantom"]["over center"]
-            yield Conclusion(
-                "d",
-                f"{name}: the map looks better than chance on the worst model of the family.",
-                side_of_zero(phantom, "above"),
-                f"On {family['worst']} (accuracy {min(accuracy):.1%}) choice over chance "
-                f"{told(phantom)}, over a bump in the middle {told(over_center)}. Over the "
-                f"{len(accuracy)} models choice and accuracy correlate by rank with "
-                f"{told(found['rank correlation'])}.",
-            )
+    """Within the model as it is: right against wrong answers."""
     for name in ("grad-eclip", ON_UNTOUCHED[0], "attention-x-gradient"):
         found = data["split"]["methods"][name]["choice"]
         yield Conclusion(
@@ -362,6 +430,7 @@ _CLAIMS: tuple[tuple[str, Callable[[Any], Iterator[Conclusion]]], ...] = (
     ("c", _causes),
     ("c gap", _gap),
     ("c gap text", _gap),
+    ("d following", _following),
     ("d", _alignment),
     ("e pictures", _pictures),
     ("e captions", _captions),

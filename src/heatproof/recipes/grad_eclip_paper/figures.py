@@ -11,6 +11,7 @@ from PIL import Image
 from heatproof.evaluation.store import Part
 from heatproof.plots.style import INK, chart_style
 from heatproof.recipes.grad_eclip_paper.catalogue import compared
+from heatproof.recipes.grad_eclip_paper.following_figure import following_figures
 from heatproof.recipes.grad_eclip_paper.gap_figure import gap_figures
 from heatproof.recipes.grad_eclip_paper.inputs import Material
 
@@ -49,6 +50,7 @@ def figures(
     if c is not None:
         yield "c-causes", _C, _causes(c)
     yield from gap_figures(sections)
+    yield from following_figures(sections, STYLES)
     if d is not None:
         if d["family"] is not None:
             yield "d-family", _D.format(family=d["family is"]), _family(d)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from heatproof.data.dataset import LabelledImages
 from heatproof.models import Model
 from heatproof.recipes.grad_eclip_paper.maps import encode_texts, unit
 
@@ -77,6 +78,7 @@ class Grade:
 class Material:
     """All inputs. What the data do not hold is None, and the page reports it as not measured.
 
+    counterfactual: images that can be drawn again without one of their objects.
     tasks: for accuracies; `perturbed` is the task whose images are perturbed.
     """
 
@@ -88,3 +90,4 @@ class Material:
     family: tuple[Grade, ...]
     family_is: str
     notices: tuple[str, ...] = ()
+    counterfactual: LabelledImages | None = None

@@ -17,7 +17,7 @@ SECTIONS = {
     "a": ("a", "a simpler"),
     "b": ("b",),
     "c": ("c", "c gap", "c gap text"),
-    "d": ("d",),
+    "d": ("d following", "d"),
     "e": ("e pictures", "e captions"),
 }
 
@@ -247,6 +247,68 @@ def _lines(lines: Part) -> dict[str, str]:
     }
 
 
+def _following(data: Part) -> Iterator[Subsection]:
+    methods = data["methods"]
+    blind = {
+        name: m["blind"]["blind in"]["every layer"]
+        for name, m in methods.items()
+        if "blind in" in m["blind"]
+    }
+    yield Subsection(
+        title="Blind model: the readout is kept from all patches",
+        note=f"{data['pictures']} images. All embeddings are equal to the bit where 'differ by' "
+        "is 0. Choice is above chance; a constant map chooses nothing.",
+        head=["method", "embeddings differ by", "maps not constant", "choice, blind", "as it is"],
+        rows=[
+            [
+                name,
+                f"{one['embeddings differ by']:.2g}",
+                f"{one['maps that are not constant']} of {one['maps']}",
+                *(
+                    _estimate(one["phantom localisation"][key])
+                    if one.get("phantom localisation")
+                    else "constant" if key == "value" else ""
+                    for key in ("value", "before")
+                ),
+            ]
+            for name, one in blind.items()
+        ],
+    )  # fmt: skip
+    yield Subsection(
+        title="F: what the map loses of its d', per what the cause loses",
+        note="0 unmoved, 1 in step, above 1 the map loses more. In small letters the 95 % interval "
+        "over images. Where F is not given, the reason is in the list of sentences.",
+        head=["method", *data["ladders"]],
+        rows=[
+            [name, *(_estimate(one["following"]) for one in m["ladders"].values())]
+            for name, m in methods.items()
+        ],
+    )
+    yield Subsection(
+        title="F without the first rung",
+        head=["method", *data["ladders"]],
+        rows=[
+            [name, *(_estimate(one["without the first rung"]) for one in m["ladders"].values())]
+            for name, m in methods.items()
+        ],
+        folded="F without the first rung, which one rung cannot make",
+    )
+    yield Subsection(
+        title="The model on each rung",
+        head=["ladder", "rung", "accuracy", "cause (chance 0.5)"],
+        rows=[
+            [ladder, rung, percent(one["accuracy"][n]), _estimate(_cause(methods, ladder)[n])]
+            for ladder, one in data["ladders"].items()
+            for n, rung in enumerate(one["rungs"])
+        ],
+    )
+
+
+def _cause(methods: Part, ladder: str) -> Sequence[Part]:
+    # The cause is the model's own, whatever the method.
+    return next(iter(methods.values()))["ladders"][ladder]["cause"]
+
+
 def _alignment(data: Part) -> Iterator[Subsection]:
     yield Subsection(
         note=f"{data['pictures']} images; the model is right on "
@@ -353,6 +415,7 @@ _SUBSECTIONS: dict[str, Callable[[Part], Iterator[Subsection]]] = {
     "c": _causes,
     "c gap": _gap,
     "c gap text": _gap,
+    "d following": _following,
     "d": _alignment,
     "e pictures": _images,
     "e captions": _captions,

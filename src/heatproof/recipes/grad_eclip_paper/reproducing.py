@@ -17,6 +17,7 @@ from heatproof.recipes.grad_eclip_paper import (
     alignment,
     causes,
     equivalence,
+    following,
     gap,
     gap_text,
     implied_model,
@@ -36,7 +37,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, Callable[[Study], Part | None]], ...]] =
     "a": (("a", equivalence.measure), ("a simpler", simplicity.measure)),
     "b": (("b", implied_model.measure),),
     "c": (("c", causes.measure), ("c gap", gap.measure), ("c gap text", gap_text.measure)),
-    "d": (("d", alignment.measure),),
+    "d": (("d following", following.measure), ("d", alignment.measure)),
     "e": (("e captions", text_deletion.measure), ("e pictures", perturbing.measure)),
 }
 UNUSED = (

@@ -28,7 +28,7 @@ from heatproof.data.scenes import (
     sample,
     singles,
 )
-from heatproof.data.scenes.single_attribute import drawn
+from heatproof.data.scenes.single_attribute import asked, drawn
 from heatproof.models import Model, load
 from heatproof.models.scenes import checkpoints
 from heatproof.recipes.grad_eclip_paper.inputs import Captioned, Grade, Located, Material, Task
@@ -37,6 +37,8 @@ PARTS = {"naming": 40, "perturbed": 41, "captioned": 43}
 """Seeds above these times 2^32 are used by nothing else: neither training nor the model's card."""
 MARGIN = 12
 """Pixels mirrored at each side of 64."""
+FOLLOWED = 500
+"""Scenes that are drawn again without their objects, at most."""
 LEAST_VISIBLE = 20
 """Pixels of 64 x 64 that a named object shows at least."""
 
@@ -61,6 +63,7 @@ def scenes_material(
             "images to search and to perturb are 4:3: scenes mirrored at both sides, which the "
             "model's centre crop cuts off again",
         ),
+        counterfactual=asked(min(located, FOLLOWED), seed=seed + 77),
     )
 
 
