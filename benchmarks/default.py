@@ -31,13 +31,13 @@ prompt and at most 1,000 for 100 prompts. Of those that pass, the best mean rank
 and the three models. A cheaper one (for 1 prompt) is taken instead where its mean rank is worse by
 less than half a rank.
 
-**fast** of a side: costs at most 2 bare passes for 1 prompt, and at most 3 for 100 prompts; the best
-mean rank, as above. It may refuse families. For a model that refuses it, the best one that passes
-the same gates and refuses none comes next.
+**fast** of a side: costs at most 2 bare passes for 1 prompt, and at most 3 for 100 prompts; the
+best mean rank, as above. It may refuse families. For a model that refuses it, the best one that
+passes the same gates and refuses none comes next.
 
-**If none passes**, gates are dropped one at a time, from the last to the second, until one does; the
-page names the gates that the chosen method does not pass. The certificate is never dropped. A gate
-that was not measured is passed, and the page says "not measured".
+**If none passes**, gates are dropped one at a time, from the last to the second, until one does;
+the page names the gates that the chosen method does not pass. The certificate is never dropped. A
+gate that was not measured is passed, and the page says "not measured".
 
 Ranks are among the methods that are left for the name in question; equal values share a rank.
 """
