@@ -241,9 +241,12 @@ def _engine(
         from heatproof.runs.local import LocalEngine
 
         return LocalEngine(devices=devices, loaders=workers, model=model, items=items)
-    from heatproof.runs.cluster import RayEngine
+    from heatproof.runs.cluster import RayEngine, actors_from
 
-    return RayEngine.from_options(address=address, actors=actors, device=devices[0])
+    least, most = actors_from(actors)
+    return RayEngine(
+        model=model, items=items, address=address, least=least, most=most, device=devices[0]
+    )
 
 
 def _progress(say: Callable[[str], None]) -> "Callable[[Tally], None]":

@@ -1,46 +1,46 @@
-"""The engine `ray`: Ray Data hands ranges of items to actors that hold the model."""
+"""The engine `ray`: Ray Data reads images by tasks, and explains them by actors with the model."""
 
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from heatproof.engine.streaming import ImageLoader
 from heatproof.errors import HeatproofError, InputError
+from heatproof.models.model import Model
 from heatproof.runs.job import Job, Stopped
 from heatproof.runs.worker import PartWritten, Worker
+from heatproof.store.items import Items
 from heatproof.store.ranges import Range, split
+from heatproof.store.store import Store
+
+READ_ITEMS = 128
+"""Most images that are read, explained and written as one: they wait in Ray's object store."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayEngine:
     """Runs a job on a Ray cluster, or on this machine where no address is given.
 
-    A task that is lost with its worker or its node is run again by Ray; it writes the same part
-    under the same name.
+    A task that is lost with its worker or its node is run again by Ray. What it writes has the
+    same name and the same rows as before.
 
     Attributes:
+        model: the model, on this machine, whose preprocessing the tasks use.
+        items: the list of items.
         address: of the cluster: "auto", "ray://HOST:10001"; None starts Ray here.
-        least, most: how many actors hold a model; Ray adds them while tasks wait.
+        least, most: how many actors hold a model; Ray adds them while images wait.
         device: of each actor; one on "cuda" gets a GPU of its own.
     """
 
+    model: Model
+    items: Items
     address: str | None = None
     least: int = 1
     most: int = 1
     device: str = "cpu"
-
-    @classmethod
-    def from_options(cls, *, address: str | None, actors: str, device: str) -> "RayEngine":
-        """Return the engine that the command line asks for; `actors` is N or MIN:MAX.
-
-        Raises:
-            InputError: `actors` is something else.
-        """
-        low, colon, high = actors.partition(":")
-        high = high if colon else low
-        if not (low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high)):
-            raise InputError(f"got --actors {actors!r}, expected a number, or MIN:MAX such as 1:8")
-        return cls(address=address, least=int(low), most=int(high), device=device)
 
     @property
     def name(self) -> str:
@@ -70,17 +70,33 @@ class RayEngine:
         """Return the data set of what is written, which Ray computes while it is iterated."""
         import ray
 
-        # One task is one part: what a lost worker costs.
-        parts = split(ranges, job.part_items)
+        _be_quiet()
+        loader = Worker(job, self.device, model=self.model, items=self.items).loader
+        parts = split(ranges, min(job.part_items, max(job.batch_size, READ_ITEMS)))
         rows = [{"first": own.first, "stop": own.stop} for own in parts]
-        gpu = {"num_gpus": 1} if self.device.startswith("cuda") else {"num_cpus": 1}
+        device = "cuda" if self.device.startswith("cuda") else self.device
+        need: dict[str, Any] = {"num_gpus": 1} if device == "cuda" else {"num_cpus": 1}
+        # One block per part: what a lost worker costs.
         data: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
-        return data.map(
+        return data.map(PartReader(job, loader), num_cpus=0.25).map(
             PartExplainer,
-            fn_constructor_args=(job, "cuda" if "num_gpus" in gpu else self.device),
+            fn_constructor_args=(job, device),
             compute=ray.data.ActorPoolStrategy(min_size=self.least, max_size=self.most),
-            **gpu,
+            **need,
         )
+
+
+def actors_from(text: str) -> tuple[int, int]:
+    """Return the least and the most actors of "4" or "1:8".
+
+    Raises:
+        InputError: it is something else.
+    """
+    low, colon, high = text.partition(":")
+    high = high if colon else low
+    if not (low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high)):
+        raise InputError(f"got --actors {text!r}, expected a number, or MIN:MAX such as 1:8")
+    return int(low), int(high)
 
 
 def _connect(address: str | None) -> None:
@@ -88,12 +104,23 @@ def _connect(address: str | None) -> None:
 
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR,
-                 include_dashboard=False)  # fmt: skip
+                 include_dashboard=False if address is None else None)  # fmt: skip
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"got --address {address!r}: {error}") from error
 
 
-def _reason(error: Exception) -> HeatproofError:
+def _be_quiet() -> None:
+    """Leave progress to the run's own line."""
+    import ray
+
+    context: Any = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _reason(error: BaseException) -> HeatproofError:
     """Return what a task failed of, in one line."""
     cause: BaseException | None = error
     while cause is not None:
@@ -106,6 +133,30 @@ def _reason(error: Exception) -> HeatproofError:
     )
 
 
+def _range(row: dict[str, Any]) -> Range:
+    return Range(int(row["first"]), int(row["stop"]))
+
+
+class PartReader:
+    """A task: reads and preprocesses the images of one range."""
+
+    def __init__(self, job: Job, loader: ImageLoader) -> None:
+        self.job, self.loader = job, loader
+        loader.images = ()  # every process reads the list from the store
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Add the batches of the range."""
+        self.loader.images = _items(self.job.store)
+        part, size = _range(row), self.job.batch_size
+        numbers = range(part.first // size, -(-part.stop // size))
+        return {**row, "batches": [self.loader.load(n, threading.Event()) for n in numbers]}
+
+
+@lru_cache(maxsize=2)
+def _items(store: str) -> Items:
+    return Store(store).items
+
+
 class PartExplainer:
     """An actor: holds the model, explains one range of items at a time and writes it."""
 
@@ -114,6 +165,4 @@ class PartExplainer:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Explain a range and write it as one part."""
-        part = Range(int(row["first"]), int(row["stop"]))
-        batches = self.worker.load(self.worker.numbers([part]), 0)
-        return {"written": self.worker.write([self.worker.explain(batch) for batch in batches])}
+        return {"written": self.worker.write([self.worker.explain(own) for own in row["batches"]])}

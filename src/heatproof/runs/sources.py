@@ -60,13 +60,14 @@ def _check_ids(table: Table) -> None:
 
 
 def _list_one(source: str, prompt_column: str | None, several: bool) -> Table:
+    source = source.removeprefix("file://")
     lower = source.lower().rstrip("/")
-    if lower.endswith(MANIFESTS):
+    if any(sign in source for sign in "*?[") and not _exists(source):
+        table = _many(_globbed(source), prompt_column)
+    elif lower.endswith(MANIFESTS):
         table = manifests.read(_existing(source), prompt_column)
     elif lower.endswith((".tar", ".tar.gz", ".tgz")):
         table = shards.read(_existing(source), prompt_column)
-    elif any(sign in source for sign in "*?[") and not _exists(source):
-        table = _many(_globbed(source), prompt_column)
     elif lower.endswith(IMAGE_ENDINGS) and not _is_folder(source):
         table = _files([source])
     elif _is_folder(source):

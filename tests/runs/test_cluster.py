@@ -1,0 +1,65 @@
+"""The engine `ray` writes the rows that the local engine writes."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from heatproof.errors import HeatproofError, InputError
+from heatproof.runs.cluster import RayEngine, _reason, actors_from
+from heatproof.runs.sources import list_items
+from heatproof.store.store import open_store
+from many_images import content, model_of, run_into, write_images
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A small Ray of one machine, whose processes find what the tests import."""
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(root / "src"), str(root / "tests" / "support")])
+    variables = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error",
+        object_store_memory=200 * 2**20, runtime_env={"env_vars": variables},
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("cluster")
+def test_ray_writes_the_same_rows(tmp_path: Path) -> None:
+    """Break: let `PartReader` count batches from the part's own start."""
+    images = write_images(tmp_path / "images", 11)
+    images[6].write_bytes(b"")
+    items = list_items([str(tmp_path / "images")])
+    run_into(tmp_path / "local", items)
+    engine = RayEngine(model=model_of(), items=items, least=1, most=2)
+    result = run_into(tmp_path / "ray", items, engine=engine)
+    assert result.failures == 1
+    assert len(open_store(tmp_path / "ray").parts()) == 3
+    ours, theirs = content(tmp_path / "ray"), content(tmp_path / "local")
+    assert [row["id"] for row in ours] == [row["id"] for row in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["map"] == pytest.approx(other["map"], abs=1e-6)
+    assert run_into(tmp_path / "ray", items, engine=engine).tally.done == 0
+
+
+def test_the_number_of_actors() -> None:
+    assert actors_from("3") == (3, 3)
+    assert actors_from("1:8") == (1, 8)
+    for text in ("", "0", "8:1", "many", "1:"):
+        with pytest.raises(InputError, match="expected a number, or MIN:MAX"):
+            actors_from(text)
+
+
+def test_what_a_task_failed_of_is_one_line() -> None:
+    """Break: take the first line of Ray's text, which names the task."""
+    error = RuntimeError("task failed\nlong\nZeroDivisionError: x")
+    assert "ZeroDivisionError: x; finished parts" in str(_reason(error))
+    error.__cause__ = InputError("the disk is full")
+    assert str(_reason(error)) == "the disk is full"
+    assert type(_reason(error)) is HeatproofError
