@@ -211,7 +211,7 @@ def test_a_longer_graph_keeps_more() -> None:
 
 def test_saved_tensors_are_those_of_autograd_without_parameters() -> None:
     weight, x = torch.ones(3, 3, requires_grad=True), torch.ones(5, 3)
-    with cost._saved([weight]) as saved:
+    with cost.saved_for_backward([weight]) as saved:
         y = (x @ weight).exp()
     assert sum(storage.nbytes() for storage in saved.values()) == x.nbytes + y.nbytes
 
