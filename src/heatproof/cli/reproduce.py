@@ -45,6 +45,19 @@ def reproduce(
         str | None, typer.Option(metavar="a,b,...", help="Run only these experiments, of a to e.")
     ] = None,
     device: options.Device = "cpu",
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write numbers, hashes, 50 maps and their parts, for others to check.",
+        ),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Check a bundle without its weights and images; runs nothing else."
+        ),
+    ] = None,
 ) -> None:
     """Test the claims of the paper "Debunking Grad-ECLIP".
 
@@ -57,10 +70,13 @@ def reproduce(
     Exit codes:
 
     \b
-      0  at least one claim was measured
+      0  at least one claim was measured; with --check: every check that is possible here holds
+      1  with --check: a check fails
       2  bad input
       3  no claim was measured
     """
+    if check is not None:
+        raise typer.Exit(_check(check))
     letters = tuple(letter.strip() for letter in (only or "").split(",") if letter.strip())
     for letter in letters:
         if letter not in index.EXPERIMENTS:
@@ -87,16 +103,29 @@ def reproduce(
             device=device,
         )
         with terminal.resumable(out / "parts"):
-            result = run(request, out, watch)
+            result = run(request, out, watch, bundle=bundle)
     for claim in result["conclusions"]:
         typer.echo(f"{claim['verdict']:<12}  ({claim['section']}) {claim['claim']}")
     typer.echo(f"page: {out / 'reproduce.html'}")
+    if bundle is not None:
+        typer.echo(f"bundle: {bundle}; check it: heatproof reproduce --check {bundle}")
     verdicts = Counter(claim["verdict"] for claim in result["conclusions"])
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
     typer.echo(f"{verdicts.total()} claims: {counts or 'none was measured'}")
     # Claims whose data were not given are listed, but a page of nothing else shows nothing.
     if verdicts.total() == verdicts["not measured"]:
         raise typer.Exit(terminal.NOT_ESTABLISHED)
+
+
+def _check(file: Path) -> int:
+    with terminal.working(f"checking {file}"):
+        from heatproof.recipes.grad_eclip_paper import bundle_check
+
+        checks = bundle_check.check(file)
+    for line in bundle_check.lines(checks):
+        typer.echo(line)
+    failed = any(check.verdict == "fails" for check in checks)
+    return terminal.FAILED if failed else terminal.DONE
 
 
 @contextmanager

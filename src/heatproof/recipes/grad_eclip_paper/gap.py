@@ -65,6 +65,7 @@ MEANS = {
 nothing."""
 
 Coalition = frozenset[str]
+MEAN = "mean of tokens"
 
 
 def coalitions(causes: Sequence[str]) -> list[Coalition]:
@@ -121,12 +122,13 @@ def eclip_map(
     """
     if WEIGHT not in coalition:
         return (call.weights * call.slope).sum(1)
-    return _cosine_weight(call, coalition, visible) * call.slope.sum(1)
+    return cosine_weight(call, coalition, visible) * call.slope.sum(1)
 
 
-def _cosine_weight(
-    call: ReadCall, coalition: Coalition, visible: Tensor | None
+def cosine_weight(
+    call: ReadCall, coalition: Coalition, visible: Tensor | None = None
 ) -> Float[Tensor, "item token"]:
+    """Return the loosened weight, with the causes of it that the coalition switches on."""
     rows = call.query.unsqueeze(2) if QUERY in coalition else call.queries
     queries, keys = (t.transpose(1, 2).flatten(2) for t in (rows, call.key))
     if PROJECTED in coalition:
@@ -150,7 +152,8 @@ def _cosine_weight(
 def measure(study: Study) -> Part | None:
     """Return both gaps and each cause's share of them, on images with objects to find."""
     located = study.material.located
-    if located is None:
+    # Parts of a map are defined for one readout token; a mean over tokens has many rows.
+    if located is None or study.model.image.readout.name == MEAN:
         return None
     items: Part = {}
     for start, stop in study.parts("causes, order-free", len(located.photos)):

@@ -17,6 +17,7 @@ from heatproof.recipes.grad_eclip_paper.alignment import joined
 from heatproof.recipes.grad_eclip_paper.context import Study, native_pixels
 from heatproof.recipes.grad_eclip_paper.gap import (
     LAYERS,
+    MEAN,
     PASS,
     QUERY,
     RELU,
@@ -52,7 +53,8 @@ def measure(study: Study) -> Part | None:
     captioned = study.material.captioned
     items: Part = {}
     order: list[float | None] = []
-    if captioned is not None:
+    text = study.model.text
+    if captioned is not None and text is not None and text.readout.name != MEAN:
         for start, stop in study.parts("causes, text side", len(captioned.texts)):
             part = study.store.part(
                 f"c-gap-text-{start}",

@@ -3,7 +3,7 @@
 Two routes to one number are recorded apart: `gradient` is dS/do, `slope` dS/dA.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heatproof import methods
+from heatproof.errors import InputError
 from heatproof.methods import ReadPass
 from heatproof.methods.base import Plan
 from heatproof.methods.pass_context import Side
@@ -40,7 +41,7 @@ class ReadCall:
     output: Float[Tensor, "item head channel"]
     projection: Affine
     content: slice
-    readout: Tensor | None
+    readout: Tensor
 
     @classmethod
     def joined(cls, calls: "Sequence[ReadCall]") -> "ReadCall":
@@ -56,11 +57,19 @@ class ReadCall:
 
 
 class _Recorder(MethodProxy):
-    """Reads the last `count` calls of a pass, changed or not, and keeps them batch by batch."""
+    """Reads the last `count` calls of a pass and keeps them batch by batch.
 
-    def __init__(self, count: int, change: Intervention | None) -> None:
+    change: what is changed in these calls; below: in others, by path.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        change: Intervention | None,
+        below: Mapping[str, Intervention] | None = None,
+    ) -> None:
         super().__init__(methods.create("attention-x-gradient"))
-        self.count, self.change = count, change
+        self.count, self.change, self.below = count, change, dict(below or {})
         self.batches: list[list[ReadCall]] = []
 
     def plan(self, layers: Sequence[AttentionLayer], side: Side) -> Plan:
@@ -68,10 +77,20 @@ class _Recorder(MethodProxy):
         del side
         paths = tuple(layer.path for layer in layers[-self.count :])
         changes = {} if self.change is None else dict.fromkeys(paths, self.change)
+        changes = {**self.below, **changes}
         return Plan(paths=paths, weights=True, start=paths[0], interventions=changes)
 
     def attribute(self, read: ReadPass) -> Float[Tensor, "item target token"]:
-        """Keep the calls; the map itself is not used."""
+        """Keep the calls; the map itself is not used.
+
+        Raises:
+            InputError: the model reads out more than one token.
+        """
+        if read.batch.readout is None:
+            raise InputError(
+                "the model reads out a mean over tokens; expected one readout token, for which the "
+                "parts of a map are defined"
+            )
         layers = read.trace.layers
         grads = next(iter(read.gradients(layers, ("weights", "output"))))
         calls: list[ReadCall] = []
@@ -94,7 +113,7 @@ class _Recorder(MethodProxy):
                     output=row(layer.output),
                     projection=_on_cpu(linear),
                     content=read.batch.content,
-                    readout=None if read.batch.readout is None else read.batch.readout.cpu(),
+                    readout=read.batch.readout.cpu(),
                 )
             )
         self.batches.append(calls)
@@ -106,9 +125,9 @@ class _Recorder(MethodProxy):
 
 
 def _on_cpu(linear: Affine) -> Affine:
-    matrix, bias = (None if t is None else at_least_float32(t.detach()).cpu() for t in linear)
-    assert matrix is not None
-    return matrix, bias
+    matrix, bias = linear
+    moved = None if bias is None else at_least_float32(bias.detach()).cpu()
+    return at_least_float32(matrix.detach()).cpu(), moved
 
 
 def image_calls(
@@ -116,9 +135,13 @@ def image_calls(
     pixels: Float[Tensor, "item 3 height width"],
     targets: Float[Tensor, "item dim"],
     change: Intervention | None = None,
+    below: Mapping[str, Intervention] | None = None,
 ) -> ReadCall:
-    """Record the last call of the image tower, each image with its own target."""
-    recorder = _Recorder(1, change)
+    """Record the last call of the image tower, each image with its own target.
+
+    below: interventions by path, such as one head in several layers.
+    """
+    recorder = _Recorder(1, change, below)
     image_maps(model, recorder, pixels, targets, seed=0)
     return recorder.calls()[0]
 

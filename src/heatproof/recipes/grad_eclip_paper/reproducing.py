@@ -25,6 +25,7 @@ from heatproof.recipes.grad_eclip_paper import (
     simplicity,
     text_deletion,
 )
+from heatproof.recipes.grad_eclip_paper.bundle import write as write_bundle
 from heatproof.recipes.grad_eclip_paper.conclusions import conclude
 from heatproof.recipes.grad_eclip_paper.context import Study, Watch
 from heatproof.recipes.grad_eclip_paper.figures import figures, save, styled
@@ -40,6 +41,7 @@ EXPERIMENTS: dict[str, tuple[tuple[str, Callable[[Study], Part | None]], ...]] =
     "d": (("d following", following.measure), ("d", alignment.measure)),
     "e": (("e captions", text_deletion.measure), ("e pictures", perturbing.measure)),
 }
+PRESENTING = ("bundle", "bundle_check", "conclusions", "figures", "gap_figure", "page")
 UNUSED = (
     *("benchmarking", "recipes/scenes"),
     *(
@@ -100,6 +102,7 @@ def reproduce(
     seed: int = 0,
     only: Collection[str] = (),
     device: str = "cpu",
+    bundle: str | Path | None = None,
     progress: Watch | None = None,
 ) -> Part:
     """Run the claims of arXiv 2605.12952 on a model, as `heatproof reproduce` does.
@@ -112,6 +115,7 @@ def reproduce(
         images: how many images and captions of each kind, at least 4; by default 1000.
         quick: 24 images, a smoke test and not evidence.
         only: some of the experiments "a" to "e".
+        bundle: a file to write numbers, hashes, 50 maps and their parts into, for others to check.
         progress: called with what is being done, the parts done, and the number of parts.
 
     Returns:
@@ -134,10 +138,18 @@ def reproduce(
         only=tuple(checking.names("only", only)),
         device=checking.device(device),
     )
-    return run(request, checking.path("out", out), checking.progress(progress, "", 0, 1))
+    file = None if bundle is None else checking.path("bundle", bundle)
+    watch = checking.progress(progress, "", 0, 1)
+    return run(request, checking.path("out", out), watch, bundle=file)
 
 
-def run(request: ReproduceRequest, out: Path, watch: Watch | None = None) -> Part:
+def run(
+    request: ReproduceRequest,
+    out: Path,
+    watch: Watch | None = None,
+    *,
+    bundle: Path | None = None,
+) -> Part:
     """Run the parts that `out` does not hold yet; write reproduce.html, .json and figures/*.png.
 
     Raises `InputError` for a model without a text side, a folder of another layout, an unknown
@@ -187,6 +199,8 @@ def run(request: ReproduceRequest, out: Path, watch: Watch | None = None) -> Par
         }
     )
     write(result, material, out)
+    if bundle is not None:
+        write_bundle(study, result, bundle)
     return result
 
 
