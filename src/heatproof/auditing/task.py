@@ -71,12 +71,20 @@ class AuditTask(EvaluationTask):
     named, other, absent: per image the prompt of the object asked for, that of another object and
         one that fits none, drawn from the seed; -1 where there is none.
     objects: how much of each patch each object covers, as the model sees the image.
+    draw: draws further images of the same kind, by a number from 1; None where there are no more.
     """
 
     def __init__(
-        self, model: Model, data: LabelledImages, *, seed: int = 0, batch_size: int = 64
+        self,
+        model: Model,
+        data: LabelledImages,
+        *,
+        seed: int = 0,
+        batch_size: int = 64,
+        draw: Callable[[int], LabelledImages] | None = None,
     ) -> None:
         super().__init__(model, data, seed=seed, batch_size=batch_size)
+        self.draw = draw
         self.pixels = self.preprocessed(data.photos)
         self.objects, self.labels = visible_objects(model, data.photos, data.things, self.grid)
         self.present = prompts_present(self.labels, len(data.prompts))
@@ -93,6 +101,17 @@ class AuditTask(EvaluationTask):
         if key not in self._cache:
             self._cache[key] = compute()
         return cast(T, self._cache[key])
+
+    def further(self, number: int) -> "AuditTask | None":
+        """Return a task on further images; the same one for the same number (from 1)."""
+        draw = self.draw
+        if draw is None:
+            return None
+        # Another seed, too: the same one would draw the same prompts.
+        seed = self.seed + 10_007 * number
+        return self.cached(
+            ("further", number), lambda: AuditTask(self.model, draw(number), seed=seed)
+        )
 
     # --- the model ---------------------------------------------------------------------------
 

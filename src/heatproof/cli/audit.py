@@ -45,7 +45,7 @@ def audit(
     budget: Annotated[
         int,
         typer.Option(min=1, help="Most forward passes per method for principle 2."),
-    ] = 165_000,
+    ] = 205_000,
     out: options.OutputFolder = Path("audit"),
     device: options.Device = "cpu",
     seed: options.Seed = 0,

@@ -1,6 +1,7 @@
 """Check that a map is better where the model is right than where it is wrong."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZES = 3
+WIDE = 0.25
+"""The 99 % interval of the matched difference is narrow enough at this width."""
+MOST = 5
+"""How many times the images of the audit are asked at most, where more can be drawn."""
 # Two objects of each image are asked for: twice the evidence from the same images.
 ASKED: tuple[PromptKind, ...] = ("named", "other")
 
@@ -41,6 +46,10 @@ class RightAndWrongCheck(AuditCheck):
     than half of them, which is chance; what lies between says nothing of either. Questions are
     matched by the number of objects and by thirds of the object's size, for both change the quality
     of any map and the accuracy of the model; strata weigh by their wrong questions.
+
+    Few models are wrong often. Where more images can be drawn (rendered scenes), they are: as many
+    again, until the interval is at most `WIDE` = 0.25 wide or `MOST` = 5 times the images are
+    asked. The width decides, and never the verdict; method and controls get the same images.
     """
 
     card = CheckCard(
@@ -55,21 +64,26 @@ class RightAndWrongCheck(AuditCheck):
     def measure(self, subject: Subject, context: CheckContext) -> Finding:
         """Compare both sides within matched questions."""
         task = context.task
-        (right, wrong), quality = _sides(task), _quality(task, subject)
+        tasks = _enough(task, subject)
+        (right, wrong), quality = _sides(tasks), _quality(tasks, subject)
         comparison = compare_with_controls(
-            task, subject, self.card.title, lambda method: _matched_difference(task, method)
+            task,
+            subject,
+            f"{self.card.title} on {len(tasks)} draws",
+            lambda method: _matched_difference(tasks, method),
         )
         sides = {"right": right, "between": ~right & ~wrong, "wrong": wrong}
         known = ~quality.isnan()
         cells = {
-            f"model {name}": _cell_numbers(task, subject, known & side)
+            f"model {name}": _cell_numbers(tasks, subject, known & side)
             for name, side in sides.items()
         }
         # The unmatched difference is reported beside it: it shows what matching takes away.
-        one_stratum = torch.zeros_like(strata(task))
+        one_stratum = torch.zeros_like(strata(tasks))
         unmatched = _interval(quality, right, wrong, one_stratum, statistics.LEVEL)
         numbers: dict[str, Any] = {
             "cells": cells,
+            "images": len(quality),
             "matched difference": comparison.numbers,
             "unmatched difference": unmatched.plain,
             "matched by": f"number of objects, {SIZES} sizes of the object",
@@ -80,8 +94,8 @@ class RightAndWrongCheck(AuditCheck):
         seen = (
             f"choice above chance is {where_right} where the model is right "
             f"({where_right.count} questions) and {where_wrong} where it is wrong "
-            f"({where_wrong.count}); matched by size and number of objects, the difference is "
-            f"{comparison.statistic} ({comparison.limits})"
+            f"({where_wrong.count}), on {len(quality)} images; matched by size and number of "
+            f"objects, the difference is {comparison.statistic} ({comparison.limits})"
         )
         verdict, evidence = comparison.verdict(
             seen,
@@ -119,14 +133,14 @@ class RightAndWrongCheck(AuditCheck):
 
 
 def _cell_numbers(
-    task: AuditTask, subject: MapSource, among: Bool[Tensor, "image asked"]
+    tasks: Sequence[AuditTask], subject: MapSource, among: Bool[Tensor, "image asked"]
 ) -> dict[str, Any]:
     """Count how often the map is on the object; questions count as if they were independent."""
-    quality = _quality(task, subject)
+    quality = _quality(tasks, subject)
     # A map that chooses among the objects at random is right this often.
-    chance = 1 / (task.labels >= 0).sum(1).clamp(min=1).double()
+    chance = torch.cat([1 / (task.labels >= 0).sum(1).clamp(min=1).double() for task in tasks])
     chosen = quality + chance[:, None] > 0.5
-    pointed = torch.stack([task.pointing(subject, kind) for kind in ASKED], 1) >= 0.5
+    pointed = _asked(tasks, lambda task, kind: task.pointing(subject, kind)) >= 0.5
     return {
         "questions": int(among.sum()),
         "map chooses the object": _share(chosen, among).plain,
@@ -139,29 +153,51 @@ def _share(hits: Tensor, among: Tensor) -> Interval:
     return statistics.wilson(int((hits & among).sum()), int(among.sum()))
 
 
-def _sides(task: AuditTask) -> tuple[Bool[Tensor, "image asked"], Bool[Tensor, "image asked"]]:
+def _asked(
+    tasks: Sequence[AuditTask], measure: Callable[[AuditTask, PromptKind], Tensor]
+) -> Float[Tensor, "image asked"]:
+    """Return a value of each question, the images of all tasks below each other."""
+    return torch.cat([torch.stack([measure(task, kind) for kind in ASKED], 1) for task in tasks])
+
+
+def _enough(task: AuditTask, subject: MapSource) -> list[AuditTask]:
+    """Return the task and as many further ones as make the interval narrow enough."""
+    tasks = [task]
+    while len(tasks) < MOST:
+        interval = _matched_difference(tasks, subject)
+        if interval.high - interval.low <= WIDE:
+            break
+        further = task.further(len(tasks))
+        if further is None:
+            break
+        tasks.append(further)
+    return tasks
+
+
+def _sides(
+    tasks: Sequence[AuditTask],
+) -> tuple[Bool[Tensor, "image asked"], Bool[Tensor, "image asked"]]:
     """Return where the model is right, and where it is wrong."""
-    outscored = torch.stack([task.outscored(kind=kind) for kind in ASKED], 1)
+    outscored = _asked(tasks, lambda task, kind: task.outscored(kind=kind))
     # Between the two lie near misses, which are neither.
     return outscored == 1, outscored <= 0.5
 
 
-def _quality(task: AuditTask, subject: MapSource) -> Float[Tensor, "image asked"]:
-    return torch.stack([task.quality(subject, kind=kind) for kind in ASKED], 1)
+def _quality(tasks: Sequence[AuditTask], subject: MapSource) -> Float[Tensor, "image asked"]:
+    return _asked(tasks, lambda task, kind: task.quality(subject, kind=kind))
 
 
-def strata(task: AuditTask) -> Int64[Tensor, "image asked"]:
+def strata(tasks: Sequence[AuditTask]) -> Int64[Tensor, "image asked"]:
     """Number the questions by how many objects there are and how large the named one is."""
-    covers = [task.cover(task.label(kind)).mean((1, 2)).double() for kind in ASKED]
-    size = torch.stack(covers, 1)
+    size = _asked(tasks, lambda task, kind: task.cover(task.label(kind)).mean((1, 2)).double())
     cuts = torch.quantile(size, torch.linspace(0, 1, SIZES + 1, dtype=torch.float64)[1:-1])
-    objects = (task.labels >= 0).sum(1, keepdim=True)
+    objects = torch.cat([(task.labels >= 0).sum(1, keepdim=True) for task in tasks])
     return objects * SIZES + torch.bucketize(size, cuts)
 
 
-def _matched_difference(task: AuditTask, subject: MapSource) -> Interval:
-    (right, wrong), quality = _sides(task), _quality(task, subject)
-    return _interval(quality, right, wrong, strata(task), LEVEL)
+def _matched_difference(tasks: Sequence[AuditTask], subject: MapSource) -> Interval:
+    (right, wrong), quality = _sides(tasks), _quality(tasks, subject)
+    return _interval(quality, right, wrong, strata(tasks), LEVEL)
 
 
 def _interval(
