@@ -24,12 +24,13 @@ class AttentionECLIP(Eclip, ReadoutMethod):
     card: ClassVar[MethodCard] = MethodCard(
         name="attention-eclip",
         summary="attention gradients, weighed by a loosened attention; equals grad-eclip",
-        source="arXiv 2605.12952",
+        source="arXiv 2605.12952, whose abstract alone could be read",
         reads="attention gradients, queries and keys",
         changes="forward pass: one head in place of the model's (heads=one); attention weights "
         "replaced by a min-max normalised cosine (spatial=loosened)",
         values="signed; no promised sum",
         signs=EXPLAINED,
+        notes="The paper's full text was not available: the formula is derived from its abstract.",
         cost="1 forward pass, 1 backward pass to the first layer read per prompt",
     )
 

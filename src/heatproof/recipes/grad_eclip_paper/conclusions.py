@@ -250,7 +250,8 @@ def _following(data: Part) -> Iterator[Conclusion]:
         verdict,
         f"Misaligned on: {', '.join(where) or 'nothing'}. In step with the model on: "
         f"{', '.join(follows) or 'nothing'}. Not decided: "
-        f"{', '.join(n for n in steps if n not in (*unmoved, *follows)) or 'nothing'}. "
+        f"{', '.join(n for n, s in steps.items() if s == 'cannot tell') or 'nothing'}. "
+        f"No test: {', '.join(n for n, s in steps.items() if s == 'not asked') or 'nothing'}. "
         "The reason: the score's gradient times the values, g . v_i, is what the score would gain "
         "if the readout attended to patch i, whether or not it does.",
     )
