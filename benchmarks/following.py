@@ -4,9 +4,10 @@
 
 Parts (--parts): "ladders", F of every method on every ladder and model; "blind", the blind model
 with phantom localisation on the same models; "families", the blind model on random weights of every
-family, image and text side; "text", both on the words of prompts. What is done is kept in the
-folder --work, so that a run that was stopped goes on. Each model has images of its own, so that
-the models' figures are independent. `python docs/generate.py` makes docs/following.md of it.
+family, image and text side; "text", both on the words of prompts; "alarms", both checks on random
+models, with methods and user code that substitute nothing. What is done is kept in the folder
+--work, so that a run that was stopped goes on. Each model has images of its own, so that the
+models' figures are independent.
 """
 
 import argparse
@@ -25,13 +26,18 @@ from typing import Any
 
 import torch
 
+import false_alarms
 import heatproof
 import heatproof.auditing.checks
 from heatproof import methods, specimens, statistics
 from heatproof.auditing.base import CheckContext
 from heatproof.auditing.blind_reader import blind_words
 from heatproof.auditing.checks.blind_model import BlindModelCheck
-from heatproof.auditing.checks.following_the_cause import track_ladder, usable_ladder
+from heatproof.auditing.checks.following_the_cause import (
+    FollowingTheCauseCheck,
+    track_ladder,
+    usable_ladder,
+)
 from heatproof.auditing.cost import forward_passes
 from heatproof.auditing.task import EQUAL_HEAT, AuditTask
 from heatproof.data.scenes.single_attribute import asked
@@ -44,7 +50,8 @@ from heatproof.evaluation.variants import UNTOUCHED, Variant, noised, one_headed
 from heatproof.models import Model
 from heatproof.statistics import Interval
 
-PARTS = ("ladders", "blind", "families", "text")
+PARTS = ("ladders", "blind", "families", "text", "alarms")
+RANDOM_MODELS = 20
 SEED = 2400
 """Of the first model's images; further models take the next ones, fresh images 50 further on."""
 # Settings beside the catalogue's defaults: which part of Grad-ECLIP does what.
@@ -300,6 +307,44 @@ def _numbers(values: list[float | None]) -> torch.Tensor:
     return torch.tensor([nan if v is None else v for v in values], dtype=torch.float64)
 
 
+# --- false alarms ---------------------------------------------------------------------------------
+
+
+def alarms(seed: int) -> dict[str, Any]:
+    """Return the verdicts on a random model, of what substitutes nothing: none may be violated."""
+    model = false_alarms.random_model(seed)
+    height, width = model.module.visual.image_size
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(2, 3, height, width, generator=generator).to(model.dtype)
+    prompts = torch.randn(3, false_alarms.EMBED, generator=generator).to(model.dtype)
+    context = CheckContext(model=model, images=pixels, prompts=prompts)
+    found: dict[str, Any] = {}
+    cheap = [name for name in false_alarms.honest() if name not in FEWER]
+    every = false_alarms.subjects(model, prompts, cheap)
+    every += [methods.create(name, **settings) for name, settings in FEWER.items()]
+    for method in every:
+        try:
+            finding = BlindModelCheck().measure(Subject(method), context)
+            found[method.card.name] = [finding.verdict, finding.evidence]
+        except HeatproofError as error:
+            found[method.card.name] = ["refused", str(error)]
+    return {"blind model": found}
+
+
+def random_ladders(seed: int) -> dict[str, Any]:
+    """Return F's verdicts on a model of scenes whose image tower is random."""
+    model = heatproof.load("scenes")
+    with noised(model, 1.0, seed=100 + seed).enter():
+        task = AuditTask(model, asked(100, seed=SEED + 100 + seed))
+        context = CheckContext(model=model, labelled=task)
+        check = FollowingTheCauseCheck(ladders="one head, blindness")
+        found = {
+            name: check.measure(Subject.of(name), context)
+            for name in ("attention-x-gradient", "gae", "grad-cam", "libragrad")
+        }
+    return {"following": {name: [one.verdict, one.evidence] for name, one in found.items()}}
+
+
 # --- the plan -------------------------------------------------------------------------------------
 
 
@@ -383,6 +428,8 @@ RUN: dict[str, Callable[..., dict[str, Any]]] = {
     "family text": family_text,
     "scenes text": scenes_text,
     "text": text_followed,
+    "alarms": alarms,
+    "random": random_ladders,
 }
 
 
@@ -527,6 +574,12 @@ def main() -> None:
         ]
     if "text" in options.parts:
         jobs += text_jobs(options)
+    if "alarms" in options.parts:
+        jobs += [
+            Job(kind, f"{kind} {seed}", 1e8, {"seed": seed})
+            for seed in range(RANDOM_MODELS)
+            for kind in ("alarms", "random")
+        ]
     results |= run_all(jobs, options)
     result = {
         "models": options.models,
@@ -547,6 +600,8 @@ def main() -> None:
                 ("families, text", "family text "),
                 ("blind text", "scenes text "),
                 ("text", "text "),
+                ("alarms", "alarms "),
+                ("random models", "random "),
             )
         },
     }
