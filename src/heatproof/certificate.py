@@ -22,6 +22,7 @@ KINDS: tuple[Kind, ...] = (
 
 # Without these two, nothing says that a map is of this model.
 ESSENTIAL = ("parity", "native factors")
+AGREEMENT = "agreement with banzhaf"  # of the referee: see `heatproof.engine.referee`
 NO_CHECK = "no check was made (certify=False)"
 HANDED_IN = "the map comes from your own code, whose forward pass is unknown; try heatproof audit"
 UNCHANGED_MODEL = "This map was computed from your model without changing it."

@@ -1,5 +1,7 @@
 """Colours that are even to the eye, maps in their place, one scale, and what was never seen."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -188,6 +190,24 @@ def test_whole_view_has_nothing_hatched():
     view = PhotoView(width=400, height=300, left=0.0, top=0.0, right=400.0, bottom=300.0)
     frame = drawing.viewport_of(Photo(scene(400, 300), "a"), view)
     assert drawing.seen_mask(view, frame).all()
+
+
+def test_patches_whose_sign_is_not_established_are_hatched_and_no_others():
+    """Fails if rows and columns are swapped, or lines lie beyond their patch."""
+    photo = scene(320, 240)
+    view = PhotoView(width=320, height=240, left=0.0, top=0.0, right=320.0, bottom=240.0)
+    values = torch.zeros(1, 3, 4)
+    plain = explanation(values, ["x"], photo=photo, views=view)
+    errors = torch.full((1, 1, 3, 4), -1.0)  # no value is below: nothing is unsure
+    errors[0, 0, 0, 3] = 1.0
+    lined = dataclasses.replace(plain, errors=errors)
+    height = drawing.viewport_of(plain.photos[0], view).height
+    one, other = (np.asarray(each.overlay(0, 0))[:height].astype(int) for each in (plain, lined))
+    changed = (one != other).any(-1)
+    cells = changed.reshape(3, height // 3, 4, -1).mean((1, 3))
+    assert 0.02 < cells[0, 3] < 0.4
+    cells[0, 3] = 0
+    assert not cells.any()
 
 
 # One scale

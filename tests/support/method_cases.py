@@ -21,7 +21,13 @@ CLASSIFIERS = {*FAMILIES} - {*TEXT_FAMILIES}
 # Families that a method refuses, because its mathematics does not apply ("words": its text side).
 REFUSES: dict[str, set[str]] = {
     "attcat": {"open_clip resnet"},
-    "banzhaf": POOLED,
+    # Whose readout is a mean of rows, masked or not.
+    "banzhaf": {
+        "open_clip mean pool",
+        "open_clip mobileclip-s",
+        "open_clip resnet",
+        "open_clip vitamin",
+    },
     "clearclip": POOLED,
     "clip-surgery": {*POOLED, *ROTARY, *CLASSIFIERS},
     "legrad": POOLED,

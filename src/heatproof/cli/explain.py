@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heatproof import checking, index, specs
-from heatproof.certificate import Certificate, worst, worst_kind
+from heatproof.certificate import AGREEMENT, Certificate, worst, worst_kind
 from heatproof.cli import options, terminal
 from heatproof.errors import HeatproofError
 
@@ -28,6 +28,7 @@ class ExplainRequest:
     prompts: tuple[str, ...]
     methods: tuple["Method", ...]
     words: bool
+    referee: bool
     options: dict[str, Any]
     """Keyword arguments of `heatproof.explain` that are the same for all methods."""
 
@@ -76,6 +77,13 @@ def explain(
     ] = None,
     words: Annotated[
         bool, typer.Option("--words", help="Also explain by the words of the prompt.")
+    ] = False,
+    referee: Annotated[
+        bool,
+        typer.Option(
+            "--referee",
+            help="Put each map's rank agreement with `banzhaf` into its certificate.",
+        ),
     ] = False,
     out: options.OutputFolder = Path("out"),
     device: options.Device = "cpu",
@@ -143,6 +151,7 @@ def explain(
             prompts=texts,
             methods=_create(chosen),
             words=words,
+            referee=referee,
             options={
                 "score": score,
                 "image_size": size,
@@ -201,7 +210,27 @@ def _explain_all(model: "Model", request: ExplainRequest) -> list[MethodResult]:
             terminal.notice(f"{name} is left out: {error}")
     if not results:
         raise errors[0]
-    return results
+    return _refereed(model, request, results) if request.referee else results
+
+
+def _refereed(
+    model: "Model", request: ExplainRequest, results: list[MethodResult]
+) -> list[MethodResult]:
+    """Put each map's agreement with the referee into its certificate; the referee has none."""
+    from heatproof.engine import api
+    from heatproof.engine.referee import REFEREE, refereed
+
+    own = [result.explanation for result in results if result.method == REFEREE]
+    if not own:
+        with terminal.working(f"explaining with the referee, {REFEREE}"):
+            options = {**request.options, "certify": False}
+            own = [api.explain(model, request.photo, request.prompts, method=REFEREE, **options)]
+    return [
+        result
+        if result.method == REFEREE
+        else MethodResult(refereed(result.explanation, own[0]), result.words)
+        for result in results
+    ]
 
 
 def _explain(model: "Model", request: ExplainRequest, method: "Method") -> MethodResult:
@@ -251,6 +280,8 @@ def _summarise(results: list[MethodResult], request: ExplainRequest, report: Pat
         for side, certificate in result.certificates:
             sentence = terminal.one_line(certificate.sentence)
             typer.echo(f"{result.method}: {side}{VERDICTS[certificate.kind].format(sentence)}")
+            if check := certificate.check(AGREEMENT):
+                typer.echo(f"  {check.name}: {check.verdict} · {check.evidence}")
             # The evidence of many methods would fill the screen; it is in each report.
             if len(results) > 1:
                 short = (f"{light.name}: {light.state}" for light in certificate.lights)

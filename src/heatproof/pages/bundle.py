@@ -19,7 +19,7 @@ from safetensors.torch import save as as_safetensors
 from heatproof import __version__
 from heatproof.certificate import Certificate
 from heatproof.errors import InputError
-from heatproof.image_maps import ImageMaps, ImageWords
+from heatproof.image_maps import ImageMaps, ImageWords, Word
 from heatproof.pages import explanation_page
 from heatproof.pages.folder import check_folder
 from heatproof.plots import colour
@@ -133,7 +133,7 @@ def _certificate(certificate: Certificate) -> dict[str, Any]:
 
 def _words(words: ImageWords) -> dict[str, Any]:
     prompts = [
-        {"tokens": list(tokens), "words": [asdict(word) for word in own]}
+        {"tokens": list(tokens), "words": [_word(word) for word in own]}
         for tokens, own in zip(words.tokens, words.words, strict=True)
     ]
     return {
@@ -142,6 +142,13 @@ def _words(words: ImageWords) -> dict[str, Any]:
         "explained_scores": [float(score) for score in words.explained_scores],
         "prompts": prompts,
         "certificate": _certificate(words.certificate),
+    }
+
+
+def _word(word: Word) -> dict[str, Any]:
+    """Return a word in plain values; without an error, where the method has none."""
+    return {
+        key: value for key, value in asdict(word).items() if key != "error" or value is not None
     }
 
 

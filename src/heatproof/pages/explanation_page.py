@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from heatproof import index
+from heatproof.certificate import AGREEMENT
 from heatproof.image_maps import NO_PROMPT, NOTICED, ImageMaps, ImageWords, Record
 from heatproof.pages import render
 from heatproof.plots import colour
@@ -80,6 +81,7 @@ def replay_command(maps: ImageMaps, words: ImageWords | None) -> str | None:
     parts += ["--score", record.score, "--seed", str(record.seed)]
     parts += [] if record.image_size == "native" else ["--image-size", record.image_size]
     parts += ["--words"] if words else []
+    parts += ["--referee"] if maps.certificate.check(AGREEMENT) else []
     parts += [] if maps.certificate.checks else ["--no-certify"]
     return shlex.join(parts)
 
