@@ -223,7 +223,7 @@ def _refereed(
     own = [result.explanation for result in results if result.method == REFEREE]
     if not own:
         with terminal.working(f"explaining with the referee, {REFEREE}"):
-            options = {**request.options, "certify": False}
+            options: dict[str, Any] = {**request.options, "certify": False}
             own = [api.explain(model, request.photo, request.prompts, method=REFEREE, **options)]
     return [
         result
