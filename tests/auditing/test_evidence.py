@@ -366,7 +366,7 @@ def test_too_small_a_budget_is_told_with_one_that_suffices(scenes: Model) -> Non
     data = asked(20, seed=0)
     found = heatproof.audit("gae", scenes, data, principles=[2], budget=5)
     assert (found.holds, found.verdict(2)) == (None, "not measured")
-    assert found.reason(2).endswith("the budget is 5; allow at least --budget 400")
+    assert found.reason(2).endswith(f"the budget is 5; allow at least --budget {MAPS * 20}")
     with pytest.raises(InputError, match="got budget=0, expected at least 1"):
         Auditor(scenes, data, budget=0)
 

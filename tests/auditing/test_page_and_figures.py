@@ -58,6 +58,7 @@ def side(questions: int) -> dict[str, Any]:
     }
 
 
+NOTHING: dict[str, Any] = {"value": None, "low": None, "high": None, "count": 0}
 WAYS = {"all ways": SOME, "tokens": SOME, "blur": interval(-0.5, -0.7, -0.3)}
 NUMBERS: dict[str, dict[str, Any]] = {
     "parity": {
@@ -98,6 +99,22 @@ NUMBERS: dict[str, dict[str, Any]] = {
         "error": SOME,
         "error of another picture's sum": interval(1.3, 1, 1.6),
         "error of a map of zeros": 1.0,
+    },
+    "blind model": {
+        "blind in": {
+            "every layer": {
+                "share of the intact spread": 0.6,
+                "phantom localisation": {"value": SOME, "before": SOME},
+            },
+            "the last layer": {"share of the intact spread": 0.0, "phantom localisation": None},
+        }
+    },
+    "following the cause": {
+        "ladders": {
+            "one head": {"following": SOME, "without the first rung": SOME},
+            "noise": {"following": SOME, "without the first rung": NOTHING},
+            "blindness": {"rungs": [], "why not": "it is so"},
+        }
     },
 }
 
@@ -187,6 +204,16 @@ def texts(svg: str) -> list[str]:
             "attribution error",
             {"bar": 3},
             ["this method's sum", "another image's sum", "a map of zeros"],
+        ),
+        (
+            "blind model",
+            {"bar": 2, "value": 1, "before": 1, "chance": 1},
+            ["blind in every layer", "blind in the last layer", "intact"],
+        ),
+        (
+            "following the cause",
+            {"following": 2, "rest": 1, "in-step": 1, "unmoved": 1},
+            ["one head", "noise", "without the first rung"],
         ),
     ],
 )

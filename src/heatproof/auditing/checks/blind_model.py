@@ -110,6 +110,8 @@ class BlindModelCheck(AuditCheck):
     def figure(self, numbers: Numbers) -> "Figure | None":
         """Draw the spread that is left, as a share of the intact one, and phantom localisation."""
         parts: dict[str, Any] = numbers["blind in"]
+        if not parts:
+            return None
         phantoms = {name: part for name, part in parts.items() if part.get("phantom localisation")}
         figure, axes = chart.new_chart(len(parts) * 1.5, 2 if phantoms else 1)
         chart.label_rows(axes[0], [f"blind in {name}" for name in parts])

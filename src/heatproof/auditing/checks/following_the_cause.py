@@ -87,7 +87,7 @@ class FollowingTheCauseCheck(AuditCheck):
                 chart.dot(axes, rest, row + 0.2, chart.RIVAL, "o", "rest")
             if point is not None:
                 chart.dot(axes, point, row, name="following")
-        reference(axes, "in step", x=1)
+        reference(axes, "in-step", x=1)
         reference(axes, "unmoved", x=0)
         axes.set_xlabel("F: 0 unmoved, 1 in step with the model")
         kinds = [("F", chart.OURS, "o"), ("without the first rung", chart.RIVAL, "o")]
