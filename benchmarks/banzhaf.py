@@ -38,7 +38,7 @@ from torch import Tensor
 import heatproof
 from explain_cost import ratio, seconds
 from heatproof import methods, metrics, statistics
-from heatproof.benchmarking.trial import MapMaker, shared
+from heatproof.benchmarking.trial import MapMaker, attempt, shared
 from heatproof.data import opening
 from heatproof.errors import HeatproofError
 from heatproof.evaluation.task import EvaluationTask
@@ -118,7 +118,9 @@ def measured(task: EvaluationTask, job: Job) -> dict[str, Any]:
     for name in job.methods:
         began = time.perf_counter()
         try:
-            maps[name] = MapMaker(batch, created(name)).maps(everything)
+            # One method's fault must not take the others' results with it.
+            made = MapMaker(batch, created(name))
+            maps[name] = attempt(lambda made=made: made.maps(everything), name)
         except HeatproofError as error:
             print(f"{name} is left out: {error}", flush=True)
             continue
