@@ -49,13 +49,16 @@ class Sample:
         sound = self.images - faulty
         return comb(sound, self.compared) / comb(self.images, self.compared)
 
+    def __str__(self) -> str:
+        return f"measured on {self.compared} of {self.images} images"
+
     @property
     def risk(self) -> str:
         """The sample and its risk in words."""
         half, tenth = (f"{self.miss(share):.2g}" for share in (0.5, 0.1))
         return (
-            f"measured on {self.compared} of {self.images} images, drawn at random: a fault in "
-            f"half of the images would be missed with probability {half}, in a tenth with {tenth}"
+            f"{self}, drawn at random: a fault in half of the images would be missed with "
+            f"probability {half}, in a tenth with {tenth}"
         )
 
 
@@ -156,7 +159,8 @@ class Certificate:
             return f"not established: {self._unestablished()}"
         if self.holds:
             limits = [light for light in self.lights if light.state in ("limited", "no")]
-            return " ".join([UNCHANGED_MODEL, *(f"{_reservation(light)}." for light in limits)])
+            lines = [*self._samples(), *(f"{_reservation(light)}." for light in limits)]
+            return " ".join([UNCHANGED_MODEL, *lines])
         return next(check.evidence for check in self.checks if check.verdict == "violated")
 
     @property
@@ -206,6 +210,15 @@ class Certificate:
     def _violated(self, *names: str) -> bool:
         return any(c.verdict == "violated" and c.name in names for c in self.checks)
 
+    def _samples(self) -> list[str]:
+        """Say which checks rest on other images, and what they may have missed."""
+        sampled = [check for check in self.checks if check.sample is not None]
+        names = " and ".join(check.name for check in sampled)
+        risks = {check.sample.risk for check in sampled if check.sample is not None}
+        subject = "check" if len(sampled) == 1 else "checks"
+        verb = "was" if len(sampled) == 1 else "were"
+        return [f"The {subject} {names} {verb} {risk}." for risk in risks]
+
     def _unestablished(self) -> str:
         if not self.checks:
             return self.reason
@@ -239,7 +252,8 @@ class Certificate:
             own = "the score is your model's own, the map is of another"
             return Light(name, "limited", f"{own} {self.replaced}; {weights}")
         state: State = "limited" if self.weights == "random" else "yes"
-        return Light(name, state, f"the same forward pass{_up_to(parity)}; {weights}")
+        on = "" if parity is None or parity.sample is None else f", {parity.sample}"
+        return Light(name, state, f"the same forward pass{_up_to(parity)}{on}; {weights}")
 
     def _same_derivatives(self) -> Light:
         name: LightName = "same derivatives"

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar
 
 from heatproof.errors import ImageError, InputError, PromptError, shortened
 
@@ -93,6 +93,23 @@ def flag(name: str, value: object) -> bool:
     if not isinstance(value, bool) and type(value).__name__ != "bool":  # numpy has its own
         raise _refused(name, value, "True or False")
     return bool(value)
+
+
+def certify(value: object) -> bool | Literal["full"]:
+    """Check True, False or "full"."""
+    if isinstance(value, str) and value == "full":
+        return "full"
+    if not isinstance(value, bool) and type(value).__name__ != "bool":
+        raise _refused("certify", value, "True, False or 'full'")
+    return bool(value)
+
+
+def certify_word(value: str) -> bool | Literal["full"]:
+    """Return what `--certify` says as `certify` of `explain`."""
+    words: dict[str, bool | Literal["full"]] = {"sample": True, "full": "full", "none": False}
+    if value not in words:
+        raise _refused("--certify", value, "sample, full or none")
+    return words[value]
 
 
 def text(name: str, value: object) -> str:

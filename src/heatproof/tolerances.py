@@ -42,5 +42,12 @@ def agree(
     """
     if cheap.shape != own.shape:
         return False
-    gaps = (cheap - own).norm(dim=-1)
-    return bool((gaps <= TOLERANCE[dtype] * own.norm(dim=-1)).all())
+    return bool((relative_gaps(cheap, own) <= TOLERANCE[dtype]).all())
+
+
+def relative_gaps(
+    cheap: Float[Tensor, "item dim"], own: Float[Tensor, "item dim"]
+) -> Float[Tensor, " item"]:
+    """Return how far two embeddings are from each other, relative to the length of the second."""
+    gaps, lengths = (cheap - own).norm(dim=-1), own.norm(dim=-1)
+    return gaps / lengths.clamp(min=torch.finfo(own.dtype).tiny)

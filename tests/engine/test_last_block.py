@@ -56,7 +56,7 @@ def outcome(
     model: Model,
     method: Method,
     score: str | None = None,
-    evidence: bool = True,
+    evidence: str = "full",
     count: int | None = None,
     items: int = 2,
     width: int = 17,
@@ -316,7 +316,7 @@ def test_errors_leave_no_hook_and_no_grad_mode() -> None:
 
 
 def test_raw_attention_builds_no_graph() -> None:
-    assert not outcome(model_of(VIT), RawAttention(), evidence=False).scores.requires_grad
+    assert not outcome(model_of(VIT), RawAttention(), evidence="none").scores.requires_grad
 
 
 def test_the_fast_path_of_other_layers_stays_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +327,7 @@ def test_the_fast_path_of_other_layers_stays_on(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         torch, "_native_multi_head_attention", lambda *a, **k: (fast.append(1), native(*a, **k))[1]
     )
-    assert outcome(model, AttentionXGradient(), evidence=False).row_alone
+    assert outcome(model, AttentionXGradient(), evidence="none").row_alone
     assert len(fast) == 1  # of two layers
 
 

@@ -103,12 +103,18 @@ def explain(
         ),
     ] = False,
     certify: Annotated[
+        str,
+        typer.Option(
+            metavar="sample|full|none",
+            help="Check what the maps explain: of more than 4 images, a random eighth or all.",
+        ),
+    ] = "sample",
+    no_certify: Annotated[
         bool,
         typer.Option(
-            "--certify/--no-certify",
-            help="Check what the maps explain. Faster without, but the exit code is then 3.",
+            "--no-certify", help="Same as --certify none: faster, but the exit code is then 3."
         ),
-    ] = True,
+    ] = False,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -135,6 +141,7 @@ def explain(
     """
     texts = _prompts(prompts, photo)
     size = checking.image_size(image_size)
+    certified = checking.certify_word("none" if no_certify else certify)
     checking.memory(memory)
     chosen = index.chosen_methods(method, terminal.parse_options(settings))
     index.check_score(score or "cosine")
@@ -155,7 +162,7 @@ def explain(
             options={
                 "score": score,
                 "image_size": size,
-                "certify": certify,
+                "certify": certified,
                 "seed": seed,
                 "memory": memory,
             },

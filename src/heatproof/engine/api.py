@@ -16,7 +16,7 @@ from heatproof.engine.inputs import Images, ImageSize, ModelInput, PromptInput, 
 from heatproof.engine.jacobians import Jacobian, Scale
 from heatproof.engine.memory import largest_batch
 from heatproof.engine.pipeline import (
-    BatchResults,
+    Certify,
     ExplainOptions,
     ExplainRun,
     MethodInput,
@@ -24,6 +24,7 @@ from heatproof.engine.pipeline import (
     Progress,
     names_of,
 )
+from heatproof.engine.results import BatchResults
 from heatproof.errors import InputError
 from heatproof.explanation import Explanation, WordExplanation
 from heatproof.image_maps import Word
@@ -41,7 +42,7 @@ def explain(
     method: MethodInput = "attention-x-gradient",
     score: str | scores.Score | None = None,
     image_size: ImageSize = None,
-    certify: bool = True,
+    certify: Certify = True,
     batch_size: int | None = None,
     memory: int | str | None = None,
     seed: int = 0,
@@ -60,8 +61,10 @@ def explain(
         score: the score that the maps explain; by default the cosine, or a classifier's logit.
         image_size: (height, width), one number for both, "keep" (the images' own aspect ratio)
             or "native".
-        certify: compare with the untouched model and with null prompts. It costs one inference
-            pass and six more gradients; without it nothing is established (`holds` is None).
+        certify: compare with the untouched model and with null prompts. Of more than four images,
+            one in eight, drawn at random, is compared with a pass of its own; the certificate
+            states the risk. "full" compares all of them, which costs one more inference pass.
+            Without a certificate nothing is established (`holds` is None).
         batch_size: how many images go through the model together, at most; by default as many as
             suit the device (`pipeline.default_batch_size`).
         memory: memory limit ("2GiB", or bytes) on top of the model, the images and the maps: as
@@ -92,7 +95,7 @@ def jacobian(
     *,
     method: str | Method = "attention-x-gradient",
     image_size: ImageSize = None,
-    certify: bool = True,
+    certify: Certify = True,
     batch_size: int | None = None,
     memory: int | str | None = None,
     seed: int = 0,
@@ -122,7 +125,7 @@ def jacobian(
     maps = batches.layout.grid(results.values)
 
     def check_input(batch_size: int) -> InputComparison:
-        return check_coordinates(shown, results.untouched, batch_size)
+        return check_coordinates(shown, results.untouched, batch_size, run.sample(batches))
 
     names = names_of(shown), [f"coordinate {n}" for n in range(maps.shape[1])]
     coordinates = Prompts(tuple(names[1]), torch.zeros(0, 0))
@@ -148,7 +151,7 @@ def explain_words(
     method: str | Method = "attention-x-gradient",
     score: str | scores.Score | None = None,
     image_size: ImageSize = None,
-    certify: bool = True,
+    certify: Certify = True,
     batch_size: int | None = None,
     memory: int | str | None = None,
     seed: int = 0,
@@ -183,7 +186,8 @@ def explain_words(
 
     def check_input(_: int) -> InputComparison:  # the plan is one of prompts
         check = InputCheck(prompts, embedded, run.score)
-        return check(shown, results.untouched.T, run.batch_size)
+        everything = torch.arange(len(shown.pixels))
+        return check(shown, results.untouched.T, run.batch_size, everything)
 
     tracking = following.declared(embedded, run.factors, "text")
     names = embedded.labels, names_of(shown)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from heatproof import scores
@@ -17,6 +17,7 @@ from heatproof.errors import InputError, PromptError, ReadingError
 from heatproof.methods.pass_context import GRADIENTS_AT_ONCE, Batch, Side
 from heatproof.models.model import Model
 from heatproof.models.towers import Readout, TextTower, Tokens
+from heatproof.reading.attention_call import at_least_float32
 
 Compare = Callable[[Tensor], Tensor]
 POOLS = ("pool probe", "mean query")
@@ -84,6 +85,12 @@ class ImageBatches(TowerBatches):
             nulls=None if self.nulls is None else self.nulls.embeddings,
             against=self.against,
         )
+
+    def untouched(self, items: Int[Tensor, " some"]) -> Float[Tensor, "some target"]:
+        """Return the scores of some images by the model's own encoder, with nothing read."""
+        with torch.no_grad():
+            embedding = self.model.image.encode(self.pixels[items.to(self.pixels.device)])
+            return self.compare(at_least_float32(embedding))
 
     def score_gradient(
         self, embedding: Float[Tensor, "item dim"]
@@ -164,6 +171,10 @@ class CoordinateBatches(ImageBatches):
 
     def __init__(self, shown: ImageInputs, score: scores.Score) -> None:
         super().__init__(shown, NO_PROMPTS, score, None)
+
+    def compare(self, embedding: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"]:
+        """Return the embeddings themselves."""
+        return embedding
 
     def split(self, size: int, gradient_bytes: int = GRADIENTS_AT_ONCE) -> list[Batch]:
         """Return batches of at most `size` images."""

@@ -32,8 +32,10 @@ class Evidence:
             `untouched` is what the pass that was read gave before a method took part.
         sums: the values' sums over tokens.
         total: what they promise to add up to; None where nothing is promised.
-        live_rows: the query rows of the last attention call that feed the score.
+        live_rows: the query rows of the last attention call that feed the score, by gradient.
         described_rows: those that are described as the readout.
+        row_gaps: in place of these two: how far the embedding, computed from the readout row
+            alone, is from the model's own, relative to its length.
         has_gradient: whether the score's gradient arrived, by path.
         finite: whether all values are finite numbers.
         largest_score: the largest |score| of the whole explanation, at least 1.
@@ -48,8 +50,9 @@ class Evidence:
     compared: Bool[np.ndarray, " item"]
     sums: Float[np.ndarray, "item target"]
     total: Float[np.ndarray, "item target"] | None
-    live_rows: Bool[np.ndarray, "item query"]
-    described_rows: Bool[np.ndarray, "item query"]
+    live_rows: Bool[np.ndarray, "item query"] | None
+    described_rows: Bool[np.ndarray, "item query"] | None
+    row_gaps: Float[np.ndarray, " item"] | None
     has_gradient: dict[str, Bool[np.ndarray, "item target"]]
     finite: Bool[np.ndarray, "item target"]
     largest_score: float
@@ -69,8 +72,9 @@ class Evidence:
             compared=self.compared[items],
             sums=self.sums[rows],
             total=None if self.total is None else self.total[rows],
-            live_rows=self.live_rows[items],
-            described_rows=self.described_rows[items],
+            live_rows=None if self.live_rows is None else self.live_rows[items],
+            described_rows=None if self.described_rows is None else self.described_rows[items],
+            row_gaps=None if self.row_gaps is None else self.row_gaps[items],
             has_gradient={path: arrived[rows] for path, arrived in self.has_gradient.items()},
             finite=self.finite[rows],
         )
@@ -132,7 +136,7 @@ class Findings:
         return (
             _parity(self.model, self.factors, evidence),
             _native(self.factors),
-            _readout(self.model.readout, evidence),
+            _readout(self.model, evidence),
             _reach(evidence),
             _complete(self.model, self.promise, evidence),
             _finite(evidence),
@@ -222,7 +226,15 @@ def _native(factors: Factors) -> Check:
     return Check("native factors", "violated", text)
 
 
-def _readout(readout: Readout, ev: Evidence) -> Check:
+def _readout(model: ModelFacts, ev: Evidence) -> Check:
+    readout = model.readout
+    if ev.row_gaps is not None:
+        gap, limit = float(ev.row_gaps.max()), TOLERANCE[model.precision]
+        text = f"from the {readout.name} alone, as described, follows the model's own embedding"
+        assert gap <= limit  # else the whole pass was taken (`last_block`)
+        return Check("readout", "holds", f"{text}, to {gap:.2g}", gap, limit)
+    assert ev.live_rows is not None
+    assert ev.described_rows is not None
     if np.array_equal(ev.described_rows, ev.live_rows):
         text = f"the score depends on the {readout.name} alone, as described"
         if readout.row is None and readout.name == "mean of tokens":

@@ -179,6 +179,21 @@ def measured(
     return replace(known, changes=changes, shares=shares)
 
 
+def join(parts: Sequence[Tracking]) -> Tracking:
+    """Return what was measured of several batches of images, one behind the other."""
+    first = parts[0]
+    shares = [part.shares for part in parts if part.shares is not None]
+    differences = [part.differences for part in parts if part.differences is not None]
+    return replace(
+        first,
+        changes={
+            kind: np.concatenate([part.changes[kind] for part in parts]) for kind in first.changes
+        },
+        shares=np.concatenate(shares) if shares else None,
+        differences=np.concatenate(differences) if differences else None,
+    )
+
+
 def references(unrelated: Float[Tensor, " dim"]) -> Float[Tensor, "reference dim"]:
     """Return what stands beside the unrelated prompt's embedding: its opposite, a random direction
     of the same length, and the opposite of that."""

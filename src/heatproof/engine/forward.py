@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -52,8 +52,10 @@ class Attribution:
         values: one signed value per key token.
         scores: those that the values are about: the pass's own, or others (`Method.explained`).
         total: what the values promise to add up to; None where nothing is promised.
-        live_rows: the query rows of the last call that feed the score; None where no gradient was
-            taken.
+        live_rows: the query rows of the last call that feed the score, by a gradient; None where
+            none was taken for it.
+        row_gaps: in its place, how far the embedding from the readout row alone is from the
+            model's own, relative to its length.
         has_gradient: whether a gradient arrived, by path; noted for a certificate alone.
         untouched: the model's own scores; None where the pass that was read was changed.
         errors: standard errors of the values; None where the method has none.
@@ -68,6 +70,7 @@ class Attribution:
     untouched: Float[Tensor, "item target"] | None
     errors: Float[Tensor, "item target token"] | None = None
     row_alone: bool = False
+    row_gaps: Float[Tensor, " item"] | None = None
 
 
 def is_linear(method: Method) -> bool:
@@ -86,15 +89,20 @@ def untouched_scores(batch: Batch) -> Float[Tensor, "item target"]:
 class Reader:
     """Reads batches of one tower, and attributes their scores by one method.
 
-    With `evidence`, what a certificate needs is gathered too: one more backward step in the last
-    block, and no forward pass.
+    With `evidence`, what a certificate needs is gathered too, without a forward pass. It is
+    "sample" or "full"; the latter takes one more backward step in the last block, where the former
+    takes it that the model's embedding follows from the readout row alone (see `last_block`).
     """
 
     model: Model
     method: Method
     layers: Sequence[AttentionLayer]
     seed: int
-    evidence: bool
+    evidence: Literal["none", "sample", "full"]
+
+    @property
+    def _certifies(self) -> bool:
+        return self.evidence != "none"
 
     def attribute(self, batch: Batch) -> Attribution:
         """Attribute the batch's scores to the key tokens of the last layer that is read.
@@ -138,7 +146,7 @@ class Reader:
         module, side = self.model.module, batch.side
         plan = self.method.plan(self.layers, side)
         differentiates = plan.differentiates
-        if self.evidence and not differentiates:
+        if self._certifies and not differentiates:
             # Which rows feed the score is told by a gradient, even where the method needs none.
             plan, differentiates = replace(plan, start=plan.paths[-1]), True
         if differentiates:
@@ -153,7 +161,8 @@ class Reader:
         read_row = _as_called(device, last_block.read_row)
         with torch.inference_mode(False), torch.autocast(device, enabled=False):
             if side == "image" and last_block.fits(module, self.method, plan, self.layers, batch):
-                row = read_row(module, plan, self.layers[-1], batch, evidence=self.evidence)
+                full = self.evidence == "full"
+                row = read_row(module, plan, self.layers[-1], batch, live_rows=full)
                 if row is not None:
                     with torch.set_grad_enabled(differentiates):
                         return self._attribute_row(plan, batch, row)
@@ -173,11 +182,11 @@ class Reader:
         if contributions is None:
             values = method.attribute(read)
             read.watched = False  # further gradients would count as the method's
-            total = method.total(read) if self.evidence else None
+            total = method.total(read) if self._certifies else None
         else:
             gradient = batch.score_gradient(row.embedding.detach())
             values, total = _contract(read, gradient, contributions)
-            if not self.evidence or type(method).total is Method.total:
+            if not self._certifies or type(method).total is Method.total:
                 total = None  # nothing is promised
         return Attribution(
             values=values.detach(),
@@ -187,6 +196,7 @@ class Reader:
             has_gradient=read.has_gradient,
             untouched=scores if _leaves_untouched(plan) else None,
             row_alone=True,
+            row_gaps=row.gaps,
         )
 
     def _attribute_whole(self, plan: Plan, batch: Batch) -> Attribution:
@@ -198,9 +208,9 @@ class Reader:
         values = self.method.attribute(read)
         # Further gradients would count as the method's.
         read.watched = False
-        total = self.method.total(read) if self.evidence else None
+        total = self.method.total(read) if self._certifies else None
         explained = self.method.explained(read)
-        live = _live_rows(read, explained) if self.evidence else None
+        live = _live_rows(read, explained) if self._certifies else None
         return Attribution(
             values=values.detach(),
             scores=explained.detach(),
@@ -244,7 +254,7 @@ class Reader:
             scores=scores,
             rerun=_rerun(module, batch),
             seed=self.seed,
-            watched=self.evidence,
+            watched=self._certifies,
             **more,
         )
 

@@ -32,7 +32,7 @@ from heatproof.reading.attention_call import at_least_float32
 from heatproof.reading.blocks import select_rows
 from heatproof.reading.hooks import hooked
 from heatproof.reading.interventions import chain
-from heatproof.tolerances import UNFIT, agree, log, says_unfit
+from heatproof.tolerances import UNFIT, agree, log, relative_gaps, says_unfit
 
 # Calls whose block cannot run on a single row: what failed once is not tried again.
 _unfit: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
@@ -51,11 +51,13 @@ class RowPass:
         trace: the last attention call, whose queries are the readout row.
         live_rows: the query rows of the last call that move the first pass's embedding; None where
             they were not asked for.
+        gaps: how far the embedding is from that of the first pass, relative to its length.
     """
 
     embedding: Float[Tensor, "item dim"]
     trace: Trace
     live_rows: Bool[Tensor, "item query"] | None
+    gaps: Float[Tensor, " item"]
 
 
 def fits(
@@ -86,11 +88,11 @@ def fits(
 
 
 def read_row(
-    module: nn.Module, plan: Plan, layer: AttentionLayer, batch: Batch, *, evidence: bool
+    module: nn.Module, plan: Plan, layer: AttentionLayer, batch: Batch, *, live_rows: bool
 ) -> RowPass | None:
     """Run the tower, then its last block on the readout row; None where the two do not agree.
 
-    evidence: find out `RowPass.live_rows`, too.
+    live_rows: find these out, too.
     """
     assert layer.block is not None
     assert batch.readout is not None
@@ -100,14 +102,14 @@ def read_row(
     # Our own comes last: it must see the call as the plan's intervention leaves it.
     changes = {layer.path: chain(*own, row.take_call)}
     # A graph of the first pass is needed for the live rows alone, and from the call on.
-    start = layer.path if evidence else None
+    start = layer.path if live_rows else None
     with (
         hooked(block, before=row.take_arguments),
         torch.no_grad(),
         reading(module, (layer.path,), start=start, interventions=changes) as trace,
     ):
         whole = batch.encode()
-    live = _live_rows(whole, trace.layers[-1].output) if evidence else None
+    live = _live_rows(whole, trace.layers[-1].output) if live_rows else None
     del trace  # and with it the graph: the second pass needs the memory
     whole = at_least_float32(whole.detach())
     try:
@@ -122,7 +124,7 @@ def read_row(
     if not agree(embedding.detach(), whole, alone.dtype):
         log.debug("the last block (%s) gives another embedding on one row", layer.block)
         return None
-    return RowPass(embedding, trace, live)
+    return RowPass(embedding, trace, live, relative_gaps(embedding.detach(), whole))
 
 
 class _Row:

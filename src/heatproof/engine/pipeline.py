@@ -6,32 +6,34 @@
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Int
 from torch import Tensor
 
 from heatproof import checking, methods, scores, user_code
-from heatproof.certificate import HANDED_IN, NO_CHECK, Certificates, Sample
+from heatproof.certificate import HANDED_IN, NO_CHECK, Certificates
 from heatproof.engine import following, inputs
 from heatproof.engine.batches import ImageBatches, TowerBatches
-from heatproof.engine.certify import Evidence, Findings, facts, promise_of
-from heatproof.engine.following import NULL_PROMPTS, Tracking
-from heatproof.engine.forward import Attribution, Reader, untouched_scores
+from heatproof.engine.certify import Findings, facts, promise_of
+from heatproof.engine.following import Tracking
+from heatproof.engine.forward import Reader, untouched_scores
 from heatproof.engine.input_check import InputCheck, InputComparison
 from heatproof.engine.inputs import ImageInputs, ImageSize, PromptInput, Prompts
 from heatproof.engine.memory import BatchPlan, plan_batches
-from heatproof.errors import InputError, PromptError
+from heatproof.engine.null_prompts import null_prompts
+from heatproof.engine.results import BatchResults, Measure, sample_of
+from heatproof.errors import InputError
 from heatproof.explanation import Explanation
 from heatproof.image_maps import Record
 from heatproof.methods.base import Method
 from heatproof.methods.pass_context import Batch, Side
 from heatproof.models.model import Model
+from heatproof.tolerances import TOLERANCE
 
 Progress = Callable[[int, int], None]
+Certify = bool | Literal["full"]
 MethodInput = str | Method | Callable[[Any, str], Any]
 
 # Images together where the user sets no number. More of them leave a processor's caches: ViT-B/16
@@ -47,7 +49,7 @@ class ExplainOptions:
     method: MethodInput = "attention-x-gradient"
     score: str | scores.Score | None = None
     image_size: ImageSize = None
-    certify: bool = True
+    certify: Certify = True
     batch_size: int | None = None
     memory: int | str | None = None
     seed: int = 0
@@ -59,7 +61,7 @@ class ExplainOptions:
         Raises:
             InputError: a value is of another kind, or out of range.
         """
-        checking.flag("certify", self.certify)
+        object.__setattr__(self, "certify", checking.certify(self.certify))
         if self.batch_size is not None:
             checking.whole("batch_size", self.batch_size, least=1)
         checking.memory(self.memory)
@@ -104,12 +106,17 @@ class Pipeline:
         self.method, self.score = resolve_method(model, options.method, options.score, side)
         self.factors = self.method.factors(side)
         # Nothing is known of the pass behind code of the user's own.
-        self.certifies = options.certify and not self.method.foreign
+        self.certifies = bool(options.certify) and not self.method.foreign
+        self.full = options.certify == "full"
         self.batch_size = options.batch_size or default_batch_size(model)
         self.plan: BatchPlan | None = None
 
-    def attribute(self, batches: TowerBatches, progress: Progress | None) -> "BatchResults":
+    def attribute(
+        self, batches: TowerBatches, progress: Progress | None, measure: Measure | None = None
+    ) -> BatchResults:
         """Run all batches through the model and the method.
+
+        measure: measures how maps follow their prompts.
 
         Raises:
             ReadingError: the model cannot be read. InputError: the memory is too small for one.
@@ -122,17 +129,49 @@ class Pipeline:
             method=self.method,
             layers=layers,
             seed=self.options.seed,
-            evidence=self.certifies,
+            evidence="none" if not self.certifies else "full" if self.full else "sample",
         )
         if self.plan is None:
             self.plan = self._plan(batches, reader)
         parts = batches.split(self.plan.items, self.plan.gradient_bytes)
-        results = BatchResults(compares=self.certifies)
+        results = BatchResults(measure)
+        # Prompts are few, and their scores may depend on those beside them.
+        alone = self.certifies and (self.full or self.side == "text")
         for number, batch in enumerate(parts, 1):
-            results.add(batch, reader.attribute(batch))
+            attribution = reader.attribute(batch)
+            # Else the scores of the pass that was read will do, if nothing was changed in it.
+            own = None if alone else attribution.untouched
+            compared = own is None
+            results.add(batch, attribution, untouched_scores(batch) if compared else own, compared)
             if progress is not None:
                 progress(number, len(parts))
+        if self.certifies and not results.compared.all():
+            self._compare(batches, parts, results)
         return results
+
+    def sample(self, batches: ImageBatches) -> Int[Tensor, " compared"]:
+        """Return the numbers of the images that are compared with passes of their own."""
+        images = len(batches.pixels)
+        if self.full:
+            return torch.arange(images)
+        return sample_of(images, batches.before, self.options.seed)
+
+    def _compare(
+        self, batches: TowerBatches, parts: Sequence[Batch], results: BatchResults
+    ) -> None:
+        """Run the untouched model on a sample of the items; on all of them where it differs."""
+        assert self.plan is not None
+        assert isinstance(batches, ImageBatches)
+        sample = self.sample(batches)
+        scores = torch.cat([batches.untouched(some) for some in sample.split(self.plan.items)])
+        scores = scores.cpu()
+        limit = TOLERANCE[batches.model.precision] * max(1.0, float(scores.abs().max()))
+        if bool(((scores - results.untouched[sample]).abs() <= limit).all()):
+            results.take(sample, scores)
+            return
+        # How many images are concerned must be known, and a model may depend on the whole batch.
+        everything = torch.cat([untouched_scores(batch).cpu() for batch in parts])
+        results.take(torch.arange(len(everything)), everything)
 
     def _plan(self, batches: TowerBatches, reader: Reader) -> BatchPlan:
         memory, most = self.options.memory, self.batch_size
@@ -207,7 +246,7 @@ class ExplainRun(Pipeline):
         self.prompts = inputs.prompts(model, given, options.memory)
         self.input_check = InputCheck(given, self.prompts, self.score)
         self.score.check(model, len(self.prompts.labels))
-        self.nulls, self.why_no_nulls = _null_prompts(model) if self.certifies else (None, "")
+        self.nulls, self.why_no_nulls = null_prompts(model) if self.certifies else (None, "")
         self.done = 0
 
     def asking(self, prompts: Prompts, *, first: int) -> "ExplainRun":
@@ -227,15 +266,14 @@ class ExplainRun(Pipeline):
     def explain(self, shown: ImageInputs, progress: Progress | None) -> Explanation:
         """Explain these images; the next ones count on from them."""
         batches = ImageBatches(shown, self.prompts, self.score, self.nulls, self.done)
-        results = self.attribute(batches, progress)
+        results = self.attribute(batches, progress, self._measure(batches))
         self.done += len(shown.pixels)
         count = len(self.prompts.labels)
-        # Of the user's prompts and of the null prompts behind them, which the certificate needs.
         maps, errors = batches.layout.grid(results.values), results.errors
-        findings = self._findings(shown, batches, results, maps)
+        findings = self._findings(shown, batches, results)
         certificates = Certificates(findings.certify, len(maps), count)
         return Explanation(
-            maps=maps[:, :count].float(),
+            maps=maps.float(),
             errors=None if errors is None else batches.layout.grid(errors)[:, :count].float(),
             scores=results.untouched[:, :count].float(),
             explained_scores=results.explained[:, :count].float(),
@@ -246,107 +284,34 @@ class ExplainRun(Pipeline):
             views=shown.views,
         )
 
+    def _measure(self, batches: ImageBatches) -> Measure | None:
+        """Return what measures how maps follow their prompts; None without a certificate."""
+        if not self.certifies:
+            return None
+        known = following.declared(self.prompts, self.factors, "image")
+
+        def measure(values: Tensor) -> Tracking:
+            maps = batches.layout.grid(values).flatten(2)
+            return following.measured(
+                known, maps, self.prompts, self.nulls, self.score, self.why_no_nulls
+            )
+
+        return measure
+
     def _findings(
-        self, shown: ImageInputs, batches: ImageBatches, results: "BatchResults", maps: Tensor
+        self, shown: ImageInputs, batches: ImageBatches, results: BatchResults
     ) -> Findings:
         prompts, names = self.prompts, (names_of(shown), self.prompts.labels)
         tracking, drift = following.declared(prompts, self.factors, "image"), ()
         if self.certifies:
-            tracking = following.measured(
-                tracking, maps.flatten(2), prompts, self.nulls, self.score, self.why_no_nulls
-            )
+            tracking = results.follows()
             drift = _drift(self.model, shown, batches, self.batch_size)
 
         def check_input(batch_size: int) -> InputComparison:
             reported = results.untouched[:, : len(prompts.labels)]
-            return self.input_check(shown, reported, batch_size)
+            return self.input_check(shown, reported, batch_size, self.sample(batches))
 
         return self.findings(shown.model, names, results, tracking, check_input, drift)
-
-
-class BatchResults:
-    """The attributions of all batches, side by side, on the CPU."""
-
-    def __init__(self, compares: bool) -> None:
-        """compares: whether the untouched model is run for itself, to compare with it."""
-        self.compares = compares
-        self.attributions: list[Attribution] = []
-        self.own: list[Tensor] = []
-        self.readout: list[int | None] = []
-        self.content = slice(0)
-
-    def add(self, batch: Batch, attribution: Attribution) -> None:
-        """Take in one batch's results, and the untouched model's scores of it."""
-        self.attributions.append(attribution)
-        # A certificate compares with a pass of its own; without one, the pass that was read will
-        # do, if nothing was changed in it.
-        own = None if self.compares else attribution.untouched
-        self.own.append((untouched_scores(batch) if own is None else own).cpu())
-        if self.compares:
-            self.content = batch.content
-            items = len(attribution.scores)
-            rows = [None] * items if batch.readout is None else batch.readout.tolist()
-            self.readout.extend(rows)
-
-    @cached_property  # asked for when all are there
-    def values(self) -> Float[Tensor, "item target token"]:
-        """The method's values."""
-        return torch.cat([attribution.values.cpu() for attribution in self.attributions])
-
-    @cached_property
-    def errors(self) -> Float[Tensor, "item target token"] | None:
-        """Standard errors of the values; None where the method has none."""
-        parts = [part.errors for part in self.attributions]
-        known = [part.cpu() for part in parts if part is not None]
-        return torch.cat(known) if len(known) == len(parts) else None
-
-    @cached_property
-    def untouched(self) -> Float[Tensor, "item target"]:
-        """The model's own scores."""
-        return torch.cat(self.own)
-
-    @cached_property
-    def explained(self) -> Float[Tensor, "item target"]:
-        """The scores of the pass that was explained."""
-        return torch.cat([attribution.scores.cpu() for attribution in self.attributions])
-
-    def evidence(self, side: Side, names: tuple[Sequence[str], Sequence[str]]) -> Evidence:
-        """Return what a certificate needs, of the targets that are named."""
-        targets, parts = len(names[1]), self.attributions
-        values = self.values[:, :targets]
-        totals = [part.total.cpu() for part in parts if part.total is not None]
-        total = torch.cat(totals)[:, :targets] if totals else None
-        rows = [part.live_rows.cpu() for part in parts if part.live_rows is not None]
-        live = torch.cat(rows)
-        untouched = self.untouched[:, :targets]
-        paths = parts[0].has_gradient
-        return Evidence(
-            side=side,
-            names=names,
-            untouched=untouched.double().numpy(),
-            explained=self.explained[:, :targets].double().numpy(),
-            compared=np.ones(len(live), dtype=bool),
-            sums=values.sum(-1).numpy(),
-            total=None if total is None else total.numpy(),
-            live_rows=live.numpy(),
-            described_rows=self._described_rows(live.shape),
-            has_gradient={
-                path: torch.cat([part.has_gradient[path][:, :targets] for part in parts])
-                .cpu()
-                .numpy()
-                for path in paths
-            },
-            finite=values.isfinite().all(-1).numpy(),
-            largest_score=max(1.0, float(untouched.abs().max())),
-            largest_total=1.0 if total is None else max(1.0, float(total.abs().max())),
-            sample=Sample(len(live), len(live)),
-        )
-
-    def _described_rows(self, size: Sequence[int]) -> Bool[np.ndarray, "item query"]:
-        rows = np.zeros(tuple(size), dtype=bool)
-        for item, row in enumerate(self.readout):
-            rows[item, self.content if row is None else row] = True
-        return rows
 
 
 def names_of(shown: ImageInputs) -> list[str]:
@@ -354,19 +319,6 @@ def names_of(shown: ImageInputs) -> list[str]:
     return [photo.source for photo in shown.photos] or [
         f"image {n}" for n in range(len(shown.pixels))
     ]
-
-
-def _null_prompts(model: Model) -> tuple[Prompts | None, str]:
-    """Return the null prompts and the references beside them, or why there are none."""
-    if model.text is None:
-        return None, "a classifier has no null prompts"
-    try:
-        texts = inputs.embed(model, list(NULL_PROMPTS.values()))
-    except PromptError as error:
-        return None, f"null prompts were not measured: {error}"
-    beside = following.references(texts.embeddings[-1])
-    labels = (*texts.labels, "the opposite of that", "a random direction", "its opposite")
-    return Prompts(labels, torch.cat([texts.embeddings, beside])), ""
 
 
 def _drift(

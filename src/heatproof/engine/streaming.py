@@ -20,7 +20,7 @@ from heatproof import checking, scores
 from heatproof.engine import inputs
 from heatproof.engine.input_check import library_inputs
 from heatproof.engine.inputs import ImageInputs, ImageSize, ModelInput, PromptInput
-from heatproof.engine.pipeline import ExplainOptions, ExplainRun, MethodInput, Progress
+from heatproof.engine.pipeline import Certify, ExplainOptions, ExplainRun, MethodInput, Progress
 from heatproof.errors import ImageError, InputError
 from heatproof.explanation import Explanation
 from heatproof.images import Photo, open_image
@@ -42,7 +42,7 @@ def explain_each(
     method: MethodInput = "attention-x-gradient",
     score: str | scores.Score | None = None,
     image_size: ImageSize = None,
-    certify: bool = True,
+    certify: Certify = True,
     batch_size: int | None = None,
     memory: int | str | None = None,
     seed: int = 0,

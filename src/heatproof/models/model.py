@@ -1,14 +1,11 @@
 """What a model is: towers, scale, weights. The forward passes are the model's own."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from heatproof.certificate import Weights
 from heatproof.errors import HeatproofError
@@ -17,6 +14,7 @@ from heatproof.models.description import ModelDescription
 from heatproof.models.library import Library, NoLibrary
 from heatproof.models.projection import floating_dtype
 from heatproof.models.running import find_out_why
+from heatproof.models.state import checksum, weights_sha256
 from heatproof.models.towers import ImageTower, Side, TextTower, Tokens
 from heatproof.reading import AttentionLayer, find_attention_layers
 
@@ -177,18 +175,22 @@ class Model:
             return f"sigmoid of {self.logit_scale:.4g} x cosine {self.logit_bias:+.4g}"
         return f"softmax of {self.logit_scale:.4g} x cosine" if self.text else "cosine"
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
-        """Return the SHA-256 over names, shapes and bytes of all parameters and buffers."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.module.state_dict().items()):
-            for part in tensor if isinstance(tensor, tuple) else (tensor,):  # packed: with its bias
-                _digest_part(digest, name, part)
-        return digest.hexdigest()
+        """Return the SHA-256 over names, shapes and bytes of all parameters and buffers, as they
+        are now. It is computed again where their checksum has changed (see `models.state`)."""
+        now = checksum(self.module)
+        before, known = _hashes.get(self, ("", ""))
+        if before != now:
+            known = weights_sha256(self.module)
+            _hashes[self] = now, known
+        return known
 
 
 _layers: WeakKeyDictionary[Model, dict[tuple[Side, tuple[int, ...]], tuple[AttentionLayer, ...]]]
 _layers = WeakKeyDictionary()
+# The checksum of a model's weights, and the SHA-256 of these.
+_hashes: WeakKeyDictionary[Model, tuple[str, str]] = WeakKeyDictionary()
 
 
 def _blank_prompt(length: int) -> Tokens:
@@ -201,14 +203,3 @@ def _blank_prompt(length: int) -> Tokens:
         cut=("",),
         mask=torch.ones(1, length, dtype=torch.bool),
     )
-
-
-def _digest_part(digest: Any, name: str, part: Any) -> None:
-    if not isinstance(part, Tensor):
-        digest.update(f"{name} {part}".encode())
-        return
-    digest.update(f"{name} {tuple(part.shape)} {part.dtype}".encode())
-    whole = part.detach().cpu()
-    if whole.is_quantized:
-        whole = whole.dequantize()
-    digest.update(whole.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

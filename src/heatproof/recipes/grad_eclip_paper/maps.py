@@ -102,7 +102,7 @@ def _attribute(
     attributions = [
         # A seed per batch: a resumed run draws the same numbers as one that was never stopped.
         Reader(
-            model=model, method=method, layers=layers, seed=seed + number, evidence=False
+            model=model, method=method, layers=layers, seed=seed + number, evidence="none"
         ).attribute(batch)
         for number, batch in enumerate(batches)
     ]
