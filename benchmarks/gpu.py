@@ -1,20 +1,23 @@
-"""The same ratios on a GPU in bf16: from memory, from JPEG files, and the share of the matrix rate.
+"""Ratios on a GPU in bf16: with and without a certificate, from memory and from JPEG files.
 
 Weights and pixels are bf16, attribution is float32. Ratios alternate with bare `encode_image` in
 inference mode on the same pixels; JPEG files are decoded by worker processes into pinned memory
-while the device works. The matrix rate is what a large bf16 product reaches on the same device;
-the share is of the operations of bare inference, whatever is explained on top. Random weights.
-Runs on the CPU too, at small size.
+while the device works, and for a certificate the library's own processor makes its pixels there
+too. The matrix rate is what a large bf16 product reaches on the same device; the share is of the
+operations of bare inference, whatever is explained on top. Memory is the peak of allocated bytes,
+model included. Random weights. Runs on the CPU too, at small size.
 
     python benchmarks/gpu.py [--models open_clip:ViT-B-16 open_clip:ViT-L-14] [--batch 256]
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ import heatproof
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 PROMPTS = (1, 100, 1000)
+CERTIFY: dict[str, Any] = {"without": False, "certified": True, "full": "full"}
 Run = Callable[[], object]
 
 
@@ -109,17 +113,17 @@ def measure(spec: str, asked: argparse.Namespace) -> dict[str, Any]:
         with torch.inference_mode():
             return model.image.encode(pixels)
 
-    def explain(count: int) -> object:
-        chosen = prompts[:count]
-        return heatproof.explain(model, pixels, chosen, certify=False, batch_size=asked.batch)
+    def explain(count: int, certify: Any) -> object:
+        options = {"certify": certify, "batch_size": asked.batch, "method": asked.method}
+        return heatproof.explain(model, pixels, prompts[:count], **options)
 
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         model.image.encode(pixels[:1])
     operations = counted.get_total_flops() * asked.batch
     rate = matrix_rate(device, dtype, asked.side)
     rows: dict[str, Any] = {}
-    for count in asked.prompts:
-        run = lambda count=count: explain(count)  # noqa: E731
+    for count, name in itertools.product(asked.prompts, asked.certify):
+        run = partial(explain, count, CERTIFY[name])
         run(), bare()
         ratios: list[float] = []
         times: list[float] = []
@@ -128,7 +132,7 @@ def measure(spec: str, asked: argparse.Namespace) -> dict[str, Any]:
             ratios.append(2 * here / (before + after))
             times.append(here)
         middle = statistics.median(times)
-        rows[str(count)] = {
+        rows[f"{count} prompt(s), {name}"] = {
             "ratio": statistics.median(ratios),
             "from": min(ratios),
             "to": max(ratios),
@@ -140,18 +144,17 @@ def measure(spec: str, asked: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         paths = jpegs(Path(folder), asked.files)
 
-        def from_files() -> None:
+        def from_files(certify: Any) -> None:
+            options = {"certify": certify, "batch_size": asked.batch, "method": asked.method}
             for _ in heatproof.explain_each(
-                model,
-                paths,
-                prompts[:1],
-                certify=False,
-                batch_size=asked.batch,
-                workers=asked.workers,
+                model, paths, prompts[:1], workers=asked.workers, **options
             ):
                 pass
 
-        from_jpeg = len(paths) / seconds(from_files, device)
+        from_jpeg = {
+            name: len(paths) / seconds(partial(from_files, CERTIFY[name]), device)
+            for name in asked.certify
+        }
     return {
         "prompts": rows,
         "bare images a second": asked.batch / min(seconds(bare, device) for _ in range(3)),
@@ -166,12 +169,18 @@ def measure(spec: str, asked: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _of(peak: int | None, bare: int | None) -> str:
+    return "unknown" if peak is None or bare is None else f"{peak / bare:.2f}"
+
+
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=["open_clip:ViT-B-16", "open_clip:ViT-L-14"])
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--prompts", type=int, nargs="+", default=PROMPTS)
+    parser.add_argument("--method", default="attention-x-gradient")
+    parser.add_argument("--certify", nargs="+", choices=CERTIFY, default=["without", "certified"])
     parser.add_argument("--files", type=int, default=2048, help="JPEG files to read.")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--compile", action="store_true", help="By torch.compile.")
@@ -185,9 +194,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     for spec, rows in found.items():
         print(f"{spec}, {rows['device']}, batch {rows['batch']}, {rows['dtype']}")
         for count, row in rows["prompts"].items():
-            print(f"  {count:>5} prompts: {row['ratio']:.3f} ({row['from']:.3f} to "
-                  f"{row['to']:.3f}), {row['images a second']:.0f} images a second")  # fmt: skip
-        print(f"  from JPEG files: {rows['images a second from JPEG']:.0f} images a second")
+            print(f"  {count:>24}: {row['ratio']:.3f} ({row['from']:.3f} to "
+                  f"{row['to']:.3f}), {row['images a second']:.0f} images a second, "
+                  f"peak {_of(row['peak bytes'], rows['bare peak bytes'])} times bare")  # fmt: skip
+        for name, rate in rows["images a second from JPEG"].items():
+            print(f"  from JPEG files, {name}: {rate:.0f} images a second")
     return found
 
 

@@ -40,7 +40,7 @@ def test_the_gpu_script_runs_on_the_processor(benchmark: Any, tmp_path: Path) ->
     assert json.loads(results.read_text()) == found
     rows = found["scenes"]
     assert rows["dtype"] == "bfloat16"
-    assert rows["images a second from JPEG"] > 0
+    assert all(rate > 0 for rate in rows["images a second from JPEG"].values())
     for row in rows["prompts"].values():
         assert row["from"] <= row["ratio"] <= row["to"]
         assert row["share of the matrix rate"] > 0

@@ -85,7 +85,8 @@ def explain(
         memory=memory, seed=seed, progress=progress,
     )  # fmt: skip
     run = ExplainRun(model, prompts, options)
-    return run.explain(inputs.images(model, images, options.image_size), progress)
+    shown = inputs.images(model, images, options.image_size)
+    return run.explain(shown, progress, fresh=True)
 
 
 @torch.inference_mode(False)

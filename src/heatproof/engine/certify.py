@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -144,15 +145,18 @@ class Findings:
         )
 
 
-def facts(model: Model, side: Side, seed: int | None) -> ModelFacts:
-    """Return what a certificate says of the model; without a seed, not where it was made."""
+def facts(model: Model, side: Side, seed: int | None, weights: str = "") -> ModelFacts:
+    """Return what a certificate says of the model; without a seed, not where it was made.
+
+    weights: their hash, where it is known.
+    """
     tower = model.text if side == "text" else None
     return ModelFacts(
         readout=(tower or model.image).readout,
         precision=model.precision,
         dtype=model.dtype,
         weights=model.weights,
-        environment={} if seed is None else environment(model, seed),
+        environment={} if seed is None else environment(model, seed, weights),
     )
 
 
@@ -161,18 +165,25 @@ def promise_of(method: Method) -> str:
     return method.card.values.split("; ", 1)[-1].replace("all key tokens ", "of all key tokens ")
 
 
-def environment(model: Model, seed: int) -> dict[str, Any]:
-    """Return what one needs to make the same map again: versions, device, dtype, weights, seed."""
-    packages = ("heatproof", "torch", "open_clip_torch", "timm", "transformers")
-    versions = {name: metadata.version(name) for name in packages}
+def environment(model: Model, seed: int, weights: str = "") -> dict[str, Any]:
+    """Return what one needs to make the same map again: versions, device, dtype, weights, seed.
+
+    weights: their hash, where it is known.
+    """
     return {
         "python": platform.python_version(),
-        **versions,
+        **_versions(),
         "device": str(model.device),
         "dtype": str(model.precision).removeprefix("torch."),
-        "weights_sha256": model.weights_hash,
+        "weights_sha256": weights or model.weights_hash,
         "seed": seed,
     }
+
+
+@cache  # files are searched and read
+def _versions() -> dict[str, str]:
+    packages = ("heatproof", "torch", "open_clip_torch", "timm", "transformers")
+    return {name: metadata.version(name) for name in packages}
 
 
 # --- the checks -------------------------------------------------------------------------------

@@ -27,8 +27,10 @@ class _Embedded:
 _known: WeakKeyDictionary[Model, _Embedded] = WeakKeyDictionary()
 
 
-def null_prompts(model: Model) -> tuple[Prompts | None, str]:
+def null_prompts(model: Model, weights: str) -> tuple[Prompts | None, str]:
     """Return the null prompts and the references beside them, or why there are none.
+
+    weights: the hash of the model's weights as they are now.
 
     They are embedded again where anything has changed in the model that could change them: its
     weights, hooks, modules, their settings, the precision.
@@ -37,7 +39,7 @@ def null_prompts(model: Model) -> tuple[Prompts | None, str]:
         return None, "a classifier has no null prompts"
     if readings_open():  # an intervention may be on
         return _embed(model)
-    weights, state, precision = model.weights_hash, ModuleState(model.module), model.precision
+    state, precision = ModuleState(model.module), model.precision
     known = _known.get(model)
     if (
         known is not None

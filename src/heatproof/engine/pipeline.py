@@ -187,6 +187,7 @@ class Pipeline:
         tracking: Tracking,
         check_input: Callable[[int], InputComparison],
         warnings: Sequence[str] = (),
+        weights: str = "",
     ) -> Findings:
         """Return what the certificates of the results are made from.
 
@@ -196,6 +197,7 @@ class Pipeline:
             tracking: how the maps follow their prompts.
             check_input: compares the results with the library's own call on batches of a size.
             warnings: of the whole explanation.
+            weights: the hash of the model's weights, where it is known.
         """
         if not self.certifies or self.plan is None:
             return Findings(
@@ -207,7 +209,7 @@ class Pipeline:
         return Findings(
             factors=self.factors,
             tracking=tracking,
-            model=facts(model, self.side, self.options.seed),
+            model=facts(model, self.side, self.options.seed, weights),
             promise=promise_of(self.method),
             evidence=results.evidence(self.side, names),
             input_check=check_input(self.plan.items),
@@ -246,7 +248,10 @@ class ExplainRun(Pipeline):
         self.prompts = inputs.prompts(model, given, options.memory)
         self.input_check = InputCheck(given, self.prompts, self.score)
         self.score.check(model, len(self.prompts.labels))
-        self.nulls, self.why_no_nulls = null_prompts(model) if self.certifies else (None, "")
+        self.nulls, self.why_no_nulls, self.weights = None, "", ""
+        if self.certifies:
+            self.weights = model.weights_hash
+            self.nulls, self.why_no_nulls = null_prompts(model, self.weights)
         self.done = 0
 
     def asking(self, prompts: Prompts, *, first: int) -> "ExplainRun":
@@ -263,14 +268,20 @@ class ExplainRun(Pipeline):
         return run
 
     @torch.inference_mode(False)
-    def explain(self, shown: ImageInputs, progress: Progress | None) -> Explanation:
-        """Explain these images; the next ones count on from them."""
+    def explain(
+        self, shown: ImageInputs, progress: Progress | None, *, fresh: bool = False
+    ) -> Explanation:
+        """Explain these images; the next ones count on from them.
+
+        fresh: the run was made just now, so that the hash of the weights is known.
+        """
         batches = ImageBatches(shown, self.prompts, self.score, self.nulls, self.done)
         results = self.attribute(batches, progress, self._measure(batches))
         self.done += len(shown.pixels)
         count = len(self.prompts.labels)
         maps, errors = batches.layout.grid(results.values), results.errors
-        findings = self._findings(shown, batches, results)
+        weights = self.weights if fresh and shown.model is self.model else ""
+        findings = self._findings(shown, batches, results, weights)
         certificates = Certificates(findings.certify, len(maps), count)
         return Explanation(
             maps=maps.float(),
@@ -299,7 +310,7 @@ class ExplainRun(Pipeline):
         return measure
 
     def _findings(
-        self, shown: ImageInputs, batches: ImageBatches, results: BatchResults
+        self, shown: ImageInputs, batches: ImageBatches, results: BatchResults, weights: str
     ) -> Findings:
         prompts, names = self.prompts, (names_of(shown), self.prompts.labels)
         tracking, drift = following.declared(prompts, self.factors, "image"), ()
@@ -311,7 +322,7 @@ class ExplainRun(Pipeline):
             reported = results.untouched[:, : len(prompts.labels)]
             return self.input_check(shown, reported, batch_size, self.sample(batches))
 
-        return self.findings(shown.model, names, results, tracking, check_input, drift)
+        return self.findings(shown.model, names, results, tracking, check_input, drift, weights)
 
 
 def names_of(shown: ImageInputs) -> list[str]:
