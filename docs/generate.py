@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import truth_pages
 
 import heatproof
 from heatproof import data as sets
@@ -483,6 +484,9 @@ def main() -> None:
         name = f"{page.__name__}.md"
         text = TEMPLATES.get_template(f"{name}.jinja").render(page())
         (DOCS / name).write_text(text.rstrip() + "\n")
+    for known in truth_pages.PAGES:
+        text = TEMPLATES.get_template(f"{known.__name__}.md.jinja").render(known(results))
+        (DOCS / f"{known.__name__}.md").write_text(text.rstrip() + "\n")
     FILE.write_text(index(), "utf-8")
 
 
