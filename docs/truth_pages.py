@@ -71,8 +71,8 @@ def inside(results: Callable[[str], Any]) -> dict[str, Any]:
     verdict = (
         "The pairs differ enough for the question to be asked."
         if enough
-        else "That is not above 0: the model uses all pairs about alike, and nothing is established here "
-        "about any method. The choices themselves are."
+        else "That is not above 0: the model uses all pairs about alike, and nothing is "
+        "established here about any method. The choices themselves are."
     )
     return {
         "images": measured["images"],
