@@ -35,7 +35,7 @@ from heatproof.evaluation.subject import Subject
 from heatproof.models import Model
 from heatproof.statistics import Interval, bootstrap
 
-SHORTCUTS: Final = ("colour", "background", "mark", "swapped")
+SHORTCUTS: Final = ("colour", "place", "background", "mark", "swapped")
 """The cues of which a sibling is shipped: `sibling_of`."""
 
 # Further off than the seeds of any card, audit or benchmark.
