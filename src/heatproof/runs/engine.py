@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from heatproof.runs.job import Job, Stopped
-from heatproof.runs.worker import PartWritten
+from heatproof.runs.job import Job, PartWritten, Stopped
 from heatproof.store.ranges import Range
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from heatproof.store.ranges import Range
 from heatproof.store.schema import MapType
 
 
@@ -50,6 +51,24 @@ class Job:
     part_items: int = 512
     part_seconds: float = 60.0
     environment: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartWritten:
+    """A part that is in the store.
+
+    Attributes:
+        verdicts: how many rows have each verdict.
+        failures: (path, reason) of each image that could not be read.
+    """
+
+    part: Range
+    images: int
+    rows: int
+    failures: tuple[tuple[str, str], ...]
+    written_bytes: int
+    seconds: float
+    verdicts: dict[str, int]
 
 
 class Stopped(Protocol):

@@ -10,8 +10,8 @@ from typing import Any
 
 from heatproof.errors import HeatproofError
 from heatproof.models.model import Model
-from heatproof.runs.job import Job, Stopped
-from heatproof.runs.worker import PartWritten, Worker
+from heatproof.runs.job import Job, PartWritten, Stopped
+from heatproof.runs.worker import Worker
 from heatproof.store.items import Items
 from heatproof.store.ranges import Range, split
 

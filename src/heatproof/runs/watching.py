@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from heatproof.errors import InputError
-from heatproof.runs.worker import PartWritten
+from heatproof.runs.job import PartWritten
 from heatproof.store.files import refusal
 
 RECENT = 60.0

@@ -18,7 +18,7 @@ from heatproof.errors import ModelError
 from heatproof.methods.registry import create
 from heatproof.models import load
 from heatproof.models.model import Model
-from heatproof.runs.job import Job, Stopped
+from heatproof.runs.job import Job, PartWritten, Stopped
 from heatproof.runs.prompts import Group, PromptBook
 from heatproof.runs.rows import RowSource, table_of_failures, table_of_rows
 from heatproof.store.files import StoreFiles
@@ -42,24 +42,6 @@ class Explained:
     rows: Table
     failures: Table
     seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartWritten:
-    """A part that is in the store.
-
-    Attributes:
-        verdicts: how many rows have each verdict.
-        failures: (path, reason) of each image that could not be read.
-    """
-
-    part: Range
-    images: int
-    rows: int
-    failures: tuple[tuple[str, str], ...]
-    written_bytes: int
-    seconds: float
-    verdicts: dict[str, int]
 
 
 class Worker:
