@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from heatproof.store.store import open_store
@@ -183,7 +184,6 @@ def disk(asked: argparse.Namespace, images: Path, folder: Path, expected: Path) 
 
 def on_ray(asked: argparse.Namespace, images: Path, folder: Path, expected: Path) -> dict[str, Any]:
     """Kill a worker that holds the model, then a node, while a run goes on."""
-    import ray
     from ray.cluster_utils import Cluster
 
     store = folder / "on-ray"
@@ -196,8 +196,7 @@ def on_ray(asked: argparse.Namespace, images: Path, folder: Path, expected: Path
         process = start(command(images, store, asked, *more))
         if not wait_for(process, store, "part", 1):
             raise SystemExit(process.communicate()[0])
-        ray.init(address=cluster.address, log_to_driver=False)
-        pid = next(own for own in _actors() if own)
+        pid = _actors(nodes)[0]
         os.kill(pid, signal.SIGKILL)
         print(f"worker {pid} killed", flush=True)
         wait_for(process, store, "part", events(store, "part") + 1)
@@ -209,16 +208,18 @@ def on_ray(asked: argparse.Namespace, images: Path, folder: Path, expected: Path
             raise SystemExit(said)
         return {"parts when the node was lost": at, **same(store, expected)}
     finally:
-        ray.shutdown()
         cluster.shutdown()
 
 
-def _actors() -> list[int]:
-    """Return the process ids of the actors that explain."""
-    from ray.util.state import list_actors
-
-    return [int(actor.pid or 0) for actor in list_actors(filters=[("state", "=", "ALIVE")])
-            if "Map" in str(actor.class_name)]  # fmt: skip
+def _actors(nodes: Sequence[Any]) -> list[int]:
+    """Return the process ids of the actors that explain, on these nodes."""
+    raylets = {own.process.pid for node in nodes for own in node.all_processes["raylet"]}
+    return [
+        child.pid
+        for raylet in raylets
+        for child in psutil.Process(raylet).children(recursive=True)
+        if any("PartExplainer" in word for word in child.cmdline())
+    ]
 
 
 WAYS = {"kills": kills, "disk": disk, "ray": on_ray}

@@ -10,7 +10,8 @@ import typer
 from heatproof import checking, index, specs
 from heatproof.certificate import AGREEMENT, Certificate, worst, worst_kind
 from heatproof.cli import options, terminal
-from heatproof.errors import HeatproofError
+from heatproof.cli.explain_many import ManyRequest, explain_many, photos_of
+from heatproof.errors import HeatproofError, InputError
 
 if TYPE_CHECKING:
     from heatproof.explanation import Explanation, WordExplanation
@@ -61,6 +62,12 @@ def explain(
     photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="Image file.")],
     prompts: Annotated[
         list[str] | None, typer.Argument(metavar="PROMPT", help="One or more texts.")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt", "-p", help="A text, repeatable; all arguments are then images or folders."
+        ),
     ] = None,
     model: options.ModelSpec = options.DEFAULT_MODEL,
     method: Annotated[
@@ -130,6 +137,7 @@ def explain(
     report.html, explanation.json, maps.safetensors and one overlay image per prompt.
 
     Example: heatproof explain photo.jpg "a dog" "a car" -o out/
+    Several: heatproof explain a.jpg b.jpg folder/ -p "a dog" -o out/
 
     Exit codes; with several methods, the worst counts:
 
@@ -139,7 +147,8 @@ def explain(
       2  bad input
       3  not established (with --no-certify, for example)
     """
-    texts = _prompts(prompts, photo)
+    several = bool(prompt) or photo.is_dir()
+    texts = tuple(checking.prompts(prompt)) if prompt else _prompts(prompts, photo)
     size = checking.image_size(image_size)
     certified = checking.certify_word("none" if no_certify else certify)
     checking.memory(memory)
@@ -152,7 +161,14 @@ def explain(
 
         # Before the model is loaded, which takes seconds: bad input is reported at once.
         check_folder(out)
-        open_image(photo)
+        photos = photos_of([photo, *(Path(name) for name in (prompts or []) if prompt)])
+        if not several:
+            open_image(photo)
+        elif len(chosen) > 1 or words or referee:
+            raise InputError(
+                "got several images, for which one method is run and no --words or --referee; "
+                "give one image, or leave these out"
+            )
         request = ExplainRequest(
             photo=photo,
             prompts=texts,
@@ -171,11 +187,27 @@ def explain(
         from heatproof.models import load
 
         loaded = load(model, device=device)
+    if several:
+        outcome = explain_many(
+            loaded,
+            ManyRequest(
+                photos=photos,
+                prompts=texts,
+                method=request.methods[0],
+                out=out,
+                options=request.options,
+            ),
+        )
+        _exit(outcome, allow_uncertified)
+        return
     results = _explain_all(loaded, request)
     with terminal.working("drawing"):
         report = _save(results, out)
     _summarise(results, request, report)
-    outcome = _worst(results)
+    _exit(_worst(results), allow_uncertified)
+
+
+def _exit(outcome: bool | None, allow_uncertified: bool) -> None:
     if outcome is not True and not allow_uncertified:
         raise typer.Exit(terminal.FAILED if outcome is False else terminal.NOT_ESTABLISHED)
 
@@ -186,8 +218,7 @@ def _prompts(texts: list[str] | None, photo: Path) -> tuple[str, ...]:
     ending = photo.suffix or ".jpg"
     checking.no_files(
         prompts,
-        f"one image is explained at a time; for many: for f in *{ending}; "
-        'do heatproof explain "$f" "a dog" -o "out/$f"; done',
+        f'for several images: heatproof explain *{ending} -p "a dog"',
     )
     return tuple(prompts)
 

@@ -199,9 +199,10 @@ def run(
         shown = None if metrics is None else Metrics(metrics)
         chosen_engine = _engine(engine, devices, workers, loaded, items, address, actors)
         try:
-            result = running.run(
-                job, manifest, items, chosen_engine, tell=_progress(say), metrics=shown
-            )
+            with terminal.resumable(out):
+                result = running.run(
+                    job, manifest, items, chosen_engine, tell=_progress(say), metrics=shown
+                )
         finally:
             if shown is not None:
                 shown.close()

@@ -27,7 +27,7 @@ def working(task: str = "starting") -> Generator[Callable[[str], None]]:
 
 
 @contextmanager
-def resumable(folder: Path) -> Generator[None]:
+def resumable(folder: Path | str) -> Generator[None]:
     """Turn Ctrl-C into one line that says where the finished parts are, and how to resume.
 
     Raises:

@@ -74,11 +74,16 @@ class RayEngine:
         loader = Worker(job, self.device, model=self.model, items=self.items).loader
         parts = split(ranges, min(job.part_items, max(job.batch_size, READ_ITEMS)))
         rows = [{"first": own.first, "stop": own.stop} for own in parts]
-        device = "cuda" if self.device.startswith("cuda") else self.device
-        need: dict[str, Any] = {"num_gpus": 1} if device == "cuda" else {"num_cpus": 1}
         # One block per part: what a lost worker costs.
         data: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
-        return data.map(PartReader(job, loader), num_cpus=0.25).map(
+        if self.device.startswith("cuda"):  # a GPU waits for many cores that decode
+            data = data.map(PartReader(job, loader), num_cpus=1)
+            device, need = "cuda", {"num_gpus": 1}
+        else:  # one of each shares a core, so that a machine full of actors still reads
+            readers = ray.data.TaskPoolStrategy(size=self.most)
+            data = data.map(PartReader(job, loader), compute=readers, num_cpus=0.25)
+            device, need = self.device, {"num_cpus": 0.75}
+        return data.map(
             PartExplainer,
             fn_constructor_args=(job, device),
             compute=ray.data.ActorPoolStrategy(min_size=self.least, max_size=self.most),
