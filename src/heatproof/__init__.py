@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from heatproof.proofs.prove_methods import prove
     from heatproof.proofs.result import Proof
     from heatproof.recipes.grad_eclip_paper.reproducing import reproduce
-    from heatproof.store.store import Store, open_store
+    from heatproof.store.store import open_store
 
 __version__ = "0.1.0"
 __all__ = [
@@ -61,7 +61,6 @@ __all__ = [
     "PromptError",
     "Proof",
     "ReadingError",
-    "Store",
     "UnknownName",
     "UserCodeError",
     "WordExplanation",
@@ -113,7 +112,6 @@ _HOMES = {
     "PromptError": "heatproof.errors",
     "Proof": "heatproof.proofs.result",
     "ReadingError": "heatproof.errors",
-    "Store": "heatproof.store.store",
     "UnknownName": "heatproof.errors",
     "UserCodeError": "heatproof.errors",
     "WordExplanation": "heatproof.explanation",
@@ -133,7 +131,6 @@ _HOMES = {
 
 _EXTRAS = {
     "Proof": "prove",
-    "Store": "run",
     "benchmark": "benchmark",
     "open_store": "run",
     "prove": "prove",

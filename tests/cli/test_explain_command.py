@@ -213,7 +213,7 @@ def png_bomb(path: str) -> None:
 
 BAD_PICTURES = {
     "missing.jpg": (lambda _: None, "no such file"),
-    "folder.jpg": (lambda path: Path(path).mkdir(), "a folder; expected one picture file"),
+    "folder.jpg": (lambda path: Path(path).mkdir(), "a folder without images"),
     "notes.jpg": (
         lambda path: Path(path).write_text("hello"),
         "a text file, whatever its name says",

@@ -159,6 +159,11 @@ def _saved(folder: Path) -> Path:
     return JACOBIAN.save(folder / "jacobian.safetensors")
 
 
+def _store(folder: Path) -> Path:
+    (folder / "manifest.json").write_text('{"schema": 1, "run": {}}')
+    return folder
+
+
 def _asked(folder: Path) -> dict[str, Any]:
     del folder
     return {"model": MODEL, "images": PHOTO, "prompts": ["a dog", "a cat"]}
@@ -201,6 +206,7 @@ DOORS = {
     ),
     "jacobian": Door(heatproof.jacobian, lambda _: {"model": MODEL, "images": PHOTO}),
     "load_jacobian": Door(heatproof.load_jacobian, lambda folder: {"path": _saved(folder)}),
+    "open_store": Door(heatproof.open_store, lambda folder: {"address": _store(folder)}),
     "load": Door(heatproof.load, lambda _: {"spec": "scenes"}),
     "wrap": Door(heatproof.wrap, lambda _: {"module": MODEL.module}),
     "audit": Door(

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from heatproof import checking
 from heatproof.errors import InputError
 from heatproof.whole_files import write_whole
 
@@ -48,7 +49,7 @@ class StoreFiles:
     def exists(self, name: str = "") -> bool:
         """Return whether there is a file or folder of this name."""
         if self.folder is not None:
-            return (self.folder / name).exists()
+            return checking.exists(self.folder / name)
         return bool(self.filesystem.exists(self.place(name)))
 
     def names(self, name: str = "", *, hidden: bool = False) -> list[str]:
