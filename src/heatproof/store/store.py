@@ -82,7 +82,8 @@ class Store:
         found = manifests.read(self.files)
         if found is None:
             raise InputError(
-                f"{checking.shown(address)}: no store (it has no {manifests.NAME}); heatproof run writes one"
+                f"{checking.shown(address)}: no store (no {manifests.NAME} in it); "
+                "heatproof run writes one"
             )
         self.manifest = found
         self._where: Any = None
