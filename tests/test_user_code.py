@@ -185,7 +185,7 @@ def test_both_commands_take_every_kind(place, tmp_path, capsys, name):
         3,
         f"{name} on scenes: NOT ESTABLISHED: principle 1 not measured (it was not asked for); "
         "principle 2 not measured (a map takes 1 forward pass, and the budget is 1; allow at least "
-        "--budget 400)",
+        "--budget 820); cannot tell: blind model",
     )
     command = ["benchmark", "--entry", f"{place}:{name}", "--methods", "", "--images", "4"]
     code = main.run([*command, "--metrics", "pointing", "-o", str(tmp_path / "benchmark")])
