@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.exceptions import RayError
 
 from heatproof.errors import HeatproofError, InputError
-from heatproof.runs.cluster import RayEngine, _reason, actors_from
+from heatproof.runs.cluster import RayEngine, actors_from, reason_of
 from heatproof.runs.sources import list_items
 from heatproof.store.store import open_store
 from many_images import content, model_of, run_into, write_images
@@ -58,8 +59,10 @@ def test_the_number_of_actors() -> None:
 
 def test_what_a_task_failed_of_is_one_line() -> None:
     """Break: take the first line of Ray's text, which names the task."""
-    error = RuntimeError("task failed\nlong\nZeroDivisionError: x")
-    assert "ZeroDivisionError: x; finished parts" in str(_reason(error))
+    error = RayError("task failed\nlong\nZeroDivisionError: x")
+    assert reason_of(error) is None  # the cluster's own failure: the run goes round again
+    error.__cause__ = ZeroDivisionError("x")
+    assert "ZeroDivisionError: x; finished parts" in str(reason_of(error))
     error.__cause__ = InputError("the disk is full")
-    assert str(_reason(error)) == "the disk is full"
-    assert type(_reason(error)) is HeatproofError
+    assert str(reason_of(error)) == "the disk is full"
+    assert type(reason_of(error)) is HeatproofError

@@ -326,6 +326,31 @@ def test_a_process_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
         collect(-9)
 
 
+class Losing:
+    """An engine that loses its machines after every part, and all of them in the end."""
+
+    name = "losing"
+
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+
+    def run(self, job: Any, ranges: Any, stopped: Any) -> Any:
+        self.rounds -= 1
+        if self.rounds >= 0:
+            yield next(
+                iter(LocalEngine(devices=("cpu",), model=model_of()).run(job, ranges, stopped))
+            )
+
+
+def test_a_run_goes_round_until_all_is_done(images: Path, whole: Path, tmp_path: Path) -> None:
+    """Break: take the first round for the last."""
+    with pytest.raises(InputError, match="losing: it ended 3 times without any part"):
+        run_into(tmp_path / "store", [images], engine=Losing(2))
+    assert len(open_store(tmp_path / "store").parts()) == 2
+    run_into(tmp_path / "store", [images], engine=Losing(9))
+    assert content(tmp_path / "store") == content(whole)
+
+
 def test_a_remote_store(images: Path, whole: Path) -> None:
     """Object stores have neither locks nor renames."""
     address = "memory://heatproof-tests/store"

@@ -8,13 +8,15 @@ from functools import lru_cache
 from typing import Any
 
 from heatproof.engine.streaming import ImageLoader
-from heatproof.errors import HeatproofError, InputError
+from heatproof.errors import HeatproofError, InputError, shortened
 from heatproof.models.model import Model
 from heatproof.runs.job import Job, PartWritten, Stopped
 from heatproof.runs.worker import Worker
 from heatproof.store.items import Items
 from heatproof.store.ranges import Range, split
 from heatproof.store.store import Store
+
+log = logging.getLogger(__name__)
 
 READ_ITEMS = 128
 """Most images that are read, explained and written as one: they wait in Ray's object store."""
@@ -24,8 +26,8 @@ READ_ITEMS = 128
 class RayEngine:
     """Runs a job on a Ray cluster, or on this machine where no address is given.
 
-    A task that is lost with its worker or its node is run again by Ray. What it writes has the
-    same name and the same rows as before.
+    A task that is lost with its worker or its node is run again, by Ray or by the next round of the
+    run. What it writes has the same name and the same rows as before.
 
     Attributes:
         model: the model, on this machine, whose preprocessing the tasks use.
@@ -61,7 +63,12 @@ class RayEngine:
                 if stopped.is_set():
                     return
         except RayError as error:
-            raise _reason(error) from error
+            reason = reason_of(error)
+            if reason is not None:
+                raise reason from error
+            # The cluster lost what Ray could not make again, as when a node dies with results that
+            # nobody had fetched: the run goes round again with what is not in the store.
+            log.warning("ray: %s; what is left is done again", _last_line(error))
         finally:
             if own:
                 ray.shutdown()
@@ -122,20 +129,27 @@ def _be_quiet() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _reason(error: BaseException) -> HeatproofError:
-    """Return what a task failed of, in one line."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, HeatproofError):
-            return HeatproofError(str(cause))
-        cause = cause.__cause__ or getattr(cause, "cause", None)
-    last = str(error).strip().splitlines()[-1:]
-    return HeatproofError(
-        f"ray: {' '.join(last)}; finished parts are there; run the same command again"
-    )
+def reason_of(error: BaseException) -> HeatproofError | None:
+    """Return what a task failed of, in one line; None where the cluster failed, not the task."""
+    from ray.exceptions import RayError
+
+    causes = [error]
+    while (cause := causes[-1].__cause__ or getattr(causes[-1], "cause", None)) is not None:
+        causes.append(cause)
+    own = next((cause for cause in causes if isinstance(cause, HeatproofError)), None)
+    if own is not None:
+        return HeatproofError(str(own))
+    if all(isinstance(cause, RayError) for cause in causes):
+        return None
+    line = _last_line(error)
+    return HeatproofError(f"ray: {line}; finished parts are there; run the same command again")
+
+
+def _last_line(error: BaseException) -> str:
+    return shortened(" ".join(str(error).strip().splitlines()[-1:]), 200)
 
 
 def _range(row: dict[str, Any]) -> Range:

@@ -27,6 +27,8 @@ from heatproof.store.store import Store
 from heatproof.store.writer import begin, settle
 
 LOG = "log.jsonl"
+ROUNDS = 3
+"""Rounds without any part after which a run gives up: an engine may lose machines."""
 UNRELATED = (
     "auditing", "benchmarking", "data", "interactions", "metrics", "proofs", "recipes", "runs",
     "store",
@@ -166,10 +168,14 @@ def run(
                   environment=manifest["environment"])  # fmt: skip
         tell(tally)
         with _stopping() as stopped:
+            fruitless = 0
             while left and not stopped.is_set():
                 _round(job, engine, left, stopped, tally, log, tell, metrics)
                 settle(store)
-                left = _rest(left, store.pending(), stopped)
+                before, left = left, store.pending()
+                fruitless = fruitless + 1 if left == before else 0
+                if fruitless == ROUNDS:
+                    raise InputError(f"{engine.name}: it ended {ROUNDS} times without any part")
         if left:
             log.write("interrupted", done=tally.before + tally.done)
             raise Interrupted(
@@ -203,13 +209,6 @@ def _round(
         if metrics is not None:
             metrics.show(tally)
         tell(tally)
-
-
-def _rest(before: list[Range], after: list[Range], stopped: Stopped) -> list[Range]:
-    """Return what is left; refuse to go round for ever."""
-    if after == before and not stopped.is_set():
-        raise InputError("the engine ended without any part; see the log")
-    return after
 
 
 def _whole(store: Store) -> tuple[dict[str, int], int]:
