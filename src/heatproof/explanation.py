@@ -11,7 +11,7 @@ from torch import Tensor
 from heatproof import checking
 from heatproof.certificate import Certificate, Certificates
 from heatproof.errors import InputError, UnknownName
-from heatproof.image_maps import ImageMaps, ImageWords, Record, Word
+from heatproof.image_maps import ImageMaps, ImageWords, Reading, Record, Word
 from heatproof.images import Photo
 from heatproof.models.geometry import PhotoView
 from heatproof.pages import bundle
@@ -35,6 +35,7 @@ class Explanation:
         certificate: the worst of all images and prompts, check by check and light by light.
         certificates: one for each image and prompt, made when it is asked for (`certificate_of`).
         errors: the maps' standard errors; None where the method has none.
+        readings: how each score is to be read, by image and prompt (`engine.readings`).
     """
 
     maps: Float[Tensor, "image prompt row col"]
@@ -46,6 +47,7 @@ class Explanation:
     views: tuple[PhotoView, ...] = ()
     certificates: Certificates | None = None
     errors: Float[Tensor, "image prompt row col"] | None = None
+    readings: tuple[tuple[Reading, ...], ...] = ()
 
     def overlay(self, image: int = 0, prompt: int | str = 0) -> Image.Image:
         """Draw the map on the original photo, on the scale shared by all prompts of the image."""
@@ -127,6 +129,7 @@ class Explanation:
             record=self.record,
             certificates=self.certificates.rows(image) if self.certificates else (),
             errors=None if self.errors is None else self.errors[image],
+            readings=self.readings[image] if self.readings else (),
         )
 
 

@@ -24,6 +24,7 @@ ESTABLISHED = 1.96  # standard errors away from zero: a value's sign is establis
 class Record:
     """What made an explanation, in plain values that go to JSON as they are.
 
+    `options` are further options of the command line that made it, for replaying it.
     `signs` say what negative and what positive values mean: see `MethodCard.signs`.
     """
 
@@ -36,6 +37,24 @@ class Record:
     notices: tuple[str, ...] = ()
     image_size: str = "native"
     signs: tuple[str, str] | None = None
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a score is to be read: its rank among classes, and its z value against null texts.
+
+    rank: 1 is the best of `count`, the prompt included; None where no classes were named.
+    z: standard deviations of the null texts' scores above their mean; None where it has no meaning.
+    """
+
+    rank: int | None = None
+    count: int = 0
+    z: float | None = None
+
+    def __str__(self) -> str:
+        parts = [] if self.rank is None else [f"rank {self.rank} of {self.count}"]
+        return " · ".join([*parts, *([] if self.z is None else [f"z {self.z:+.1f}"])])
 
 
 @dataclass(frozen=True)
@@ -74,6 +93,7 @@ class ImageMaps:
     record: Record
     certificates: tuple[Certificate, ...] = ()
     errors: Float[Tensor, "prompt row col"] | None = None
+    readings: tuple[Reading, ...] = ()
 
     @property
     def scale(self) -> float:
@@ -113,8 +133,13 @@ class ImageMaps:
         return np.abs(self.values(prompt)) < ESTABLISHED * error
 
     def score_text(self, prompt: int) -> str:
-        """Return what was explained and its value in the untouched model: "cosine +0.2512"."""
-        return f"{self.record.score} {float(self.scores[prompt]):+.4f}"
+        """Return what was explained and its value in the untouched model: "cosine +0.2512".
+
+        Where it is known, how to read it follows: "rank 3 of 1000 · z +4.1".
+        """
+        text = f"{self.record.score} {float(self.scores[prompt]):+.4f}"
+        reading = str(self.readings[prompt]) if self.readings else ""
+        return f"{text} · {reading}" if reading else text
 
 
 @dataclass(frozen=True, kw_only=True)

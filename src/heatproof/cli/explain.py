@@ -1,7 +1,7 @@
 """`heatproof explain PHOTO PROMPT ...`. Input is checked before torch is imported."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ from heatproof.cli.explain_many import ManyRequest, explain_many, photos_of
 from heatproof.errors import HeatproofError, InputError
 
 if TYPE_CHECKING:
+    from heatproof.engine.inputs import Prompts
     from heatproof.explanation import Explanation, WordExplanation
     from heatproof.methods.base import Method
     from heatproof.models.model import Model
@@ -30,8 +31,26 @@ class ExplainRequest:
     methods: tuple["Method", ...]
     words: bool
     referee: bool
+    reading: "ReadingRequest"
     options: dict[str, Any]
     """Keyword arguments of `heatproof.explain` that are the same for all methods."""
+    embedded: "Prompts | None" = None
+    """The prompts as ensembles of templates, where these were asked for."""
+
+
+@dataclass(frozen=True)
+class ReadingRequest:
+    """What scores are read against: `--classes`, `--templates` and `--top`."""
+
+    classes: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    top: int = 0
+    options: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything was asked for."""
+        return bool(self.classes or self.templates)
 
 
 @dataclass(frozen=True)
@@ -85,6 +104,26 @@ def explain(
     words: Annotated[
         bool, typer.Option("--words", help="Also explain by the words of the prompt.")
     ] = False,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|imagenet",
+            help="Give each score's rank among these classes (a file: one per line).",
+        ),
+    ] = None,
+    templates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="openai80|FILE",
+            help="Explain each prompt as the mean of these templates (`a photo of a {}.`).",
+        ),
+    ] = None,
+    top: Annotated[
+        int,
+        typer.Option(
+            metavar="K", min=0, help="List the K best classes; without a PROMPT, explain them."
+        ),
+    ] = 0,
     referee: Annotated[
         bool,
         typer.Option(
@@ -148,7 +187,11 @@ def explain(
       3  not established (with --no-certify, for example)
     """
     several = bool(prompt) or photo.is_dir()
-    texts = tuple(checking.prompts(prompt)) if prompt else _prompts(prompts, photo)
+    _check_top(top, classes, prompts)
+    if prompt:
+        texts = tuple(checking.prompts(prompt))
+    else:
+        texts = () if top and not prompts else _prompts(prompts, photo)
     size = checking.image_size(image_size)
     certified = checking.certify_word("none" if no_certify else certify)
     checking.memory(memory)
@@ -164,10 +207,10 @@ def explain(
         photos = photos_of([photo, *(Path(name) for name in (prompts or []) if prompt)])
         if not several:
             open_image(photo)
-        elif len(chosen) > 1 or words or referee:
+        elif len(chosen) > 1 or words or referee or classes or templates:
             raise InputError(
-                "got several images, for which one method is run and no --words or --referee; "
-                "give one image, or leave these out"
+                "got several images, for which one method is run and no --words, --referee, "
+                "--classes or --templates; give one image, or leave these out"
             )
         request = ExplainRequest(
             photo=photo,
@@ -175,6 +218,7 @@ def explain(
             methods=_create(chosen),
             words=words,
             referee=referee,
+            reading=_reading(classes, templates, top),
             options={
                 "score": score,
                 "image_size": size,
@@ -200,7 +244,7 @@ def explain(
         )
         _exit(outcome, allow_uncertified)
         return
-    results = _explain_all(loaded, request)
+    results = _read(loaded, request) if request.reading.asked else _explain_all(loaded, request)
     with terminal.working("drawing"):
         report = _save(results, out)
     _summarise(results, request, report)
@@ -221,6 +265,64 @@ def _prompts(texts: list[str] | None, photo: Path) -> tuple[str, ...]:
         f'for several images: heatproof explain *{ending} -p "a dog"',
     )
     return tuple(prompts)
+
+
+def _check_top(top: int, classes: str | None, prompts: list[str] | None) -> None:
+    if top and classes is None:
+        raise InputError(f"got --top {top} without classes; add --classes imagenet, or a file")
+    if not top and not prompts and classes is not None:
+        raise InputError("got no prompt, expected one or more, or --top K to explain the K best")
+
+
+def _reading(classes: str | None, templates: str | None, top: int) -> ReadingRequest:
+    from heatproof.engine import readings
+
+    asked = {"--classes": classes, "--templates": templates}
+    return ReadingRequest(
+        () if classes is None else readings.class_names(classes),
+        () if templates is None else readings.templates(templates),
+        top,
+        tuple(part for name, source in asked.items() if source for part in (name, source)),
+    )
+
+
+def _read(model: "Model", request: ExplainRequest) -> list[MethodResult]:
+    """Explain prompts or ensembles, and say how their scores are to be read."""
+    from heatproof.engine import inputs, readings
+
+    reading, own = request.reading, dict[str, Any]()
+    shown = inputs.images(model, request.photo, request.options["image_size"])
+    patterns = reading.templates or (readings.PLACE,)
+    classes = None
+    if reading.classes:
+        count = len(reading.classes) * len(patterns)
+        with terminal.working(f"embedding {count} texts of {len(reading.classes)} classes"):
+            classes = readings.ensembles(model, reading.classes, patterns)
+    texts = request.prompts
+    if classes is not None and reading.top:
+        best = readings.top(shown, classes, reading.top)
+        typer.echo(f"the {len(best)} best of {len(reading.classes)} classes:")
+        for number, value in best:
+            typer.echo(f"  cosine {value:+.4f}  {terminal.one_line(reading.classes[number])}")
+        texts = texts or tuple(reading.classes[number] for number, _ in best)
+    prompts = readings.ensembles(model, texts, patterns)
+    if reading.templates:
+        own["embedded"] = prompts
+    request = replace(request, prompts=texts, **own)
+    rows = readings.readings(model, shown, prompts, classes)
+    notices = (
+        (f"each prompt is the mean of {len(patterns)} templates, such as {patterns[0]!r}",)
+        if reading.templates
+        else ()
+    )
+    results = _explain_all(model, request)
+    for number, result in enumerate(results):
+        record = result.explanation.record
+        record = replace(record, options=reading.options, notices=(*record.notices, *notices))
+        results[number] = MethodResult(
+            replace(result.explanation, readings=rows, record=record), result.words
+        )
+    return results
 
 
 def _create(chosen: dict[str, dict[str, str]]) -> tuple["Method", ...]:
@@ -262,7 +364,8 @@ def _refereed(
     if not own:
         with terminal.working(f"explaining with the referee, {REFEREE}"):
             options: dict[str, Any] = {**request.options, "certify": False}
-            own = [api.explain(model, request.photo, request.prompts, method=REFEREE, **options)]
+            prompts = request.embedded or request.prompts
+            own = [api.explain(model, request.photo, prompts, method=REFEREE, **options)]
     return [
         result
         if result.method == REFEREE
@@ -274,7 +377,7 @@ def _refereed(
 def _explain(model: "Model", request: ExplainRequest, method: "Method") -> MethodResult:
     from heatproof.engine import api
 
-    arguments = (model, request.photo, request.prompts)
+    arguments = (model, request.photo, request.embedded or request.prompts)
     explanation = api.explain(*arguments, method=method, **request.options)
     # Of several methods, those without a text side explain the image alone; a single one is asked
     # all the same, so that its refusal is shown.

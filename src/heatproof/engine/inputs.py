@@ -28,7 +28,6 @@ from heatproof.models.towers import Tokens
 
 Picture = str | Path | Image.Image | np.ndarray
 Images = Picture | Iterable[Picture] | Tensor
-PromptInput = Iterable[str] | Tensor
 ImageSize = tuple[int, int] | int | str | None
 """(height, width), one number for both, "keep" or "native" (which None means, too)."""
 ModelInput = Model | str | nn.Module
@@ -88,6 +87,9 @@ class Prompts:
     def notices(self) -> tuple[str, ...]:
         """What of the prompts the model does not read as it is written, one line each."""
         return self.remarks if self.tokens is None else tuple(_prompt_notices(self.tokens))
+
+
+PromptInput = Iterable[str] | Tensor | Prompts
 
 
 def _prompt_notices(tokens: Tokens) -> Iterator[str]:
@@ -280,7 +282,7 @@ def check_prompts(model: Model, given: PromptInput) -> PromptInput:
     Raises:
         PromptError: they are neither.
     """
-    if isinstance(given, Tensor):
+    if isinstance(given, Tensor | Prompts):
         return given
     texts = checking.prompts(given, indices=bool(model.classes))
     if not model.classes:  # whose names are looked up, whatever files are here
@@ -296,6 +298,8 @@ def prompts(model: Model, given: PromptInput, memory: int | str | None = None) -
     Raises:
         PromptError: no prompt, an empty one, or a tensor of the wrong kind.
     """
+    if isinstance(given, Prompts):  # embedded already: an ensemble of templates, for example
+        return given
     if isinstance(given, Tensor):
         return _from_prompt_tensor(model, given, memory)
     texts = checking.prompts(given, indices=bool(model.classes))

@@ -87,6 +87,7 @@ def as_json(maps: ImageMaps, words: ImageWords | None) -> dict[str, Any]:
         "prompts": list(record.prompts),
         "scores": [float(score) for score in maps.scores],
         "explained_scores": [float(score) for score in maps.explained_scores],
+        **({"readings": [asdict(reading) for reading in maps.readings]} if maps.readings else {}),
         "grid": {"rows": rows, "cols": cols},
         "photo": {
             "source": photo.source,

@@ -80,7 +80,7 @@ def replay_command(maps: ImageMaps, words: ImageWords | None) -> str | None:
         parts += [] if value is None else ["--set", f"{key}={value}"]
     parts += ["--score", record.score, "--seed", str(record.seed)]
     parts += [] if record.image_size == "native" else ["--image-size", record.image_size]
-    parts += ["--words"] if words else []
+    parts += [*record.options, *(["--words"] if words else [])]
     parts += ["--referee"] if maps.certificate.check(AGREEMENT) else []
     parts += [] if maps.certificate.checks else ["--no-certify"]
     return shlex.join(parts)
