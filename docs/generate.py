@@ -7,7 +7,7 @@ data come from the code's own cards, the others from `benchmarks/results`. The c
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from math import inf
 from pathlib import Path
@@ -27,6 +27,7 @@ from heatproof.registry import Option
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
+FOLLOWING = RESULTS / "following.json"
 TRUTHS = (
     "test_metrics_catalogue",
     "test_metrics_perturbation_curves",
@@ -381,7 +382,8 @@ def _series(rows: dict[str, Any], part: str) -> dict[str, list[tuple[int, dict[s
 def league() -> dict[str, Any]:
     """Return the values of league.md."""
     paths = sorted(RESULTS.glob("league_*.json"))
-    return {"parts": [_league(json.loads(path.read_text())) for path in paths]}
+    parts = [_league(json.loads(path.read_text())) for path in paths]
+    return {"parts": parts, "following": following()["methods"] if FOLLOWING.is_file() else None}
 
 
 def _league(measured: dict[str, Any]) -> dict[str, Any]:
@@ -478,9 +480,163 @@ def data() -> dict[str, Any]:
     return {"kinds": kinds, "rows": [[f"`{kind.spec}`", kind.title, kind.tree] for kind in kinds]}
 
 
+# --- following ------------------------------------------------------------------------------------
+
+SIGN = {"holds": "constant", "violated": "**shows**", "cannot tell": "?", "refused": "refused"}
+
+
+def following() -> dict[str, Any]:
+    """Return the values of following.md."""
+    found = results("following")
+    ladders, methods = list(found["cause"]), found["methods"]
+    return {
+        "setting": f"Models: {', '.join(found['models'])}; {found['images']} scenes each, fewer "
+        f"for methods of many passes; {found['machine']}",
+        "rungs": {
+            "head": ["ladder", "rung", "accuracy", "cause", "F of the cause"],
+            "rows": [row for name in ladders for row in _rungs(name, found["cause"][name])],
+        },
+        "methods": {
+            "head": [
+                "method",
+                "blind, image",
+                "phantom",
+                "blind, words",
+                *(f"F, {n}" for n in ladders),
+            ],
+            "rows": [
+                [f"`{name}`", *_blind(name, row, found), *_f(row, ladders, "following")]
+                for name, row in methods.items()
+            ],
+        },
+        "rest": {
+            "head": ["method", *ladders],
+            "rows": _asked_rows(methods, lambda row: _f(row, ladders, "without the first rung")),
+        },
+        "slopes": {
+            "head": ["method", *ladders],
+            "rows": _asked_rows(methods, lambda row: _slopes(row, ladders)),
+        },
+        "families": _families(found["families"]),
+        "words": _families(found["families, text"]),
+        "text": _text(found["text"]),
+        "alarms": _alarms(found["alarms"], found["random models"]),
+    }
+
+
+def _rungs(name: str, ladder: dict[str, Any]) -> list[list[str]]:
+    models = list(ladder["models"].values())
+    course = zip(*(m["cause"] for m in models), strict=True)
+    accuracies = zip(*(m["accuracy"] for m in models), strict=True)
+    rows = zip(models[0]["rungs"], accuracies, course, strict=True)
+    return [
+        [
+            name if n == 0 else "",
+            rung,
+            _mean(accuracy),
+            _mean(cause),
+            _estimate(ladder["following"]) if n == 0 else "",
+        ]
+        for n, (rung, accuracy, cause) in enumerate(rows)
+    ]
+
+
+def _mean(intervals: Any) -> str:
+    values = [one["value"] for one in intervals]
+    return f"{sum(values) / len(values):.3f}"
+
+
+def _estimate(interval: dict[str, Any] | None) -> str:
+    if interval is None or interval["value"] is None:
+        return "-"
+    if interval["low"] is None:
+        return f"{interval['value']:.2f}"
+    return f"{interval['value']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
+
+
+def _blind(name: str, row: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    verdicts = {one["verdict"] for one in row["blind"].values()}
+    first = next(iter(row["blind"].values()), {})
+    phantom = first.get("blind in", {}).get("every layer", {}).get("phantom localisation")
+    shown = (
+        f"{_estimate(phantom['value'])}, intact {phantom['before']['value']:.2f}" if phantom else ""
+    )
+    words = {
+        one["methods"].get(name, {}).get("verdict", "-") for one in found["blind text"].values()
+    }
+    return [_signs(verdicts), shown, _signs(words)]
+
+
+def _signs(verdicts: set[str]) -> str:
+    return " / ".join(sorted(SIGN.get(one, one) for one in verdicts))
+
+
+def _f(row: dict[str, Any], ladders: list[str], key: str) -> list[str]:
+    return [_estimate(row["ladders"].get(name, {}).get(key)) for name in ladders]
+
+
+def _slopes(row: dict[str, Any], ladders: list[str]) -> list[str]:
+    first = [next(iter(row["ladders"].get(n, {}).get("models", {}).values()), {}) for n in ladders]
+    return [_estimate(one.get("accuracy slope")) for one in first]
+
+
+def _asked_rows(
+    methods: dict[str, Any], values: Callable[[dict[str, Any]], list[str]]
+) -> list[list[str]]:
+    rows = [[f"`{name}`", *values(row)] for name, row in methods.items()]
+    return [row for row in rows if set(row[1:]) != {"-"}]
+
+
+def _families(found: dict[str, Any]) -> dict[str, Any]:
+    names = list(dict.fromkeys(name for one in found.values() for name in one["methods"]))
+    kinds = ("holds", "violated", "cannot tell", "refused", "failed")
+    rows: list[list[str]] = []
+    for name in names:
+        by_kind = {
+            kind: [
+                f for f, one in found.items() if one["methods"].get(name, {}).get("verdict") == kind
+            ]
+            for kind in kinds
+        }
+        rows.append([f"`{name}`", *(str(len(by_kind[kind])) for kind in kinds[:3])])
+        rows[-1].append(", ".join(by_kind["refused"]))
+    return {"head": ["method", "constant", "shows", "?", "refused by"], "rows": rows}
+
+
+def _text(found: dict[str, Any]) -> dict[str, Any]:
+    ladders = list(next(iter(found.values()), {"ladders": {}})["ladders"])
+    rows = [
+        [f"`{name}`", *(_text_cell(one["ladders"][ladder]) for ladder in ladders)]
+        for name, one in found.items()
+    ]
+    return {"head": ["method", *ladders], "rows": rows}
+
+
+def _text_cell(one: dict[str, Any]) -> str:
+    course = ", ".join(f"{interval['value']:.2f}" for interval in one["quality"])
+    if one["why not"]:
+        return f"{course} ({one['why not'].split(':')[0].split(',')[0]})"
+    return f"F {_estimate(one['following'])}; {course}"
+
+
+def _alarms(blind: dict[str, Any], random: dict[str, Any]) -> str:
+    verdicts = [verdict for one in blind.values() for verdict, _ in one["blind model"].values()]
+    steps = [verdict for one in random.values() for verdict, _ in one["following"].values()]
+    return (
+        f"Blind model, on {len(blind)} random models of differing sizes, methods and user code "
+        f"(captum, pytorch-grad-cam, layers called one by one) that substitute nothing: "
+        f"{verdicts.count('violated')} of {len(verdicts)} verdicts are violated "
+        f"({verdicts.count('holds')} hold, {verdicts.count('cannot tell')} cannot tell). Following "
+        f"the cause, on {len(random)} models of scenes whose image tower is random: "
+        f"{steps.count('violated')} of {len(steps)}."
+    )
+
+
 def main() -> None:
     """Write all generated pages and `index.json`."""
-    for page in (methods, families, cost, league, reproduced, data, metrics, speed, coverage):
+    pages = [methods, families, cost, league, reproduced, data, metrics, speed, coverage]
+    pages += [following] if FOLLOWING.is_file() else []
+    for page in pages:
         name = f"{page.__name__}.md"
         text = TEMPLATES.get_template(f"{name}.jinja").render(page())
         (DOCS / name).write_text(text.rstrip() + "\n")
