@@ -30,21 +30,24 @@ prompts, on a ViT-B/32 of true size with random weights, in time of one processo
    a random map, and maps that prefer the first word or the last one;
 5. level: SRG (mean) on `scenes` is at least .47 (image side).
 
-**default** of a side: also runs on every family of the side; costs at most 100 bare passes for 1
-prompt and at most 1,000 for 100 prompts. Of those that pass, the best mean rank over the columns
-and the three models. A cheaper one (for 1 prompt) is taken instead where its mean rank is worse by
-less than half a rank.
+**default** of a side: costs at most 100 bare passes for 1 prompt and at most 1,000 for 100 prompts.
+Of those that pass, the best mean rank over the columns and the three models. A cheaper one (for 1
+prompt) is taken instead where its mean rank is worse by less than half a rank.
 
 **fast** of a side: costs at most 2 bare passes for 1 prompt, and at most 3 for 100 prompts; the
-best mean rank, as above. It may refuse families. For a model that refuses it, the best one that
-passes the same gates and refuses none comes next. Where nothing keeps the price, `fast` stands for
-the default.
+best mean rank, as above. Where nothing keeps the price, `fast` stands for the default.
+
+Either may refuse families of models, because its mathematics does not apply to them. For a model
+that refuses it, the best one that refuses no family comes next, chosen in the same way.
 
 **If none passes**, gates are dropped one at a time, from the last to the second, until one does;
 the page names the gates that the chosen method does not pass. The certificate is never dropped. A
 gate that was not measured is passed, and the page says "not measured".
 
 Ranks are among the methods that are left for the name in question; equal values share a rank.
+
+One change was made later, still before any number of this study was looked at: the default, too,
+may refuse families. Token removal, which two methods rest on, is not defined for attention pools.
 """
 
 import argparse

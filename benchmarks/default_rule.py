@@ -38,12 +38,11 @@ def _named(
     side: str,
 ) -> dict[str, Any]:
     cheap = {name: row for name, row in rows.items() if affordable(row, purpose, side)}
-    everywhere = {name: row for name, row in cheap.items() if not refuses(row)}
-    first, dropped, ranks = _best(everywhere if purpose == "default" else cheap, gates, columns)
+    first, dropped, ranks = _best(cheap, gates, columns)
     names = [first] if first else []
-    if first and first not in everywhere:
-        # The same gates: what comes next may not be chosen by a softer rule.
-        then = _best(everywhere, gates, columns, dropped)[0]
+    if first and refuses(rows[first]):
+        everywhere = {name: row for name, row in cheap.items() if not refuses(row)}
+        then = _best(everywhere, gates, columns)[0]
         names += [then] if then else []
     return {
         "methods": names,
@@ -60,9 +59,8 @@ def _best(
     rows: Mapping[str, Row],
     gates: Mapping[str, Mapping[str, bool | None]],
     columns: Mapping[str, str],
-    dropped: tuple[str, ...] = (),
 ) -> tuple[str | None, tuple[str, ...], dict[str, float]]:
-    for last in range(len(GATES) - len(dropped), 0, -1):
+    for last in range(len(GATES), 0, -1):
         left = {
             name: row
             for name, row in rows.items()
