@@ -16,7 +16,10 @@ from heatproof.errors import InputError, UnknownName
 from heatproof.registry import NumberBounds, Option
 
 FILE = Path(__file__).with_name("index.json")
+STUDY = Path(__file__).with_name("method_study.json")
 ALL = "all"
+PURPOSES = ("default", "fast")
+"""Names that stand for methods, by side: the study in `method_study.json` chose them."""
 EXPERIMENTS = ("a", "b", "c", "d", "e")
 """The experiments of `heatproof reproduce`."""
 SCORES = ("cosine", "logit", "margin", "contrast:OTHER", "sigmoid-logit", "class-logit")
@@ -63,9 +66,26 @@ def metrics() -> dict[str, Listed]:
     return dict(_read()["metric"])
 
 
+@cache
+def study() -> dict[str, Any]:
+    """Return what `benchmarks/default.py` measured of the methods: quality, cost, and its choice.
+
+    `names` holds, by side and purpose, the methods in order: each for models that refuse those
+    before it.
+    """
+    return json.loads(STUDY.read_text("utf-8"))
+
+
+def meant(name: str, side: str) -> tuple[str, ...]:
+    """Return the methods that a name stands for on a side, in order: itself, unless a purpose."""
+    return tuple(study()["names"][side][name]) if name in PURPOSES else (name,)
+
+
 def check(kind: str, name: str, settings: Mapping[str, Any]) -> None:
     """Check a name and its options, and raise what `create` would raise for them."""
     known = _read()[kind]
+    if kind == "method" and name in PURPOSES and not settings:
+        return
     registry.check_name(kind, name, known)
     registry.read_settings(kind, name, known[name].options, settings)
 
@@ -110,11 +130,17 @@ def chosen_methods(names: str, settings: Mapping[str, str]) -> dict[str, dict[st
     if names == ALL:
         chosen = [name for name, listed in known.items() if "image" in listed.card["sides"]]
     if not chosen:
-        raise InputError(f"got no method; try attention-x-gradient, or {ALL}")
+        raise InputError(f"got no method; try {PURPOSES[0]}, {PURPOSES[1]} or {ALL}")
+    if settings:
+        # Options are one method's own: a purpose then means its first method, on either side.
+        chosen = [meant(name, "image")[0] for name in chosen]
     for name in chosen:
         check("method", name, settings if len(chosen) == 1 else {})
     # Each method takes the options that it has; an option that none has is an error.
-    own = {n: {k: v for k, v in settings.items() if k in known[n].options} for n in chosen}
+    own = {
+        n: {k: v for k, v in settings.items() if n not in PURPOSES and k in known[n].options}
+        for n in chosen
+    }
     for key in settings:
         if not any(key in taken for taken in own.values()):
             raise InputError(f"none of these methods has an option {key!r}; see heatproof methods")

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from heatproof.methods.base import Method
     from heatproof.models.model import Model
 
-DEFAULT_METHOD = "attention-x-gradient"
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainRequest:
@@ -28,7 +26,10 @@ class ExplainRequest:
 
     photo: Path
     prompts: tuple[str, ...]
-    methods: tuple["Method", ...]
+    methods: tuple["Method | str", ...]
+    """As objects, or a name that stands for a method on each side (`index.PURPOSES`)."""
+    words_method: "Method | str | None"
+    """Where it is another one."""
     words: bool
     referee: bool
     reading: "ReadingRequest"
@@ -90,8 +91,11 @@ def explain(
     ] = None,
     model: options.ModelSpec = options.DEFAULT_MODEL,
     method: Annotated[
-        str, typer.Option(help="See `heatproof methods`; several with commas, or `all`.")
-    ] = DEFAULT_METHOD,
+        str,
+        typer.Option(
+            help="default, fast, or a name of `heatproof methods`; several with commas, or `all`."
+        ),
+    ] = index.PURPOSES[0],
     settings: options.MethodOptions = None,
     score: Annotated[
         str | None,
@@ -131,6 +135,10 @@ def explain(
             help="Put each map's rank agreement with `banzhaf` into its certificate.",
         ),
     ] = False,
+    words_method: Annotated[
+        str | None,
+        typer.Option(help="Method for the words.", show_default="the same name as --method"),
+    ] = None,
     out: options.OutputFolder = Path("out"),
     device: options.Device = "cpu",
     image_size: Annotated[
@@ -196,6 +204,7 @@ def explain(
     certified = checking.certify_word("none" if no_certify else certify)
     checking.memory(memory)
     chosen = index.chosen_methods(method, terminal.parse_options(settings))
+    of_words = None if words_method is None else index.chosen_methods(words_method, {})
     index.check_score(score or "cosine")
     specs.check(model)
     with terminal.working("checking the input"):
@@ -216,7 +225,8 @@ def explain(
             photo=photo,
             prompts=texts,
             methods=_create(chosen),
-            words=words,
+            words=words or of_words is not None,
+            words_method=None if of_words is None else _create(of_words)[0],
             referee=referee,
             reading=_reading(classes, templates, top),
             options={
@@ -325,23 +335,29 @@ def _read(model: "Model", request: ExplainRequest) -> list[MethodResult]:
     return results
 
 
-def _create(chosen: dict[str, dict[str, str]]) -> tuple["Method", ...]:
-    """Create methods by name, each with its own options."""
+def _create(chosen: dict[str, dict[str, str]]) -> tuple["Method | str", ...]:
+    """Create methods by name, each with its own options; purposes stay names."""
     from heatproof import methods
 
-    return tuple(methods.create(name, **settings) for name, settings in chosen.items())
+    return tuple(
+        name if name in index.PURPOSES else methods.create(name, **settings)
+        for name, settings in chosen.items()
+    )
 
 
 def _explain_all(model: "Model", request: ExplainRequest) -> list[MethodResult]:
     """Explain by each method; of several, those that do not apply to this model are left out."""
+    from heatproof.methods import method_of
+
     results: list[MethodResult] = []
     errors: list[HeatproofError] = []
     count = len(request.methods)
     for number, method in enumerate(request.methods, 1):
-        name = method.card.name
+        card = method_of(method).card
+        name = card.name
         place = f" ({number} of {count})" if count > 1 else ""
         try:
-            with terminal.working(f"explaining with {name}{place}: {method.card.cost}"):
+            with terminal.working(f"explaining with {name}{place}: {card.cost}"):
                 results.append(_explain(model, request, method))
         except HeatproofError as error:
             if count == 1:
@@ -374,17 +390,20 @@ def _refereed(
     ]
 
 
-def _explain(model: "Model", request: ExplainRequest, method: "Method") -> MethodResult:
+def _explain(model: "Model", request: ExplainRequest, method: "Method | str") -> MethodResult:
     from heatproof.engine import api
+    from heatproof.methods import Method
 
     arguments = (model, request.photo, request.embedded or request.prompts)
     explanation = api.explain(*arguments, method=method, **request.options)
     # Of several methods, those without a text side explain the image alone; a single one is asked
     # all the same, so that its refusal is shown.
-    words = request.words and (len(request.methods) == 1 or "text" in method.card.sides)
+    of_words = request.words_method or method
+    both = not isinstance(of_words, Method) or "text" in of_words.card.sides
+    words = request.words and (len(request.methods) == 1 or both)
     return MethodResult(
         explanation,
-        api.explain_words(*arguments, method=method, **request.options) if words else None,
+        api.explain_words(*arguments, method=of_words, **request.options) if words else None,
     )
 
 

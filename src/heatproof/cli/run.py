@@ -63,7 +63,7 @@ def run(
     model: options.ModelSpec = options.DEFAULT_MODEL,
     method: Annotated[
         str, typer.Option(help="See `heatproof methods`; several with commas.")
-    ] = "attention-x-gradient",
+    ] = index.PURPOSES[0],
     settings: options.MethodOptions = None,
     score: Annotated[
         str | None,
@@ -181,7 +181,10 @@ def run(
         request = running.RunRequest(
             store=out,
             items=items,
-            methods=tuple((name, dict(own)) for name, own in chosen.items()),
+            # A store is of one method: what a purpose means now is written down.
+            methods=tuple(
+                (index.meant(name, "image")[0], dict(own)) for name, own in chosen.items()
+            ),
             prompts=PromptPlan(
                 shared=tuple(shared),
                 classes=tuple(template.replace("{}", name) for name in named),

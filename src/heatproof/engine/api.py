@@ -39,7 +39,7 @@ def explain(
     images: Images,
     prompts: PromptInput,
     *,
-    method: MethodInput = "attention-x-gradient",
+    method: MethodInput = None,
     score: str | scores.Score | None = None,
     image_size: ImageSize = None,
     certify: Certify = True,
@@ -58,6 +58,8 @@ def explain(
             class names or indices.
         method: a catalogue name, a method object with its options set, or any callable
             (PIL image, prompt) -> map, whose maps no certificate can vouch for (see `Foreign`).
+            "default" (or None) and "fast" stand for the methods that a study of quality and cost
+            chose; the explanation records the method itself.
         score: the score that the maps explain; by default the cosine, or a classifier's logit.
         image_size: (height, width), one number for both, "keep" (the images' own aspect ratio)
             or "native".
@@ -115,6 +117,8 @@ def jacobian(
         memory=memory, seed=seed, progress=progress,
     )  # fmt: skip
     run = Pipeline(model, options, "image")
+    # Another method than this one may not be linear.
+    run.others = ()
     if not is_linear(run.method):
         raise InputError(
             f"method {run.method.card.name} is not linear in the score's gradient with these "
@@ -149,7 +153,7 @@ def explain_words(
     images: Images,
     prompts: PromptInput,
     *,
-    method: str | Method = "attention-x-gradient",
+    method: str | Method | None = None,
     score: str | scores.Score | None = None,
     image_size: ImageSize = None,
     certify: Certify = True,

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from heatproof import checking, methods, scores, user_code
+from heatproof import checking, index, methods, scores, user_code
 from heatproof.certificate import HANDED_IN, NO_CHECK, Certificates
 from heatproof.engine import following, inputs
 from heatproof.engine.batches import ImageBatches, TowerBatches
@@ -24,7 +24,7 @@ from heatproof.engine.inputs import ImageInputs, ImageSize, PromptInput, Prompts
 from heatproof.engine.memory import BatchPlan, plan_batches
 from heatproof.engine.null_prompts import null_prompts
 from heatproof.engine.results import BatchResults, Measure, sample_of
-from heatproof.errors import InputError
+from heatproof.errors import InputError, ReadingError
 from heatproof.explanation import Explanation
 from heatproof.image_maps import Record
 from heatproof.methods.base import Method
@@ -34,7 +34,8 @@ from heatproof.tolerances import TOLERANCE
 
 Progress = Callable[[int, int], None]
 Certify = bool | Literal["full"]
-MethodInput = str | Method | Callable[[Any, str], Any]
+MethodInput = str | Method | Callable[[Any, str], Any] | None
+"""None is "default"; that and "fast" stand for methods that a study chose: see `index.meant`."""
 
 # Images together where the user sets no number. More of them leave a processor's caches: ViT-B/16
 # takes 120 ms per image with 4 or 8 together, 126 with 16, 143 with 32.
@@ -46,7 +47,7 @@ ON_DEVICE = 32
 class ExplainOptions:
     """How to explain: the keyword arguments that the four doors share (see `explain`)."""
 
-    method: MethodInput = "attention-x-gradient"
+    method: MethodInput = None
     score: str | scores.Score | None = None
     image_size: ImageSize = None
     certify: Certify = True
@@ -75,6 +76,12 @@ def default_batch_size(model: Model) -> int:
     return ON_PROCESSOR if model.device.type == "cpu" else ON_DEVICE
 
 
+def candidates(method: MethodInput, side: Side) -> list[MethodInput]:
+    """Return the methods that are meant, each for models that refuse those before it."""
+    name = index.PURPOSES[0] if method is None else method
+    return list(index.meant(name, side)) if isinstance(name, str) else [name]
+
+
 def resolve_method(
     model: Model, method: MethodInput, score: str | scores.Score | None, side: Side
 ) -> tuple[Method, scores.Score]:
@@ -84,7 +91,7 @@ def resolve_method(
         UnknownName: no method or score is called so. InputError: the method does not explain this
             side, or it is code that cannot be taken as a method.
     """
-    chosen = methods.method_of(method)
+    chosen = methods.method_of(candidates(method, side)[0])
     if chosen.foreign:  # code of the user's own, which may ask for the model
         chosen = user_code.method_of(chosen, model)
     if side not in chosen.card.sides:
@@ -103,24 +110,50 @@ class Pipeline:
     def __init__(self, model: Model, options: ExplainOptions, side: Side = "image") -> None:
         self.model, self.options = model, options
         self.side: Side = side
-        self.method, self.score = resolve_method(model, options.method, options.score, side)
-        self.factors = self.method.factors(side)
-        # Nothing is known of the pass behind code of the user's own.
-        self.certifies = bool(options.certify) and not self.method.foreign
+        first, *others = candidates(options.method, side)
+        # Tuples: `asking` copies the run, and copies must not share what they use up.
+        self.others = tuple(others)
+        self.refused: tuple[str, ...] = ()
+        self._use(first)
         self.full = options.certify == "full"
         self.batch_size = options.batch_size or default_batch_size(model)
         self.plan: BatchPlan | None = None
+
+    def _use(self, method: MethodInput) -> None:
+        self.method, self.score = resolve_method(self.model, method, self.options.score, self.side)
+        self.factors = self.method.factors(self.side)
+        # Nothing is known of the pass behind code of the user's own.
+        self.certifies = bool(self.options.certify) and not self.method.foreign
 
     def attribute(
         self, batches: TowerBatches, progress: Progress | None, measure: Measure | None = None
     ) -> BatchResults:
         """Run all batches through the model and the method.
 
+        Where the method is one of several that a purpose stands for, and refuses the model, the
+        next one is used from then on.
+
         measure: measures how maps follow their prompts.
 
         Raises:
             ReadingError: the model cannot be read. InputError: the memory is too small for one.
         """
+        try:
+            results = self._attribute(batches, progress, measure)
+        except ReadingError as error:
+            if not self.others:
+                raise
+            self.refused += (f"{self.method.card.name} does not apply to this model: {error}",)
+            self._use(self.others[0])
+            self.others = self.others[1:]
+            self.plan = None
+            return self.attribute(batches, progress, measure)
+        self.others = ()
+        return results
+
+    def _attribute(
+        self, batches: TowerBatches, progress: Progress | None, measure: Measure | None
+    ) -> BatchResults:
         layers = batches.model.attention_layers(self.side, batches.input_size)
         if isinstance(batches, ImageBatches):
             batches.check_keys(layers[-1].keys)
@@ -226,7 +259,7 @@ class Pipeline:
             score=self.score.name,
             prompts=prompts.labels,
             seed=self.options.seed,
-            notices=(*self.model.notices, *shown.notices, *prompts.notices),
+            notices=(*self.model.notices, *shown.notices, *prompts.notices, *self.refused),
             image_size="x".join(map(str, size))
             if isinstance(size, tuple)
             else str(size or "native"),

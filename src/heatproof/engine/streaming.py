@@ -39,7 +39,7 @@ def explain_each(
     pictures: Picture | Iterable[Picture],
     prompts: PromptInput,
     *,
-    method: MethodInput = "attention-x-gradient",
+    method: MethodInput = None,
     score: str | scores.Score | None = None,
     image_size: ImageSize = None,
     certify: Certify = True,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from heatproof import checking
+from heatproof import checking, index
 from heatproof.errors import HeatproofError, InputError, UserCodeError
 from heatproof.methods.base import (
     Factors,
@@ -25,6 +25,8 @@ from heatproof.methods.registry import create
 def method_of(value: object, **settings: Any) -> Method:
     """Return a method as it is, by its name in the catalogue, or user code as a `Foreign`.
 
+    "default" and "fast" mean their first method on the image side.
+
     `heatproof.user_code` makes a `Foreign` of code for a model.
 
     Raises:
@@ -34,7 +36,7 @@ def method_of(value: object, **settings: Any) -> Method:
     if isinstance(value, str):
         if "," in value:
             raise InputError(f"got the method {checking.shown(value)}{one}")
-        return create(value, **settings)
+        return create(index.meant(value, "image")[0], **settings)
     if isinstance(value, Method):
         return value
     if isinstance(value, list | tuple | set | frozenset | dict):

@@ -82,6 +82,8 @@ def replay_command(maps: ImageMaps, words: ImageWords | None) -> str | None:
     parts += [] if record.image_size == "native" else ["--image-size", record.image_size]
     parts += [*record.options, *(["--words"] if words else [])]
     parts += ["--referee"] if maps.certificate.check(AGREEMENT) else []
+    if words and words.record.method != record.method:
+        parts += ["--words-method", words.record.method]
     parts += [] if maps.certificate.checks else ["--no-certify"]
     return shlex.join(parts)
 
