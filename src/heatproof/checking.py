@@ -72,12 +72,15 @@ def whole(name: str, value: object, *, least: int = -LARGEST, most: int = LARGES
     return number
 
 
-def number(name: str, value: object, *, least: float) -> float:
-    """Check a finite number of at least `least`; return a float."""
+def number(name: str, value: object, *, least: float, most: float = math.inf) -> float:
+    """Check a finite number of at least `least` and at most `most`; return a float."""
+    expected = f"a number of at least {least:g}" + (
+        f", at most {most:g}" if most < math.inf else ""
+    )
     if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
-        raise _refused(name, value, f"a number of at least {least:g}")
-    if value < least:
-        raise _refused(name, value, f"a number of at least {least:g}")
+        raise _refused(name, value, expected)
+    if not least <= value <= most:
+        raise _refused(name, value, expected)
     return float(value)
 
 

@@ -1,10 +1,12 @@
 """`python -m heatproof.demo FOLDER`: explain a rendered scene with the embedded model.
 
-One prompt is in the scene, one is not, and one is nonsense. Their maps and a random control are
-shown side by side on one scale.
+One prompt is in the scene, one is not, and one is nonsense. The first scores highest. Beneath the
+maps of the default method stand those of Grad-ECLIP as published, whose certificate fails, and
+noise as a control.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,12 @@ from heatproof.data.scenes import render, sample
 from heatproof.errors import HeatproofError
 from heatproof.explanation import Explanation
 from heatproof.pages.folder import check_folder
-from heatproof.plots.contact_sheet import Panel
+from heatproof.plots.contact_sheet import Panel, sheet, sheet_row
 
 SEED = (1 << 60) + 7  # a blue moon and a red circle, in a range that training never draws from
 PIXELS = 512
+BESIDE = ("grad-eclip", "random")
+"""Methods shown beneath the default."""
 PRESENT, ABSENT, NONSENSE = "a red circle", "a yellow heart", "xqvz kjwprt"
 
 
@@ -34,8 +38,10 @@ def main(folder: Path) -> int:
     prompts = (PRESENT, ABSENT, NONSENSE)
     explanation = heatproof.explain(model, image, prompts)
     words = heatproof.explain_words(model, image, prompts)
-    noise = heatproof.explain(model, image, prompts[:1], method="random", certify=False)
-    report = explanation.save(folder, words=words, controls=[control(explanation, noise)])
+    others = [heatproof.explain(model, image, prompts, method=name) for name in BESIDE]
+    report = explanation.save(folder, words=words, controls=[control(explanation, others[-1])])
+    compared = comparison([explanation, *others])
+    compared.save(folder / "comparison.png")
     certificate = explanation.certificate
     for number, (prompt, place) in enumerate(
         zip(prompts, ("in the scene", "not in the scene", "nonsense"), strict=True)
@@ -44,7 +50,9 @@ def main(folder: Path) -> int:
     _say(f"certificate: {certificate.kind}. {certificate.sentence}")
     for light in certificate.lights:
         _say(f"  {light.name}: {light.state} · {light.evidence}")
-    _say(f"side by side: {folder / 'strip.png'}")
+    for prompt, row in zip(prompts, words.words[0], strict=True):
+        _say(f"words: {' '.join(f'{word.text} {word.value:+.3f}' for word in row)}  ({prompt})")
+    _say(f"beside other methods: {folder / 'comparison.png'}")
     _say(f"report: {report}")
     outcome = worst([certificate.holds, words.certificate.holds])
     return {True: 0, False: 1, None: 3}[outcome]
@@ -54,6 +62,12 @@ def scene() -> Image.Image:
     """Render the scene, larger than the model sees it."""
     pixels, _ = render(sample(torch.tensor([SEED])), pixels=PIXELS)
     return Image.fromarray(pixels[0].permute(1, 2, 0).numpy())
+
+
+def comparison(explanations: Sequence[Explanation]) -> Image.Image:
+    """Draw the scene and each method's maps, row below row, each with its own scale and lights."""
+    rows = [explanation.for_image() for explanation in explanations]
+    return sheet(rows[0].photo, rows[0].view, [sheet_row(maps) for maps in rows])
 
 
 def control(explanation: Explanation, noise: Explanation) -> Panel:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from heatproof import checking
 from heatproof.certificate import Certificate, Certificates
+from heatproof.display import GREY, STRENGTH, Display
 from heatproof.errors import InputError, UnknownName
 from heatproof.image_maps import ImageMaps, ImageWords, Reading, Record, Word
 from heatproof.images import Photo
@@ -49,10 +50,22 @@ class Explanation:
     errors: Float[Tensor, "image prompt row col"] | None = None
     readings: tuple[tuple[Reading, ...], ...] = ()
 
-    def overlay(self, image: int = 0, prompt: int | str = 0) -> Image.Image:
-        """Draw the map on the original photo, on the scale shared by all prompts of the image."""
+    def overlay(
+        self,
+        image: int = 0,
+        prompt: int | str = 0,
+        *,
+        background: str = "gray",
+        alpha: float = STRENGTH,
+    ) -> Image.Image:
+        """Draw the map on the original photo, on the scale shared by all prompts of the image.
+
+        Args:
+            background: the photo in "gray", so that all colour is the map's, or in "color".
+            alpha: opacity of the map at the end of its scale.
+        """
         image = checking.index("image", image, len(self.maps))
-        return overlay(self.for_image(image), self.index(prompt))
+        return overlay(self.for_image(image, Display(background, alpha)), self.index(prompt))
 
     def certificate_of(self, image: int = 0, prompt: int | str = 0) -> Certificate:
         """Return the certificate of one image and one prompt; `.figures` has it as a flat row.
@@ -83,11 +96,14 @@ class Explanation:
         *,
         words: "WordExplanation | None" = None,
         controls: Sequence[Panel] = (),
+        background: str = "gray",
+        alpha: float = STRENGTH,
     ) -> Path:
         """Write all files into `folder`, and return the path of the report.
 
         Several images get a sub-folder each. `words` are shown on the same page. `controls` are
         maps that were not asked for, drawn beside those of a single image on their scale.
+        `background` and `alpha` are those of `overlay`.
 
         Raises:
             InputError: the folder cannot be written to; then nothing is left half written. Or
@@ -98,15 +114,15 @@ class Explanation:
         panels = checking.several("controls", controls, "a list of panels")
         if not all(isinstance(panel, Panel) for panel in panels):
             raise InputError(f"got controls={checking.shown(controls)}, expected a list of panels")
-        numbers = range(len(self.maps))
+        numbers, display = range(len(self.maps)), Display(background, alpha)
         return bundle.save(
-            [self.for_image(number) for number in numbers],
+            [self.for_image(number, display) for number in numbers],
             None if words is None else [words.for_image(number) for number in numbers],
             checking.path("folder", folder),
             panels,
         )
 
-    def for_image(self, image: int = 0) -> ImageMaps:
+    def for_image(self, image: int = 0, display: Display = GREY) -> ImageMaps:
         """Return one image's part: what plots and pages take.
 
         Where a tensor came in, a blank image that was seen whole stands for its photo.
@@ -130,6 +146,7 @@ class Explanation:
             certificates=self.certificates.rows(image) if self.certificates else (),
             errors=None if self.errors is None else self.errors[image],
             readings=self.readings[image] if self.readings else (),
+            display=display,
         )
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from heatproof.certificate import Certificate
+from heatproof.display import GREY, Display
 from heatproof.images import Photo
 from heatproof.models.geometry import PhotoView
 
@@ -92,6 +93,7 @@ class ImageMaps:
     certificate: Certificate
     record: Record
     certificates: tuple[Certificate, ...] = ()
+    display: Display = GREY
     errors: Float[Tensor, "prompt row col"] | None = None
     readings: tuple[Reading, ...] = ()
 

@@ -13,6 +13,7 @@ import typer
 
 from by_hand_explanations import scene
 from command_line import SOURCES, one_line, shell
+from heatproof import index
 from heatproof.cli import main
 
 COMMANDS = ("explain", "methods", "models", "audit", "prove", "benchmark", "reproduce")
@@ -59,11 +60,15 @@ def test_nothing_at_all_shows_the_help(run):
 def test_catalogues_are_listed(run):
     code, out, _ = run("methods")
     assert code == 0
-    assert "attention-x-gradient" in out
-    assert "--set heads=one|model" in out
+    listed = [found[1] for line in out.splitlines() if (found := re.match(r"  (\S+) ", line))]
+    assert sorted(listed) == sorted(index.methods())  # each in one group
     code, out, _ = run("methods", "grad-eclip")
     assert code == 0
     assert "source:" in out
+    assert "heads=one|model" in out
+    code, out, _ = run("methods", "fast")
+    assert code == 0
+    assert index.meant("fast", "text")[0] in out
     code, out, _ = run("models")
     assert code == 0
     assert "open_clip:NAME/PRETRAINED" in out

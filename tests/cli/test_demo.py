@@ -19,6 +19,7 @@ def test_scene_shows_the_present_and_not_the_absent():
     names = {f"a {thing.colour} {thing.shape}" for thing in objects}
     assert demo.PRESENT in names
     assert demo.ABSENT not in names
+    assert demo.NONSENSE.split()[0] not in " ".join(names)
     assert demo.scene().size == (demo.PIXELS, demo.PIXELS)
 
 
@@ -33,10 +34,21 @@ def test_demo_explains_three_prompts_beside_a_control(folder):
     stored = json.loads((folder / "explanation.json").read_text())
     assert stored["prompts"] == [demo.PRESENT, demo.ABSENT, demo.NONSENSE]
     assert stored["certificate"]["holds"] is True
+    present, absent, nonsense = stored["scores"]
+    assert present > max(absent, nonsense) + 0.1
     assert "rendered scenes only" in " ".join(stored["notices"])
     assert "random control" in (folder / "report.html").read_text()
     with Image.open(folder / "strip.png") as strip:
         assert strip.width > 5 * 300
+    with Image.open(folder / "comparison.png") as compared:
+        assert compared.height > 3 * 300  # the default, Grad-ECLIP and a control
+
+
+def test_no_article_is_the_strongest_word_of_the_demo(folder):
+    """Break: a default for words that puts the place in the sentence first."""
+    prompt = json.loads((folder / "explanation.json").read_text())["words"]["prompts"][0]
+    values = {word["text"]: word["value"] for word in prompt["words"]}
+    assert values["a"] < min(values["red"], values["circle"])
 
 
 def test_maps_of_the_demo_are_as_they_came(folder):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from by_hand_explanations import FAILS, HOLDS, bump, explanation, scene
 from heatproof.certificate import Certificate
+from heatproof.errors import InputError
 from heatproof.images import Photo
 from heatproof.models.geometry import PhotoView, Preprocess
 from heatproof.plots import colour, lights
@@ -157,6 +158,35 @@ def test_interpolation_is_torchs_bilinear():
     )
     theirs = torch.nn.functional.interpolate(values[None, None], (500, 700), mode="bilinear")[0, 0]
     assert np.abs(placed - theirs.numpy()).max() < 1e-4
+
+
+# Over the photo's own colours
+
+
+def test_over_a_coloured_photo_what_the_map_leaves_alone_is_the_photos():
+    """Break: paint the photo in grey, or lose its exact colours at value 0."""
+    photo = scene(700, 700)
+    made = explanation(hot(7, 7, 3, 3), ["x"], photo=photo)
+
+    def drawn(**display):
+        return np.asarray(made.overlay(0, 0, **display))[:700, :700].astype(int)
+
+    coloured, far, middle = drawn(background="color"), np.s_[:100, :100], np.s_[340:360, 340:360]
+    pixels = np.asarray(photo.convert("RGB")).astype(int)
+    assert (coloured[far] == pixels[far]).all()
+    assert (drawn()[far] != pixels[far]).any()
+    weak = drawn(background="color", alpha=0.1)
+    changes = [np.abs(own[middle] - pixels[middle]).mean() for own in (weak, coloured)]
+    assert 0 < 3 * changes[0] < changes[1]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"background": "grey"}, {"alpha": 0.0}, {"alpha": 1.5}, {"alpha": "1"}]
+)
+def test_a_display_that_shows_no_map_is_refused(wrong):
+    """Break: draw with any opacity."""
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        explanation(hot(7, 7, 3, 3), ["x"]).overlay(0, 0, **wrong)
 
 
 # The unseen

@@ -1,7 +1,7 @@
 """`heatproof explain PHOTO PROMPT ...`. Input is checked before torch is imported."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ from heatproof import checking, index, specs
 from heatproof.certificate import AGREEMENT, Certificate, worst, worst_kind
 from heatproof.cli import options, terminal
 from heatproof.cli.explain_many import ManyRequest, explain_many, photos_of
+from heatproof.display import STRENGTH, Display
 from heatproof.errors import HeatproofError, InputError
 
 if TYPE_CHECKING:
@@ -169,6 +170,12 @@ def explain(
             "--no-certify", help="Same as --certify none: faster, but the exit code is then 3."
         ),
     ] = False,
+    background: Annotated[
+        str, typer.Option(metavar="gray|color", help="The photo under the maps.")
+    ] = "gray",
+    alpha: Annotated[
+        float, typer.Option(help="Opacity of a map at the end of its scale, up to 1.")
+    ] = STRENGTH,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -203,6 +210,7 @@ def explain(
     size = checking.image_size(image_size)
     certified = checking.certify_word("none" if no_certify else certify)
     checking.memory(memory)
+    display = Display(background, alpha)
     chosen = index.chosen_methods(method, terminal.parse_options(settings))
     of_words = None if words_method is None else index.chosen_methods(words_method, {})
     index.check_score(score or "cosine")
@@ -250,13 +258,14 @@ def explain(
                 method=request.methods[0],
                 out=out,
                 options=request.options,
+                display=display,
             ),
         )
         _exit(outcome, allow_uncertified)
         return
     results = _read(loaded, request) if request.reading.asked else _explain_all(loaded, request)
     with terminal.working("drawing"):
-        report = _save(results, out)
+        report = _save(results, out, display)
     _summarise(results, request, report)
     _exit(_worst(results), allow_uncertified)
 
@@ -407,20 +416,20 @@ def _explain(model: "Model", request: ExplainRequest, method: "Method | str") ->
     )
 
 
-def _save(results: list[MethodResult], out: Path) -> Path:
+def _save(results: list[MethodResult], out: Path, display: Display) -> Path:
     """Write one method's files into `out`; of several, a folder per method and a contact sheet."""
     from heatproof.pages import bundle
     from heatproof.plots.contact_sheet import sheet, sheet_row
 
     if len(results) == 1:
-        return results[0].explanation.save(out, words=results[0].words)
+        return results[0].explanation.save(out, words=results[0].words, **asdict(display))
     # Every method has files of the same names, hence a folder each.
     rows: list[tuple[str, str, str]] = []
     for result in results:
-        result.explanation.save(out / result.method, words=result.words)
+        result.explanation.save(out / result.method, words=result.words, **asdict(display))
         kind = worst_kind([certificate.kind for _, certificate in result.certificates])
         rows.append((result.method, f"{result.method}/report.html", kind))
-    images = [result.explanation.for_image() for result in results]
+    images = [result.explanation.for_image(0, display) for result in results]
     photo, view = images[0].photo, images[0].view
     title = f"{Path(photo.source).name}: {len(results)} methods"
     drawing = sheet(photo, view, [sheet_row(maps) for maps in images])

@@ -10,6 +10,7 @@ import typer
 from heatproof import checking
 from heatproof.certificate import worst
 from heatproof.cli import terminal
+from heatproof.display import Display
 from heatproof.errors import ImageError, InputError
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ class ManyRequest:
 
     photos: tuple[Path, ...]
     prompts: tuple[str, ...]
-    method: "Method"
+    method: "Method | str"
     out: Path
+    display: Display
     options: dict[str, Any]
 
 
@@ -74,7 +76,7 @@ def explain_many(model: "Model", request: ManyRequest) -> bool | None:
             faulty=faulty.append, **request.options,
         ):  # fmt: skip
             for image in range(len(explanation.maps)):
-                maps = explanation.for_image(image)
+                maps = explanation.for_image(image, request.display)
                 name = f"{len(reports):04d}-{bundle.stem(maps.photo.source)}"
                 bundle.save([maps], None, request.out / name)
                 reports.append((maps.photo.source, f"{name}/report.html", maps.certificate.kind))

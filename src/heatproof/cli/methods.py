@@ -29,7 +29,7 @@ def methods(
         str | None, typer.Argument(metavar="NAME", help="Show this method in full.")
     ] = None,
 ) -> None:
-    """List all methods by purpose, with their certificate, quality and cost.
+    """List all methods by purpose and cost.
 
     Example: heatproof methods grad-eclip
     """

@@ -332,9 +332,9 @@ class ExplainRun(Pipeline):
         """Return what measures how maps follow their prompts; None without a certificate."""
         if not self.certifies:
             return None
-        known = following.declared(self.prompts, self.factors, "image")
 
         def measure(values: Tensor) -> Tracking:
+            known = following.declared(self.prompts, self.factors, "image")
             maps = batches.layout.grid(values).flatten(2)
             return following.measured(
                 known, maps, self.prompts, self.nulls, self.score, self.why_no_nulls

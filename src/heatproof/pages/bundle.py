@@ -110,6 +110,7 @@ def as_json(maps: ImageMaps, words: ImageWords | None) -> dict[str, Any]:
             "legend": dict(zip(("negative", "positive"), legend(record.signs), strict=True)),
             "interpolation": "bilinear, from the centres of the patches",
             "colours": colour.NAME,
+            **asdict(maps.display),
         },
         "replay": explanation_page.replay_command(maps, words),
     }

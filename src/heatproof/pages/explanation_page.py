@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from PIL import Image
 
 from heatproof import index
 from heatproof.certificate import AGREEMENT
+from heatproof.display import STRENGTH, Display
 from heatproof.image_maps import NO_PROMPT, NOTICED, ImageMaps, ImageWords, Record
 from heatproof.pages import render
 from heatproof.plots import colour
@@ -51,7 +52,7 @@ def page(
         "certificate": maps.certificate,
         "notices": maps.notices,
         "panels": _drawings(maps, row.panels, row.scale),
-        "bar": _scale_bar(row.scale, row.signs),
+        "bar": _scale_bar(row.scale, row.signs, strength=maps.display.alpha),
         "scores": _scores(maps),
         "method": _method(record),
         "replay": replay or replay_command(maps, words),
@@ -84,6 +85,9 @@ def replay_command(maps: ImageMaps, words: ImageWords | None) -> str | None:
     parts += ["--referee"] if maps.certificate.check(AGREEMENT) else []
     if words and words.record.method != record.method:
         parts += ["--words-method", words.record.method]
+    for option, default in asdict(Display()).items():
+        own = getattr(maps.display, option)
+        parts += [] if own == default else [f"--{option}", str(own)]
     parts += [] if maps.certificate.checks else ["--no-certify"]
     return shlex.join(parts)
 
@@ -96,7 +100,7 @@ def _drawings(maps: ImageMaps, panels: Sequence[Panel], scale: float) -> list[Dr
     remark = "; ".join(_photo_remarks(maps, viewport))
     drawings = [Drawing(draw_photo(photo, view, viewport), INPUT, remark)]
     for number, panel in enumerate(panels):
-        image = draw(photo, view, panel.values, scale, viewport, panel.unsure)
+        image = draw(photo, view, panel.values, scale, viewport, panel.unsure, maps.display)
         certified = number < len(maps.record.prompts)
         drawings.append(Drawing(image, panel.title, panel.remark, certified))
     return drawings
@@ -111,10 +115,12 @@ def _photo_remarks(maps: ImageMaps, viewport: Viewport) -> list[str]:
     return remarks if whole == maps.photo.image.size else remarks + viewport.remarks(maps.photo)[:1]
 
 
-def _scale_bar(scale: float, signs: Signs, on_white: bool = False) -> dict[str, Any]:
+def _scale_bar(
+    scale: float, signs: Signs, on_white: bool = False, strength: float = STRENGTH
+) -> dict[str, Any]:
     low, high = legend(signs)
     return {
-        "image": colour.bar(512, 16, on_white),
+        "image": colour.bar(512, 16, on_white, strength),
         "low": f"{format_value(-scale, scale)} {low}",
         "high": f"{high} {format_value(scale, scale)}",
     }

@@ -13,12 +13,13 @@ OKLab: Ottosson, "A perceptual color space for image processing", 2020.
 from functools import cache
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int16, UInt8
 from PIL import Image
+
+from heatproof.display import GREY, STRENGTH, Display
 
 LIGHTNESS, CHROMA = 0.62, 0.18
 RAISES_HUE, LOWERS_HUE = 40.0, 255.0  # degrees in OKLab's a, b plane
-STRENGTH = 0.85  # of the colour at the end of the scale: the photo shows through it
 DARKEST, LIGHTEST = 0.50, 0.97  # OKLab lightness of the photo's black and white
 STEPS = 255  # of each sign
 
@@ -58,12 +59,12 @@ def srgb_of(linear: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 
 
 
 @cache
-def table() -> UInt8[np.ndarray, "shade value 3"]:
+def table(strength: float = STRENGTH) -> UInt8[np.ndarray, "shade value 3"]:
     """Return the colour of each value (-STEPS..STEPS) over each grey (0..255) of the photo."""
     grey = oklab(np.repeat(np.arange(256)[:, None] / 255, 3, axis=1))
     base = np.zeros((256, 1, 3))
     base[:, 0, 0] = DARKEST + (LIGHTEST - DARKEST) * grey[:, 0]
-    return _blended(base)
+    return _blended(base, strength)
 
 
 @cache
@@ -72,11 +73,13 @@ def table_on_white() -> UInt8[np.ndarray, "value 3"]:
     return _blended(np.array([[[1.0, 0.0, 0.0]]]))[0]
 
 
-def _blended(base: Float[np.ndarray, "shade 1 3"]) -> UInt8[np.ndarray, "shade value 3"]:
+def _blended(
+    base: Float[np.ndarray, "shade 1 3"], strength: float = STRENGTH
+) -> UInt8[np.ndarray, "shade value 3"]:
     values = np.arange(-STEPS, STEPS + 1) / STEPS
     ends = np.where(values[:, None] < 0, _end(LOWERS_HUE), _end(RAISES_HUE))
     # Straight and evenly paced in OKLab: the same difference of values looks the same everywhere.
-    share = STRENGTH * np.abs(values)[:, None]
+    share = strength * np.abs(values)[:, None]
     mixed = (1 - share) * base + share * ends
     return np.rint(srgb(mixed) * 255).astype(np.uint8)
 
@@ -96,11 +99,30 @@ def steps(values: Float[np.ndarray, "*batch"], scale: float) -> np.ndarray:
 
 
 def paint(
-    photo: Image.Image, values: Float[np.ndarray, "height width"], scale: float
+    photo: Image.Image,
+    values: Float[np.ndarray, "height width"],
+    scale: float,
+    display: Display = GREY,
 ) -> Image.Image:
-    """Paint `values`, one per pixel, over the grey photo, on a scale from -`scale` to `scale`."""
-    shades = np.asarray(photo.convert("L"))
-    return Image.fromarray(table()[shades, steps(values, scale)])
+    """Paint `values`, one per pixel, over the photo, on a scale from -`scale` to `scale`."""
+    at = steps(values, scale)
+    if display.background == "gray":
+        return Image.fromarray(table(display.alpha)[np.asarray(photo.convert("L")), at])
+    # Row by row: a large photo in OKLab takes many times the memory of its pixels.
+    rows = zip(np.asarray(photo.convert("RGB")), at, strict=True)
+    return Image.fromarray(np.stack([_over_colour(row, own, display.alpha) for row, own in rows]))
+
+
+def _over_colour(
+    pixels: UInt8[np.ndarray, "width 3"], at: Int16[np.ndarray, " width"], strength: float
+) -> UInt8[np.ndarray, "width 3"]:
+    """Return the photo's own colours, blended towards the end of the scale as over grey."""
+    values = (at[:, None] - STEPS) / STEPS
+    share = strength * np.abs(values)
+    ends = np.where(values < 0, _end(LOWERS_HUE), _end(RAISES_HUE))
+    mixed = srgb((1 - share) * oklab(pixels / 255) + share * ends)
+    # What the map leaves alone stays the photo's, to the bit.
+    return np.where(share == 0, pixels, np.rint(mixed * 255)).astype(np.uint8)
 
 
 def css(value: float, scale: float) -> str:
@@ -109,10 +131,10 @@ def css(value: float, scale: float) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def bar(width: int, height: int, on_white: bool = False) -> Image.Image:
+def bar(width: int, height: int, on_white: bool = False, strength: float = STRENGTH) -> Image.Image:
     """Draw the scale from its negative to its positive end: over every grey, or over white."""
     shades = np.rint(np.linspace(255, 0, height)).astype(np.uint8)
     values = np.rint(np.linspace(0, 2 * STEPS, width)).astype(np.int16)
     if on_white:
         return Image.fromarray(np.tile(table_on_white()[values], (height, 1, 1)))
-    return Image.fromarray(table()[shades[:, None], values[None, :]])
+    return Image.fromarray(table(strength)[shades[:, None], values[None, :]])

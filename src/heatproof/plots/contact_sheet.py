@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from heatproof.certificate import Certificate
+from heatproof.display import GREY, Display
 from heatproof.image_maps import NO_PROMPT, NOTICED, ImageMaps
 from heatproof.images import Photo
 from heatproof.models.geometry import PhotoView
@@ -55,6 +56,7 @@ class SheetRow:
     scale: float
     certificate: Certificate
     signs: Signs
+    display: Display = GREY
 
 
 def sheet_row(maps: ImageMaps, controls: Sequence[Panel] = ()) -> SheetRow:
@@ -73,7 +75,8 @@ def sheet_row(maps: ImageMaps, controls: Sequence[Panel] = ()) -> SheetRow:
     )
     # A control that is louder than every map sets the scale: else it would look as weak as they.
     scale = max([maps.scale, *(float(np.abs(panel.values).max()) for panel in controls)])
-    return SheetRow(record.method, (*panels, *controls), scale, maps.certificate, record.signs)
+    shown = (*panels, *controls)
+    return SheetRow(record.method, shown, scale, maps.certificate, record.signs, maps.display)
 
 
 def strip(maps: ImageMaps, controls: Sequence[Panel] = ()) -> Image.Image:
@@ -115,7 +118,8 @@ def _draw_row(
     image = Image.new("RGB", (width, under + lights.height + GAP + band_height), PAPER)
     drawings = [draw_photo(photo, view, viewport)]
     drawings += [
-        draw(photo, view, panel.values, row.scale, viewport, panel.unsure) for panel in row.panels
+        draw(photo, view, panel.values, row.scale, viewport, panel.unsure, row.display)
+        for panel in row.panels
     ]
     cropped = f"{view.unseen:.0%} unseen (hatched)" if view.unseen >= NOTICED else "nothing cropped"
     remarks = [cropped, *(panel.remark for panel in row.panels)]
@@ -142,4 +146,4 @@ def _draw_footer(image: Image.Image, y: int, row: SheetRow) -> None:
     write(image, (GAP, y + 18), headline, SIZE, KIND_COLOURS[kind])
     widest = max(SIDE * 2 // 3, *(round(text_width(text, SIZE)) for text in (name, headline)))
     box = (GAP + widest + GAP, y, image.width - GAP, y + SIZE - 2)
-    draw_scale(image, box, row.scale, SIZE, row.signs)
+    draw_scale(image, box, row.scale, SIZE, row.signs, strength=row.display.alpha)

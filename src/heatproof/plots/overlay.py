@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 
 from heatproof.certificate import Certificate
+from heatproof.display import GREY, STRENGTH, Display
 from heatproof.image_maps import NO_PROMPT, ImageMaps
 from heatproof.images import Photo
 from heatproof.models.geometry import PhotoView
@@ -84,7 +85,15 @@ def overlay(maps: ImageMaps, prompt: int = 0) -> Image.Image:
     viewport = viewport_of(maps.photo, maps.view)
     text = maps.record.prompts[prompt]
     return add_caption(
-        draw(maps.photo, maps.view, maps.values(prompt), maps.scale, viewport, maps.unsure(prompt)),
+        draw(
+            maps.photo,
+            maps.view,
+            maps.values(prompt),
+            maps.scale,
+            viewport,
+            maps.unsure(prompt),
+            maps.display,
+        ),
         prompt=text,
         score=" · ".join(
             [
@@ -97,6 +106,7 @@ def overlay(maps: ImageMaps, prompt: int = 0) -> Image.Image:
         scale=maps.scale,
         certificate=maps.certificate_of(prompt),
         signs=maps.record.signs,
+        strength=maps.display.alpha,
     )
 
 
@@ -145,8 +155,9 @@ def draw(
     scale: float,
     viewport: Viewport,
     unsure: Bool[np.ndarray, "row col"] | None = None,
+    display: Display = GREY,
 ) -> Image.Image:
-    """Draw the photo in grey and the map in colour; hatched where the model did not see it.
+    """Draw the map over the photo; hatched where the model did not see it.
 
     unsure: patches whose sign is not established, which get thin lines.
     """
@@ -154,7 +165,7 @@ def draw(
     # Smoothing an image of a few pixels would hide that it has only a few.
     filter = Image.Resampling.NEAREST if viewport.zoom >= 4 else Image.Resampling.LANCZOS
     part = part.resize((viewport.width, viewport.height), filter)
-    painted = colour.paint(part, interpolate(view, values, viewport), scale)
+    painted = colour.paint(part, interpolate(view, values, viewport), scale, display)
     if unsure is not None:
         painted = hatch_unsure(painted, view, unsure, viewport)
     return hatch_unseen(painted, part, seen_mask(view, viewport))
@@ -262,6 +273,7 @@ def add_caption(
     scale: float,
     certificate: Certificate,
     signs: Signs,
+    strength: float = STRENGTH,
 ) -> Image.Image:
     """Put a drawing top left, in its own size, above what must be read with it."""
     size = min(max(13, max(drawing.size) // 44), 64)
@@ -281,7 +293,7 @@ def add_caption(
         y += round(1.65 * size)
     write(sheet, (gap, y), shorten(one_line(score), size, width - 2 * gap), size, FAINT)
     y += round(1.9 * size)
-    draw_scale(sheet, (gap, y, width - gap, y + size), scale, size, signs)
+    draw_scale(sheet, (gap, y, width - gap, y + size), scale, size, signs, strength=strength)
     y += round(3.1 * size)
     lights.draw(sheet, gap, y)
     if lines:
@@ -297,10 +309,11 @@ def draw_scale(
     size: int,
     signs: Signs,
     on_white: bool = False,
+    strength: float = STRENGTH,
 ) -> None:
     """Draw the colour bar in `box`; beneath it its ends, zero, and what the signs mean."""
     left, top, right, bottom = box
-    sheet.paste(colour.bar(right - left, bottom - top, on_white), (left, top))
+    sheet.paste(colour.bar(right - left, bottom - top, on_white, strength), (left, top))
     y = bottom + size // 3
     if scale <= 0:
         write(sheet, ((left + right) / 2, y), "all values are zero", size, FAINT, "ma")
