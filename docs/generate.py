@@ -379,6 +379,62 @@ def _series(rows: dict[str, Any], part: str) -> dict[str, list[tuple[int, dict[s
     }
 
 
+MARKS = {
+    "equal": "=",
+    "equal under a switch": "s",
+    "same up to a factor": "~",
+    "refuted": "·",
+    "not comparable": "?",
+}
+"""What stands for each relation in the matrix."""
+
+
+def equal_methods() -> dict[str, Any]:
+    """Return the values of equal_methods.md."""
+    measured = results("equal_methods")
+    pairs = measured["pairs"]
+    relation = {frozenset(pair["names"]): pair["relation"] for pair in pairs}
+    names = sorted({name for pair in pairs for name in pair["names"]})
+    matrix = [
+        [f"{n} `{one}`", *(MARKS[relation[frozenset((one, other))]] if one != other else ""
+                           for other in names)]
+        for n, one in enumerate(names, 1)
+    ]  # fmt: skip
+    agreeing = [p for p in pairs if p["relation"] not in ("refuted", "not comparable")]
+    return {
+        "counts": {mark: sum(p["relation"] == mark for p in pairs) for mark in MARKS},
+        "head": ["", *(str(n) for n in range(1, len(names) + 1))],
+        "matrix": matrix,
+        "agreeing": [
+            [
+                " and ".join(f"`{name}`" for name in pair["names"]),
+                pair["relation"],
+                " and ".join(f"`{text}`" for text in pair["settings"] if text) or "defaults",
+                "proved for all sizes" if pair["proved"] else f"on {pair['models']} models",
+                pair["witness"] or "-",
+            ]
+            for pair in agreeing
+        ],
+        "followers": [
+            [
+                row["name"],
+                f"`{row['against']}`",
+                row["relation"] + (f" (factor ${row['factor']}$)" if row["factor"] else ""),
+                row["witness"] or "-",
+                row["note"],
+                row["read"],
+            ]
+            for row in measured["followers"]
+        ],
+        "theorems": measured["theorems"],
+        "refuted": [
+            [" and ".join(f"`{name}`" for name in pair["names"]), pair["witness"]]
+            for pair in pairs
+            if pair["relation"] == "refuted" and "grad-eclip" in pair["names"]
+        ],
+    }
+
+
 def league() -> dict[str, Any]:
     """Return the values of league.md."""
     paths = sorted(RESULTS.glob("league_*.json"))
@@ -635,6 +691,7 @@ def _alarms(blind: dict[str, Any], random: dict[str, Any]) -> str:
 def main() -> None:
     """Write all generated pages and `index.json`."""
     pages = [methods, families, cost, league, reproduced, data, metrics, speed, coverage]
+    pages.append(equal_methods)
     pages += [following] if FOLLOWING.is_file() else []
     for page in pages:
         name = f"{page.__name__}.md"

@@ -1,5 +1,6 @@
 """`heatproof prove A B`. Names are checked before torch is imported."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,12 @@ def prove(
     seed: Annotated[
         int, typer.Option(help="Random seed of the small networks for exact arithmetic.")
     ] = 0,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="Compare all pairs of methods, in minutes; without A and B. See -o."
+        ),
+    ] = False,
 ) -> None:
     """Test whether methods A and B are the same function.
 
@@ -65,12 +72,21 @@ def prove(
       1  refuted; with --replay: the recorded difference is not reproduced
       2  bad input
       3  open: not refuted, but no proof is known
+
+    With --all the exit code is 0: every pair has its verdict in OUT/equal_methods.json.
     """
     if replay is not None:
         if a is not None:
             raise InputError(f"got {a!r} and --replay; the file names its methods, leave out {a!r}")
         raise typer.Exit(_replay(replay))
-    # Both are optional only because --replay stands without them.
+    if everything:
+        if a is not None:
+            raise InputError(f"got {a!r} and --all, which compares all methods; leave out {a!r}")
+        if out is not None:
+            check_folder(out)
+        extras.require("prove")
+        raise typer.Exit(_all_pairs(out))
+    # Both are optional only because --replay and --all stand without them.
     if a is None or b is None:
         raise InputError("expected two methods; try: heatproof prove grad-eclip attention-eclip")
     given = terminal.parse_options(settings)
@@ -105,6 +121,24 @@ def _prove(a: str, b: str, arguments: dict[str, Any], out: Path | None) -> int:
         if file.name.startswith("counterexample"):
             typer.echo(f"  replay: heatproof prove --replay {file}")
     return proof.exit_code
+
+
+def _all_pairs(out: Path | None) -> int:
+    with terminal.working("comparing all methods"):
+        from heatproof.proofs import all_pairs
+
+        results = all_pairs.all_pairs(say=lambda text: typer.echo(text, err=True))
+    for result in results:
+        if result.relation not in ("refuted", "not comparable"):
+            settings = " and ".join(filter(None, result.settings)) or "at their defaults"
+            proved = "proved for all sizes" if result.proved else f"on {result.models} models"
+            typer.echo(f"{result.relation}: {' = '.join(result.names)} ({settings}; {proved})")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        file = out / "equal_methods.json"
+        file.write_text(json.dumps(all_pairs.plain(results), indent=1) + "\n", "utf-8")
+        typer.echo(f"wrote {file}")
+    return terminal.DONE
 
 
 def _replay(file: Path) -> int:
