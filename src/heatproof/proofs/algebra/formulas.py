@@ -107,8 +107,13 @@ def _factor(left: Expression, right: Expression) -> str:
                     size = one().over(name) if power < 0 else one().sum(Index("_", name))
                     scaled = scaled * size
             if ratio > 0 and (scaled - right).is_zero:
-                sizes = [f"{name}^{power}" for name, power in powers.items() if power]
-                return " ".join([str(ratio), *sizes])
+                sizes = [
+                    name if power == 1 else f"{name}^{{{power}}}"
+                    for name, power in powers.items()
+                    if power
+                ]
+                number = [] if ratio == 1 and sizes else [str(ratio)]
+                return " ".join([*number, *sizes])
     return ""
 
 

@@ -379,7 +379,13 @@ def _normalised(term: Term) -> Term:
 
 # --- reading -----------------------------------------------------------------------------------
 
-NAMES: dict[str, str] = {DELTA: r"\delta", "relu": r"\operatorname{ReLU}"}
+NAMES: dict[str, str] = {
+    DELTA: r"\delta",
+    "relu": r"\operatorname{ReLU}",
+    "alpha": r"\alpha",
+    "A1": "A",
+}
+"""Names that LaTeX writes otherwise; A1 are the weights of one head."""
 BOUND = {"H": "hk", "N": "ijm", "d": "ce", "R": "rq", "L": r"\ell", "D": "xy"}
 """Letters for bound indices, by range."""
 
