@@ -698,6 +698,9 @@ def main() -> None:
         text = TEMPLATES.get_template(f"{name}.jinja").render(page())
         (DOCS / name).write_text(text.rstrip() + "\n")
     for known in truth_pages.PAGES:
+        # A page is written once its benchmark has been run.
+        if not (RESULTS / f"{known.__name__}.json").exists():
+            continue
         text = TEMPLATES.get_template(f"{known.__name__}.md.jinja").render(known(results))
         (DOCS / f"{known.__name__}.md").write_text(text.rstrip() + "\n")
     FILE.write_text(index(), "utf-8")

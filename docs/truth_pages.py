@@ -54,19 +54,16 @@ def inside(results: Callable[[str], Any]) -> dict[str, Any]:
     """Return the values of inside.md."""
     measured = results("inside")
     known = {name: row for name, row in measured["methods"].items() if "reason" not in row}
-    any_row = next(iter(known.values()))
+    model = measured["model"]
     follow = sorted(known, key=lambda name: -(known[name]["with the cause"]["value"] or -2))
-    first = sorted(
-        known, key=lambda name: -(known[name]["right is first"]["contrast"]["value"] or -2)
-    )
-    grades = list(any_row["likeness"]["score"])
-    # The method that a row is of does not enter these: they are the model's alone.
+    first = sorted(known, key=lambda name: -(known[name]["right is first"]["value"] or -2))
+    grades = list(model["likeness"])
     shares = [
-        f"{what} {_figure(any_row[what][part])} ({part})"
+        f"{what} {_figure(model[what][part])} ({part})"
         for what in ("accuracy", "cause")
         for part in ("trained", "held out")
     ]
-    ceiling = any_row["reliability"]
+    ceiling = model["reliability"]
     enough = ceiling["low"] is not None and ceiling["low"] > 0
     verdict = (
         "The pairs differ enough for the question to be asked."
@@ -100,14 +97,14 @@ def inside(results: Callable[[str], Any]) -> dict[str, Any]:
         "grade_rows": [
             [
                 "*score*",
-                _figure(any_row["right is first"]["score"]),
-                *(_figure(any_row["likeness"]["score"][g]) for g in grades),
+                _figure(model["right is first"]),
+                *(_figure(model["likeness"][g]) for g in grades),
             ],
             *(
                 [
                     f"`{name}`",
-                    _figure(known[name]["right is first"]["contrast"]),
-                    *(_figure(known[name]["likeness"]["contrast"][g]) for g in grades),
+                    _figure(known[name]["right is first"]),
+                    *(_figure(known[name]["likeness"][g]) for g in grades),
                 ]
                 for name in first
             ),

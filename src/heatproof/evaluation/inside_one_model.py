@@ -192,7 +192,9 @@ def likeness_figures(
     for row, texts in enumerate(prompts):
         # Prompts differ from image to image: one image a call, all of its prompts together.
         pixels = batch.pixels[row : row + 1]
-        maps[row] = subject.maps(task.model, pixels, texts, seed=seed)[0].float().cpu()
+        # Noise must be another for every image: one draw would lie on objects by luck.
+        found = subject.maps(task.model, pixels, texts, seed=seed + row)
+        maps[row] = found[0].float().cpu()
     texts = list(dict.fromkeys(text for row in prompts for text in row))
     table = _scores(task, batch, texts)
     for row, chosen in enumerate(prompts):
