@@ -105,7 +105,49 @@ def methods() -> dict[str, Any]:
         for name, entry in entries.items()
         if name in measured
     ]
-    return {"rows": rows, "notes": notes, "checked": checked}
+    return {"rows": rows, "notes": notes, "checked": checked, "banzhaf": banzhaf()}
+
+
+def banzhaf() -> dict[str, Any]:
+    """Return what `benchmarks/banzhaf.py` measured; nothing of parts that were not run."""
+    values: dict[str, Any] = {}
+    if (RESULTS / "banzhaf_compare.json").exists():
+        compare = results("banzhaf_compare")
+        columns = ("SRG, mean", "SRG, blur", "SRG, tokens", "average precision")
+        values["scenes"] = compare["scenes"]
+        values["head"] = ["method", *columns, "hottest object"]
+        values["rows"] = sorted(
+            [
+                f"`{name}`",
+                *(_difference(row[column]) for column in columns),
+                f"{row['hottest object']['mean']['value']:.3f}",
+            ]
+            for name, row in compare["rows"].items()
+        )
+    if (RESULTS / "banzhaf_coverage.json").exists():
+        values["coverage"] = [
+            [samples, *(interval(row[name]) for name in ("coverage", "coverage, hottest tenth")),
+             f"{row['signs established']['value']:.0%}",
+             f"{row['wrong signs, of the established']:.1%}"]
+            for samples, row in results("banzhaf_coverage")["by samples"].items()
+        ]  # fmt: skip
+    if (RESULTS / "banzhaf_speed.json").exists():
+        values["speed"] = results("banzhaf_speed")
+    return values
+
+
+def _difference(cell: dict[str, Any]) -> str:
+    """Return a mean, and the interval of banzhaf's lead over it."""
+    lead = cell["banzhaf less this"]
+    text = f"{cell['mean']['value']:.3f}"
+    if not lead["value"]:
+        return text
+    return f"{text} (lead {lead['value']:+.3f} [{lead['low']:+.3f}, {lead['high']:+.3f}])"
+
+
+def interval(plain: dict[str, Any]) -> str:
+    """Return a share with its interval, in percent."""
+    return f"{plain['value']:.1%} [{plain['low']:.1%}, {plain['high']:.1%}]"
 
 
 def _checked(name: str, sides: tuple[str, ...], measured: dict[str, Any]) -> list[str]:

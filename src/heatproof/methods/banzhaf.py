@@ -122,7 +122,7 @@ class Banzhaf(Perturbing):
         native = super().factors(side).native
         if self.gradient == "none":
             return Factors(native)
-        return Factors((*native, "a gradient map as the start of their regression"))
+        return Factors(tuple(f"{what} (a regression from a gradient map)" for what in native))
 
     def implied(self, tower: ExplainedTower) -> dict[str, dict[str, Intervention]]:
         del tower  # what is scored is the model itself: only the first guess is of other gradients

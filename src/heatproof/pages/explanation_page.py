@@ -15,9 +15,9 @@ from heatproof.image_maps import NO_PROMPT, NOTICED, ImageMaps, ImageWords, Reco
 from heatproof.pages import render
 from heatproof.plots import colour
 from heatproof.plots.contact_sheet import INPUT, Panel, sheet_row
-from heatproof.plots.overlay import UNSURE, Signs, Viewport, draw, draw_photo, legend, viewport_of
+from heatproof.plots.overlay import Signs, Viewport, draw, draw_photo, legend, viewport_of
 from heatproof.plots.text import format_value
-from heatproof.plots.words import split_prompt
+from heatproof.plots.words import split_prompt, value_text
 
 WIDEST = 900  # pixels of a drawing's longer side in the page
 CARD = ("summary", "reads", "changes", "values", "cost", "source")
@@ -109,7 +109,6 @@ def _drawings(maps: ImageMaps, panels: Sequence[Panel], scale: float) -> list[Dr
 def _photo_remarks(maps: ImageMaps, viewport: Viewport) -> list[str]:
     unseen = maps.view.unseen
     remarks = [f"{unseen:.0%} of it unseen (hatched)" if unseen >= NOTICED else "nothing cropped"]
-    remarks += [] if maps.errors is None else [UNSURE]
     whole = (viewport.right - viewport.left, viewport.bottom - viewport.top)
     # How much larger it is drawn is no news: the page scales every drawing.
     return remarks if whole == maps.photo.image.size else remarks + viewport.remarks(maps.photo)[:1]
@@ -135,7 +134,7 @@ def _coloured_words(words: ImageWords) -> list[list[dict[str, Any]]]:
                 "text": part.text,
                 "cut": part.cut,
                 "fill": "" if part.value is None else colour.css(part.value, scale),
-                "value": "" if part.value is None else format_value(part.value, scale),
+                "value": "" if part.value is None else value_text(part, scale),
             }
             for part in split_prompt(prompt, own)
         ]

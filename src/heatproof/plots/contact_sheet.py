@@ -31,7 +31,7 @@ LINE = 22  # pixels from a line of a title to the next
 GAP = 18
 INPUT = "input"  # the title of the image itself: it may be a photo, a rendering, a drawing
 UNKNOWN = " · unknown words"
-UNSURE = " · hatched: sign unsure"
+UNSURE = " · thin lines: sign unsure"
 
 
 @dataclass(frozen=True)

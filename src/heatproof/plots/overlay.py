@@ -34,7 +34,7 @@ LONGEST = 4096  # pixels; larger photos are drawn scaled down to this
 SHORTEST = 448  # pixels; smaller ones are drawn larger
 WIDEST_ASPECT = 6  # of what is shown: of a panorama, the view and its surroundings
 
-UNSURE = "hatched: sign not established (95 %)"
+UNSURE = "thin lines: sign not established (95 %)"
 
 Values = Float[np.ndarray, "row col"]
 Signs = tuple[str, str] | None

@@ -115,10 +115,10 @@ def _piece_width(piece: PromptPart, scale: float) -> float:
     width = text_width(piece.text, SIZE)
     if piece.value is None:
         return width
-    return max(width, text_width(_value_text(piece, scale), SMALL)) + 12
+    return max(width, text_width(value_text(piece, scale), SMALL)) + 12
 
 
-def _value_text(piece: PromptPart, scale: float) -> str:
+def value_text(piece: PromptPart, scale: float) -> str:
     """Return a word's value; with its standard error, where it has one that is not zero."""
     assert piece.value is not None
     value = format_value(piece.value, scale)
@@ -143,4 +143,4 @@ def _draw_piece(sheet: Image.Image, x: Number, y: Number, piece: PromptPart, sca
     ImageDraw.Draw(sheet).rounded_rectangle(box, 5, fill=fill, outline="#d9d9de")
     write(sheet, (x + width / 2, y + 5), text, SIZE, INK, "ma")
     place = (x + width / 2, y + SIZE + 17)
-    write(sheet, place, _value_text(piece, scale), SMALL, FAINT, "ma")
+    write(sheet, place, value_text(piece, scale), SMALL, FAINT, "ma")
