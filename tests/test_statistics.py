@@ -274,3 +274,10 @@ def test_scipy_is_not_imported_before_it_is_needed(line: str) -> None:
     code = f"import sys; {line}; raise SystemExit('scipy' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent / "src")}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_a_value_that_rounding_took_beyond_its_bounds_is_at_the_bound() -> None:
+    """Break: no clamp: the interval of cosines of 1.0000001 has the root of a negative number."""
+    found = statistics.mean(torch.tensor([1.0000001] * 8), bounds=(-1, 1))
+    assert (found.value, found.high) == (1, 1)
+    assert found.low < 1

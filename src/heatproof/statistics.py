@@ -153,6 +153,8 @@ def means(
     if bounds is not None and not all(map(math.isfinite, bounds)):
         bounds = None
     columns = columns.detach().cpu().double()
+    if bounds is not None:  # rounding takes a cosine of float32 beyond 1
+        columns = columns.clamp(*bounds)
     known = ~columns.isnan()
     count = known.sum(0)
     center = _centers(columns, known, count, bounds)
