@@ -214,7 +214,7 @@ def test_a_run_writes_a_page_that_needs_nothing_else(ran):
     page = (out / "reproduce.html").read_text()
     assert "<script" not in page
     assert 'src="http' not in page
-    assert page.count("data:image/png") == len(list((out / "figures").glob("*.png"))) == 9
+    assert page.count("data:image/png") == len(list((out / "figures").glob("*.png"))) == 11
     stored = json.loads((out / "reproduce.json").read_text())
     assert stored == result
     assert stored["environment"]["weights_sha256"][:16] in page

@@ -58,6 +58,8 @@ def _measured(study: Study, task: Task) -> Part:
             else:
                 here, classes = pictures, task.classifier(model, interventions=changes)
                 cosine = (classes * texts).sum(-1)
+            # Rounding may put a cosine of equal vectors above one, out of its bounds.
+            cosine = cosine.clamp(-1, 1)
             hits = (here @ classes.T).argmax(1) == labels
             sides[side].append(
                 {
