@@ -3,7 +3,7 @@
     python benchmarks/default.py [--images 500] [--workers 2] [--work out/default]
 
 What each method gave is kept in the working folder (`--work`): a run that was stopped goes on.
-Results go to `benchmarks/results/default.json`, and what the package shows of them to
+Results go to `benchmarks/results/which_method.json`, and what the package shows of them to
 `src/heatproof/method_study.json`. `python docs/generate.py` makes docs/which_method.md.
 
 The rule below was committed before any number of this study was looked at. Known by then was the
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of the quality on the image side")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--work", type=Path, default=Path("out/default"))
-    parser.add_argument("--out", type=Path, default=RESULTS / "default.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "which_method.json")
     parser.add_argument("--package", type=Path, help="where to write what the package shows")
     asked = parser.parse_args()
     everything = list(methods.catalogue())

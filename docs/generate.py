@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import method_choice
 import truth_pages
 
 import heatproof
@@ -739,7 +740,7 @@ def main() -> None:
         name = f"{page.__name__}.md"
         text = TEMPLATES.get_template(f"{name}.jinja").render(page())
         (DOCS / name).write_text(text.rstrip() + "\n")
-    for known in truth_pages.PAGES:
+    for known in (*truth_pages.PAGES, *method_choice.PAGES):
         # A page is written once its benchmark has been run.
         if not (RESULTS / f"{known.__name__}.json").exists():
             continue
