@@ -49,8 +49,9 @@ def _named(
         "dropped": list(dropped),
         "fails": {name: [g for g, passes in gates[name].items() if passes is False]
                   for name in names},
+        # On the text side, most gates do not apply.
         "not measured": {name: [g for g, passes in gates[name].items() if passes is None]
-                         for name in names},
+                         for name in names} if side == "image" else {},
         "ranks": ranks,
     }  # fmt: skip
 
