@@ -9,8 +9,9 @@ from torch import Tensor
 import heatproof
 import tiny
 from audits import on_task
+from heatproof.auditing.checks import right_and_wrong
 from heatproof.auditing.checks.following_the_cause import FollowingTheCauseCheck, usable_ladder
-from heatproof.auditing.checks.right_and_wrong import MOST, RightAndWrongCheck
+from heatproof.auditing.checks.right_and_wrong import RightAndWrongCheck
 from heatproof.auditing.task import AuditTask
 from heatproof.data.scenes.single_attribute import asked
 from heatproof.evaluation.ladders import LADDERS
@@ -90,8 +91,11 @@ def test_a_model_without_labels_is_still_made_blind() -> None:
     assert "no images with masks" in own.reason(2)
 
 
-def test_right_and_wrong_draws_until_its_interval_is_narrow(scenes: Model) -> None:
+def test_right_and_wrong_draws_until_its_interval_is_narrow(
+    scenes: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Break: stop at the first verdict, or draw the same images again."""
+    monkeypatch.setattr(right_and_wrong, "MOST", 3)
     drawn: list[int] = []
 
     def draw(number: int) -> Any:
@@ -100,8 +104,8 @@ def test_right_and_wrong_draws_until_its_interval_is_narrow(scenes: Model) -> No
 
     task = AuditTask(scenes, asked(12, seed=7), draw=draw)
     found = RightAndWrongCheck().measure(Subject.of("center"), on_task(task))
-    assert drawn == list(range(1, MOST))
-    assert found.numbers["images"] == 12 * MOST
+    assert drawn == list(range(1, 3))
+    assert found.numbers["images"] == 12 * 3
     others = [task.further(number) for number in (1, 2)]
     assert not torch.equal(others[0].pixels, others[1].pixels)
     alone = AuditTask(scenes, asked(12, seed=7))
