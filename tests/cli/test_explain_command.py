@@ -57,6 +57,56 @@ def test_replay_makes_the_same_maps_again(run, monkeypatch):
     assert "--seed 5" in " ".join(command)
 
 
+def test_ranks_and_the_referee_stand_beside_the_score(run):
+    """Fails if they are printed and not stored, or the replay forgets them."""
+    Path("names.txt").write_text("dog\ncat\nbird\n")
+    code, out, err = run(
+        "explain",
+        "photo.jpg",
+        "cat",
+        "--classes",
+        "names.txt",
+        "--top",
+        "2",
+        "--referee",
+        "-o",
+        "a",
+    )
+    assert code == 0, err
+    assert "the 2 best of 3 classes:" in out
+    stored = json.loads(Path("a/explanation.json").read_text())
+    (reading,) = stored["readings"]
+    assert reading["count"] == 3
+    assert f"rank {reading['rank']} of 3" in out
+    checks = {check["name"]: check for check in stored["certificate"]["checks"]}
+    assert -1 <= checks["agreement with banzhaf"]["value"] <= 1
+    assert "agreement with banzhaf" in out
+    assert "--classes names.txt" in stored["replay"]
+    assert "--referee" in stored["replay"]
+
+
+def test_errors_are_stored_beside_the_maps(run):
+    """Fails if a method's errors are left out of the files."""
+    assert run("explain", "photo.jpg", "a cat", "--method", "banzhaf", "-o", "a")[0] == 0
+    tensors = load_file("a/maps.safetensors")
+    assert tensors["errors"].shape == tensors["maps"].shape
+    assert (tensors["errors"] > 0).all()
+
+
+def test_the_best_classes_are_explained_as_ensembles_without_a_prompt(run):
+    """Fails if prompts are asked for, or the ensemble's name is lost."""
+    Path("names.txt").write_text("dog\ncat\nbird\n")
+    Path("forms.txt").write_text("a {}\nmy {}\n")
+    arguments = ("--classes", "names.txt", "--templates", "forms.txt")
+    code, _, err = run("explain", "photo.jpg", *arguments, "--top", "1", "-o", "a")
+    assert code == 0, err
+    stored = json.loads(Path("a/explanation.json").read_text())
+    assert stored["readings"][0]["rank"] == 1
+    assert stored["prompts"][0] in ("dog", "cat", "bird")
+    assert "mean of 2 templates" in err
+    assert one_line(run("explain", "photo.jpg", "cat", "--top", "2")[2]).count("--classes")
+
+
 def test_failed_certificate_exits_with_1_unless_allowed(run):
     code, out, _ = run("explain", "photo.jpg", "a cat", "--method", "grad-eclip")
     assert code == 1
