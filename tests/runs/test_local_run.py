@@ -14,6 +14,7 @@ import torch
 import heatproof
 from heatproof.errors import HeatproofError, InputError, Interrupted
 from heatproof.images import open_image
+from heatproof.methods import create
 from heatproof.runs import local
 from heatproof.runs.job import PromptPlan
 from heatproof.runs.local import LocalEngine
@@ -380,6 +381,21 @@ def test_only_every_second_batch_is_certified(certified: Path, whole: Path) -> N
         even = row.fields["index"] // 4 % 2 == 0
         assert row.holds is (True if even else None)
         assert row.fields["same_model"] == ("yes" if even else "not established")
+
+
+def test_errors_are_stored_where_the_method_has_them(images: Path, tmp_path: Path) -> None:
+    """Break: write the maps into the column of errors."""
+    methods: Any = (("banzhaf", {"samples": 16, "gradient": "none"}), ("random", {}))
+    paths = [images / "000.png", images / "002.png"]
+    run_into(tmp_path / "store", paths, methods=methods)
+    direct = heatproof.explain(
+        model_of(), paths, list(PROMPTS), certify=False, method=create("banzhaf", **methods[0][1])
+    )
+    assert direct.errors is not None
+    rows = list(open_store(tmp_path / "store"))
+    assert all(row.errors is None for row in rows if row.method == "random")
+    own = [row.errors for row in rows if row.method == "banzhaf"]
+    np.testing.assert_allclose(np.stack(own), direct.errors.flatten(0, 1), atol=1e-6)
 
 
 def test_the_log_has_each_part_and_failure(certified: Path) -> None:
