@@ -33,16 +33,28 @@ class RowSource:
 
 def certificate_columns(certificate: Certificate) -> dict[str, Any]:
     """Return the columns that say what was established for a row."""
-    about = asdict(certificate)
-    del about["environment"]  # in the manifest and in each part, not in each row
     figures = {name.replace(" ", "_"): value for name, value in certificate.figures.items()}
-    # Rounded, it takes half as much of the store; the figures have columns of their own.
-    text = json.dumps(json.loads(json.dumps(about), parse_float=_rounded), ensure_ascii=False)
-    return {**figures, "certificate": text}
+    # Figures are rounded here, which halves the column; they have columns of their own.
+    about = {
+        **vars(certificate),
+        "null_prompts": {kind: _rounded(own) for kind, own in certificate.null_prompts.items()},
+        "common_share": _rounded(certificate.common_share),
+    }
+    del about["environment"]  # in the manifest and in each part, not in each row
+    return {**figures, "certificate": json.dumps(about, default=_plain, ensure_ascii=False)}
 
 
-def _rounded(digits: str) -> float:
-    return float(f"{float(digits):.4g}")
+def _plain(part: Any) -> dict[str, Any]:
+    """Return a check, a sample or a light as JSON has it."""
+    fields = dict(vars(part))
+    for name in ("value", "limit"):
+        if name in fields:
+            fields[name] = _rounded(fields[name])
+    return fields
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
 
 
 def table_of_rows(
