@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_to_the_same_rows(
 
 
 def test_chance_depends_on_the_place_in_the_list_alone(images: Path, tmp_path: Path) -> None:
-    """Break: let `Worker.explain` count images on instead of taking the batch's own number."""
+    """Break: leave `run.done = first` out of `ExplainRun.asking`: every batch draws the same."""
     random: Any = {"methods": (("random", {}), ("attention-x-gradient", {}))}
     run_into(tmp_path / "whole", [images], **random)
     with pytest.raises(Killed):
@@ -127,6 +127,8 @@ def test_chance_depends_on_the_place_in_the_list_alone(images: Path, tmp_path: P
     rows = content(tmp_path / "store")
     assert rows == content(tmp_path / "whole")
     assert [row["method"] for row in rows[:4]] == ["random"] * 2 + ["attention-x-gradient"] * 2
+    drawn = [str(row["map"]) for row in rows if row["method"] == "random"]
+    assert len(set(drawn[::2])) == COUNT - 3
 
 
 def test_nothing_is_done_twice(images: Path, whole: Path) -> None:
@@ -153,6 +155,7 @@ def test_overlapping_parts_of_an_orphan_are_settled(
     (store / name.replace("maps", "failures")).write_bytes(
         (other / name.replace("maps", "failures")).read_bytes()
     )
+    assert len({(row["id"], row["prompt"]) for row in content(store)}) == len(open_store(store))
     run_into(store, [images])
     assert content(store) == content(whole)
     assert open_store(store).failures().num_rows == 3

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import heatproof
 from heatproof.errors import ImageError, InputError
 from heatproof.images import open_image
 from heatproof.runs.job import PromptPlan
@@ -230,19 +231,23 @@ def test_each_image_may_have_its_own_prompts(folder: Path, tmp_path: Path, metho
 
 def test_a_margin_is_between_an_images_own_prompts(folder: Path, tmp_path: Path) -> None:
     """Break: explain images with different prompts together whatever the score."""
+    texts = ["a red circle", "a blue square", "a green star", "a yellow heart"]
+    cosines = heatproof.explain(model_of(), folder / "000.png", texts, certify=False).scores[0]
+    *low, second, first = sorted(texts, key=dict(zip(texts, cosines, strict=True)).__getitem__)
+    # What the other image is asked for would be the rival of both.
     rows = [
-        {"path": "000.png", "prompts": ["a red circle", "a blue square"]},
-        {"path": "001.png", "prompts": ["a green star", "a blue square"]},
+        {"path": "000.png", "prompts": low},
+        {"path": "001.png", "prompts": [first, second]},
     ]
     (folder / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
     run_into(tmp_path / "own", [folder / "list.jsonl"], score="margin", prompts=PromptPlan())
-    run_into(tmp_path / "one", [folder / "000.png"], score="margin")
-    one = maps(tmp_path / "one")
-    for (_, prompt), row in maps(tmp_path / "own").items():
-        if row.id == "000.png":
-            expected = one[f"{folder}/000.png", prompt]
-            assert row.score == pytest.approx(expected.score, abs=1e-5)
-            np.testing.assert_allclose(row.map, expected.map, atol=1e-6)
+    shared = PromptPlan(shared=tuple(low))
+    run_into(tmp_path / "one", [folder / "000.png"], score="margin", prompts=shared)
+    one, own = maps(tmp_path / "one"), maps(tmp_path / "own")
+    for prompt in low:
+        row, expected = own["000.png", prompt], one[f"{folder}/000.png", prompt]
+        assert row.score == pytest.approx(expected.score, abs=1e-5)
+        np.testing.assert_allclose(row.map, expected.map, atol=1e-6)
 
 
 def test_classes_are_those_that_the_model_predicts(folder: Path, tmp_path: Path) -> None:

@@ -4,12 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from heatproof.cli import main
 from heatproof.store import maintenance, writer
 from heatproof.store.ranges import Range, overlapping, pending, range_of, split
+from heatproof.store.schema import as_bytes
 from heatproof.store.store import open_store
 from many_images import content, run_into, write_images
 
@@ -75,7 +78,7 @@ def damage(path: Path, place: float) -> None:
 def test_a_damaged_part_is_detected_and_repaired(
     folder: Path, made: Path, capsys: pytest.CaptureFixture[str], place: float
 ) -> None:
-    """Break: leave the comparison of digests out of `verify`."""
+    """Break: let `verify` trust what can be read without an error."""
     store = folder / "store"
     damage(store / "maps" / "000000000008-000000000012.parquet", place)
     assert heatproof("store", "verify", store) == 1
@@ -97,6 +100,22 @@ def test_rows_that_are_missing_or_double_are_detected(folder: Path) -> None:
     first.write_bytes(second.read_bytes())
     texts = [problem.text for problem in maintenance.verify(open_store(store))]
     assert any("image 4 has the id" in text for text in texts)
+
+
+def test_a_changed_value_is_detected(folder: Path) -> None:
+    """A sound file with other rows: checksums of the file hold.
+
+    Break: leave the comparison of digests out of `verify`.
+    """
+    store = open_store(folder / "store")
+    part = store.parts()[2]
+    path = folder / "store" / "maps" / part.name
+    rows, facts = pq.read_table(path), maintenance.part_facts(store.files, part)
+    place = rows.column_names.index("score")
+    changed = rows.set_column(place, "score", pa.nulls(len(rows), pa.float32()))
+    path.write_bytes(as_bytes(changed, {"heatproof": json.dumps(facts)}))
+    (problem,) = maintenance.verify(store)
+    assert "not those that were written" in problem.text
 
 
 def test_an_image_that_changed_is_named(
