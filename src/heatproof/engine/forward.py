@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
@@ -228,6 +228,7 @@ class Reader:
                 module,
                 plan.paths,
                 weights=plan.weights,
+                rows=self._rows(batch),
                 start=plan.start,
                 interventions=plan.interventions,
             ) as trace,
@@ -241,6 +242,11 @@ class Reader:
                 "no_grad"
             )
         return embedding, trace, states
+
+    def _rows(self, batch: Batch) -> Int[Tensor, " item"] | None:
+        """Return the rows of weights that the method takes; None where it may take all."""
+        takes = as_readout_method(self.method) is not None and not batch.pooled
+        return batch.readout if takes else None
 
     def _read_pass(
         self, batch: Batch, trace: Trace, embedding: Tensor, scores: Tensor, **more: Any

@@ -147,18 +147,7 @@ class _Row:
     def answer(self, _: AttentionCall) -> AttentionCall:
         """Return the row's own call: run by itself, the one token would see itself alone."""
         (call,) = self.calls
-        index = self.rows.to(call.query.device).view(-1, 1, 1, 1)
-        mask = call.whole_mask()
-        if mask is not None:
-            shape = (len(self.rows), *(1, call.query.shape[2], call.key.shape[2])[-3:])
-            shape = torch.broadcast_shapes(mask.shape, shape)
-            mask = mask.expand(shape).take_along_dim(index, 2)
-        return call.change(
-            query=call.query.take_along_dim(index, 2),
-            mask=mask,
-            is_causal=False,
-            weights=None if call.weights is None else call.weights.take_along_dim(index, 2),
-        )
+        return call.row_alone(self.rows)
 
 
 def _run_row(

@@ -229,6 +229,8 @@ class ReadPass:
             )
         if batch.readout is None:
             return tensor[:, :, batch.content]
+        if tensor.shape[2] == 1:  # weights, of which these rows alone were read
+            return tensor
         index = batch.readout.to(tensor.device).view(-1, 1, 1, 1)
         return tensor.take_along_dim(index, dim=2)
 

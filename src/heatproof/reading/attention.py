@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from heatproof.errors import ReadingError
@@ -25,8 +26,10 @@ from heatproof.reading.attention_call import (
     Attention,
     AttentionCall,
     Trace,
+    as_call,
     at_least_float32,
     split_heads,
+    with_row_weights,
 )
 from heatproof.reading.blocks import block_path
 from heatproof.reading.compiled import as_python
@@ -46,6 +49,7 @@ def reading(
     paths: Collection[str] | None = None,
     *,
     weights: bool = False,
+    rows: Int[Tensor, " item"] | None = None,
     start: str | None = None,
     interventions: Mapping[str, Intervention] | None = None,
     last: bool = False,
@@ -56,6 +60,8 @@ def reading(
         fast path). Only calls that are read or intervened on leave the fused kernels, and only
         modules around them leave what `nn.Module.compile` made of them.
     weights: materialise the weights of the calls that are read.
+    rows: of these weights, one query row per item is all that is asked for. The fused kernel stays
+        on, and the row is a leaf of its own: see `with_row_weights`.
     start: the path of the first call that gradients must reach. Everything before it runs without
         a graph; its weights (its output, where no weights are asked for) are the leaves. Inside
         the call and after it, until the context ends, gradients are on. Without `start`, the
@@ -74,7 +80,7 @@ def reading(
             "gradients are asked for inside torch.inference_mode, which forbids them; "
             "leave it (torch.no_grad may stay)"
         )
-    session = _Session(module, paths, weights, start, interventions or {}, last)
+    session = _Session(module, paths, weights, rows, start, interventions or {}, last)
     with ExitStack() as stack:
         # Compiled code would call the function that stood there when it was compiled.
         stack.enter_context(as_python(module, None if paths is None else session.modules()))
@@ -117,6 +123,7 @@ class _Session:
         module: nn.Module,
         paths: Collection[str] | None,
         weights: bool,
+        rows: Tensor | None,
         start: str | None,
         interventions: Mapping[str, Intervention],
         last: bool,
@@ -124,6 +131,7 @@ class _Session:
         self.module, self.last = module, last
         self.paths = None if paths is None else set(paths)
         self.weights = weights
+        self.rows = rows
         self.start = start
         self.interventions = interventions
         self.trace = Trace()
@@ -249,9 +257,21 @@ class _Session:
         except ValueError as error:
             raise ReadingError(f"intervention on {path!r}: {error}") from error
 
-    def wants_weights(self) -> bool:
-        path = cast(str, self.path)
-        return (self.weights and self.reads(path)) or self.running[-1][0] in self.owed_weights
+    def wants_weights(self, call: AttentionCall) -> bool:
+        """Return whether all weights are asked for."""
+        return (self._reads_weights() and not self.wants_rows(call)) or self.running[-1][
+            0
+        ] in self.owed_weights
+
+    def wants_rows(self, call: AttentionCall) -> bool:
+        """Return whether one row of the weights of each item is all that is asked for."""
+        # A pool has one query, and not that of the tokens' readout.
+        several = call.query.shape[2] > 1
+        same = self.rows is not None and len(self.rows) == len(call.query)
+        return self._reads_weights() and several and same
+
+    def _reads_weights(self) -> bool:
+        return self.weights and self.reads(cast(str, self.path))
 
     def starts(self) -> bool:
         return self.start is not None and self.path == self.start
@@ -353,35 +373,9 @@ def _dispatch(
     if query.is_nested or query.dim() not in (3, 4):
         shape = "a nested tensor" if query.is_nested else tuple(query.shape)
         raise ReadingError(f"got queries of shape {shape}, expected (batch, head, query, channel)")
-    call = _as_call(query, key, value, attn_mask, is_causal, scale, enable_gqa)
+    call = as_call(query, key, value, attn_mask, is_causal, scale, enable_gqa)
     output = _serve(call)
     return output.squeeze(1) if query.dim() == 3 else output
-
-
-def _as_call(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    is_causal: bool,
-    scale: float | None,
-    grouped: bool,
-) -> AttentionCall:
-    if query.dim() == 3:
-        query, key, value = (t.unsqueeze(1) for t in (query, key, value))
-        mask = mask.unsqueeze(1) if mask is not None and mask.dim() == 3 else mask
-    if grouped:
-        key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
-    return AttentionCall(
-        query=query,
-        key=key,
-        value=value,
-        mask=mask,
-        is_causal=is_causal,
-        scale=factor,
-        heads_out=query.shape[1],
-    )
 
 
 def _serve_eager(call: AttentionCall, weights: Tensor) -> Tensor:
@@ -408,10 +402,15 @@ def _serve(call: AttentionCall, own_weights: Tensor | None = None) -> Tensor:
             torch.set_grad_enabled(True)  # `reading` restores the caller's mode at its end
         native = call.query.dtype
         call = call.at_least_float32()
-        if any(session.wants_weights() for session in sessions):
+        weights = None
+        several = sum(session.wants_rows(call) for session in sessions) > 1  # and not the same ones
+        if several or any(session.wants_weights(call) for session in sessions):
             weights, output = _from_weights(call, leaf)
         else:
-            weights, output = None, _without_weights(call, native, leaf)
+            output = _without_weights(call, native, leaf)
+            rows = [session.rows for session in sessions if session.wants_rows(call)]
+            if rows and rows[0] is not None:
+                weights, output = with_row_weights(call, rows[0], output)
         for session in sessions:
             session.record(call, weights, output)
         return split_heads(output, call.heads_out).to(dtype)

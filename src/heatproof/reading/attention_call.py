@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 Mask = Bool[Tensor, "..."] | Float[Tensor, "..."]
@@ -54,6 +54,21 @@ class AttentionCall:
         # A row all of whose keys are masked gives zeros, as in the fused kernels, not NaN.
         return torch._safe_softmax(scores, -1)  # pyright: ignore[reportPrivateUsage]
 
+    def row_alone(self, rows: Int[Tensor, " batch"]) -> "AttentionCall":
+        """Return the call of one query row per item, which still attends to all keys."""
+        index = rows.to(self.query.device).view(-1, 1, 1, 1)
+        mask = self.whole_mask()
+        if mask is not None:
+            shape = (len(rows), *(1, self.query.shape[2], self.key.shape[2])[-3:])
+            shape = torch.broadcast_shapes(mask.shape, shape)
+            mask = mask.expand(shape).take_along_dim(index, 2)
+        return self.change(
+            query=self.query.take_along_dim(index, 2),
+            mask=mask,
+            is_causal=False,
+            weights=None if self.weights is None else self.weights.take_along_dim(index, 2),
+        )
+
     def whole_mask(self) -> Mask | None:
         """Return `mask` and the causal mask in one; None where neither masks anything."""
         if not self.is_causal:
@@ -83,7 +98,7 @@ class Attention:
     query: Float[Tensor, "batch head query channel"]
     key: Float[Tensor, "batch head key channel"]
     value: Float[Tensor, "batch head key value_channel"]
-    weights: Float[Tensor, "batch head query key"] | None
+    weights: Float[Tensor, "batch head row key"] | None
     output: Float[Tensor, "batch head query value_channel"]
     projection: tuple[Tensor, Tensor | None] | None = None
     block: str | None = None
@@ -120,6 +135,57 @@ class Trace(Mapping[str, Attention]):
     def add(self, layer: Attention) -> None:
         """Add a call under its path."""
         self._layers[layer.path] = layer
+
+
+def as_call(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    grouped: bool,
+) -> AttentionCall:
+    """Return the operands of torch's function as a call, by head."""
+    if query.dim() == 3:
+        query, key, value = (t.unsqueeze(1) for t in (query, key, value))
+        mask = mask.unsqueeze(1) if mask is not None and mask.dim() == 3 else mask
+    if grouped:
+        key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], 1) for t in (key, value))
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    return AttentionCall(
+        query=query,
+        key=key,
+        value=value,
+        mask=mask,
+        is_causal=is_causal,
+        scale=factor,
+        heads_out=query.shape[1],
+    )
+
+
+def with_row_weights(
+    call: AttentionCall,
+    rows: Int[Tensor, " batch"],
+    output: Float[Tensor, "batch head query value_channel"],
+) -> tuple[Float[Tensor, "batch head 1 key"], Float[Tensor, "batch head query value_channel"]]:
+    """Return the weights of one query row per item, and an output that depends on them.
+
+    The weights A_r are a leaf, and the row's output becomes o_r + (A_r - A_r as a constant) v: the
+    same number, whose derivative dS/dA_ri = dS/do_r . v_i is that of the weights of a call that is
+    written out. All other weights are never formed, so that the fused kernel can stay on.
+    """
+    with torch.autocast(call.query.device.type, enabled=False), torch.no_grad():
+        alone = call.row_alone(rows)
+        weights = alone.softmax() if alone.weights is None else alone.weights
+        weights = weights.to(call.value.dtype)
+    if not torch.is_grad_enabled():
+        return weights, output
+    weights.requires_grad_()
+    with torch.autocast(call.query.device.type, enabled=False):
+        nothing = (weights - weights.detach()) @ call.value
+    index = rows.to(output.device).view(-1, 1, 1, 1).expand_as(nothing)
+    return weights, output.scatter_add(2, index, nothing.to(output.dtype))
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
