@@ -102,11 +102,12 @@ def read_row(
     # Our own comes last: it must see the call as the plan's intervention leaves it.
     changes = {layer.path: chain(*own, row.take_call)}
     # A graph of the first pass is needed for the live rows alone, and from the call on.
-    start = layer.path if live_rows else None
+    start, recorded = (layer.path, (layer.path,)) if live_rows else (None, ())
     with (
         hooked(block, before=row.take_arguments),
         torch.no_grad(),
-        reading(module, (layer.path,), start=start, interventions=changes) as trace,
+        # Recorded only where it is needed: tensors of all rows would be kept through the block.
+        reading(module, recorded, start=start, interventions=changes) as trace,
     ):
         whole = batch.encode()
     live = _live_rows(whole, trace.layers[-1].output) if live_rows else None
@@ -141,13 +142,13 @@ class _Row:
         self.given.append(select_rows(args, kwargs, self.rows[:, None], self.layer.queries))
 
     def take_call(self, call: AttentionCall) -> AttentionCall:
-        self.calls.append(call)
+        self.calls.append(call.row_alone(self.rows))
         return call
 
     def answer(self, _: AttentionCall) -> AttentionCall:
         """Return the row's own call: run by itself, the one token would see itself alone."""
         (call,) = self.calls
-        return call.row_alone(self.rows)
+        return call
 
 
 def _run_row(
