@@ -36,7 +36,7 @@ INSTEAD: dict[Replaced, str] = {
 
 
 @dataclass(frozen=True)
-class Sample:
+class ParitySample:
     """Images that a check was made on (`compared`), of all `images` of the call."""
 
     compared: int
@@ -75,7 +75,7 @@ class Check:
     evidence: str
     value: float | None = None
     limit: float | None = None
-    sample: Sample | None = None
+    sample: ParitySample | None = None
 
 
 @dataclass(frozen=True)
@@ -300,7 +300,7 @@ def certificate_from(about: Mapping[str, Any]) -> Certificate:
 def _check_from(about: Mapping[str, Any]) -> Check:
     plain: dict[str, Any] = dict(about)
     if plain.get("sample") is not None:
-        plain["sample"] = Sample(**plain["sample"])
+        plain["sample"] = ParitySample(**plain["sample"])
     return Check(**plain)
 
 

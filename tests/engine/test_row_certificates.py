@@ -1,7 +1,7 @@
 """A certificate of its own for each image and prompt: a fault in one shows there, and there alone.
 
-Seen to fail: with `Tracking.select` and `Evidence.select` returning everything, with `any` in place
-of `all` in the checks, and with the first row in place of the worst.
+Seen to fail: with `PromptTracking.select` and `Evidence.select` returning everything, with `any`
+in place of `all` in the checks, and with the first row in place of the worst.
 """
 
 import json
@@ -16,7 +16,7 @@ from torch import Tensor
 
 import heatproof
 from heatproof import methods
-from heatproof.certificate import Certificate, Sample
+from heatproof.certificate import Certificate, ParitySample
 from heatproof.data.scenes import render, sample
 from heatproof.explanation import Explanation
 from heatproof.models.model import Model
@@ -170,12 +170,12 @@ def test_the_risk_of_a_sample_is_that_of_drawing_without_replacement(
     """Counted over all draws."""
     draws = torch.combinations(torch.arange(total), compared)
     missed = float((draws >= faulty).all(1).double().mean())
-    assert Sample(compared, total).miss(faulty / total) == pytest.approx(missed, abs=1e-12)
+    assert ParitySample(compared, total).miss(faulty / total) == pytest.approx(missed, abs=1e-12)
 
 
 def test_a_certificate_comes_back_from_json_with_its_sample(scenes, images) -> None:
     found = heatproof.explain(scenes, images, PROMPTS).certificate
-    checks = (replace(found.checks[0], sample=Sample(1, 3)), *found.checks[1:])
+    checks = (replace(found.checks[0], sample=ParitySample(1, 3)), *found.checks[1:])
     found = replace(found, checks=checks)
     plain = json.loads(json.dumps(asdict(found)))
     assert heatproof.certificate.certificate_from(plain) == found

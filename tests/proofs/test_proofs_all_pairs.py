@@ -63,7 +63,7 @@ class Twin(MethodProxy):
 def test_a_twin_is_recognised_and_its_factor_too(factor, relation):
     """Break: a comparison that forgets the sign, or the scale."""
     pair = [ap.Entry(Twin("one"), True), ap.Entry(Twin("other", factor), True)]
-    comparison = ap.Comparison(pair)
+    comparison = ap.PairTable(pair)
     comparison.add(on_models.specimen("open_clip vit"))
     (result,) = ap._results(comparison)
     assert result.relation == relation
@@ -72,7 +72,7 @@ def test_a_twin_is_recognised_and_its_factor_too(factor, relation):
 
 def test_what_no_model_takes_is_not_comparable():
     pair = [ap.Entry(Twin("one"), True), ap.Entry(Twin("other"), True)]
-    (result,) = ap._results(ap.Comparison(pair))
+    (result,) = ap._results(ap.PairTable(pair))
     assert result.relation == "not comparable"
 
 

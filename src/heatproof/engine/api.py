@@ -11,7 +11,7 @@ from heatproof.certificate import Certificates
 from heatproof.engine import following, inputs
 from heatproof.engine.batches import NO_PROMPTS, CoordinateBatches, TextBatches
 from heatproof.engine.forward import is_linear
-from heatproof.engine.input_check import InputCheck, InputComparison, check_coordinates
+from heatproof.engine.input_check import InputCheck, InputDifferences, check_coordinates
 from heatproof.engine.inputs import Images, ImageSize, ModelInput, PromptInput, Prompts
 from heatproof.engine.jacobians import Jacobian, Scale
 from heatproof.engine.memory import largest_batch
@@ -129,7 +129,7 @@ def jacobian(
     results = run.attribute(batches, progress)
     maps = batches.layout.grid(results.values)
 
-    def check_input(batch_size: int) -> InputComparison:
+    def check_input(batch_size: int) -> InputDifferences:
         return check_coordinates(shown, results.untouched, batch_size, run.sample(batches))
 
     names = names_of(shown), [f"coordinate {n}" for n in range(maps.shape[1])]
@@ -189,7 +189,7 @@ def explain_words(
     together = largest_batch(shown.model, lambda: encode(pixels[:1]), memory, run.batch_size)
     results = run.attribute(TextBatches(model, shown, embedded, run.score, together), progress)
 
-    def check_input(_: int) -> InputComparison:  # the plan is one of prompts
+    def check_input(_: int) -> InputDifferences:  # the plan is one of prompts
         check = InputCheck(prompts, embedded, run.score)
         everything = torch.arange(len(shown.pixels))
         return check(shown, results.untouched.T, run.batch_size, everything)

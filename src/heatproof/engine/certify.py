@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from heatproof.certificate import NO_CHECK, Certificate, Check, Sample, Weights
-from heatproof.engine.following import Tracking
-from heatproof.engine.input_check import InputComparison
+from heatproof.certificate import NO_CHECK, Certificate, Check, ParitySample, Weights
+from heatproof.engine.following import PromptTracking
+from heatproof.engine.input_check import InputDifferences
 from heatproof.methods.base import Factors, Method
 from heatproof.methods.pass_context import Side
 from heatproof.models.model import Model
@@ -58,7 +58,7 @@ class Evidence:
     finite: Bool[np.ndarray, "item target"]
     largest_score: float
     largest_total: float
-    sample: Sample
+    sample: ParitySample
 
     def select(self, images: Sequence[int], prompts: Sequence[int]) -> "Evidence":
         """Return the evidence of some images and prompts."""
@@ -104,11 +104,11 @@ class Findings:
     """
 
     factors: Factors
-    tracking: Tracking
+    tracking: PromptTracking
     model: ModelFacts
     promise: str = ""
     evidence: Evidence | None = None
-    input_check: InputComparison | None = None
+    input_check: InputDifferences | None = None
     warnings: tuple[str, ...] = ()
     reason: str = NO_CHECK
 

@@ -67,7 +67,7 @@ class Following:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tracking:
+class PromptTracking:
     """How each map follows its prompt.
 
     Attributes:
@@ -130,7 +130,7 @@ class Tracking:
         return _light("not established", f"{self.reason}; {most}")
 
 
-def declared(prompts: Prompts, factors: Factors, side: Side) -> Tracking:
+def declared(prompts: Prompts, factors: Factors, side: Side) -> PromptTracking:
     """Return what is known before anything is measured."""
     silent = {
         text: f"{text!r} says nothing to this model: it does not know {_listed(words)}"
@@ -143,17 +143,17 @@ def declared(prompts: Prompts, factors: Factors, side: Side) -> Tracking:
         light = _light("not applicable", "the values are of the prompt's own words")
     else:
         light = _light("not established", "not measured")
-    return Tracking(light=light, labels=prompts.labels, says_nothing=silent)
+    return PromptTracking(light=light, labels=prompts.labels, says_nothing=silent)
 
 
 def measured(
-    known: Tracking,
+    known: PromptTracking,
     values: Float[Tensor, "image target token"],
     prompts: Prompts,
     nulls: Prompts | None,
     score: Score,
     why_no_nulls: str,
-) -> Tracking:
+) -> PromptTracking:
     """Return how maps follow their prompts, beyond what is `known` without measuring.
 
     Args:
@@ -179,7 +179,7 @@ def measured(
     return replace(known, changes=changes, shares=shares)
 
 
-def join(parts: Sequence[Tracking]) -> Tracking:
+def join(parts: Sequence[PromptTracking]) -> PromptTracking:
     """Return what was measured of several batches of images, one behind the other."""
     first = parts[0]
     shares = [part.shares for part in parts if part.shares is not None]

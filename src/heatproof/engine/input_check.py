@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from heatproof import scores
-from heatproof.certificate import Check, Sample, Verdict
+from heatproof.certificate import Check, ParitySample, Verdict
 from heatproof.engine.inputs import ImageInputs, Prompts
 from heatproof.models.geometry import MOST_PIXELS, Preprocess
 from heatproof.models.library import Inputs, Library, NoCall, NoLibrary
@@ -31,7 +31,7 @@ REFUSALS = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, Not
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputComparison:
+class InputDifferences:
     """What the library's own processor and call gave, beside what an explanation reports.
 
     Attributes:
@@ -50,7 +50,7 @@ class InputComparison:
     theirs: Float[np.ndarray, "image prompt"] = field(default_factory=lambda: np.zeros((0, 0)))
     differences: tuple[str, ...] = ()
     limit: float = 0.0
-    sample: Sample | None = None
+    sample: ParitySample | None = None
 
     def select(self, images: Sequence[int], prompts: Sequence[int]) -> Check:
         """Return the check of some images and prompts: that of the worst of them."""
@@ -105,7 +105,7 @@ class InputCheck:
         reported: Float[Tensor, "image prompt"],
         batch_size: int,
         sample: Int[Tensor, " compared"],
-    ) -> InputComparison:
+    ) -> InputDifferences:
         """Compare these images, whose untouched scores are `reported`.
 
         The pixels of all of them, and the scores of a `sample`, or of all where one of these
@@ -141,14 +141,14 @@ class InputCheck:
             line = " ".join(str(error).split())[:160]
             text = f"the model's own call ended in {type(error).__name__}: {line}"
             return _unknown("not established", text)
-        return InputComparison(
+        return InputDifferences(
             library=library.name,
             labels=self.prompts.labels,
             reported=reported.numpy(),
             theirs=theirs.numpy(),
             differences=differences,
             limit=_limit(shown, theirs[sample]),
-            sample=Sample(len(sample), len(own)),
+            sample=ParitySample(len(sample), len(own)),
         )
 
     def _scores(
@@ -189,7 +189,7 @@ def check_coordinates(
     embeddings: Float[Tensor, "image dim"],
     batch_size: int,
     sample: Int[Tensor, " compared"],
-) -> InputComparison:
+) -> InputDifferences:
     """Compare embeddings (or logits), whose coordinates are explained (`jacobian`)."""
     count = embeddings.shape[1]
     units = torch.eye(count, dtype=embeddings.dtype, device=shown.pixels.device)
@@ -241,8 +241,8 @@ def _join(own: Sequence[Inputs], like: Tensor) -> dict[str, Tensor]:
 # --- the verdict ------------------------------------------------------------------------------
 
 
-def _unknown(verdict: Verdict, reason: str) -> InputComparison:
-    return InputComparison(unknown=Check(NAME, verdict, reason))
+def _unknown(verdict: Verdict, reason: str) -> InputDifferences:
+    return InputDifferences(unknown=Check(NAME, verdict, reason))
 
 
 def _some(own: Sequence[Inputs], sample: Int[Tensor, " compared"]) -> list[Inputs]:

@@ -17,9 +17,9 @@ from heatproof.certificate import HANDED_IN, NO_CHECK, Certificates
 from heatproof.engine import following, inputs
 from heatproof.engine.batches import ImageBatches, TowerBatches
 from heatproof.engine.certify import Findings, facts, promise_of
-from heatproof.engine.following import Tracking
+from heatproof.engine.following import PromptTracking
 from heatproof.engine.forward import Reader, untouched_scores
-from heatproof.engine.input_check import InputCheck, InputComparison
+from heatproof.engine.input_check import InputCheck, InputDifferences
 from heatproof.engine.inputs import ImageInputs, ImageSize, PromptInput, Prompts
 from heatproof.engine.memory import BatchPlan, plan_batches
 from heatproof.engine.null_prompts import null_prompts
@@ -217,8 +217,8 @@ class Pipeline:
         model: Model,
         names: tuple[Sequence[str], Sequence[str]],
         results: "BatchResults",
-        tracking: Tracking,
-        check_input: Callable[[int], InputComparison],
+        tracking: PromptTracking,
+        check_input: Callable[[int], InputDifferences],
         warnings: Sequence[str] = (),
         weights: str = "",
     ) -> Findings:
@@ -333,7 +333,7 @@ class ExplainRun(Pipeline):
         if not self.certifies:
             return None
 
-        def measure(values: Tensor) -> Tracking:
+        def measure(values: Tensor) -> PromptTracking:
             known = following.declared(self.prompts, self.factors, "image")
             maps = batches.layout.grid(values).flatten(2)
             return following.measured(
@@ -351,7 +351,7 @@ class ExplainRun(Pipeline):
             tracking = results.follows()
             drift = _drift(self.model, shown, batches, self.batch_size)
 
-        def check_input(batch_size: int) -> InputComparison:
+        def check_input(batch_size: int) -> InputDifferences:
             reported = results.untouched[:, : len(prompts.labels)]
             return self.input_check(shown, reported, batch_size, self.sample(batches))
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from heatproof.certificate import Sample
+from heatproof.certificate import ParitySample
 from heatproof.engine.certify import Evidence
-from heatproof.engine.following import Tracking, join
+from heatproof.engine.following import PromptTracking, join
 from heatproof.engine.forward import Attribution
 from heatproof.methods.pass_context import Batch, Side
 
@@ -19,7 +19,7 @@ from heatproof.methods.pass_context import Batch, Side
 ALL_UP_TO = 4
 ONE_OF = 8
 
-Measure = Callable[[Float[Tensor, "item target token"]], Tracking]
+Measure = Callable[[Float[Tensor, "item target token"]], PromptTracking]
 
 
 def sample_of(images: int, first: int, seed: int) -> Int[Tensor, " compared"]:
@@ -42,7 +42,7 @@ class BatchResults:
     def __init__(self, measure: Measure | None = None) -> None:
         self.measure = measure
         self.attributions: list[Attribution] = []
-        self.tracking: list[Tracking] = []
+        self.tracking: list[PromptTracking] = []
         self._values: list[Tensor] = []
         self._sums: list[Tensor] = []
         self._finite: list[Tensor] = []
@@ -99,7 +99,7 @@ class BatchResults:
         """The scores of the pass that was explained."""
         return torch.cat([attribution.scores.cpu() for attribution in self.attributions])
 
-    def follows(self) -> Tracking:
+    def follows(self) -> PromptTracking:
         """Return what was measured of all maps."""
         return join(self.tracking)
 
@@ -137,7 +137,7 @@ class BatchResults:
             finite=torch.cat(self._finite).numpy(),
             largest_score=max(1.0, float(untouched.abs().max())),
             largest_total=1.0 if total is None else max(1.0, float(total.abs().max())),
-            sample=Sample(int(self.compared.sum()), len(self.compared)),
+            sample=ParitySample(int(self.compared.sum()), len(self.compared)),
         )
 
     def _described_rows(self, size: Sequence[int]) -> Bool[np.ndarray, "item query"]:

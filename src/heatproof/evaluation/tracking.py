@@ -44,7 +44,7 @@ Step = Literal["follows", "unmoved", "cannot tell", "not asked"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tracking:
+class LadderTracking:
     """A map's course down one ladder beside the cause's.
 
     cause, quality: t_r and q_r by rung. cause_kept, quality_kept: the share of d' that is left.
@@ -97,7 +97,7 @@ def track(
     *,
     level: float = statistics.LEVEL,
     seed: int = 0,
-) -> Tracking:
+) -> LadderTracking:
     """Compare a map's course with the cause's, rung by rung, over the images that have both.
 
     level: of F's interval. Shares and gates have 95 % intervals.
@@ -116,7 +116,7 @@ def track(
 
         return NOTHING if why_not else _bootstrapped(statistic, cause.shape[1], level, seed)
 
-    return Tracking(
+    return LadderTracking(
         cause=shares[0],
         quality=shares[1],
         cause_kept=tuple(kept[0].tolist()),
@@ -130,7 +130,7 @@ def track(
 
 def not_asked(
     cause: Float[Tensor, "rung image"], first: Float[Tensor, " image"]
-) -> Tracking | None:
+) -> LadderTracking | None:
     """Return why F is not given, from the map on the first rung alone; None where it is asked for.
 
     The other rungs then need not be measured.
@@ -142,7 +142,7 @@ def not_asked(
     why_not = _why_not(shares[0][0], shares[1][0], kept)
     if not why_not:
         return None
-    return Tracking(
+    return LadderTracking(
         cause=shares[0],
         quality=shares[1],
         cause_kept=tuple(kept.tolist()),
@@ -157,7 +157,7 @@ def _bootstrapped(statistic: Any, units: int, level: float, seed: int) -> Interv
     return statistics.bootstrap(statistic, units, seed=seed, level=level)
 
 
-def _why_not(cause: Interval, quality: Interval, kept: Float[Tensor, " rung"]) -> str:
+def _why_not(cause: Interval, quality: Interval, left: Float[Tensor, " rung"]) -> str:
     if not cause.count:
         return "no image has two objects or more whose cost and heat are known"
     if not cause.low > 0.5:
@@ -166,7 +166,7 @@ def _why_not(cause: Interval, quality: Interval, kept: Float[Tensor, " rung"]) -
         )
     if not quality.low > 0.5:
         return f"the map does not find the object on the model as it is: hotter than {quality}"
-    least = float(kept.min())
+    least = float(left.min())
     if least > LOST:
         return f"the model keeps {least:.0%} of the cause, too much for a test (limit {LOST:.0%})"
     return ""

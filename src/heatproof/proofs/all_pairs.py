@@ -107,7 +107,7 @@ def entries(names: Sequence[str] | None = None) -> list[Entry]:
 
 
 @dataclass
-class Comparison:
+class PairTable:
     """Which entries agree so far: by pair, over all models and sides that both take.
 
     compared: on how many models; `equal` and `alike` (up to a factor) start as True.
@@ -231,7 +231,7 @@ def all_pairs(
         say: called as each model and level ends.
     """
     every = entries(names)
-    comparison = Comparison(every)
+    comparison = PairTable(every)
     makers = ordered_cases() if cases is None else cases
     for make in makers:
         case = make()
@@ -247,7 +247,7 @@ def all_pairs(
     return results
 
 
-def _results(comparison: Comparison) -> Iterator[PairResult]:
+def _results(comparison: PairTable) -> Iterator[PairResult]:
     places: dict[str, list[int]] = {}
     for number, entry in enumerate(comparison.entries):
         places.setdefault(entry.name, []).append(number)
@@ -255,7 +255,7 @@ def _results(comparison: Comparison) -> Iterator[PairResult]:
         yield _result(comparison, places[one], places[other])
 
 
-def _result(comparison: Comparison, left: list[int], right: list[int]) -> PairResult:
+def _result(comparison: PairTable, left: list[int], right: list[int]) -> PairResult:
     """Decide a pair: the defaults first, then all settings, equal before up to a factor."""
     every = comparison.entries
     a, b = left[0], right[0]
@@ -290,7 +290,7 @@ def _proved(one: Method, other: Method) -> bool:
     )
 
 
-def _difference(comparison: Comparison, a: int, b: int) -> str:
+def _difference(comparison: PairTable, a: int, b: int) -> str:
     """Say where the defaults differ: on the smallest model, and on a layer of fractions."""
     found = comparison.witnesses.get((a, b)) or comparison.witnesses.get((b, a), "")
     forms = [form_of(comparison.entries[n].method) for n in (a, b)]

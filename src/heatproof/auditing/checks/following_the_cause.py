@@ -19,7 +19,7 @@ from heatproof.auditing.task import AuditTask
 from heatproof.auditing.verdicts import LEVEL
 from heatproof.evaluation.ladders import Ladder, ladder
 from heatproof.evaluation.subject import Subject
-from heatproof.evaluation.tracking import Step, Tracking, not_asked, track
+from heatproof.evaluation.tracking import LadderTracking, Step, not_asked, track
 from heatproof.evaluation.variants import usable
 from heatproof.plots import chart
 
@@ -57,7 +57,7 @@ class FollowingTheCauseCheck(AuditCheck):
     def measure(self, subject: Subject, context: CheckContext) -> Finding:
         """Measure cause and map on every rung of the ladders that this model allows."""
         task = context.task
-        tracks: dict[str, Tracking] = {}
+        tracks: dict[str, LadderTracking] = {}
         numbers: dict[str, Any] = {}
         for name in self.ladders.split(","):
             rungs = usable_ladder(task, name.strip())
@@ -109,7 +109,7 @@ def usable_ladder(task: AuditTask, name: str) -> Ladder:
 
 def track_ladder(
     task: AuditTask, subject: Subject, rungs: Ladder, *, level: float = LEVEL
-) -> Tracking:
+) -> LadderTracking:
     """Return a method's course down a ladder."""
     cause = torch.stack([task.cause(rung) for rung in rungs.rungs])
     if (unasked := not_asked(cause, task.beaten(subject, rungs.rungs[0]))) is not None:
@@ -118,7 +118,7 @@ def track_ladder(
     return track(cause, quality, level=level, seed=task.seed)
 
 
-def _verdict(tracks: dict[str, Tracking], numbers: dict[str, Any]) -> tuple[Verdict, str]:
+def _verdict(tracks: dict[str, LadderTracking], numbers: dict[str, Any]) -> tuple[Verdict, str]:
     by_step = {step: [n for n, one in tracks.items() if one.step == step] for step in STEPS}
     asked = [name for name, one in tracks.items() if one.step != "not asked"]
     seen = "; ".join(f"{name}: {_seen(numbers[name])}" for name in numbers)

@@ -64,7 +64,7 @@ class Witness:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FormulaComparison:
     """How two formulas relate; `factor` is the second over the first where proportional."""
 
     relation: Relation
@@ -78,19 +78,19 @@ class Comparison:
         return "" if self.witness is None else f"; smallest layer met: {self.witness.words}"
 
 
-def compare(left: Expression, right: Expression) -> Comparison:
+def compare(left: Expression, right: Expression) -> FormulaComparison:
     """Compare two formulas for all sizes."""
     difference = left - right
     if difference.is_zero:
         # Two maps that are zero everywhere are equal, and say nothing.
-        return Comparison("open" if left.is_zero else "equal")
+        return FormulaComparison("open" if left.is_zero else "equal")
     factor = _factor(left, right)
     if factor:
-        return Comparison("proportional", factor)
+        return FormulaComparison("proportional", factor)
     found = witness(left, right)
     if found is None:
-        return Comparison("open", difference=latex(difference))
-    return Comparison("different", witness=found, difference=latex(difference))
+        return FormulaComparison("open", difference=latex(difference))
+    return FormulaComparison("different", witness=found, difference=latex(difference))
 
 
 def _factor(left: Expression, right: Expression) -> str:
@@ -418,7 +418,7 @@ class FollowerResult:
     """A follower held to its baseline."""
 
     follower: Follower
-    comparison: Comparison
+    comparison: FormulaComparison
     formula: str
 
 
@@ -428,7 +428,7 @@ def followers() -> Iterator[FollowerResult]:
         built, base = follower.build(), BASELINES[follower.against]()
         scalar = _scalar(built, base)
         # A number per map changes no ranking: maps are held to each other up to a factor.
-        comparison = Comparison("proportional", scalar) if scalar else compare(built, base)
+        comparison = FormulaComparison("proportional", scalar) if scalar else compare(built, base)
         if comparison.relation == "different":
             found = witness(built, base, any_factor=True)
             relation = "open" if found is None else "different"
@@ -448,7 +448,7 @@ def settled(pairs: Sequence[tuple[Form, Form]], calls: int = MOST_CALLS) -> "All
     """Compare each pair of forms for all sizes, on both sides."""
     sides: tuple[Side, ...] = ("image", "text")
     compared = 0
-    worst: Comparison | None = None
+    worst: FormulaComparison | None = None
     for side, forms in itertools.product(sides, dict.fromkeys(pairs)):
         maps = [formula(form, side, calls) for form in forms]
         if maps[0] is None or maps[1] is None:
@@ -467,7 +467,7 @@ class AllSizes:
     """The comparison of forms for all sizes; `unequal` is a pair that is not equal, if any."""
 
     compared: int
-    unequal: Comparison | None
+    unequal: FormulaComparison | None
 
     @property
     def equal(self) -> bool:

@@ -36,7 +36,7 @@ Verdict = Literal["holds", "fails", "not possible here"]
 
 
 @dataclass(frozen=True)
-class Check:
+class BundleCheck:
     """One check of a bundle, its verdict and its evidence."""
 
     name: str
@@ -94,7 +94,7 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         return file.read(LARGEST + 1)
 
 
-def check(path: Path) -> list[Check]:
+def check(path: Path) -> list[BundleCheck]:
     """Run every check on the bundle.
 
     Raises:
@@ -113,20 +113,20 @@ def check(path: Path) -> list[Check]:
 # --- files and numbers ---------------------------------------------------------------------------
 
 
-def _hashes(bundle: Bundle) -> Iterator[Check]:
+def _hashes(bundle: Bundle) -> Iterator[BundleCheck]:
     said: dict[str, str] = bundle.about["members"]
     found = {name: hash for name, hash in bundle.hashes.items() if name != "bundle.json"}
     wrong = [n for n in sorted({*said, *found}) if said.get(n) != found.get(n)]
     evidence = f"differ: {', '.join(wrong)}" if wrong else f"{len(found)} files are as written"
-    yield Check("hashes of the members", "fails" if wrong else "holds", evidence)
+    yield BundleCheck("hashes of the members", "fails" if wrong else "holds", evidence)
 
 
-def _weights(bundle: Bundle) -> Iterator[Check]:
+def _weights(bundle: Bundle) -> Iterator[BundleCheck]:
     said = {bundle.about["weights_sha256"], bundle.result["environment"]["weights_sha256"]}
     yield _made("one hash of the weights", len(said) == 1, f"{sorted(said)[0][:16]}...")
 
 
-def _conclusions(bundle: Bundle) -> Iterator[Check]:
+def _conclusions(bundle: Bundle) -> Iterator[BundleCheck]:
     again = plain({"x": conclude(bundle.result["sections"])})["x"]
     stored = bundle.result["conclusions"]
     count = sum(one != other for one, other in zip(again, stored, strict=False))
@@ -134,7 +134,7 @@ def _conclusions(bundle: Bundle) -> Iterator[Check]:
     yield _made("verdicts follow from the numbers", same, f"{len(stored)} verdicts, {count} differ")
 
 
-def _numbers(bundle: Bundle) -> Iterator[Check]:
+def _numbers(bundle: Bundle) -> Iterator[BundleCheck]:
     """Check identities of the statistics that hold whatever the model."""
     sections: Part = bundle.result["sections"]
     for task in (sections.get("b") or {"tasks": []})["tasks"]:
@@ -155,20 +155,20 @@ def _numbers(bundle: Bundle) -> Iterator[Check]:
             )
 
 
-def _close(name: str, difference: float) -> Check:
+def _close(name: str, difference: float) -> BundleCheck:
     return _made(name, abs(difference) <= ROUNDED, f"difference {difference:.1e}")
 
 
-def _made(name: str, holds: bool, evidence: str) -> Check:
-    return Check(name, "holds" if holds else "fails", evidence)
+def _made(name: str, holds: bool, evidence: str) -> BundleCheck:
+    return BundleCheck(name, "holds" if holds else "fails", evidence)
 
 
 # --- maps and their parts ------------------------------------------------------------------------
 
 
-def _compare(bundle: Bundle, name: str, left: Tensor, right: Tensor) -> Check:
+def _compare(bundle: Bundle, name: str, left: Tensor, right: Tensor) -> BundleCheck:
     if left.shape != right.shape:
-        return Check(name, "fails", f"shapes {tuple(left.shape)} and {tuple(right.shape)}")
+        return BundleCheck(name, "fails", f"shapes {tuple(left.shape)} and {tuple(right.shape)}")
     scale = float(right.abs().max())
     gap = float((left.double() - right.double()).abs().max())
     # NaN compares false: it is a failure, and so is a map that is zero everywhere.
@@ -178,7 +178,7 @@ def _compare(bundle: Bundle, name: str, left: Tensor, right: Tensor) -> Check:
     )
 
 
-def _equal_maps(bundle: Bundle) -> Iterator[Check]:
+def _equal_maps(bundle: Bundle) -> Iterator[BundleCheck]:
     maps = bundle.maps
     yield _compare(
         bundle,
@@ -188,7 +188,7 @@ def _equal_maps(bundle: Bundle) -> Iterator[Check]:
     )
 
 
-def _parts(bundle: Bundle) -> Iterator[Check]:
+def _parts(bundle: Bundle) -> Iterator[BundleCheck]:
     parts = bundle.parts
     for kind in ("own", "published"):
         weights, slope = parts[f"{kind} weights"], parts[f"{kind} slope"]
@@ -220,7 +220,7 @@ def _parts(bundle: Bundle) -> Iterator[Check]:
     yield _compare(bundle, "the one-headed layer has the model's own values", merged, one)
 
 
-def _replayed(bundle: Bundle) -> Iterator[Check]:
+def _replayed(bundle: Bundle) -> Iterator[BundleCheck]:
     """Compute the maps again from their parts."""
     parts, maps = bundle.parts, bundle.maps
     start, stop = parts["content"].tolist()
@@ -245,7 +245,7 @@ def _spatial(parts: Tensors, content: slice) -> Tensor:
     return min_max(cosine, content)[:, 0]
 
 
-def _rungs(bundle: Bundle) -> Iterator[Check]:
+def _rungs(bundle: Bundle) -> Iterator[BundleCheck]:
     ladder, maps = bundle.ladder, bundle.maps
     yield _compare(
         bundle, "the first rung of the ladder is the model", ladder["own"][0],
@@ -265,16 +265,20 @@ def _rungs(bundle: Bundle) -> Iterator[Check]:
 # --- the whole again, where that is possible -----------------------------------------------------
 
 
-def _whole(bundle: Bundle) -> Iterator[Check]:
+def _whole(bundle: Bundle) -> Iterator[BundleCheck]:
     """Run the first maps again where the weights and images are at hand: embedded, rendered."""
     name = f"the first {REPLAYED} maps, from the model itself"
     spec = bundle.about["environment"]["model"]
     if not bundle.about["rendered"]:
-        yield Check(name, "not possible here", f"needs {spec} and its images; run the command")
+        yield BundleCheck(
+            name, "not possible here", f"needs {spec} and its images; run the command"
+        )
         return
     model = _loaded(spec, bundle.about["weights_sha256"])
     if model is None:
-        yield Check(name, "not possible here", f"needs the weights of {spec} with the same hash")
+        yield BundleCheck(
+            name, "not possible here", f"needs the weights of {spec} with the same hash"
+        )
         return
     chosen = images_of(bundle.about["settings"], bundle.about["seed"], REPLAYED)
     maps = maps_of(model, chosen, bundle.about["seed"])
@@ -291,7 +295,7 @@ def _loaded(spec: str, weights: str) -> Model | None:
     return model if model.weights_hash == weights else None
 
 
-_CHECKS: tuple[Callable[[Bundle], Iterator[Check]], ...] = (
+_CHECKS: tuple[Callable[[Bundle], Iterator[BundleCheck]], ...] = (
     _hashes,
     _weights,
     _conclusions,
@@ -304,7 +308,7 @@ _CHECKS: tuple[Callable[[Bundle], Iterator[Check]], ...] = (
 )
 
 
-def lines(checks: list[Check]) -> list[str]:
+def lines(checks: list[BundleCheck]) -> list[str]:
     """Return one line per check, and what the result means."""
     counts: dict[str, int] = {}
     for each in checks:

@@ -312,8 +312,8 @@ def _by_ladder(data: Part, name: str) -> Iterator[Conclusion]:
         )
 
 
-def _shares(kept: list[float | None]) -> str:
-    return ", ".join("no value" if share is None else f"{share:.0%}" for share in kept)
+def _shares(shares: list[float | None]) -> str:
+    return ", ".join("no value" if share is None else f"{share:.0%}" for share in shares)
 
 
 def _alignment(data: Part) -> Iterator[Conclusion]:
