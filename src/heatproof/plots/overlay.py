@@ -229,10 +229,10 @@ def hatch_unsure(
     row = np.clip((y - view.top) / (view.bottom - view.top) * rows, 0, rows - 1).astype(int)
     col = np.clip((x - view.left) / (view.right - view.left) * cols, 0, cols - 1).astype(int)
     thick = max(1, min(painted.size) // 300)
-    step = max(5 * thick, min(painted.height // rows, painted.width // cols) // 4)
+    step = max(5 * thick, min(painted.height // rows, painted.width // cols) // 3)
     down, across = np.ogrid[: painted.height, : painted.width]
     lines = unsure[row][:, col] & ((across - down) % step < thick)
-    lined = Image.blend(painted, Image.new("RGB", painted.size, INK), 0.4)
+    lined = Image.blend(painted, Image.new("RGB", painted.size, INK), 0.22)
     return Image.composite(lined, painted, Image.fromarray(lines))
 
 
