@@ -115,9 +115,11 @@ def gates_of(row: Row, of_side: Row, side: str) -> dict[str, bool | None]:
     }
 
 
-def certificate_holds(row: Row) -> bool:
+def certificate_holds(row: Row) -> bool | None:
     """Return whether the certificate holds wherever the method ran, and it ran somewhere."""
     certificate = row["certificate"]
+    if certificate is None:
+        return None
     return bool(certificate and certificate["ran"] and not certificate["fails"])
 
 

@@ -57,7 +57,7 @@ def _remarks(chosen: Row) -> list[str]:
             for name, failed in of_side[purpose]["fails"].items():
                 if failed:
                     lines.append(
-                        f"`{purpose}`, {side} side: no affordable method passes all gates. "
+                        f"`{purpose}`, {side} side: chosen although it does not pass all gates. "
                         f"`{name}` does not pass: {', '.join(failed)}."
                     )
             for name, unknown in of_side[purpose]["not measured"].items():

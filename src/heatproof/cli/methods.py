@@ -74,7 +74,7 @@ def _group(name: str, entry: index.Listed) -> str:
         return NEW
     one, hundred = (study["passes"].get(n) for n in ("1", "100"))
     if one is None:
-        return "many"
+        return NEW
     if one <= FORWARD[0] and hundred is not None and hundred <= FORWARD[1]:
         return "forward"
     return "few" if one <= FEW else "many"
@@ -84,7 +84,8 @@ def _figures(name: str) -> str:
     """Return certificate, quality and cost as they were measured; a dash where nothing was."""
     study = index.study()["methods"].get(name, {})
     image, text = study.get("image", {}), study.get("text", {})
-    holds = [side["certificate"] for side in (image, text) if side]
+    known = [side.get("certificate") for side in (image, text)]
+    holds = [verdict for verdict in known if verdict is not None]
     certificate = "-" if not holds else "holds" if all(holds) else "fails"
     passes = [_number(image.get("passes", {}).get(n), 1) for n in ("1", "100")]
     quality = f"{_number(image.get('quality'), 2):>5} {_number(text.get('quality'), 2):>6}"
