@@ -174,6 +174,8 @@ def _picture(study: Row) -> str:
                     color=FAINT,
                 )
             axes.set_xscale("log")
+            axes.set_xticks([1, 10, 100], ["1", "10", "100"])
+            axes.minorticks_off()
             axes.margins(x=0.25)
             axes.axhline(0, color=FAINT, linewidth=0.6)
             axes.set_xlabel(f"bare forward passes, {prompts} prompt{'s' * (prompts > 1)}")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from by_hand_explanations import scene
 from command_line import one_line
+from heatproof import index
 from heatproof.cli import main
 from heatproof.models.geometry import PhotoView, Preprocess
 
@@ -28,7 +29,7 @@ def test_explain_writes_everything_and_says_where(run):
     folder = Path("new/out")
     stored = json.loads((folder / "explanation.json").read_text())
     assert stored["prompts"] == ["a red disc", "a cat"]
-    assert stored["method"] == "attention-x-gradient"
+    assert stored["method"] == index.meant("default", "image")[0]
     assert stored["grid"] == {"rows": 3, "cols": 5}
     tensors = load_file(folder / "maps.safetensors")
     assert tensors["maps"].shape == (2, 3, 5)
@@ -68,6 +69,8 @@ def test_ranks_and_the_referee_stand_beside_the_score(run):
         "names.txt",
         "--top",
         "2",
+        "--method",
+        "gae",
         "--referee",
         "-o",
         "a",
