@@ -59,7 +59,7 @@ class Bench:
     def __init__(self, asked: argparse.Namespace, folder: Path) -> None:
         self.asked, self.folder = asked, folder
         self.model: Model = heatproof.load(asked.model, device=asked.device)
-        self.batch = asked.batch or running.default_batch_size(self.model)
+        self.batch = asked.batch or running.batch_size_for(self.model)
 
     def items(self, count: int) -> Items:
         return list_items([str(self.folder / "images")], most=count)

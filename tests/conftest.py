@@ -5,6 +5,7 @@ anew whenever the function around them runs. That is most of the suite's time an
 that the strict type checker does not: here the hook is told to leave them as they are.
 """
 
+import os
 import resource
 import sys
 import typing
@@ -109,3 +110,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         costly = sorted(name for name, seconds in _costs.items() if seconds > LIMIT)
         lines = [f"{_costs[name]:5.1f} {name}\n" for name in costly]
         COSTLY.write_text("".join([HEAD, *lines]), "utf-8")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Generator[None]:
+    """A small Ray of one machine, whose processes find what the tests import."""
+    import ray  # takes seconds, and few tests need it
+
+    root = Path(__file__).parents[1]
+    paths = os.pathsep.join([str(root / "src"), str(root / "tests" / "support")])
+    variables = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error",
+        object_store_memory=200 * 2**20, runtime_env={"env_vars": variables},
+    )  # fmt: skip
+    yield
+    ray.shutdown()

@@ -27,6 +27,7 @@ IMAGE_ENDINGS = (
     ".tif", ".tiff", ".webp",
 )  # fmt: skip
 """Endings by which a prompt is recognised as the name of an image file."""
+ENGINES = ("local", "ray")
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:", re.ASCII)
 
@@ -144,6 +145,16 @@ def choice(name: str, value: object, allowed: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in allowed:
         raise _refused(name, value, " or ".join(map(repr, allowed)))
     return str(value)
+
+
+def pool(engine: object, workers: object, address: object) -> None:
+    """Check where independent parts are made, by how many workers, and Ray's address."""
+    choice("engine", engine, ENGINES)
+    whole("workers", workers, least=1)
+    if address is not None and engine != "ray":
+        raise _refused("address", text("address", address), "none: it is for the engine ray")
+    if address is not None:
+        text("address", address)
 
 
 def settings(name: str, value: object) -> dict[str, Any]:

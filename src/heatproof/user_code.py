@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,6 +63,19 @@ def load(text: str, model: "Model") -> "Method":
     if not hasattr(module, name):
         raise InputError(f"{place} has no {name!r}; {CONTRACT}")
     return method_of(getattr(module, name), model, name=name, source=text)
+
+
+@dataclass(frozen=True)
+class FromFile:
+    """A method of the user's own by the name of its code, which every process reads itself.
+
+    Functions of a file cannot go to another process; this function of the model can.
+    """
+
+    source: str
+
+    def __call__(self, model: "Model") -> "Method":
+        return load(self.source, model)
 
 
 def method_of(

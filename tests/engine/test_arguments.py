@@ -27,7 +27,7 @@ import heatproof
 import tiny
 from heatproof import errors
 from heatproof.auditing import run
-from heatproof.benchmarking import result as benchmarking
+from heatproof.benchmarking import spreading
 from heatproof.methods import Foreign
 from heatproof.proofs import prove_methods
 from heatproof.proofs.models import ModelRun
@@ -217,7 +217,7 @@ DOORS = {
     "benchmark": Door(
         heatproof.benchmark,
         lambda _: {"methods": "gae", "model": MODEL, "data": "scenes"},
-        ((benchmarking, "_data"),),
+        ((spreading, "_data"),),
     ),
     "prove": Door(
         heatproof.prove,

@@ -1,32 +1,16 @@
 """The engine `ray` writes the rows that the local engine writes."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 from ray.exceptions import RayError
 
 from heatproof.errors import HeatproofError, InputError
-from heatproof.runs.cluster import RayEngine, actors_from, reason_of
+from heatproof.parallel.ray_cluster import reason_of
+from heatproof.runs.cluster import RayEngine, actors_from
 from heatproof.runs.sources import list_items
 from heatproof.store.store import open_store
 from many_images import content, model_of, run_into, write_images
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A small Ray of one machine, whose processes find what the tests import."""
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join([str(root / "src"), str(root / "tests" / "support")])
-    variables = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error",
-        object_store_memory=200 * 2**20, runtime_env={"env_vars": variables},
-    )  # fmt: skip
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.slow

@@ -15,9 +15,11 @@ import heatproof
 from heatproof.errors import HeatproofError, InputError, Interrupted
 from heatproof.images import open_image
 from heatproof.methods import create
+from heatproof.parallel import processes
 from heatproof.runs import local
 from heatproof.runs.job import PromptPlan
 from heatproof.runs.local import LocalEngine
+from heatproof.runs.run import batch_size_for
 from heatproof.store.files import StoreFiles
 from heatproof.store.lock import locked
 from heatproof.store.store import open_store
@@ -317,12 +319,12 @@ def collect(exitcode: int | None, *results: Any) -> list[Any]:
     for result in results:
         waiting.put(result)
     event = threading.Event()
-    return list(local._collect([Process(exitcode)], waiting, event, event))
+    return list(processes.collect([Process(exitcode)], waiting, event, event))
 
 
 def test_a_process_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Break: leave the look at exit codes out of `_collect`."""
-    monkeypatch.setattr(local, "PATIENCE", 0.01)
+    """Break: leave the look at exit codes out of `collect`."""
+    monkeypatch.setattr(processes, "PATIENCE", 0.01)
     assert collect(0, None) == []
     with pytest.raises(HeatproofError, match="no such device"):
         collect(None, HeatproofError("no such device"))
@@ -408,3 +410,14 @@ def test_the_log_has_each_part_and_failure(certified: Path) -> None:
     assert kinds.count("failure") == 3
     assert (kinds[0], kinds[-1]) == ("start", "done")
     assert sum(event["images"] for event in events if event["event"] == "part") == COUNT - 3
+
+
+def test_the_default_batch_costs_what_eight_cost_a_large_model() -> None:
+    """Break: leave the tower's parameters out of `batch_size_for`."""
+    model = model_of()
+    assert batch_size_for(model) == 64
+    tower = model.module.get_submodule(model.image.path)
+    layout = model.image.layout(64, 64)
+    cost = layout.rows * layout.cols * sum(own.numel() for own in tower.parameters())
+    for times, count in ((64, 64), (63, 32), (16, 16), (15, 8), (1, 8)):
+        assert batch_size_for(model, cost=times * cost) == count

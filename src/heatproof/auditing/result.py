@@ -11,6 +11,7 @@ from heatproof.auditing.base import DECIDING, DecidingQuestion, Finding, Verdict
 from heatproof.auditing.drawing import FigureError, draw
 from heatproof.pages import render
 from heatproof.pages.folder import check_folder
+from heatproof.whole_files import write_whole
 
 State = Literal["holds", "violated", "not established", "not measured"]
 """Of one principle."""
@@ -168,9 +169,10 @@ class Audit:
         target = checking.path("folder", folder)
         check_folder(target)
         target.mkdir(parents=True, exist_ok=True)
-        (target / "audit.json").write_text(json.dumps(self.as_json(), indent=1) + "\n")
-        page = target / "audit.html"
+        page, text = target / "audit.html", json.dumps(self.as_json(), indent=1) + "\n"
         page.write_text(self.html(), encoding="utf-8")
+        # Last, and whole: an audit whose JSON is there is done, also after a kill.
+        write_whole(target / "audit.json", lambda path: path.write_text(text, "utf-8"))
         return page
 
 

@@ -44,7 +44,10 @@ PROMPTS = (
 )
 IMAGES, PIXELS = 4, 256
 # Code that changes no finding: an audit of many methods resumes under another version of it.
-UNUSED = ("auditing/drawing.py", "auditing/league.py", "benchmarking", "proofs", "recipes")
+UNUSED = (
+    *("auditing/drawing.py", "auditing/league.py", "auditing/many.py"),
+    *("benchmarking", "parallel", "proofs", "recipes", "runs", "store"),
+)
 # How many maps of an image principle 2 asks a method for, at most.
 MAPS = 41
 BUDGET = 205_000

@@ -21,7 +21,7 @@ MethodInput = str | Method | Callable[[Any, str], Any]
 MethodInputs = MethodInput | Sequence[MethodInput] | Mapping[str, MethodInput]
 _SHOWN = ("figures", "files", "page", "summary_text", "text_tables")
 UNUSED = (
-    *("auditing", "proofs", "recipes"),
+    *("auditing", "parallel", "proofs", "recipes", "runs", "store"),
     *(f"benchmarking/{name}.py" for name in _SHOWN),
 )
 """Code that changes no value: a run resumes under another version of it."""

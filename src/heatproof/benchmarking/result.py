@@ -4,7 +4,8 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from heatproof.benchmarking.request import (
     MethodEntry,
     MethodInputs,
     MetricEntry,
-    identity,
     method_entries,
     metric_entries,
     plain,
 )
 from heatproof.benchmarking.run import BenchmarkProgress, BenchmarkRun, Watch
-from heatproof.benchmarking.store import KINDS, ResultStore, Table
+from heatproof.benchmarking.spreading import BenchmarkRequest
+from heatproof.benchmarking.store import KINDS, Table
 from heatproof.benchmarking.tables import (
     SPLITS,
     Curves,
@@ -34,22 +35,18 @@ from heatproof.benchmarking.tables import (
     ranked,
     stability,
 )
-from heatproof.data import open as opened
 from heatproof.data.dataset import LabelledImages
 from heatproof.data.opening import check as check_data
 from heatproof.engine import inputs
 from heatproof.engine.certify import environment
 from heatproof.engine.inputs import ModelInput
 from heatproof.errors import InputError
-from heatproof.evaluation.task import EvaluationTask
 from heatproof.metrics.base import Metric
-from heatproof.models import Model
 from heatproof.models import load as load_model
 from heatproof.pages.folder import check_folder
+from heatproof.parallel.pool import Pool
 from heatproof.statistics import FEWEST
-from heatproof.user_code import method_of
-
-SCENES = 500
+from heatproof.store.lock import locked
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +102,9 @@ def benchmark(
     seed: int = 0,
     batch_size: int = 32,
     device: str = "cpu",
+    engine: str = "local",
+    workers: int = 1,
+    address: str | None = None,
     options: Mapping[str, str] | None = None,
     out: str | Path | None = None,
     progress: Watch | None = None,
@@ -122,6 +122,9 @@ def benchmark(
             metric objects, or a list of these.
         images: how many pictures at most; by default all of the data, and 500 scenes.
         batch_size: how many pictures go through together, and how many perturbed ones.
+        engine, workers, address: who measures chunks of `batch_size` pictures: this process, so
+            many processes, or so many actors of Ray (see `parallel.pool.Pool`); the values are
+            the same.
         options: of methods that are named, as METHOD.OPTION -> value.
         out: a folder for the files. A run that was stopped goes on in it.
         progress: called with a `BenchmarkProgress` before each method of each chunk.
@@ -136,6 +139,7 @@ def benchmark(
     checking.seed(seed)
     checking.device(device)
     checking.progress(progress, "doing")
+    pool = Pool(engine=engine, workers=workers, address=address)
     chosen = method_entries(methods, checking.settings("options", options))
     wanted = metric_entries(metrics)
     if data is not None and not isinstance(data, LabelledImages):
@@ -144,27 +148,20 @@ def benchmark(
         check_folder(checking.path("out", out))
         extras.require("benchmark")
     loaded = load_model(model, device=device) if isinstance(model, str) else inputs.model_of(model)
-    chosen = [replace(each, method=method_of(each.method, loaded)) for each in chosen]
-    pictures = _data(loaded, data, images, seed)
-    task = _task(loaded, pictures, seed, batch_size)
-    count = len(pictures)
-    order = identity(chosen, wanted, loaded, pictures, count, seed, batch_size)
     folder = Path(tempfile.mkdtemp(prefix="heatproof-")) if out is None else Path(out)
+    request = BenchmarkRequest(
+        methods=chosen, metrics=wanted, data=data, images=images, seed=seed, batch_size=batch_size
+    )
     try:
         check_folder(folder)
-        store = ResultStore(folder / "parts", order)
-        run = BenchmarkRun(
-            task=task,
-            methods=chosen,
-            metrics=wanted,
-            count=count,
-            store=store,
-            watch=progress or _unwatched,
-        )
-        run.run()
+        parts = folder / "parts"
+        with locked(parts):
+            run = request.on(loaded, parts, progress or _unwatched)
+            spread = partial(request.spread, run, pool)
+            run.run(None if pool.alone else spread)
         result = Result(summarised(run), folder)
         for kind in KINDS:
-            store.join(kind, folder / f"{kind}.parquet")
+            run.store.join(kind, folder / f"{kind}.parquet")
         if out is not None:
             write(result.summary, folder)
     except BaseException:
@@ -283,29 +280,3 @@ def _imputers(run: BenchmarkRun) -> dict[str, tuple[str, str]]:
             own = [part for part in each.label.split() if not part.startswith("imputer=")]
             found[each.label] = (" ".join(own), str(settings["imputer"]))
     return found
-
-
-def _task(model: Model, data: LabelledImages, seed: int, batch_size: int) -> EvaluationTask:
-    task = EvaluationTask(model, data, seed=seed, batch_size=batch_size)
-    if len(data.prompts) < 2:
-        raise InputError(
-            f"{data.name} has {len(data.prompts)} prompt, expected at least two: whether the model "
-            "is right is told by the prompts that name nothing in a picture"
-        )
-    assert len(task.embeddings)  # refuses unfit prompts before anything is measured
-    return task
-
-
-def _data(
-    model: Model, data: str | Path | LabelledImages | None, images: int | None, seed: int
-) -> LabelledImages:
-    if isinstance(data, LabelledImages):
-        return data.first(images)
-    if data is None and model.spec.split(":")[0] != "scenes":
-        raise InputError(
-            "got no data; name pictures with masks that this model could be good or bad at: "
-            "--data FOLDER or KIND:PATH (scenes are for the embedded model)"
-        )
-    spec = "scenes" if data is None else data
-    scenes = str(spec).split(":")[0] == "scenes"
-    return opened(spec, most=images or (SCENES if scenes else None), seed=seed)

@@ -61,18 +61,27 @@ class BenchmarkRun:
     store: ResultStore
     watch: Watch = field(default=lambda _: None)
 
-    def run(self) -> None:
-        """Measure all chunks that are not yet in the store."""
+    def run(self, spread: Callable[[Sequence[int]], None] | None = None) -> None:
+        """Measure all chunks that are not yet in the store, or have `spread` measure them."""
         if "left_out" not in self.store.notes:
             self.store.note(**self._tried())
-        size = self.task.batch_size
-        starts = range(0, self.count, size)
-        open_chunks = [n for n in range(len(starts)) if not self.store.has(n)]
+        chunks = range(-(-self.count // self.task.batch_size))
+        left = [chunk for chunk in chunks if not self.store.has(chunk)]
+        if left:
+            (spread or self.measure)(left)
+
+    def measure(self, chunks: Sequence[int]) -> None:
+        """Measure these chunks in this process."""
         clock = _Clock(self.store.notes["cost"], self.count, self.watch)
-        clock.skip(self.count - sum(min(size, self.count - starts[n]) for n in open_chunks))
-        for n in open_chunks:
-            start, stop = starts[n], min(starts[n] + size, self.count)
-            self._chunk(n, start, stop, clock)
+        clock.skip(self.count - sum(map(self.images, chunks)))
+        for chunk in chunks:
+            start = chunk * self.task.batch_size
+            self._chunk(chunk, start, start + self.images(chunk), clock)
+
+    def images(self, chunk: int) -> int:
+        """Return how many images a chunk has: the last one may have fewer."""
+        size = self.task.batch_size
+        return min(size, self.count - chunk * size)
 
     # --- before the first chunk ---------------------------------------------------------------
 

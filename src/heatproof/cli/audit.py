@@ -1,21 +1,19 @@
 """`heatproof audit METHOD`. Names and files are checked before torch is imported."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heatproof import extras, index, specs, user_code
+from heatproof import checking, extras, index, specs, user_code
 from heatproof.cli import options, terminal
 from heatproof.data.opening import check as check_data
-from heatproof.errors import HeatproofError, InputError
+from heatproof.errors import InputError
 from heatproof.pages.folder import check_folder
 
 if TYPE_CHECKING:
     from heatproof.auditing.result import Audit
-    from heatproof.auditing.run import Auditor
 
 
 def audit(
@@ -48,6 +46,9 @@ def audit(
     ] = 205_000,
     out: options.OutputFolder = Path("audit"),
     device: options.Device = "cpu",
+    engine: options.Engine = "local",
+    workers: options.Workers = 1,
+    address: options.Address = None,
     seed: options.Seed = 0,
     allow_violations: Annotated[
         bool, typer.Option("--allow-violations", help="Exit with 0 even if a check is violated.")
@@ -77,21 +78,31 @@ def audit(
     if data is not None:
         check_data(data)
     check_folder(out)
+    checking.pool(engine, workers, address)
+    if engine == "ray":
+        extras.require("ray")
     with terminal.working(f"loading {model}") as say:
+        from heatproof.auditing.many import AuditRequest, audit_all
         from heatproof.auditing.run import Auditor
         from heatproof.models import load
+        from heatproof.parallel.pool import Pool
 
         loaded = load(model, device=device)
-        auditor = Auditor(
-            loaded, data, principles=principle or (1, 2), scenes=pictures, seed=seed, budget=budget
-        )
-        chosen = _create(own, named, auditor)
+        settings_of_all: dict[str, Any] = {
+            "principles": principle or (1, 2), "scenes": pictures, "seed": seed, "budget": budget,
+        }  # fmt: skip
+        auditor = Auditor(loaded, data, **settings_of_all)
+        request = AuditRequest(own=own, named=named, data=data, settings=settings_of_all, out=out)
+        chosen = request.methods(loaded)
         if len(chosen) == 1:
             audits, left_out = [auditor.audit(next(iter(chosen.values())), progress=say)], 0
             page = audits[0].save(out)
         else:
+            pool = Pool(engine=engine, workers=workers, address=address)
             with terminal.resumable(out):
-                audits, page = _audit_all(auditor, chosen, out, say)
+                audits, page = audit_all(
+                    auditor, chosen, request, pool, say=say, notice=terminal.notice
+                )
             left_out = len(chosen) - len(audits)
     typer.echo(f"page: {page}")
     for done in audits:
@@ -135,62 +146,6 @@ def _parse_methods(text: str, settings: dict[str, str]) -> tuple[dict[str, str],
     if own and not named and settings:
         raise InputError("your own code has no options; leave out --set")
     return own, {} if own and not named else index.chosen_methods(",".join(named), settings)
-
-
-def _create(own: dict[str, str], named: dict[str, Any], auditor: "Auditor") -> dict[str, Any]:
-    """Create the methods, by the name of their folder."""
-    from heatproof import methods
-
-    return {
-        **{name: user_code.load(source, auditor.model) for name, source in own.items()},
-        **{name: methods.create(name, **settings) for name, settings in named.items()},
-    }
-
-
-def _audit_all(
-    auditor: "Auditor", chosen: dict[str, Any], out: Path, say: Callable[[str], None]
-) -> tuple[list["Audit"], Path]:
-    """Each method in a folder of its own; what is there already for the same question stays."""
-    from heatproof.auditing.league import save_league
-
-    audits: list[Audit] = []
-    for number, (name, method) in enumerate(chosen.items(), 1):
-        say(f"{name} ({number} of {len(chosen)})")
-        done = _earlier(out / name, auditor, method)
-        if done is None:
-            try:
-                done = auditor.audit(method, progress=say)
-            except HeatproofError as error:
-                terminal.notice(f"{name} is left out: {error}")
-                continue
-            # Saved at once: Ctrl-C loses one method at most.
-            done.save(out / name)
-        audits.append(done)
-    if not audits:
-        raise InputError("no method could be audited on this model; see the notices above")
-    return audits, save_league(audits, out)
-
-
-def _earlier(folder: Path, auditor: "Auditor", method: Any) -> "Audit | None":
-    """Read the audit that an earlier run left in `folder`, if it answers the same question."""
-    from heatproof.auditing.result import from_json
-
-    path = folder / "audit.json"
-    try:
-        done = from_json(json.loads(path.read_text("utf-8")))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = type(error).__name__
-        # A damaged file is no reason to stop: the audit can be made again.
-        terminal.notice(f"{path} cannot be read ({reason}); {folder.name} is audited again")
-        return None
-    # Other weights under the same name, or other code, may give another verdict.
-    keys = ("weights_sha256", "code_sha256")
-    if any(done.environment.get(key) != auditor.environment[key] for key in keys):
-        return None
-    wanted = (method.settings(), auditor.model.spec, auditor.question)
-    return done if (done.settings, done.model, done.question) == wanted else None
 
 
 def _summarise(audit: "Audit", *, full: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heatproof import extras, index, specs, user_code
+from heatproof import checking, extras, index, specs, user_code
 from heatproof.cli import options, terminal
 from heatproof.data.opening import check as check_data
 from heatproof.errors import InputError
@@ -50,6 +50,9 @@ def benchmark(
         int, typer.Option(help="Images per batch, perturbed ones included.")
     ] = 32,
     device: options.Device = "cpu",
+    engine: options.Engine = "local",
+    workers: options.Workers = 1,
+    address: options.Address = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,13 +92,15 @@ def benchmark(
     if data is not None:
         check_data(data)
     check_folder(out)
+    checking.pool(engine, workers, address)
+    if engine == "ray":
+        extras.require("ray")
     with terminal.working(f"loading {model}") as say:
         from heatproof.benchmarking.result import benchmark as run
         from heatproof.models import load
 
         loaded = load(model, device=device)
-        # After the model: the user's code may be a function of it.
-        own = {source: user_code.load(source, loaded) for source in entry or []}
+        own = {source: user_code.FromFile(source) for source in entry or []}
         chosen = _choose(methods, own)
         with terminal.resumable(out / "parts"):
             result = run(
@@ -106,6 +111,9 @@ def benchmark(
                 images=images,
                 seed=seed,
                 batch_size=batch_size,
+                engine=engine,
+                workers=workers,
+                address=address,
                 options=given,
                 out=out,
                 progress=_progress(say),

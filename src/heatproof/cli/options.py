@@ -21,3 +21,16 @@ ResumableFolder = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
+Engine = Annotated[str, typer.Option(help="local, or ray for a cluster.")]
+Workers = Annotated[
+    int,
+    typer.Option(metavar="N", help="Processes, or Ray actors, that hold a model each."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Ray cluster to connect to: auto, or ray://HOST:10001.",
+        show_default="this machine",
+    ),
+]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 LINE_INTERVAL = 30.0
 """Seconds between two lines of progress where stderr is not a terminal."""
-ENGINES = ("local", "ray")
 
 
 def run(
@@ -73,15 +72,8 @@ def run(
             show_default="cosine; class-logit for a classifier",
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Ray cluster to connect to: auto, or ray://HOST:10001.",
-            show_default="this machine",
-        ),
-    ] = None,
+    engine: options.Engine = "local",
+    address: options.Address = None,
     actors: Annotated[
         str,
         typer.Option(metavar="N|MIN:MAX", help="Ray actors that hold a model; they autoscale."),
@@ -95,7 +87,9 @@ def run(
     ] = 0,
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Images per batch.", show_default="8; 32 on a device"),
+        typer.Option(
+            help="Images per batch.", show_default="8 to 64, by what an image costs; 32 on a device"
+        ),
     ] = None,
     part: Annotated[
         int, typer.Option(metavar="N", help="Most images per part of the store.")
@@ -142,7 +136,7 @@ def run(
     """
     chosen = index.chosen_methods(method, terminal.parse_options(settings))
     index.check_score(score or "cosine")
-    checking.choice("engine", engine, ENGINES)
+    checking.choice("engine", engine, checking.ENGINES)
     checking.choice("map_type", map_type, ("float32", "float16"))
     size = checking.image_size(image_size)
     if size == "keep":

@@ -1,6 +1,5 @@
 """The engine `ray`: Ray Data reads images by tasks, and explains them by actors with the model."""
 
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,15 +7,15 @@ from functools import lru_cache
 from typing import Any
 
 from heatproof.engine.streaming import ImageLoader
-from heatproof.errors import HeatproofError, InputError, shortened
+from heatproof.errors import InputError
 from heatproof.models.model import Model
-from heatproof.runs.job import Job, PartWritten, Stopped
+from heatproof.parallel.processes import Stopped
+from heatproof.parallel.ray_cluster import connected
+from heatproof.runs.job import Job, PartWritten
 from heatproof.runs.worker import Worker
 from heatproof.store.items import Items
 from heatproof.store.ranges import Range, split
 from heatproof.store.store import Store
-
-log = logging.getLogger(__name__)
 
 READ_ITEMS = 128
 """Most images that are read, explained and written as one: they wait in Ray's object store."""
@@ -51,33 +50,16 @@ class RayEngine:
 
     def run(self, job: Job, ranges: Sequence[Range], stopped: Stopped) -> Iterator[PartWritten]:
         """Yield each part once it is in the store (see `Engine`)."""
-        import ray
-        from ray.exceptions import RayError
-
-        own = not ray.is_initialized()
-        if own:
-            _connect(self.address)
-        try:
+        with connected(self.address):
             for row in self._data(job, ranges).iter_rows():
                 yield row["written"]
                 if stopped.is_set():
                     return
-        except RayError as error:
-            reason = reason_of(error)
-            if reason is not None:
-                raise reason from error
-            # The cluster lost what Ray could not make again, as when a node dies with results that
-            # nobody had fetched: the run goes round again with what is not in the store.
-            log.warning("ray: %s; what is left is done again", _last_line(error))
-        finally:
-            if own:
-                ray.shutdown()
 
     def _data(self, job: Job, ranges: Sequence[Range]) -> Any:
         """Return the data set of what is written, which Ray computes while it is iterated."""
         import ray
 
-        _be_quiet()
         loader = Worker(job, self.device, model=self.model, items=self.items).loader
         parts = split(ranges, min(job.part_items, max(job.batch_size, READ_ITEMS)))
         rows = [{"first": own.first, "stop": own.stop} for own in parts]
@@ -109,47 +91,6 @@ def actors_from(text: str) -> tuple[int, int]:
     if not (low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high)):
         raise InputError(f"got --actors {text!r}, expected a number, or MIN:MAX such as 1:8")
     return int(low), int(high)
-
-
-def _connect(address: str | None) -> None:
-    import ray
-
-    try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR,
-                 include_dashboard=False if address is None else None)  # fmt: skip
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InputError(f"got --address {address!r}: {error}") from error
-
-
-def _be_quiet() -> None:
-    """Leave progress to the run's own line."""
-    import ray
-
-    context: Any = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def reason_of(error: BaseException) -> HeatproofError | None:
-    """Return what a task failed of, in one line; None where the cluster failed, not the task."""
-    from ray.exceptions import RayError
-
-    causes = [error]
-    while (cause := causes[-1].__cause__ or getattr(causes[-1], "cause", None)) is not None:
-        causes.append(cause)
-    own = next((cause for cause in causes if isinstance(cause, HeatproofError)), None)
-    if own is not None:
-        return HeatproofError(str(own))
-    if all(isinstance(cause, RayError) for cause in causes):
-        return None
-    line = _last_line(error)
-    return HeatproofError(f"ray: {line}; finished parts are there; run the same command again")
-
-
-def _last_line(error: BaseException) -> str:
-    return shortened(" ".join(str(error).strip().splitlines()[-1:]), 200)
 
 
 def _range(row: dict[str, Any]) -> Range:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from heatproof.runs.job import Job, PartWritten, Stopped
+from heatproof.parallel.processes import Stopped
+from heatproof.runs.job import Job, PartWritten
 from heatproof.store.ranges import Range
 
 

@@ -1,7 +1,7 @@
 """A run in plain values: all that a worker needs, in another process or on another machine."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from heatproof.store.ranges import Range
 from heatproof.store.schema import MapType
@@ -69,11 +69,3 @@ class PartWritten:
     written_bytes: int
     seconds: float
     verdicts: dict[str, int]
-
-
-class Stopped(Protocol):
-    """Says whether the run is to end after the batch at hand: an event of threads or processes."""
-
-    def is_set(self) -> bool:
-        """Return whether to end."""
-        ...

@@ -14,8 +14,9 @@ from heatproof.engine.pipeline import default_batch_size, resolve_method
 from heatproof.errors import InputError, Interrupted
 from heatproof.methods.registry import create
 from heatproof.models.model import Model
+from heatproof.parallel.processes import Stopped
 from heatproof.runs.engine import Engine
-from heatproof.runs.job import Job, PromptPlan, Stopped
+from heatproof.runs.job import Job, PromptPlan
 from heatproof.runs.watching import Metrics, RunLog, Tally
 from heatproof.store.files import StoreFiles
 from heatproof.store.items import Items
@@ -27,11 +28,13 @@ from heatproof.store.store import Store
 from heatproof.store.writer import begin, settle
 
 LOG = "log.jsonl"
+BATCH_COST = 8 * 196 * 90e6
+"""Tokens x parameters of a batch on the processor: 8 images of a ViT-B/16 at 224 pixels."""
 ROUNDS = 3
 """Rounds without any part after which a run gives up: an engine may lose machines."""
 UNRELATED = (
-    "auditing", "benchmarking", "data", "interactions", "metrics", "proofs", "recipes", "runs",
-    "store",
+    "auditing", "benchmarking", "data", "interactions", "metrics", "parallel", "proofs", "recipes",
+    "runs", "store",
 )  # fmt: skip
 """Packages that take no part in what a map is."""
 
@@ -71,6 +74,28 @@ class RunResult:
     notices: tuple[str, ...] = field(default=())
 
 
+def batch_size_for(sized: Model, cost: float = BATCH_COST) -> int:
+    """Return how many images go through the model together where the user sets no number.
+
+    On the processor as many as cost what 8 do on a ViT-B/16 at 224 pixels, 8 to 64, a power of
+    two: a batch's fixed costs weigh on small images, and large batches leave the caches. What an
+    image costs is taken as tokens x parameters of the image tower; where each image has a grid of
+    its own, the model's own size stands for it.
+
+    Args:
+        sized: the model at the size of its images.
+        cost: of a batch on the processor, in tokens x parameters.
+    """
+    if sized.device.type != "cpu":
+        return default_batch_size(sized)
+    size = sized.image.preprocess
+    layout = sized.image.layout(size.height, size.width)
+    tower = sized.module.get_submodule(sized.image.path)
+    parameters = sum(parameter.numel() for parameter in tower.parameters())
+    fitting = cost / max(1, layout.rows * layout.cols * parameters)
+    return next((count for count in (64, 32, 16) if count <= fitting), 8)
+
+
 def plan(model: Model, request: RunRequest) -> tuple[Job, Manifest]:
     """Return the job for this model, and the manifest by which it is known again.
 
@@ -96,7 +121,7 @@ def plan(model: Model, request: RunRequest) -> tuple[Job, Manifest]:
         score=request.score,
         image_size=request.image_size,
         certified=request.certified,
-        batch_size=request.batch_size or default_batch_size(model),
+        batch_size=request.batch_size or batch_size_for(sized),
         seed=request.seed,
         map_type=request.map_type,
         grid=grid,

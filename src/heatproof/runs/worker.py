@@ -18,7 +18,8 @@ from heatproof.errors import ModelError
 from heatproof.methods.registry import create
 from heatproof.models import load
 from heatproof.models.model import Model
-from heatproof.runs.job import Job, PartWritten, Stopped
+from heatproof.parallel.processes import Stopped
+from heatproof.runs.job import Job, PartWritten
 from heatproof.runs.prompts import Group, PromptBook
 from heatproof.runs.rows import RowSource, table_of_failures, table_of_rows
 from heatproof.store.files import StoreFiles
