@@ -256,6 +256,9 @@ DOORS = {
     ),
     "interactions.pair_fit": Door(heatproof.interactions.pair_fit, lambda _: dict(PAIRS)),
     "Explanation.overlay": Door(EXPLAINED.overlay, lambda _: {"image": 0, "prompt": "a dog"}),
+    "Explanation.certificate_of": Door(
+        EXPLAINED.certificate_of, lambda _: {"image": 0, "prompt": 1}
+    ),
     "Explanation.index": Door(EXPLAINED.index, lambda _: {"prompt": 1}),
     "Explanation.save": Door(EXPLAINED.save, lambda folder: {"folder": folder}),
     "Jacobian.maps": Door(JACOBIAN.maps, lambda _: {"prompts": ["a dog", "a cat"]}),
