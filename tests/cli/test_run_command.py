@@ -95,6 +95,7 @@ def test_prompts_from_files(images: Path, tmp_path: Path) -> None:
         (["--prompts", "none.txt"], "none.txt: cannot be read"),
         (["--classes", "classes.txt", "--template", "a dog"], "expected one with {}"),
         (["-p", "a dog", "--part", "0"], "at least 1"),
+        (["-p", "a dog", "--address", "auto"], "it is for the engine ray"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -136,7 +136,7 @@ def run(
     """
     chosen = index.chosen_methods(method, terminal.parse_options(settings))
     index.check_score(score or "cosine")
-    checking.choice("engine", engine, checking.ENGINES)
+    checking.pool(engine, 1, address)
     checking.choice("map_type", map_type, ("float32", "float16"))
     size = checking.image_size(image_size)
     if size == "keep":
