@@ -41,7 +41,7 @@ ANSWERS = {
     "explain a.png dog --memory lots": (2, "expected a size"),
     "explain a.png dog -o a.png": (2, "in the way of the output folder"),
     "explain none.png dog": (2, "no such file"),
-    "explain a.png a.png dog": (2, "the name of a file, expected a text; one image is explained"),
+    "explain a.png a.png dog": (2, "the name of a file, expected a text; for several images"),
     "explain a.png b.JPG dog": (2, "the name of a file, expected a text"),
     "audit grad-eclp": (2, "did you mean grad-eclip"),
     "audit grad-eclip --set head=one": (2, "did you mean heads?"),

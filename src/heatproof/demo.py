@@ -1,7 +1,7 @@
 """`python -m heatproof.demo FOLDER`: explain a rendered scene with the embedded model.
 
 One prompt is in the scene, one is not, and one is nonsense. The first scores highest. Beneath the
-maps of the default method stand those of Grad-ECLIP as published, whose certificate fails, and
+maps of `banzhaf` stand those of Grad-ECLIP as published, whose certificate fails, and
 noise as a control.
 """
 
@@ -23,8 +23,10 @@ from heatproof.plots.contact_sheet import Panel, sheet, sheet_row
 
 SEED = (1 << 60) + 7  # a blue moon and a red circle, in a range that training never draws from
 PIXELS = 512
+SHOWN = "banzhaf"
+"""The method that is shown: its maps have error bars."""
 BESIDE = ("grad-eclip", "random")
-"""Methods shown beneath the default."""
+"""Methods shown beneath it."""
 PRESENT, ABSENT, NONSENSE = "a red circle", "a yellow heart", "xqvz kjwprt"
 
 
@@ -36,8 +38,8 @@ def main(folder: Path) -> int:
     scene().save(image)
     model = heatproof.load("scenes")
     prompts = (PRESENT, ABSENT, NONSENSE)
-    explanation = heatproof.explain(model, image, prompts)
-    words = heatproof.explain_words(model, image, prompts)
+    explanation = heatproof.explain(model, image, prompts, method=SHOWN)
+    words = heatproof.explain_words(model, image, prompts, method=SHOWN)
     others = [heatproof.explain(model, image, prompts, method=name) for name in BESIDE]
     report = explanation.save(folder, words=words, controls=[control(explanation, others[-1])])
     compared = comparison([explanation, *others])

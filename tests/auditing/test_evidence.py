@@ -444,7 +444,9 @@ def test_a_reproduction_that_measured_nothing_says_so(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     result = {"conclusions": [{"verdict": verdict, "section": "a", "claim": "It is so."}]}
-    monkeypatch.setattr("heatproof.recipes.grad_eclip_paper.reproducing.run", lambda *_: result)
+    monkeypatch.setattr(
+        "heatproof.recipes.grad_eclip_paper.reproducing.run", lambda *_, **__: result
+    )
     assert main.run(["reproduce", "-o", str(tmp_path)]) == code
     assert capsys.readouterr().out.splitlines()[-1].startswith(last)
 

@@ -52,7 +52,7 @@ def test_an_image_that_cannot_be_read_is_named_and_not_established(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--words"], "no --words or --referee"),
+        (["--words"], "no --words, --referee"),
         (["--method", "gae,rollout"], "one method is run"),
     ],
 )

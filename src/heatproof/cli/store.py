@@ -11,7 +11,7 @@ from heatproof.errors import InputError
 
 app = typer.Typer(
     name="store",
-    help="Look at a store of maps that `heatproof run` wrote, and look after it.",
+    help="Look at a store of maps, check it, export it.",
     no_args_is_help=True,
 )
 Address = Annotated[str, typer.Argument(metavar="STORE", help="Folder or fsspec address.")]

@@ -107,7 +107,7 @@ class PromptTracking:
         elif measures and telling and self.reason:
             light = self._compared_light(images, telling)
         partly = [self.partly_unknown[text] for text in texts if text in self.partly_unknown]
-        if partly and light.state == "yes":
+        if partly and light.state in ("yes", "limited"):
             light = _light("limited", f"{'; '.join(partly)}; {light.evidence}")
         return Following(
             light=light,

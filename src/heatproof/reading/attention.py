@@ -257,18 +257,22 @@ class _Session:
         except ValueError as error:
             raise ReadingError(f"intervention on {path!r}: {error}") from error
 
-    def wants_weights(self, call: AttentionCall) -> bool:
+    def wants_weights(self, call: AttentionCall, native: torch.dtype) -> bool:
         """Return whether all weights are asked for."""
-        return (self._reads_weights() and not self.wants_rows(call)) or self.running[-1][
-            0
-        ] in self.owed_weights
+        all_rows = self._reads_weights() and not self.wants_rows(call, native)
+        return all_rows or self.running[-1][0] in self.owed_weights
 
-    def wants_rows(self, call: AttentionCall) -> bool:
-        """Return whether one row of the weights of each item is all that is asked for."""
+    def wants_rows(self, call: AttentionCall, native: torch.dtype) -> bool:
+        """Return whether one row of the weights of each item is all that is asked for.
+
+        native: the dtype that the model computes this call in.
+        """
+        # A fused kernel in low precision rounds: its output is not the sum of these weights.
+        exact = native.itemsize >= torch.float32.itemsize
         # A pool has one query, and not that of the tokens' readout.
         several = call.query.shape[2] > 1
         same = self.rows is not None and len(self.rows) == len(call.query)
-        return self._reads_weights() and several and same
+        return self._reads_weights() and exact and several and same
 
     def _reads_weights(self) -> bool:
         return self.weights and self.reads(cast(str, self.path))
@@ -403,12 +407,14 @@ def _serve(call: AttentionCall, own_weights: Tensor | None = None) -> Tensor:
         native = call.query.dtype
         call = call.at_least_float32()
         weights = None
-        several = sum(session.wants_rows(call) for session in sessions) > 1  # and not the same ones
-        if several or any(session.wants_weights(call) for session in sessions):
+        several = (
+            sum(session.wants_rows(call, native) for session in sessions) > 1
+        )  # and not the same ones
+        if several or any(session.wants_weights(call, native) for session in sessions):
             weights, output = _from_weights(call, leaf)
         else:
             output = _without_weights(call, native, leaf)
-            rows = [session.rows for session in sessions if session.wants_rows(call)]
+            rows = [session.rows for session in sessions if session.wants_rows(call, native)]
             if rows and rows[0] is not None:
                 weights, output = with_row_weights(call, rows[0], output)
         for session in sessions:

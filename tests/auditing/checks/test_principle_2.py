@@ -56,16 +56,31 @@ def told(bench: AuditTask, how: planted.Told) -> Subject:
     return Subject(Planted(bench, how))
 
 
-@pytest.mark.parametrize("check", ["graded", "moved", "right_wrong", "null_prompts"])
+@pytest.mark.parametrize("check", ["graded", "moved", "null_prompts"])
 def test_the_mask_if_and_only_if_the_model_is_right_holds(bench: AuditTask, check: str) -> None:
     found = CHECKS[check].measure(told(bench, planted.where_right), on_task(bench))
     assert found.verdict == "holds", found.evidence
 
 
-@pytest.mark.parametrize("check", ["graded", "moved", "right_wrong"])
+@pytest.mark.parametrize("check", ["graded", "moved"])
 def test_the_mask_whatever_the_model_does_is_a_phantom(bench: AuditTask, check: str) -> None:
     found = CHECKS[check].measure(told(bench, planted.always), on_task(bench))
     assert found.verdict == "violated", found.evidence
+
+
+def test_right_and_wrong_tells_planted_masks_apart_or_that_it_cannot(bench: AuditTask) -> None:
+    """A control may pass on this model: its raw attention lies on the named object where the model
+    is right. Then no verdict is drawn, but the figures are those that were planted."""
+    follows, phantom = (
+        CHECKS["right_wrong"].measure(told(bench, how), on_task(bench))
+        for how in (planted.where_right, planted.always)
+    )
+    assert follows.numbers["matched difference"]["statistic"]["low"] > 0.3
+    assert phantom.numbers["matched difference"]["statistic"]["high"] < 0.1
+    assert follows.verdict in ("holds", "cannot tell")
+    assert phantom.verdict in ("violated", "cannot tell")
+    for found in (follows, phantom):
+        assert found.verdict != "cannot tell" or "control raw-attention passes" in found.evidence
 
 
 def test_a_phantom_that_also_follows_is_a_phantom(bench: AuditTask) -> None:
