@@ -41,11 +41,11 @@ def test_demo_explains_three_prompts_beside_a_control(folder):
     with Image.open(folder / "strip.png") as strip:
         assert strip.width > 5 * 300
     with Image.open(folder / "comparison.png") as compared:
-        assert compared.height > 3 * 300  # the default, Grad-ECLIP and a control
+        assert compared.height > 3 * 300  # banzhaf, Grad-ECLIP and a control
 
 
 def test_no_article_is_the_strongest_word_of_the_demo(folder):
-    """Break: a default for words that puts the place in the sentence first."""
+    """Break: a method for words that puts the place in the sentence first."""
     prompt = json.loads((folder / "explanation.json").read_text())["words"]["prompts"][0]
     values = {word["text"]: word["value"] for word in prompt["words"]}
     assert values["a"] < min(values["red"], values["circle"])
@@ -54,9 +54,8 @@ def test_no_article_is_the_strongest_word_of_the_demo(folder):
 def test_maps_of_the_demo_are_as_they_came(folder):
     from heatproof import explain, load
 
-    again = explain(
-        load("scenes"), folder / "scene.png", [demo.PRESENT, demo.ABSENT, demo.NONSENSE]
-    )
+    prompts = [demo.PRESENT, demo.ABSENT, demo.NONSENSE]
+    again = explain(load("scenes"), folder / "scene.png", prompts, method=demo.SHOWN)
     stored = load_file(folder / "maps.safetensors")["maps"]
     assert (stored == again.maps[0]).all()
     scale = json.loads((folder / "explanation.json").read_text())["display"]["scale"]
