@@ -275,7 +275,6 @@ INSIDE = {
     "methods.register", "metrics.register",  # decorators of a contributor's class
     "scores.score_gradient", "scores.pairs", "scores.score_pairs",  # what methods compute with
     "scores.default", "Model.attention_layers", "Explanation.for_image",
-    "Explanation.certificate_of",  # a place by number or text, as `overlay` takes it
     "WordExplanation.for_image",  # what plots and pages take
     "errors.shortened", "errors.nearest",
     "models.load", "models.wrap",  # the same functions as above

@@ -86,7 +86,7 @@ def audit_all(
                 notice(f"{name} is left out: {reason}")
                 continue
             # Read again, so that what a worker wrote and what this process wrote are the same.
-            done[name] = _earlier(request.out / name, auditor, chosen[name], notice)
+            done[name] = _read(request.out / name)
         audits = [audit for audit in done.values() if audit is not None]
         if not audits:
             raise InputError("no method could be audited on this model; see the notices above")
@@ -132,11 +132,15 @@ class _Opener:
         return _Worker(auditor, request.methods(model), request.out)
 
 
+def _read(folder: Path) -> Audit:
+    return from_json(json.loads((folder / "audit.json").read_text("utf-8")))
+
+
 def _earlier(folder: Path, auditor: Auditor, method: Method, notice: Say) -> Audit | None:
     """Read the audit that an earlier run left in `folder`, if it answers the same question."""
     path = folder / "audit.json"
     try:
-        done = from_json(json.loads(path.read_text("utf-8")))
+        done = _read(folder)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
